@@ -1,0 +1,12 @@
+"""Test code that runs on many ranks the way you test the rest: with pytest.
+
+The map, from the bottom up; a part imports only parts above it in this list:
+
+* `errors`, `clock`, `logging`: the words.
+* `store`: one pure state machine and its carriers (threads, processes), `get_all`, `synchronize`, `barrier`.
+* `timer`: expiring timers that kill the rank that hangs.
+* `hang`: what the stacks of the ranks say.
+* `multiprocessing`: groups of processes (`PContext`), their logs, their end.
+* `launch`: the ranks of one test: the zygote, fresh interpreters, the group.
+* `plugin`: the door to pytest.  `testing` and `stateful`: the doors for suites of stores and launchers.
+"""

@@ -1,0 +1,159 @@
+"""Every exception of the package: what happened, to which ranks, as attributes; all pickle.
+
+The fields come first, the text is derived from them.  Who is to blame shows in the type: `MarkerError`
+is the test's marker, `RankError` is the code that ran on a rank, `GuardianError` and `SurvivorsError` are
+the machine or us, `DistError` and its kin are the store's (with torch's names and hierarchy).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make an error again without calling its constructor (whose signature differs from `args`)."""
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class _Pickles:
+    """Lets an exception with a constructor of its own survive `pickle` with all its fields."""
+
+    args: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+class ElasticError(_Pickles, Exception):
+    """Base of what this package raises by itself."""
+
+
+class GuardianError(ElasticError):
+    """The process that answers for the ranks could not be started, or is gone."""
+
+    def __init__(self, what: str, *, pid: int | None = None) -> None:
+        self.what, self.pid = what, pid
+        super().__init__(what if pid is None else f"{what} (pid {pid})")
+
+
+class StartError(ElasticError):
+    """Ranks did not come up; nothing of them is left.
+
+    Attributes:
+        ranks: which ones.
+        cause: why, in words.
+    """
+
+    def __init__(self, ranks: list[int], cause: str) -> None:
+        self.ranks, self.cause = ranks, cause
+        super().__init__(f"{name_ranks(ranks)} did not start: {cause}")
+
+
+class SurvivorsError(ElasticError):
+    """Processes outlived SIGKILL (uninterruptible sleep, or another user's): the machine needs attention.
+
+    Attributes:
+        pids: process id -> command line.
+        ranks: the ranks among them, ascending.
+    """
+
+    def __init__(self, pids: dict[int, str], ranks: list[int]) -> None:
+        self.pids, self.ranks = pids, ranks
+        names = ", ".join(f"{pid} ({command})" for pid, command in sorted(pids.items()))
+        super().__init__(f"processes that survived SIGKILL: {names}")
+
+
+class RankError(ElasticError):
+    """Code on a rank ended with an error that cannot be rebuilt here.
+
+    Attributes:
+        rank: where.
+        type_name: the original exception's type.
+    """
+
+    def __init__(self, rank: int, type_name: str, text: str) -> None:
+        self.rank, self.type_name = rank, type_name
+        super().__init__(text)
+
+
+class MarkerError(ElasticError):
+    """An `elastic` marker says something that is not allowed.
+
+    Attributes:
+        where: `file:line` of the test.
+    """
+
+    def __init__(self, text: str, where: str = "") -> None:
+        self.text, self.where = text, where
+        super().__init__(f"{where}: {text}" if where else text)
+
+
+class DistError(_Pickles, RuntimeError):
+    """Base of the store's errors, as in torch."""
+
+
+class DistStoreError(DistError):
+    """An operation of a store failed or timed out.
+
+    Attributes:
+        keys: the keys that were missing, in the order asked; `()` if it was no timeout.
+        timeout: seconds allowed, `None` if it was no timeout.
+        elapsed: seconds waited, `None` if it was no timeout.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        keys: tuple[str, ...] = (),
+        timeout: float | None = None,
+        elapsed: float | None = None,
+    ) -> None:
+        self.keys, self.timeout, self.elapsed = keys, timeout, elapsed
+        super().__init__(*args)
+
+
+class QueueEmptyError(DistStoreError):
+    """A queue had no element and nobody wanted to wait."""
+
+
+class DistNetworkError(DistError):
+    """The server of a store cannot be reached, went away, or broke the protocol."""
+
+
+def name_ranks(ranks: list[int]) -> str:
+    """`[1]` -> "rank 1", `[0, 1, 2, 5]` -> "ranks 0-2, 5"."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and runs[-1][-1] == rank - 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    text = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
+
+
+class GroupError(ElasticError):
+    """The group as a whole did not do what its test needs; base of the three below.
+
+    Attributes:
+        ranks: which ranks it is about.
+    """
+
+    def __init__(self, ranks: list[int], text: str) -> None:
+        self.ranks = ranks
+        super().__init__(text)
+
+
+class RankDiedError(GroupError):
+    """Ranks ended without a report (a signal, `os._exit`), or not cleanly after it."""
+
+
+class GroupTimeoutError(GroupError):
+    """Ranks did not finish by the deadline."""
+
+
+class PartialSkipError(GroupError):
+    """Some ranks skipped the test and others did not."""

@@ -1,0 +1,65 @@
+"""Python stacks as `faulthandler` writes them: read into frames, without the harness's own.
+
+A dump is made by a signal handler in C, so it works in a rank that holds the GIL for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_THREAD = re.compile(r"^(Current thread|Thread) (0x[0-9a-f]+)(?: \[.*\])? \(most recent call first\):")
+_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
+_HARNESS = re.compile(
+    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|pytest_elastic/launch/_rank"
+)
+_INSIDE = re.compile(r"/pytest_elastic/store/(?!_collective)")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call: `line` is 0 where it is not known."""
+
+    file: str
+    line: int
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The calls of one thread, outermost first.
+
+    Attributes:
+        current: whether this thread handled the signal: the main thread, where it is not in C.
+    """
+
+    frames: tuple[Frame, ...]
+    current: bool
+
+
+def parse_stacks(text: str) -> list[Stack]:
+    """The stacks in a dump, in its order; text that is no stack is passed over."""
+    stacks: list[tuple[list[Frame], bool]] = []
+    for line in text.splitlines():
+        if thread := _THREAD.match(line):
+            stacks.append(([], thread[1] == "Current thread"))
+        elif stacks and (frame := _FRAME.match(line)):
+            number = int(frame["line"]) if frame["line"].isdigit() else 0
+            stacks[-1][0].append(Frame(frame["file"], number, frame["function"]))
+    return [Stack(tuple(reversed(frames)), current) for frames, current in stacks if frames]
+
+
+def cut_harness(stack: Stack) -> Stack:
+    """The stack from the user's first frame on, to where a store is entered; whole where there is none."""
+    last = max((i for i, frame in enumerate(stack.frames) if _HARNESS.search(frame.file)), default=-1)
+    users = stack.frames[last + 1 :] or stack.frames
+    inside = next((i for i, frame in enumerate(users) if _INSIDE.search(frame.file)), len(users))
+    return Stack(users[: inside + 1], stack.current)
+
+
+def fold(stacks: dict[int, list[Stack]]) -> list[tuple[list[int], list[Stack]]]:
+    """Ranks with equal stacks together: (ranks, stacks), in the order of each one's first rank."""
+    folded: dict[tuple[Stack, ...], list[int]] = {}
+    for rank in sorted(stacks):
+        folded.setdefault(tuple(stacks[rank]), []).append(rank)
+    return [(ranks, list(key)) for key, ranks in folded.items()]

@@ -1,0 +1,31 @@
+"""The ranks of one test: where they come from, what they are told, how they end.
+
+`RankGroup` is a `PContext`; a `Launcher` makes its guardian: the zygote (a fork of the process that
+collected the tests) or fresh interpreters that collect the same tests again.
+"""
+
+from pytest_elastic.launch._elastic import Elastic
+from pytest_elastic.launch._launchers import Launchers
+from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
+from pytest_elastic.launch._ranks import GRACE, Answers, Launcher, Plan, RankGroup, describe_exit
+from pytest_elastic.launch._spawn import FreshInterpreters, start_of_this_interpreter
+from pytest_elastic.launch._world import World
+
+__all__ = [
+    "GRACE",
+    "Answers",
+    "Bye",
+    "Elastic",
+    "FreshInterpreters",
+    "Hello",
+    "Launcher",
+    "Launchers",
+    "Plan",
+    "RankGroup",
+    "RankJob",
+    "RankProcess",
+    "World",
+    "current_world",
+    "describe_exit",
+    "start_of_this_interpreter",
+]

@@ -1,0 +1,83 @@
+"""Functions that have no importable name, sent by value: lambdas and functions made in a test.
+
+The ranks are forks of the zygote, or interpreters that collected the same tests, so every module of the
+test is there already: a function travels as its code, its defaults and the contents of its closure, and
+finds its globals by the name of its module.  What it closes over must pickle in turn; classes made inside
+a function do not, and the error says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import marshal
+import pickle
+import sys
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+_EMPTY = "an empty cell"
+
+
+def dumps(value: object) -> bytes:
+    """Pickle `value`, functions without a name included.
+
+    Raises:
+        TypeError: something in it cannot be sent; the text names it.
+    """
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"cannot be sent to the ranks: {error} (allowed: what pickles, and functions; "
+            "define classes at module level and open files in the rank)"
+        ) from error
+    return buffer.getvalue()
+
+
+loads = pickle.loads
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, ModuleType):
+            return importlib.import_module, (value.__name__,)
+        if isinstance(value, FunctionType) and not _has_name(value):
+            arguments = (marshal.dumps(value.__code__), value.__module__, value.__name__, value.__qualname__)
+            cells = tuple(_contents(cell) for cell in value.__closure__ or ())
+            state = (cells, value.__defaults__, value.__kwdefaults__, value.__dict__)
+            return _make, arguments, state, None, None, _fill
+        return NotImplemented
+
+
+def _has_name(function: FunctionType) -> bool:
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return _EMPTY
+
+
+def _make(code: bytes, module: str, name: str, qualname: str) -> FunctionType:
+    """The function with empty cells; they are filled after it can be referred to (it may hold itself)."""
+    loaded: CodeType = marshal.loads(code)
+    cells = tuple(CellType() for _ in loaded.co_freevars)
+    function = FunctionType(loaded, vars(importlib.import_module(module)), name, None, cells)
+    function.__qualname__ = qualname
+    function.__module__ = module
+    return function
+
+
+def _fill(function: FunctionType, state: tuple[Any, ...]) -> None:
+    cells, function.__defaults__, function.__kwdefaults__, attributes = state
+    for cell, contents in zip(function.__closure__ or (), cells, strict=True):
+        if contents != _EMPTY:
+            (cell.cell_contents,) = contents
+    function.__dict__.update(attributes)

@@ -1,0 +1,90 @@
+"""The controller style: functions on ranks, for a test that itself stays in pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_elastic.errors import GroupTimeoutError
+from pytest_elastic.launch._ranks import GRACE, RankGroup
+from pytest_elastic.multiprocessing.errors import ChildFailedError
+from pytest_elastic.report import stack_text
+
+
+@dataclass
+class Elastic:
+    """Runs functions on ranks for a test that itself stays in pytest.
+
+    A function is called as `fn(rank, world_size, *args)` in every rank; lambdas and local functions are
+    sent by value.  In it, `pytest_elastic.launch.current_world()` is the group.
+
+    Attributes:
+        make: makes a group from a name, a size, an environment and a payload; not started.
+        default_nprocs, default_timeout: where a call does not say; seconds, 0 for none.
+        groups: all that were started.
+    """
+
+    make: Callable[[str, int, dict[str, str], Any], RankGroup]
+    default_nprocs: int
+    default_timeout: float
+    groups: list[RankGroup] = field(default_factory=list)
+
+    def start(
+        self,
+        fn: Callable[..., Any],
+        nprocs: int | None = None,
+        args: tuple[Any, ...] = (),
+        env: dict[str, str] | None = None,
+    ) -> RankGroup:
+        """Start `fn` on ranks; returns the group when every rank is ready.
+
+        Raises:
+            StartError: some ranks did not come up.
+            TypeError: `fn` or `args` cannot be sent.
+        """
+        size = self.default_nprocs if nprocs is None else nprocs
+        if type(size) is not int or size < 1:
+            raise ValueError(f"nprocs must be a whole number from 1, not {size!r}")
+        group = self.make(getattr(fn, "__name__", "fn"), size, env or {}, (fn, args))
+        self.groups.append(group)
+        group.start()
+        return group
+
+    def run(
+        self,
+        fn: Callable[..., Any],
+        nprocs: int | None = None,
+        args: tuple[Any, ...] = (),
+        timeout: float | None = None,
+        env: dict[str, str] | None = None,
+    ) -> list[Any]:
+        """Run `fn` on ranks; its values in rank order.
+
+        Args:
+            timeout: seconds from when the ranks are ready; the run's `--elastic-timeout` by default.
+
+        Raises:
+            ChildFailedError: ranks failed; the text has every one's traceback.
+            GroupTimeoutError: ranks did not finish in time; the text says where they stood.
+        """
+        __tracebackhide__ = True
+        group = self.start(fn, nprocs, args, env)
+        limit = self.default_timeout if timeout is None else timeout
+        try:
+            result = group.wait(limit or -1, period=0.5)
+            if result is None:
+                ranks = [rank for rank in group.pids() if rank not in group.group.exits]
+                places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in group.stacks(ranks).items()]
+                text = f"{len(ranks)} of {group.nprocs} ranks did not finish within {limit:g} s"
+                raise GroupTimeoutError(ranks, "\n".join([text, *places]))
+            if result.is_failed():
+                raise ChildFailedError(group.name, result.failures)
+            return list(result.return_values.values())
+        finally:
+            group.close(timeout=GRACE)
+
+    def close(self) -> None:
+        """Stop what the test left open."""
+        for group in self.groups:
+            group.close(timeout=GRACE)

@@ -1,0 +1,108 @@
+"""How a phase ended on each rank, from what the group answered, and what the ranks left to be read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pytest_elastic.errors import name_ranks
+from pytest_elastic.launch._ranks import Answers, RankGroup, describe_exit
+from pytest_elastic.report import PhaseReport, RankEnd
+
+
+def ends_of(answers: Answers, group: RankGroup, expect: dict[int, int], limit: str) -> list[RankEnd]:
+    """How a phase ended on each rank; asks silent ranks for their stacks.
+
+    Args:
+        expect: rank -> exit code with which it is to die; such an end is a pass.
+        limit: the deadline in words.
+    """
+    ends = [_reported(report) for report in answers.replies.values()]
+    for rank, exited in answers.exits.items():
+        how = describe_exit(exited.exitcode)
+        if group.group.lost:
+            text = "died with the guardian of their group, which was killed"
+            ends.append(RankEnd(rank, "died", exited.at, text))
+        elif expect.get(rank) == exited.exitcode:
+            ends.append(RankEnd(rank, "passed", exited.at))
+        else:
+            last = group.last_stacks(rank)
+            ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
+    stacks = group.stacks(answers.silent) if answers.silent else {}
+    for rank in answers.silent:
+        if answers.expired:
+            text = f"did not finish within {limit}"
+            ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
+        else:
+            ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))
+    return sorted(ends, key=lambda end: end.rank)
+
+
+def expected_but_alive(ends: list[RankEnd], expect: dict[int, int]) -> list[RankEnd]:
+    """The ends of ranks that were to die and have passed instead, as failures."""
+    judged = []
+    for end in ends:
+        if end.rank in expect and end.report is not None and end.kind == "passed":
+            text = f"passed, but it was expected to be one that {describe_exit(expect[end.rank])}"
+            end = RankEnd(end.rank, "died", end.at, text)
+        judged.append(end)
+    return judged
+
+
+def _reported(report: PhaseReport) -> RankEnd:
+    return RankEnd(report.rank, report.outcome, report.at, report.crash, report)
+
+
+def unclean_ends(group: RankGroup, ranks: list[int], late: list[int]) -> list[RankEnd]:
+    """Ranks that reported everything and then did not end as they should, as failures."""
+    ends = []
+    stacks = group.stacks(late) if late else {}
+    for rank in late:
+        text = "did not exit after its test (a thread or an atexit callback that does not end?)"
+        ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
+    for rank in ranks:
+        exited = group.group.exits.get(rank)
+        if exited is not None and exited.exitcode != 0:
+            text = f"{describe_exit(exited.exitcode)} after its last report"
+            ends.append(RankEnd(rank, "died", exited.at, text))
+    return ends
+
+
+def leak_text(group: RankGroup) -> str:
+    """The processes that the ranks left behind, one line each; `""` for none."""
+    ended = group.group.ended
+    lines = []
+    for leak in ended.leaks if ended else ():
+        owner = "a rank" if leak.rank is None else name_ranks([leak.rank])
+        lines.append(f"{owner} left a process behind: pid {leak.pid} `{leak.command}` (killed)")
+    return "\n".join(lines)
+
+
+def log_sections(group: RankGroup, starts: dict[str, int], reports: list[Any]) -> list[tuple[str, str]]:
+    """What the ranks wrote since `starts` (path -> offset), and what they logged: (section, text)."""
+    sections = []
+    for rank in group.directories:
+        for stream, paths in (("stdout", group.stdouts), ("stderr", group.stderrs)):
+            text = _last_lines(paths[rank], starts.get(paths[rank], 0))
+            if text:
+                sections.append((f"{stream} [rank {rank}]", text))
+    for report in reports:
+        for name, text in report.data.get("sections", ()):
+            sections.append((f"{name.removeprefix('Captured ')} [rank {report.rank}]", text))
+    return sections
+
+
+def _last_lines(path: str, start: int, most: int = 40) -> str:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            # 64 KiB hold the last lines of anything that people read; a flood is not loaded.
+            file.seek(max(start, size - 65536))
+            data = file.read()
+    except FileNotFoundError:
+        return ""
+    lines = data.decode("utf-8", "replace").splitlines()
+    if not lines:
+        return ""
+    more = "the end of it; " if len(lines) > most or size - start > 65536 else ""
+    return "\n".join([*lines[-most:], f"({more}whole file: {path})"])

@@ -1,0 +1,181 @@
+"""A rank's own process: how it begins, takes orders from the launcher, and ends.
+
+*Rules.*  A rank begins by making its crashes and hangs readable: `faulthandler` writes every thread's
+stack to the rank's `stacks.log` at a fatal error and on `DUMP_SIGNAL`, in C, whoever holds the GIL.  It
+ends as an interpreter does (non-daemon threads joined, `atexit` callbacks of its own, coverage saved,
+streams flushed) but for the last step: `os._exit`, since tearing the modules down costs more than the
+test.  What goes wrong on the way is a non-zero exit code, and so a failure of the test.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._world import World
+from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing.errors import record
+from pytest_elastic.store import RemoteStore
+
+# A real-time signal that nothing else uses: code under test may have SIGUSR1 and SIGUSR2 for itself.
+DUMP_SIGNAL = signal.SIGRTMAX - 3
+
+
+@dataclass(frozen=True, slots=True)
+class RankJob:
+    """What `RankStart.job` holds for the ranks of a test.
+
+    Attributes:
+        world_size: how many ranks.
+        directory: of this rank's files.
+        torch_threads: for `torch.set_num_threads` where torch is loaded; 0 leaves it alone.
+        payload: whether a function travels along (descriptor `payload`); else orders come by channel.
+    """
+
+    world_size: int
+    directory: str
+    torch_threads: int = 0
+    payload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """From the rank: it is ready.  Sent once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """From a function rank: the pickled value."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """To the rank: end."""
+
+
+class RankProcess:
+    """This process as a rank.
+
+    Attributes:
+        rank, world_size: its place.
+        channel: to the launcher, held by nobody else.
+        world: its group.
+    """
+
+    def __init__(self, start: RankStart) -> None:
+        job: RankJob = start.job
+        self.rank, self.world_size = start.rank, job.world_size
+        self.directory = job.directory
+        self.channel = Channel.of(start.descriptors["channel"])
+        self.world: World | None = None
+        self._job, self._payload = job, start.descriptors.get("payload", -1)
+        if "store" in start.descriptors:
+            self.join(start.descriptors["store"])
+
+    def join(self, store: int) -> None:
+        """Use the store at the other end of this socket from now on."""
+        self.world = World(self.rank, self.world_size, RemoteStore(socket.socket(fileno=store)))
+
+    def live(self, obey: Callable[[RankProcess, Any], None]) -> int:
+        """Do the job; the exit code is the value.  `obey` carries out an order that is not ours."""
+        global _current
+        _current = self
+        self._prepare()
+        self.channel.send(Hello())
+        code = self._call() if self._job.payload else self._serve(obey)
+        return code or _end_well()
+
+    def _prepare(self) -> None:
+        path = os.path.join(self.directory, "stacks.log")
+        self._stacks = open(path, "w", buffering=1)  # noqa: SIM115 - faulthandler needs it until the end.
+        faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True)
+        faulthandler.enable(file=self._stacks)
+        atexit._clear()  # The launcher's callbacks are the launcher's.
+        if processes := sys.modules.get("multiprocessing.process"):
+            processes.__dict__["_children"].clear()  # So are its children: ours to forget, not to end.
+        torch = sys.modules.get("torch")
+        if torch is not None and self._job.torch_threads:
+            # An OpenMP pool that ran before the fork hangs in the child; one thread needs no pool.
+            torch.set_num_threads(self._job.torch_threads)
+
+    def _serve(self, obey: Callable[[RankProcess, Any], None]) -> int:
+        while True:
+            try:
+                order, descriptors = self.channel.wait()
+            except EOFError:
+                return 1
+            if isinstance(order, Bye):
+                return 0
+            for store in descriptors:
+                self.join(store)
+            obey(self, order)
+
+    def _call(self) -> int:
+        # Opened anew: the descriptor shares its offset with those of the other ranks.
+        with open(f"/proc/self/fd/{self._payload}", "rb") as file:
+            function, args = _byvalue.loads(file.read())
+        try:
+            value = record(_call)(function, self.rank, self.world_size, args)
+            self.channel.send(Returned(value or b""))
+        except SystemExit:
+            raise
+        except BaseException:  # The error file has it; the rank's log shall have it too.
+            traceback.print_exc()
+            return 1
+        return 0
+
+
+def _call(function: Callable[..., Any], rank: int, world_size: int, args: tuple[Any, ...]) -> bytes:
+    """The function's value, pickled: what goes wrong in either is the rank's error."""
+    return _byvalue.dumps(function(rank, world_size, *args))
+
+
+_current: RankProcess | None = None
+
+
+def current_world() -> World:
+    """The group of this process.
+
+    Raises:
+        RuntimeError: this process is no rank.
+    """
+    if _current is None or _current.world is None:
+        raise RuntimeError("this process is not a rank of pytest-elastic")
+    return _current.world
+
+
+def _note_fault(faults: list[object], fault: sys.UnraisableHookArgs) -> None:
+    faults.append(fault.exc_value)
+    sys.__unraisablehook__(fault)
+
+
+def _end_well() -> int:
+    """The interpreter's own order of ending, without its last step."""
+    faults: list[object] = []
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    sys.unraisablehook = partial(_note_fault, faults)
+    atexit._run_exitfuncs()
+    if util := sys.modules.get("multiprocessing.util"):
+        util._exit_function()
+    if coverage := sys.modules.get("coverage"):
+        current = coverage.Coverage.current()
+        if current is not None:
+            current.stop()
+            current.save()
+    return 1 if faults else 0

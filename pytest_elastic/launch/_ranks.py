@@ -1,0 +1,398 @@
+"""The ranks of one test, or of one function: a `PContext` with a channel to each rank and a store.
+
+*Theory of operation.*  A launcher (`Zygote` or the fresh interpreters of `_spawn`) forks a guardian; the
+guardian forks the ranks.  Each rank holds one end of a channel and of a store connection, and writes its
+output to files of its own directory, never to a pipe of ours.  `collect` is the one place that waits: for
+the answers of the ranks, their exits and the deadline, at once.  Starting is not part of a test's time: it
+has a limit of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_elastic.clock import Deadline
+from pytest_elastic.errors import StartError
+from pytest_elastic.hang import Stack, parse_stacks
+from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob, Returned
+from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.multiprocessing._kernel import descendants, parent, state
+from pytest_elastic.store import RemoteStore, StoreServer
+
+GRACE = 2.0
+SIBLING_PERIOD = 0.5
+_DUMP_LIMIT = 0.5
+
+
+class Launcher(Protocol):
+    """Where guardians come from."""
+
+    def start_group(self, starts: list[RankStart]) -> Channel:
+        """Fork a guardian that starts these ranks."""
+
+    def close(self) -> None:
+        """End it, and every group of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a group shall be.
+
+    Attributes:
+        nprocs: how many ranks.
+        directory: for the ranks' files; must exist.
+        env: added to every rank's environment.
+        live: whether lines are shown as they are written.
+        start_timeout: seconds until every rank must be ready.
+        torch_threads: see `RankJob`.
+    """
+
+    nprocs: int
+    directory: Path
+    env: dict[str, str] = field(default_factory=dict)
+    live: bool = False
+    start_timeout: float = 60.0
+    torch_threads: int = 1
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came of one `collect`: every rank is in exactly one of the three.
+
+    Attributes:
+        replies: what the rank sent.
+        exits: it ended instead.
+        silent: neither, when the time was over.
+        expired: whether it was the deadline; else the siblings' period.
+    """
+
+    replies: dict[int, Any] = field(default_factory=dict)
+    exits: dict[int, RankExited] = field(default_factory=dict)
+    silent: list[int] = field(default_factory=list)
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankLogs:
+    """The files that a rank writes; they may be read at any time.
+
+    Attributes:
+        directory: where they are.
+    """
+
+    directory: Path
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote to descriptor 1 so far."""
+        return self._read("stdout.log")
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote to descriptor 2 so far."""
+        return self._read("stderr.log")
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of both."""
+        return "\n".join((self.stdout + self.stderr).splitlines()[-lines:])
+
+    def _read(self, name: str) -> str:
+        path = self.directory / name
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+
+class RankGroup(PContext):
+    """N ranks.  Not thread-safe but for `close`.
+
+    Attributes:
+        plan: what it was made from.
+        directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
+        server: the group's store.
+        fresh: whether no item ran on it yet.
+    """
+
+    def __init__(self, name: str, launcher: Launcher, plan: Plan, payload: Any = None) -> None:
+        self.plan, self._launcher, self._payload = plan, launcher, payload
+        self.directories = {rank: plan.directory / f"rank{rank}" for rank in range(plan.nprocs)}
+        for directory in self.directories.values():
+            directory.mkdir(parents=True, exist_ok=True)
+        outs, errs, errors = (
+            {rank: str(directory / file) for rank, directory in self.directories.items()}
+            for file in ("stdout.log", "stderr.log", "error.json")
+        )
+        self._port = _reserve_port()
+        self._channels: dict[int, Channel] = {}
+        self._inbox: dict[int, deque[Any]] = {rank: deque() for rank in self.directories}
+        self.fresh = True
+        self.server = StoreServer()
+        super().__init__(
+            name,
+            getattr(payload, "__name__", name),
+            dict.fromkeys(self.directories, ()),
+            {rank: self._environment(rank) for rank in self.directories},
+            outs,
+            errs,
+            outs if plan.live else {},
+            errs if plan.live else {},
+            errors,
+        )
+
+    def _environment(self, rank: int) -> dict[str, str]:
+        size = str(self.plan.nprocs)
+        return {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._port.getsockname()[1]),
+            "TORCHELASTIC_RUN_ID": self.plan.directory.name,
+            "TORCHELASTIC_ERROR_FILE": str(self.directories[rank] / "error.json"),
+            "PYTEST_ELASTIC_GROUP": f"{os.getpid()}-{self.plan.directory.name}",
+            **self.plan.env,
+        }
+
+    def _start(self) -> Group:
+        self.server.start()
+        theirs: list[socket.socket] = []
+        starts = []
+        payload = _in_memory(_byvalue.dumps(self._payload)) if self._payload is not None else None
+        try:
+            for rank, directory in self.directories.items():
+                self._channels[rank], end = Channel.pair()
+                store = self.server.pair(rank)
+                theirs += [end, store]
+                descriptors = {"channel": end.fileno(), "store": store.fileno()}
+                if payload is not None:
+                    descriptors["payload"] = payload
+                job = RankJob(self.nprocs, str(directory), self.plan.torch_threads, payload is not None)
+                env: dict[str, str | None] = {**self.envs[rank]}
+                starts.append(RankStart(rank, env, self.stdouts[rank], self.stderrs[rank], job, descriptors))
+            return Group(self._launcher.start_group(starts))
+        finally:
+            for end in theirs:
+                end.close()
+            if payload is not None:
+                os.close(payload)
+
+    def start(self) -> None:
+        """Start the ranks; returns when every rank is ready to work.
+
+        Raises:
+            StartError: some were not in time, or ended; none is left.
+        """
+        super().start()
+        ranks = list(self.directories)
+        answers = self.collect(ranks, Deadline.after(self.plan.start_timeout), _has_ended)
+        missing = [rank for rank in ranks if not isinstance(answers.replies.get(rank), Hello)]
+        if missing:
+            codes = {rank: end.exitcode for rank, end in answers.exits.items()}
+            cause = f"exit codes {codes}" if codes else f"not ready after {self.plan.start_timeout:g} s"
+            text = self.logs[missing[0]].tail()
+            self.close(timeout=0)
+            raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+
+    def order(self, ranks: Iterable[int], order: object) -> None:
+        """Send an order to ranks; one that is gone is passed over."""
+        for rank in ranks:
+            try:
+                self._channels[rank].send(order)
+            except OSError:
+                pass
+
+    def renew_store(self, order: object) -> None:
+        """Send an order together with a fresh store, to all ranks."""
+        self.server.close()
+        self.server = StoreServer()
+        self.server.start()
+        for rank, channel in self._channels.items():
+            with self.server.pair(rank) as store:
+                channel.send(order, (store.fileno(),))
+
+    def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
+        """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.
+
+        After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.
+        """
+        answers = Answers()
+        waiting = set(ranks)
+        patience = Deadline.after(None)
+        while waiting:
+            self._gather(answers, waiting)
+            if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
+                patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
+            until = deadline.earlier(patience)
+            if waiting and until.passed():
+                answers.silent, answers.expired = sorted(waiting), deadline.passed()
+                break
+            if waiting:
+                self._sleep(waiting, until)
+        return answers
+
+    def _gather(self, answers: Answers, waiting: set[int]) -> None:
+        self.group.take()
+        for rank in sorted(waiting):
+            # The exit is looked at first: what the rank sent before it is then there to be read.
+            ended = self.group.exits.get(rank)
+            self._read(rank)
+            if self._inbox[rank]:
+                answers.replies[rank] = self._inbox[rank].popleft()
+                waiting.discard(rank)
+            elif ended is not None or self.group.over:
+                answers.exits[rank] = ended or RankExited(rank, -signal.SIGKILL, 0.0)
+                self.server.drop(rank)
+                waiting.discard(rank)
+
+    def _sleep(self, waiting: set[int], until: Deadline) -> None:
+        poll = select.poll()
+        poll.register(self.group.fileno(), select.POLLIN)
+        for rank in waiting:
+            if not self._channels[rank].closed:
+                poll.register(self._channels[rank].fileno(), select.POLLIN)
+        left = until.remaining()
+        poll.poll(None if left == math.inf else math.ceil(left * 1000))
+
+    def leftovers(self) -> list[str]:
+        """Commands of the processes that live ranks have started and that still run, their helpers aside."""
+        pids = set(self.group.pids.values())
+        guardian = parent(next(iter(pids)))
+        started = [process for process in descendants(guardian) if process.pid not in pids]
+        commands = [process.command() for process in started]
+        return [command for command in commands if "multiprocessing.resource_tracker" not in command]
+
+    def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
+        """Block until these ranks have ended; returns those that have not after `timeout` seconds."""
+        deadline = Deadline.after(timeout)
+        while (left := [rank for rank in ranks if rank not in self.group.exits]) and not self.group.over:
+            if deadline.passed():
+                break
+            self.group.take(deadline.remaining())
+        return left
+
+    def stacks(self, ranks: list[int]) -> dict[int, list[Stack]]:
+        """The Python stacks of these ranks as they stand; blocks up to half a second.
+
+        A rank that SIGSTOP holds has to be resumed to write its own; it stays resumed.
+        """
+        self.group.signal(tuple(ranks), DUMP_SIGNAL)
+        stopped = tuple(rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T")
+        self.group.signal(stopped, signal.SIGCONT)
+        files = {rank: self.directories[rank] / "stacks.log" for rank in ranks}
+        deadline, sizes = Deadline.after(_DUMP_LIMIT), dict.fromkeys(ranks, -1)
+        # The writer says nothing at its end: a file that has stacks and no longer grows is complete.
+        while not deadline.passed():
+            time.sleep(0.01)
+            now = {rank: file.stat().st_size for rank, file in files.items()}
+            if now == sizes and all(size > 0 or self._gone(rank) for rank, size in now.items()):
+                break
+            sizes = now
+        return {rank: self.last_stacks(rank) for rank in ranks}
+
+    def last_stacks(self, rank: int) -> list[Stack]:
+        """The stacks that a rank wrote last: on demand, or at a fatal error."""
+        file = self.directories[rank] / "stacks.log"
+        return parse_stacks(file.read_text("utf-8", "replace")) if file.exists() else []
+
+    def _gone(self, rank: int) -> bool:
+        self.group.take()
+        return rank in self.group.exits
+
+    @cached_property
+    def store(self) -> RemoteStore:
+        """The group's store, for the launcher; it ends with the group."""
+        return RemoteStore(self.server.pair("launcher"))
+
+    @property
+    def logs(self) -> dict[int, RankLogs]:
+        """What each rank wrote so far."""
+        return {rank: RankLogs(directory) for rank, directory in self.directories.items()}
+
+    def kill(self, rank: int) -> None:
+        """SIGKILL one rank; returns when the signal is on its way."""
+        self.group.signal((rank,), signal.SIGKILL)
+
+    def pause(self, rank: int) -> None:
+        """Stop one rank (SIGSTOP) until `resume`."""
+        self.group.signal((rank,), signal.SIGSTOP)
+
+    def resume(self, rank: int) -> None:
+        """Let a paused rank go on."""
+        self.group.signal((rank,), signal.SIGCONT)
+
+    # The rest of the template of `PContext`.
+
+    def _take(self, timeout: float) -> None:
+        """As a function group: results come by channel, and a pipe's worth of them must not block a rank."""
+        if timeout > 0 and not self.group.over:
+            self._sleep(set(self._channels), Deadline.after(timeout))
+        self.group.take()
+        for rank in self._channels:
+            self._read(rank)
+        for rank in self.group.exits:
+            self.server.drop(rank)
+
+    def _read(self, rank: int) -> None:
+        if self._channels[rank].fileno() >= 0:
+            self._inbox[rank].extend(message for message, _ in self._channels[rank].receive())
+
+    def _returned(self, rank: int) -> tuple[bool, Any]:
+        self._read(rank)
+        for message in self._inbox[rank]:
+            if isinstance(message, Returned):
+                return True, _byvalue.loads(message.value)
+        return False, None
+
+    def _release(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+        self.server.close()
+        self._port.close()
+
+
+def _has_ended(answer: Any) -> bool:
+    return isinstance(answer, RankExited)
+
+
+def _reserve_port() -> socket.socket:
+    """A port of the loopback that is ours but listens to nobody.
+
+    With SO_REUSEADDR on both sides a server may bind it while we hold it, since we do not listen; the
+    kernel gives it to nobody who did not ask for it by number.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor to read `data` from, once by each process that opens it anew."""
+    number = os.memfd_create("payload")
+    with open(number, "wb", closefd=False) as file:
+        file.write(data)
+    return number
+
+
+def describe_exit(exitcode: int) -> str:
+    """An exit code in words: "died by SIGSEGV", "exited with code 3"."""
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        return f"died by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"died by signal {-exitcode}"

@@ -1,0 +1,1 @@
+"""Sets of processes that run one function or program each: start, wait, logs, errors, stop."""

@@ -1,0 +1,236 @@
+"""`PContext`: a set of processes with logs, results and an end.
+
+*Theory of operation.*  A context is a template: `_start` gives a `Group` (a guardian and its ranks),
+`_returned` tells what a rank's result is, and everything else is written once, here.  Nothing is polled:
+`wait` sleeps until the guardian reports an exit.  A rank *failed* if it ended non-zero, by a signal, or
+without the result that its kind owes.  When one has failed, its siblings get one `period` to end by
+themselves; those that are left are stopped and marked so.  The stop sequence runs in the guardian, so
+`wait` keeps its timeout while it goes on.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_elastic.clock import Deadline, to_seconds
+from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.multiprocessing.tail_log import TailLog
+
+START_LIMIT = 60.0
+STOP_GRACE = 30.0
+
+
+@dataclass
+class RunProcsResult:
+    """How a run ended, by rank.
+
+    Attributes:
+        return_values: what each rank returned; empty if any failed.
+        failures: the ranks that failed by themselves, in order of exit.
+        stdouts, stderrs: log files.
+        stopped: the ranks that we stopped.
+    """
+
+    return_values: dict[int, Any] = field(default_factory=dict)
+    failures: dict[int, ProcessFailure] = field(default_factory=dict)
+    stdouts: dict[int, str] = field(default_factory=dict)
+    stderrs: dict[int, str] = field(default_factory=dict)
+    stopped: dict[int, ProcessFailure] = field(default_factory=dict)
+
+    def is_failed(self) -> bool:
+        """Whether any rank failed by itself."""
+        return len(self.failures) > 0
+
+
+class PContext(abc.ABC):
+    """A group of processes: `start`, `wait`, `pids`, `close`.  `wait` and `close` may run in two threads.
+
+    Attributes:
+        name: what the tails and errors call the group.
+        entrypoint: a function, or the path of a program.
+        args, envs: by rank.
+        stdouts, stderrs: log file of each rank, `""` where it is not redirected.
+        error_files: where each rank records its error.
+        nprocs: how many ranks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entrypoint: Callable[..., Any] | str,
+        args: Mapping[int, Any],
+        envs: Mapping[int, Mapping[str, str]],
+        stdouts: Mapping[int, str],
+        stderrs: Mapping[int, str],
+        tee_stdouts: Mapping[int, str],
+        tee_stderrs: Mapping[int, str],
+        error_files: Mapping[int, str],
+    ) -> None:
+        self.name, self.entrypoint = name, entrypoint
+        self.args, self.envs = dict(args), {rank: dict(env) for rank, env in envs.items()}
+        self.stdouts, self.stderrs, self.error_files = dict(stdouts), dict(stderrs), dict(error_files)
+        self.nprocs = len(self.envs)
+        self._tails = [
+            TailLog(name, dict(tee_stdouts), sys.stdout),
+            TailLog(name, dict(tee_stderrs), sys.stderr),
+        ]
+        self._group: Group | None = None
+        self._lock = threading.RLock()
+        self._result: RunProcsResult | None = None
+        self._patience = Deadline.after(None)
+
+    # What a kind of context answers.
+
+    @abc.abstractmethod
+    def _start(self) -> Group:
+        """Start every rank; nothing is left if it raises."""
+
+    @abc.abstractmethod
+    def _returned(self, rank: int) -> tuple[bool, Any]:
+        """Whether a rank has done what its kind owes, and its value."""
+
+    def _take(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for news; kinds with channels of their own watch them too."""
+        self.group.take(timeout)
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """The group has ended: let go of what the kind holds; idempotent."""
+
+    # What all have in common.
+
+    @property
+    def group(self) -> Group:
+        """The started group.  `RuntimeError` before `start`."""
+        if self._group is None:
+            raise RuntimeError(f"{self.name}: the context was not started")
+        return self._group
+
+    def start(self) -> None:
+        """Start the ranks; returns when every process exists.
+
+        Raises:
+            ValueError: it was started already.
+            OSError: a rank could not be started; none is left.
+        """
+        if self._group is not None:
+            raise ValueError(f"{self.name}: the context is already initialized; start() was called twice")
+        for tail in self._tails:
+            tail.start()
+        try:
+            self._group = self._start()
+            self._group.wait_started(START_LIMIT)
+        except BaseException:
+            self._finish()
+            raise
+
+    def pids(self) -> dict[int, int]:
+        """Rank -> process id in rank order, also after the end; `{}` before the start."""
+        return {} if self._group is None else dict(sorted(self._group.pids.items()))
+
+    def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
+        """Block until the run has ended; `None` if `timeout` seconds pass before (negative: for ever).
+
+        A caller who computes `timeout` from a deadline clamps it at 0 himself: negative means for ever.
+        When a rank has failed, its siblings get `period` seconds, then are stopped.
+
+        Raises:
+            RuntimeError: before `start`.
+            ValueError: NaN, or a negative period.
+        """
+        timeout, period = to_seconds(timeout), to_seconds(period, "period")
+        if period < 0:
+            raise ValueError(f"period must not be negative, but it is {period}")
+        group = self.group
+        deadline = Deadline.after(None if timeout < 0 else timeout)
+        self._take(0)
+        while (result := self._poll(period)) is None and not deadline.passed():
+            nearest = deadline.earlier(self._patience) if group.stopped_at == math.inf else deadline
+            self._take(min(nearest.remaining(), 60.0))
+        return result
+
+    def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
+        """Stop what runs and wait until nothing is left, at most `timeout` + 1.3 s; idempotent.
+
+        Args:
+            death_sig: sent first; SIGTERM by default.
+            timeout: seconds until SIGKILL.
+
+        Raises:
+            ValueError: a negative timeout, or no such signal.
+            SurvivorsError: processes outlived SIGKILL.
+        """
+        if not to_seconds(timeout) >= 0:
+            raise ValueError(f"timeout must not be negative, but it is {timeout}")
+        signum = signal.Signals(death_sig) if death_sig is not None else signal.SIGTERM
+        group = self._group
+        if group is None:
+            return
+        if not group.over:
+            group.stop(signum, timeout)
+        try:
+            group.wait_ended(timeout)
+        finally:
+            self._poll(0)
+            self._finish()
+
+    def _poll(self, period: float) -> RunProcsResult | None:
+        """The result, if the run has ended; begins the stop where siblings had their time.  Never blocks."""
+        with self._lock:
+            group = self.group
+            if self._result is None and group.over:
+                self._result = self._judge()
+                self._finish()
+            elif self._result is None and group.stopped_at == math.inf and self._failed_ranks():
+                self._patience = self._patience.earlier(Deadline.after(period))
+                if self._patience.passed():
+                    group.stop(signal.SIGTERM, STOP_GRACE)
+            return self._result
+
+    def _failed_ranks(self) -> list[int]:
+        """The ranks that failed by themselves so far, in order of exit."""
+        exits = [exit for exit in self.group.exits.values() if exit.at <= self.group.stopped_at]
+        return [exit.rank for exit in exits if exit.exitcode != 0 or not self._returned(exit.rank)[0]]
+
+    def _judge(self) -> RunProcsResult:
+        group = self.group
+        result = RunProcsResult(stdouts=self.stdouts, stderrs=self.stderrs)
+        for rank in self._failed_ranks():
+            result.failures[rank] = self._failure(rank, group.exits[rank].exitcode)
+        for rank in sorted(self.envs):
+            exited = group.exits.get(rank)
+            if rank in result.failures:
+                continue
+            if exited is None:  # Only where the guardian itself was killed: the kernel killed its ranks.
+                result.failures[rank] = self._failure(rank, -signal.SIGKILL)
+                result.failures[
+                    rank
+                ].message = f"the guardian of {self.name} was killed, and its ranks with it"
+            elif exited.at > group.stopped_at and not (exited.exitcode == 0 and self._returned(rank)[0]):
+                result.stopped[rank] = self._failure(rank, exited.exitcode)
+                result.stopped[rank].stopped = True
+        if not result.failures:  # A run that the caller closed before its end did not succeed either.
+            result.failures = dict(result.stopped)
+        if not result.failures:
+            result.return_values = {rank: self._returned(rank)[1] for rank in sorted(self.envs)}
+        return result
+
+    def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
+        return ProcessFailure(rank, self.pids().get(rank, -1), exitcode, self.error_files.get(rank, ""))
+
+    def _finish(self) -> None:
+        """Drain the tails and let go of everything; idempotent."""
+        with self._lock:
+            for tail in self._tails:
+                tail.stop()
+            if self._group is not None:
+                self._group.close()
+            self._release()

@@ -1,0 +1,133 @@
+"""The launcher's view of one group: what its guardian has told, and the commands it takes."""
+
+from __future__ import annotations
+
+import select
+import threading
+from typing import Any
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.errors import GuardianError, SurvivorsError
+from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._guardian import Ended, RankExited, Signal, Started, StartFailed, Stop
+from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
+
+_PATIENCE = 0.3  # Beyond the guardian's own limits, for a busy machine; then the guardian itself is lost.
+_SLICE = 0.1  # One thread reads at a time; another that waits gets its turn after at most this long.
+
+
+class Group:
+    """A started group.  Thread-safe.
+
+    Attributes:
+        pids: rank -> process id, in rank order; complete once `wait_started` returned.
+        exits: what has ended, in the order in which it ended.
+        ended: the guardian's last word; `None` while anything may run.
+        stopped_at: when the stop sequence was first asked for; `inf` before that.
+        lost: the guardian ended without a last word.
+    """
+
+    def __init__(self, control: Channel) -> None:
+        self._control = control
+        self._lock = threading.RLock()
+        self._failed: StartFailed | None = None
+        self.pids: dict[int, int] = {}
+        self.exits: dict[int, RankExited] = {}
+        self.ended: Ended | None = None
+        self.stopped_at = float("inf")
+        self.lost = False
+
+    def fileno(self) -> int:
+        """For a selector: readable when `take` has something to do."""
+        return self._control.fileno()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.ended is not None or self.lost
+
+    def wait_started(self, timeout: float) -> None:
+        """Block until every rank was forked.
+
+        Raises:
+            OSError: a rank could not be forked; none is left.
+            GuardianError: the guardian did not answer.
+        """
+        deadline = Deadline.after(timeout)
+        while not self.pids and not self.over and not deadline.passed():
+            self.take(deadline.remaining())
+        if self._failed is not None:
+            raise self._failed.error
+        if not self.pids:
+            raise GuardianError("the guardian of the group did not start its ranks")
+
+    def take(self, timeout: float = 0.0) -> None:
+        """Read what the guardian tells; block up to `timeout` seconds for the first word."""
+        deadline = Deadline.after(timeout)
+        while not self.over:
+            with self._lock:
+                if self.over:
+                    return
+                if timeout > 0 and not _readable(self._control, min(deadline.remaining(), _SLICE)):
+                    if deadline.passed():
+                        return
+                    continue
+                for message, _ in self._control.receive():
+                    self._learn(message)
+                if self._control.closed and self.ended is None:
+                    self.lost = True
+                return
+
+    def signal(self, ranks: tuple[int, ...], signum: int) -> None:
+        """Send a signal to these ranks' processes, those of them that run."""
+        self._tell(Signal(ranks, signum))
+
+    def stop(self, signum: int, grace: float) -> None:
+        """Begin the stop sequence; does not block.  Again: the shorter grace counts."""
+        self.stopped_at = min(self.stopped_at, SYSTEM_CLOCK.monotonic())
+        self._tell(Stop(signum, grace))
+
+    def wait_ended(self, grace: float) -> None:
+        """Block until nothing is left; at most `grace` + 1.3 s after `stop`.
+
+        Raises:
+            SurvivorsError: processes outlived SIGKILL, or the guardian does not answer.
+        """
+        deadline = Deadline.after(grace + SWEEP_LIMIT + _PATIENCE)
+        while not self.over and not deadline.passed():
+            self.take(deadline.remaining())
+        left = self.ended.survivors if self.ended else {}
+        if not self.over:
+            left = {pid: "?" for rank, pid in self.pids.items() if rank not in self.exits}
+        if left:
+            raise SurvivorsError(left, [rank for rank, pid in self.pids.items() if pid in left])
+
+    def close(self) -> None:
+        """Let go of the channel; a guardian that still runs sweeps its group at once."""
+        with self._lock:
+            if not self.over:
+                self.lost = True
+            self._control.close()
+
+    def _tell(self, command: Any) -> None:
+        try:
+            if not self.over:
+                self._control.send(command)
+        except OSError:  # It ended meanwhile: `take` will find out how.
+            pass
+
+    def _learn(self, message: Any) -> None:
+        if isinstance(message, Started):
+            self.pids.update(message.pids)
+        elif isinstance(message, RankExited):
+            self.exits[message.rank] = message
+        elif isinstance(message, Ended):
+            self.ended = message
+        else:
+            self._failed = message
+
+
+def _readable(channel: Channel, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    return bool(poll.poll(timeout * 1000))

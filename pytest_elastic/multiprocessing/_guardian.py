@@ -1,0 +1,336 @@
+"""The guardian of one group: starts its ranks, watches them, and answers for all that they start.
+
+*Theory of operation.*  A guardian is a fork of a zygote (`_zygote`).  It is single-threaded, adopts
+every orphan (`PR_SET_CHILD_SUBREAPER`) and forks the ranks, so that its descendants are exactly the
+group.  It waits for four things at once:
+
+* the launcher's process (a pidfd) and the launcher's end of the control channel.  When either is gone,
+  the group is swept at once: ranks do not outlive the launcher, not even its SIGKILL;
+* a pidfd for every rank: an exit is known when it happens, and no inherited pipe can hide it;
+* commands: a signal for some ranks, or the stop sequence (`_stop`).
+
+When the last rank has ended, what else is left of the group gets `LINGER` to end by itself (helpers such
+as a resource tracker do); the rest is a leak: named, then killed.  The last message, `Ended`, is sent when
+the kernel has said that no process is left.
+
+A rank is killed by the kernel when its guardian dies (`PR_SET_PDEATHSIG`).  What the ranks had started
+then falls to the zygote, which adopts and sweeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._kernel import become_subreaper, descendants, die_with_parent, state
+from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
+
+LINGER = 0.2
+# Terminal and service signals are for the launcher; its guardian ends by what the launcher does.
+_LEFT_TO_LAUNCHER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@dataclass(frozen=True, slots=True)
+class RankStart:
+    """How one rank begins.
+
+    Attributes:
+        rank: its number.
+        env: added to the environment; `None` removes a name.
+        stdout: file for descriptor 1, `""` to inherit it.
+        stderr: likewise for descriptor 2.
+        job: what the zygote's `run_rank` makes of it; anything that pickles.
+        descriptors: names of the descriptors that travel with it; in the rank, their numbers.
+    """
+
+    rank: int
+    env: dict[str, str | None]
+    stdout: str
+    stderr: str
+    job: Any
+    descriptors: dict[str, int] = field(default_factory=dict)
+
+
+RunRank = Callable[[RankStart], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """All ranks were forked: rank -> pid."""
+
+    pids: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """A rank could not be forked; those before it are gone again."""
+
+    rank: int
+    error: OSError
+
+
+@dataclass(frozen=True, slots=True)
+class RankExited:
+    """A rank has ended; `exitcode` is -n for signal n, `at` is on the monotonic clock."""
+
+    rank: int
+    exitcode: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A process that outlived its group's ranks; `rank` is `None` where it cannot be told."""
+
+    pid: int
+    command: str
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing of the group is left but `survivors` (pid -> command)."""
+
+    leaks: tuple[Leak, ...]
+    survivors: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Command: send `signum` to these ranks' processes."""
+
+    ranks: tuple[int, ...]
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Command: the stop sequence; a second one may only shorten the grace (seconds)."""
+
+    signum: int
+    grace: float
+
+
+def guard(starts: list[RankStart], control: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
+    """Be the guardian of these ranks until none is left; ends the process.
+
+    Args:
+        starts: one for each rank.
+        control: to the launcher.
+        launcher: pidfd of the launcher's process.
+        run_rank: what a rank does; its value is the rank's exit code.
+    """
+    pids: dict[int, int] = {}
+    for start in starts:
+        try:
+            pids[start.rank] = _fork_rank(start, starts, (control.fileno(), launcher), run_rank)
+        except OSError as error:
+            sweep()
+            control.send(StartFailed(start.rank, error))
+            os._exit(1)
+    _close_all(start.descriptors for start in starts)
+    guardian = _Guardian(pids, control, launcher)
+    guardian.tell(Started(pids))
+    guardian.watch()
+    os._exit(0)
+
+
+class _Guardian:
+    def __init__(self, pids: dict[int, int], control: Channel, launcher: int) -> None:
+        self.pids, self.control, self.launcher = pids, control, launcher
+        self.alive = {os.pidfd_open(pid): rank for rank, pid in pids.items()}
+        self.grace = Deadline.after(None)
+        self.poll = select.poll()
+        for descriptor in (control.fileno(), launcher, *self.alive):
+            self.poll.register(descriptor, select.POLLIN)
+
+    def watch(self) -> None:
+        while self.alive and not self.grace.passed():
+            self._step(self.grace)
+        stopped = bool(self.alive)
+        leaks = () if stopped else self._linger()
+        survivors = sweep()
+        # The sweep may have reaped ranks before their pidfd was looked at: they died by its SIGKILL.
+        for rank in self.alive.values():
+            if self.pids[rank] not in survivors:
+                self.tell(RankExited(rank, -signal.SIGKILL, SYSTEM_CLOCK.monotonic()))
+        self.tell(Ended(leaks, survivors))
+
+    def tell(self, message: object) -> None:
+        try:
+            self.control.send(message)
+        except OSError:
+            self._abandon()
+
+    def _step(self, deadline: Deadline) -> None:
+        left = deadline.remaining()
+        for descriptor, _ in self.poll.poll(None if left == math.inf else left * 1000):
+            if descriptor in self.alive:
+                self._collect(descriptor)
+            elif descriptor == self.launcher:
+                self._abandon()
+            else:
+                self._obey()
+
+    def _collect(self, descriptor: int) -> None:
+        at = SYSTEM_CLOCK.monotonic()
+        rank = self.alive.pop(descriptor)
+        self.poll.unregister(descriptor)
+        os.close(descriptor)
+        _, status = os.waitpid(self.pids[rank], 0)
+        self.tell(RankExited(rank, os.waitstatus_to_exitcode(status), at))
+
+    def _obey(self) -> None:
+        for command, _ in self.control.receive():
+            if isinstance(command, Stop):
+                self.grace = self.grace.earlier(Deadline.after(command.grace))
+                if command.grace > 0:
+                    signal_all(command.signum)
+            else:
+                for descriptor, rank in self.alive.items():
+                    if rank in command.ranks:
+                        signal.pidfd_send_signal(descriptor, command.signum)
+        if self.control.closed:
+            self._abandon()
+
+    def _linger(self) -> tuple[Leak, ...]:
+        deadline = Deadline.after(LINGER).earlier(self.grace)
+        self.poll.unregister(self.control.fileno())
+        while not reap_all():
+            if deadline.passed():
+                return self._leaks()
+            if self.poll.poll(5):
+                self._abandon()
+        return ()
+
+    def _leaks(self) -> tuple[Leak, ...]:
+        ranks = {pid: rank for rank, pid in self.pids.items()}
+        leaks = []
+        for process in descendants(os.getpid()):
+            if state(process.pid) not in ("", "Z", "X"):
+                leaks.append(Leak(process.pid, process.command(), _owner(process.pid, ranks)))
+        return tuple(leaks)
+
+    def _abandon(self) -> NoReturn:
+        """The launcher is gone: so is the group."""
+        sweep()
+        os._exit(1)
+
+
+def _owner(pid: int, ranks: dict[int, int]) -> int | None:
+    """The rank that started a process: by its process group, else by its environment."""
+    try:
+        group = os.getpgid(pid)
+        if group in ranks:
+            return ranks[group]
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            names = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+        return int(names[b"RANK"])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _fork_rank(start: RankStart, starts: list[RankStart], ours: tuple[int, ...], run_rank: RunRank) -> int:
+    guardian = os.getpid()
+    pid = fork()
+    if pid:
+        # The rank does it too: whoever comes first, nobody sees it in its guardian's group.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        return pid
+    in_child(lambda: _be_rank(start, starts, guardian, ours, run_rank))
+
+
+def _be_rank(
+    start: RankStart, starts: list[RankStart], guardian: int, ours: tuple[int, ...], run_rank: RunRank
+) -> int:
+    die_with_parent(guardian)
+    os.setpgid(0, 0)
+    for signum in _LEFT_TO_LAUNCHER:
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    for number in ours:
+        os.close(number)
+    _close_all(other.descriptors for other in starts if other is not start)
+    _redirect(start)
+    set_environment(start.env)
+    return run_rank(start)
+
+
+def in_child(function: Callable[[], int]) -> NoReturn:
+    """The whole life of a forked process: its value is the exit code; the caller's frames are never seen."""
+    code = 1
+    try:
+        code = function()
+    except BaseException:  # The last frame of this process: whatever it is, it must be read somewhere.
+        sys.excepthook(*sys.exc_info())
+    finally:
+        exit_now(code)
+
+
+def exit_now(code: int) -> NoReturn:
+    """Flush the standard streams and end the process without the interpreter's shutdown."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # Closed, full or missing: nobody is left to be told.
+            pass
+    os._exit(code)
+
+
+def _redirect(start: RankStart) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for path, target in ((start.stdout, 1), (start.stderr, 2)):
+        if path:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(file, target)
+            os.close(file)
+    sys.stdin = os.fdopen(0, closefd=False)
+    # Line buffered: what was printed is in the file before the next statement, also if that is SIGKILL.
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+
+
+def set_environment(changes: dict[str, str | None]) -> None:
+    """Change `os.environ`; `None` removes a name."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _close_all(descriptors: Any) -> None:
+    for named in descriptors:
+        for descriptor in named.values():
+            os.close(descriptor)
+
+
+def become_caretaker() -> None:
+    """What a zygote and a guardian have in common: signals are for the launcher, orphans are ours."""
+    os.setpgid(0, 0)
+    become_subreaper()
+    for signum in _LEFT_TO_LAUNCHER:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def fork() -> int:
+    """`os.fork` from a process of one Python thread.
+
+    Python warns where it sees native threads, and with warnings as errors it raises *after* the child
+    exists; the idle pool threads of numerical libraries do not run in the child, which is what we rely on.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()

@@ -1,0 +1,136 @@
+"""The few things of Linux that Python has no name for: parent-death signals, subreapers, the process tree.
+
+A pid alone names nobody for long: a `Process` is a pid with the start time of the process that had it,
+and `send` signals through a pidfd after comparing the two, so that a reused pid is never hit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def supported() -> str:
+    """Why ranks cannot be contained on this system; `""` where they can."""
+    if sys.platform != "linux":
+        return f"this is {sys.platform}"
+    if not hasattr(os, "pidfd_open"):
+        return "Python was built without pidfd_open"
+    return "" if os.path.exists("/proc/self/stat") else "/proc is not mounted"
+
+
+def _prctl(option: int, argument: int) -> None:
+    # ctypes is loaded by the processes that need it: importing it would be paid by every run of pytest.
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel SIGKILL this process when its parent's thread ends; end at once if that is too late."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # The parent died between the fork and the line above.
+        os._exit(1)
+
+
+def become_subreaper() -> None:
+    """Adopt every orphaned descendant, so that none can leave the tree by a double fork."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process by pid and start time (clock ticks since boot)."""
+
+    pid: int
+    start: int
+
+    def send(self, signum: int) -> bool:
+        """Signal it; `False` if it is gone or the pid is another's now.  `PermissionError` passes."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if start_time(self.pid) != self.start:
+                return False
+            signal.pidfd_send_signal(descriptor, signum)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def command(self) -> str:
+        """Its command line, or its name where it has none."""
+        import psutil  # Here, since only what went wrong needs it.
+
+        try:
+            found = psutil.Process(self.pid)
+            return " ".join(found.cmdline()) or found.name()
+        except psutil.Error:
+            return "?"
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; `[]` if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            # The name in brackets may hold blanks and brackets itself.
+            return file.read().decode("ascii", "replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def start_time(pid: int) -> int | None:
+    """When the process was started, in clock ticks since boot; `None` if there is none."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for its state (`R S D T Z` ...), `""` if there is none."""
+    return "".join(_stat(pid)[:1])
+
+
+def parent(pid: int) -> int:
+    """The parent's pid, 0 if there is no such process."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        import psutil
+
+        if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # A kernel built without it.
+            return [child.pid for child in psutil.Process(pid).children()] if psutil.pid_exists(pid) else []
+    return found
+
+
+def descendants(root: int, spare: frozenset[int] = frozenset()) -> list[Process]:
+    """All processes below `root`, parents before their children, but for those in and below `spare`."""
+    found: list[Process] = []
+    queue = _children(root)
+    while queue:
+        pid = queue.pop(0)
+        if pid in spare:
+            continue
+        start = start_time(pid)
+        if start is not None:
+            found.append(Process(pid, start))
+        queue += _children(pid)
+    return found

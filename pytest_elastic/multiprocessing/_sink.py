@@ -1,0 +1,80 @@
+"""Where the lines of a tail go: a text stream that may fail, and may share a terminal with a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from pytest_elastic.clock import Deadline
+
+BAR_PATIENCE = 1.0
+
+
+class Event(Protocol):
+    """What `threading.Event` and `multiprocessing.Event` have in common."""
+
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def is_set(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Destination(Protocol):
+    """Where lines go; `flush()` is called where it exists, `closed` is looked at after an error."""
+
+    def write(self, text: str, /) -> Any: ...
+
+
+class Bar:
+    """A progress bar that shares the terminal: asked to go away before lines are written."""
+
+    def __init__(self, events: Mapping[str, Event]) -> None:
+        if missing := {"trigger_clear", "cleared"} - set(events):
+            raise ValueError(f"progbar_events needs {' and '.join(sorted(missing))}")
+        self._trigger, self._cleared = events["trigger_clear"], events["cleared"]
+        self.patience = Deadline.after(None)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """The bar is cleared; if it has not answered after a second, go on all the same."""
+        self._trigger.set()
+        try:
+            self._cleared.wait(min(BAR_PATIENCE, self.patience.remaining()))
+            yield
+        finally:
+            self._trigger.clear()
+
+
+class Sink:
+    """Takes text to `dst`, survives its errors.
+
+    Attributes:
+        error: the first one.
+        closed: there is nobody to write for any more.
+    """
+
+    def __init__(self, dst: Destination, lock: Any, events: Mapping[str, Event] | None) -> None:
+        self._dst, self._lock = dst, lock or contextlib.nullcontext()
+        self._bar = None if events is None else Bar(events)
+        self._flush: Callable[[], object] = getattr(dst, "flush", lambda: None)
+        self.error: Exception | None = None
+        self.closed = False
+
+    def write(self, text: str) -> None:
+        """Write and flush; text that cannot be written is lost."""
+        if not text or self.closed:
+            return
+        try:
+            with self._lock, self._bar.away() if self._bar else contextlib.nullcontext():
+                self._dst.write(text)
+                self._flush()
+        except Exception as error:
+            self.closed = getattr(self._dst, "closed", False) is True
+            if not self.closed:
+                self.error = self.error or error
+
+    def hurry(self) -> None:
+        """From now on, wait for the bar no longer than `BAR_PATIENCE` in all."""
+        if self._bar is not None:
+            self._bar.patience = Deadline.after(BAR_PATIENCE)

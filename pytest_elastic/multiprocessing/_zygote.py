@@ -1,0 +1,229 @@
+"""The zygote: a process in a known good state that forks the guardian of each group on request.
+
+*Theory of operation.*  Forking is cheap and carries everything along (modules, closures, collected
+tests), but it is safe only from a process that has one thread and never ran the code under test.  So one
+such process is set aside early and asked for every group: it forks a guardian (`_guardian`), which forks
+the ranks.  It adopts what a killed guardian leaves behind and sweeps it, and it ends with its launcher: it
+watches the launcher's pidfd, because the end of a socket may be held open by a stranger's fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from pytest_elastic.clock import Deadline
+from pytest_elastic.errors import GuardianError
+from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._guardian import (
+    RankStart,
+    RunRank,
+    StartFailed,
+    become_caretaker,
+    fork,
+    guard,
+    in_child,
+)
+from pytest_elastic.multiprocessing._stop import sweep
+
+_SPAWNED_CHANNEL = 3
+_LAST_WORDS = 1.0  # How long guardians have to sweep their own groups when the launcher is gone.
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """Ask for one group; the descriptors that travel along are the control end, then those of the ranks."""
+
+    starts: list[RankStart]
+
+
+class Zygote:
+    """The launcher's handle on a zygote process.  Not thread-safe.
+
+    Attributes:
+        pid: of the zygote.
+    """
+
+    def __init__(self, channel: Channel, pid: int) -> None:
+        self._channel, self.pid = channel, pid
+
+    @classmethod
+    def fork(cls, run_rank: RunRank, prepare: Callable[[], None] = lambda: None) -> Zygote:
+        """Fork this process as it stands; ranks run `run_rank` in forks of that fork.
+
+        The caller answers for the state of the process (one Python thread, no CUDA context).  `prepare`
+        runs once in the zygote.
+        """
+        channel, theirs = Channel.pair()
+        launcher = os.getpid()
+        pid = fork()
+        if pid:
+            theirs.close()
+            return cls(channel, pid)
+        channel.close()
+
+        def live() -> NoReturn:
+            prepare()
+            serve(Channel(theirs), launcher, run_rank)
+
+        in_child(live)
+
+    @classmethod
+    def spawn(cls, module: str, function: str) -> Zygote:
+        """A zygote in a fresh interpreter; ranks run the named function in forks of it.
+
+        Safe from any thread and any state of this process.
+        """
+        channel, theirs = Channel.pair()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+        arguments = [sys.executable, "-c", code, str(os.getpid()), module, function]
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNED_CHANNEL),
+        ]
+        try:
+            return cls(channel, os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions))
+        finally:
+            theirs.close()
+
+    def start_group(self, starts: list[RankStart]) -> Channel:
+        """Fork a guardian with these ranks; the channel to it is the answer.
+
+        The descriptors in `starts` stay the caller's to close.
+
+        Raises:
+            GuardianError: the zygote is gone.
+        """
+        control, theirs = Channel.pair()
+        descriptors = [number for start in starts for number in start.descriptors.values()]
+        try:
+            self._channel.send(GroupRequest(starts), (theirs.fileno(), *descriptors))
+        except OSError as error:
+            control.close()
+            raise GuardianError(f"the zygote is gone: {error}", pid=self.pid) from error
+        finally:
+            theirs.close()
+        return control
+
+    def close(self, timeout: float = _LAST_WORDS + 1.0) -> None:
+        """End the zygote and every group of it; bounded by `timeout` seconds; idempotent.
+
+        Raises:
+            GuardianError: it did not end.
+        """
+        if self._channel.closed:
+            return
+        self._channel.close()
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:  # Somebody else reaped our child.
+            return
+        try:
+            if not select.select([pidfd], [], [], timeout)[0]:
+                raise GuardianError("the zygote did not end", pid=self.pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+        finally:
+            os.close(pidfd)
+
+
+def main() -> NoReturn:
+    """A spawned zygote's whole program: `launcher pid, module, function` are its arguments."""
+    launcher, module, function = sys.argv[1:]
+    os.set_inheritable(_SPAWNED_CHANNEL, False)
+    serve(Channel.of(_SPAWNED_CHANNEL), int(launcher), getattr(importlib.import_module(module), function))
+
+
+def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
+    """Be a zygote until the launcher is gone.
+
+    Args:
+        channel: to the launcher.
+        launcher: pid of the launcher, which is the parent.
+        run_rank: what ranks do.
+    """
+    become_caretaker()
+    launcher_pidfd = os.pidfd_open(launcher)
+    # The parent may have ended before the line above, and its pid been given to another.
+    gone = os.getppid() != launcher
+    gc.collect()
+    gc.freeze()  # A rank's collections then leave the inherited pages alone, and they stay shared.
+    guardians: dict[int, int] = {}
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    poll.register(launcher_pidfd, select.POLLIN)
+    while not gone:
+        for descriptor, _ in poll.poll():
+            if descriptor in guardians:
+                poll.unregister(descriptor)
+                _bury(descriptor, guardians)
+            elif descriptor == launcher_pidfd:
+                gone = True
+            else:
+                for request, numbers in channel.receive():
+                    ours = (channel.fileno(), launcher_pidfd, *guardians)
+                    try:
+                        pidfd, pid = _fork_guardian(request, numbers, ours, run_rank)
+                    except OSError as error:  # No process to be had: that group fails, we go on.
+                        Channel.of(numbers[0]).send(StartFailed(-1, error))
+                        continue
+                    guardians[pidfd] = pid
+                    poll.register(pidfd, select.POLLIN)
+                gone = gone or channel.closed
+    _end(guardians)
+
+
+def _fork_guardian(
+    request: GroupRequest, numbers: tuple[int, ...], ours: tuple[int, ...], run_rank: RunRank
+) -> tuple[int, int]:
+    """Fork one; its pidfd and pid.  `ours` are the zygote's own descriptors, the launcher's pidfd second."""
+    try:
+        pid = fork()
+    except OSError:
+        for number in numbers[1:]:
+            os.close(number)
+        raise
+    if pid:
+        for number in numbers:
+            os.close(number)
+        return os.pidfd_open(pid), pid
+    in_child(lambda: _be_guardian(request, numbers, ours, run_rank))
+
+
+def _be_guardian(
+    request: GroupRequest, numbers: tuple[int, ...], ours: tuple[int, ...], run_rank: RunRank
+) -> NoReturn:
+    zygotes, launcher, *pidfds = ours
+    for number in (zygotes, *pidfds):
+        os.close(number)
+    control, *rest = numbers
+    supply = iter(rest)
+    for start in request.starts:
+        start.descriptors.update({name: next(supply) for name in start.descriptors})
+    become_caretaker()
+    guard(request.starts, Channel.of(control), launcher, run_rank)
+
+
+def _bury(pidfd: int, guardians: dict[int, int]) -> None:
+    """A guardian ended; what it may have left behind is ours now."""
+    os.waitpid(guardians.pop(pidfd), 0)
+    os.close(pidfd)
+    sweep(frozenset(guardians.values()))
+
+
+def _end(guardians: dict[int, int]) -> NoReturn:
+    """The launcher is gone.  The guardians see it by themselves; then we look after the rest."""
+    deadline = Deadline.after(_LAST_WORDS)
+    while guardians and not deadline.passed():
+        ended, _, _ = select.select(list(guardians), [], [], deadline.remaining())
+        for pidfd in ended:
+            _bury(pidfd, guardians)
+    sweep()
+    os._exit(0)

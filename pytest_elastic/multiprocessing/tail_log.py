@@ -1,0 +1,229 @@
+"""Follow the log files of many ranks and copy their lines, each with a header, to one place.
+
+*Theory of operation.*  A `TailLog` has one thread.  It sleeps until a file may have news (`_watch`), takes
+one bounded piece of each such file (`_follow`) and writes the lines of all of them at once (`_sink`): a flood
+in one file delays nobody by more than a piece, memory does not grow with the backlog, and `dst` sees whole
+lines only.  `stop` notes what the files hold, and returns when all that has been copied.
+
+What goes wrong is kept and logged by `stop`, once for each file, for the filter and for `dst`; whatever can
+go on goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, Self
+
+from pytest_elastic.clock import to_seconds
+from pytest_elastic.multiprocessing._follow import LineFilter, Lines, LogFile
+from pytest_elastic.multiprocessing._sink import Destination, Event, Sink
+from pytest_elastic.multiprocessing._watch import Watcher
+
+__all__ = ["TailLog", "tail_logfile"]
+
+logger = logging.getLogger(__name__)
+
+_PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
+
+
+class TailLog:
+    """Copies every line of some growing files to `dst`, as soon as it is complete, until `stop()`.
+
+    The files may appear late, be truncated and be replaced.  A line comes out as header, line and `\\n`; its
+    bytes are taken as UTF-8, bad ones become U+FFFD.  Lines of one file keep their order.
+
+    With `progbar_events`, a progress bar on the same terminal is asked to clear itself before lines are
+    written: `trigger_clear` is set, `cleared` is awaited for at most 1 s, and `trigger_clear` is cleared when
+    the lines are out.  The bar's side clears `cleared` and draws itself again when it sees that.
+
+    The page's dialect gives `interval_sec` in fourth and `progbar_events` in fifth place.
+
+    Safe to use from several threads.  In a forked child a tail does nothing, and must not be used.
+
+    Args:
+        name: begins the default header, `[{name}{rank}]:`.
+        log_files: rank -> path.
+        dst: a text stream; `None` to do nothing.
+        log_line_prefixes: rank -> header in place of the default one.
+        interval_sec: seconds between looks at a file that the kernel cannot watch.
+        log_line_filter: called with each line, newline included; a true value lets it pass.
+        progbar_events: `trigger_clear` and `cleared`, events of `threading` or `multiprocessing`.
+
+    Raises:
+        ValueError: `progbar_events` lacks a key; `interval_sec` is negative or NaN.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log_files: Mapping[int, str],
+        dst: Destination | None,
+        log_line_prefixes: Mapping[int, str] | float | None = None,
+        interval_sec: float | Mapping[str, Event] | None = 0.1,
+        log_line_filter: LineFilter | None = None,
+        progbar_events: Mapping[str, Event] | None = None,
+    ) -> None:
+        if isinstance(log_line_prefixes, int | float):
+            if not isinstance(interval_sec, int | float):
+                progbar_events = interval_sec
+            log_line_prefixes, interval_sec = None, log_line_prefixes
+        self._interval = to_seconds(interval_sec, "interval_sec")  # type: ignore[arg-type]
+        if self._interval < 0:
+            raise ValueError(f"interval_sec must not be negative, but it is {interval_sec}")
+        self._name = name
+        headers = {rank: f"[{name}{rank}]:" for rank in log_files} | dict(log_line_prefixes or {})
+        self._files = [
+            LogFile(rank, path, Lines(headers[rank], log_line_filter)) for rank, path in log_files.items()
+        ]
+        self._sink = Sink(dst, None, progbar_events) if dst else None
+        self._lock = threading.RLock()
+        self._watcher: Watcher | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = self._stopped = False
+
+    @property
+    def _threadpool(self) -> SimpleNamespace:
+        """What a published test of the API looks at; our thread needs no pool."""
+        return SimpleNamespace(_shutdown=self._stopped)
+
+    def start(self) -> Self:
+        """Begin; a second call does nothing.
+
+        Raises:
+            RuntimeError: the tail was stopped.
+            OSError: no descriptors are left for it.
+        """
+        with self._lock:
+            if self._stopping:
+                raise RuntimeError(f"the tail of {self._name} was stopped and cannot be started again")
+            if self._watcher is None and self._files and self._sink is not None:
+                self._begin(self._sink)
+        return self
+
+    def stop(self) -> None:
+        """Copy what the files hold now, and end; blocks for as long as `dst` takes to write that.
+
+        What went wrong since the start is logged.  Idempotent, also before `start`.
+        """
+        with self._lock:
+            self._stopping = True
+            if self._watcher is not None and self._thread is not None and not self._stopped:
+                self._watcher.wake()
+                self._thread.join()
+            # Asked again: a signal handler may have stopped the tail while this thread was in join().
+            if not self._stopped:
+                self._finish()
+            self._stopped = True
+
+    def stopped(self) -> bool:
+        """Whether `stop()` has returned."""
+        return self._stopped
+
+    def _begin(self, sink: Sink) -> None:
+        watcher = Watcher(self._files, self._interval)
+        # A daemon: a tail that nobody stops must not keep the interpreter from ending.
+        thread = threading.Thread(
+            target=self._run, args=(watcher, sink), name=f"TailLog_{self._name}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            watcher.close()
+            raise
+        self._watcher, self._thread = watcher, thread
+
+    def _run(self, watcher: Watcher, sink: Sink) -> None:
+        queue = list(watcher.look())
+        while not (self._stopping or sink.closed):
+            news = watcher.wait(block=not queue)
+            queue = _copy(dict.fromkeys([*queue, *news]), sink)
+        watcher.unwatch()
+        _drain(self._files, sink)
+
+    def _finish(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
+        for file in self._files:
+            self._log(f"{self._name}{file.rank}", file.error)
+            self._log(f"the filter of {self._name}{file.rank}", file.lines.filter_error)
+        if self._sink is not None:
+            self._log(f"what {self._name} is written to", self._sink.error)
+
+    def _log(self, what: str, error: Exception | None) -> None:
+        if error is not None:
+            logger.exception("error in the tail of %s: %s", what, type(error).__name__, exc_info=error)
+
+
+def tail_logfile(
+    header: str,
+    file: str,
+    dst: Destination,
+    finished: Event,
+    interval_sec: float,
+    log_line_filter: LineFilter | None = None,
+    lock: Any = None,
+    progbar_events: Mapping[str, Event] | None = None,
+) -> None:
+    """Copy the lines of one file in this thread, until `finished` is set and the file's end is reached.
+
+    The page's dialect gives `lock` in sixth and `progbar_events` in seventh place.
+
+    Args:
+        header: put before each line.
+        file: its path; it may appear late.
+        dst: a text stream.
+        finished: an event of `threading` or `multiprocessing`.
+        interval_sec: seconds between two looks at the file.
+        log_line_filter: called with each line, newline included; a true value lets it pass.
+        lock: held around each write.
+        progbar_events: as for `TailLog`.
+
+    Raises:
+        Exception: the first error of the file (at once), of `dst` or of the filter (at the end).
+    """
+    if hasattr(log_line_filter, "acquire"):
+        if lock is not None:
+            progbar_events = lock
+        log_line_filter, lock = None, log_line_filter
+    log = LogFile(0, file, Lines(header, log_line_filter))
+    sink = Sink(dst, lock, progbar_events)
+    try:
+        while log.error is None and not (finished.is_set() or sink.closed):
+            log.look()
+            if not _copy([log], sink):
+                finished.wait(interval_sec)
+        _drain([log], sink)
+    finally:
+        log.end()
+    for error in (log.error, sink.error, log.lines.filter_error):
+        if error is not None:
+            raise error
+
+
+def _copy(files: Iterable[LogFile], sink: Sink) -> list[LogFile]:
+    """Write the next pieces of the files, at once; returns the files to be read next, in turn."""
+    queue = deque(files)
+    lines: list[str] = []
+    while queue and len(lines) < _PIECES:
+        file = queue.popleft()
+        lines.append(file.read())
+        if file.behind:
+            queue.append(file)
+    sink.write("".join(lines))
+    return list(queue)
+
+
+def _drain(files: list[LogFile], sink: Sink) -> None:
+    """Write what the files hold now, half lines included, and close them."""
+    sink.hurry()
+    for file in files:
+        file.look()
+        file.seal()
+    queue = files
+    while queue and not sink.closed:
+        queue = _copy(queue, sink)
+    sink.write("".join([file.end() for file in files]))

@@ -1,0 +1,131 @@
+"""The door to pytest: its hooks, each one call into a part.
+
+Nothing heavy is imported before a test needs ranks: a run without such tests pays for a few small modules.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_elastic.errors import MarkerError
+from pytest_elastic.plugin._census import ThreadCensus
+from pytest_elastic.plugin._fixtures import (
+    _elastic_nprocs,
+    elastic,
+    elastic_store,
+    rank,
+    shared_tmp_path,
+    world,
+    world_size,
+)
+from pytest_elastic.plugin._marker import SIGNATURE, check_marker, is_elastic, parametrize_sizes
+from pytest_elastic.plugin._options import Options, add_options
+from pytest_elastic.plugin._stash import CENSUS, LAUNCHERS, TIMEOUT, VERDICT
+
+__all__ = ["_elastic_nprocs", "elastic", "elastic_store", "rank", "shared_tmp_path", "world", "world_size"]
+
+_PATH = list(sys.path)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    # torch then asks the driver's library instead of making a context that no fork survives.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    census = early_config.stash[CENSUS] = ThreadCensus()
+    yield
+    census.conftests_loaded()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", SIGNATURE)
+    config.stash.setdefault(CENSUS, ThreadCensus()).configured()
+    Options.read(config)  # A bad option is an error now, and not after a minute of collection.
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize_sizes(metafunc)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    for node in report.result or ():
+        if isinstance(node, pytest.Item):
+            try:
+                check_marker(node)
+            except MarkerError as error:
+                report.outcome, report.longrepr, report.result = "failed", str(error), []
+                break
+    return report
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    number = sum(map(is_elastic, items))
+    if not number:
+        return []
+    launchers = _launchers_of(config)
+    return [f"elastic: {number} on ranks, start method {launchers.method(None)} ({launchers.why})"]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    if os.environ.get("PYTEST_ELASTIC_RANK"):
+        from pytest_elastic.plugin._loop import be_rank
+
+        be_rank(session)
+    items = [item for item in session.items if is_elastic(item)]
+    wanted = items or any("elastic" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not wanted or session.config.option.collectonly or session.config.option.setupplan:
+        return (yield)
+    from pytest_elastic.plugin._loop import conduct
+
+    return (yield from conduct(session, items, _launchers_of(session.config)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, pytest.TestReport]:
+    report: pytest.TestReport = yield
+    verdict = item.stash.get(VERDICT, None)
+    if verdict is not None:
+        from pytest_elastic.plugin._accounting import show
+
+        del item.stash[VERDICT]
+        show(report, verdict, item.config)
+    return report
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    if not is_elastic(item):
+        return None
+    item.stash[TIMEOUT] = (settings.timeout, settings.func_only)
+    return True
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
+    return True if isinstance(item, pytest.Item) and is_elastic(item) else None
+
+
+def _launchers_of(config: pytest.Config) -> Any:
+    """Made once per run, when the tests have been collected."""
+    from pytest_elastic.launch import Launchers
+    from pytest_elastic.plugin._loop import interpreters
+
+    if LAUNCHERS not in config.stash:
+        options, foreign = Options.read(config), config.stash[CENSUS].foreign()
+        config.stash[LAUNCHERS] = Launchers(
+            options.start_method, foreign, lambda: interpreters(config, _PATH)
+        )
+    return config.stash[LAUNCHERS]

@@ -1,0 +1,74 @@
+"""From a verdict to what pytest is told: the error to raise, the text to show."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from typing import NoReturn
+
+import pytest
+
+from pytest_elastic.errors import GroupTimeoutError, PartialSkipError, RankDiedError, RankError
+from pytest_elastic.report import PhaseReport, Verdict
+
+
+def raise_verdict(verdict: Verdict) -> NoReturn:
+    """Raise what makes pytest itself judge skip, xfail and exit as for any item."""
+    __tracebackhide__ = True
+    end = verdict.primary
+    assert end is not None
+    if verdict.kind == "partial":
+        raise PartialSkipError([end.rank], verdict.headline)
+    if end.kind == "died":
+        raise RankDiedError([end.rank], verdict.headline)
+    if end.kind == "hung":
+        raise GroupTimeoutError([end.rank], verdict.headline)
+    assert end.report is not None
+    raise _error_of(end.report) from None
+
+
+def _error_of(report: PhaseReport) -> BaseException:
+    details = report.details
+    if details.get("kind") == "exit":
+        return pytest.exit.Exception(details["msg"], details["returncode"])
+    if details.get("kind"):
+        kinds = {
+            "skip": pytest.skip.Exception,
+            "xfail": pytest.xfail.Exception,
+            "fail": pytest.fail.Exception,
+        }
+        return kinds[details["kind"]](details["msg"], pytrace=details["pytrace"])
+    try:
+        loaded = pickle.loads(report.error or b"")
+    except Exception:
+        loaded = None
+    if isinstance(loaded, BaseException) and not isinstance(loaded, KeyboardInterrupt | SystemExit):
+        return loaded
+    return RankError(report.rank, report.error_type, report.crash)
+
+
+def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> None:
+    """Put the ranks' text in place of the launcher's in a report of pytest's."""
+    end = verdict.primary
+    if verdict.kind == "passed" or end is None:
+        return
+    if end.report is None or verdict.kind == "partial":
+        report.longrepr = _with_sections(verdict.headline, verdict)
+        return
+    theirs = config.hook.pytest_report_from_serializable(config=config, data=end.report.data)
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.longrepr = theirs.longrepr
+    elif hasattr(theirs.longrepr, "chain") and verdict.headline:
+        headline = dataclasses.replace(
+            theirs.longrepr.reprtraceback, reprentries=[], extraline=verdict.headline, style="short"
+        )
+        theirs.longrepr.chain = [(headline, None, None), *theirs.longrepr.chain]
+        for title, text in verdict.sections:
+            theirs.longrepr.addsection(title, text, "-")
+        report.longrepr = theirs.longrepr
+    else:
+        report.longrepr = _with_sections(f"{theirs.longrepr}\n{verdict.headline}", verdict)
+
+
+def _with_sections(text: str, verdict: Verdict) -> str:
+    return "\n".join([text, *(f"\n--- {title} ---\n{body}" for title, body in verdict.sections)])

@@ -1,0 +1,339 @@
+"""The launcher's side of an item: its phases in lockstep on all ranks, its end, its groups.
+
+*Theory of operation.*  The item's own `setup`, `runtest` and `teardown` are replaced on the instance, so
+that selection, reports, reruns and everything else of pytest see an ordinary item.  Each of them gives
+the ranks an order, waits for all, and raises the merged result.  The call phase includes the ranks'
+teardown and their exit, because a test has passed only when every rank reported and ended cleanly; what
+the teardown said is raised in the teardown phase, where it belongs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_elastic.clock import Deadline
+from pytest_elastic.launch import GRACE, Bye, Elastic, Launchers, Plan, RankGroup
+from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
+from pytest_elastic.plugin._accounting import raise_verdict
+from pytest_elastic.plugin._marker import Marker, read_marker, size_of
+from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._rank import Phase, RunItem
+from pytest_elastic.plugin._stash import TIMEOUT, VERDICT
+from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
+
+
+class ElasticWarning(pytest.PytestWarning):
+    """Something a test on ranks left behind."""
+
+
+class Conductor:
+    """One for the run: the launchers, the kept groups, the settings."""
+
+    def __init__(self, session: pytest.Session, options: Options, launchers: Launchers) -> None:
+        self.session, self.options, self.launchers = session, options, launchers
+        self._directory: Path = session.config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
+        self._count = 0
+        self._kept: dict[Any, RankGroup] = {}
+        self._last_use: dict[Any, pytest.Item] = {}
+
+    def adopt(self, items: list[pytest.Item]) -> None:
+        """Make these items run on ranks."""
+        for item in items:
+            controller = ItemController(item, self)
+            item.setup = controller.setup  # type: ignore[method-assign]
+            item.runtest = controller.call  # type: ignore[method-assign]
+            item.teardown = controller.teardown  # type: ignore[method-assign]
+            self._last_use[controller.key] = item
+
+    def make(self, name: str, nprocs: int, env: dict[str, str], payload: Any, method: str) -> RankGroup:
+        """A new group, not started."""
+        self._count += 1
+        options = self.options
+        plan = Plan(
+            nprocs,
+            self._directory / str(self._count),
+            env,
+            options.live,
+            options.start_timeout,
+            options.torch_threads,
+        )
+        return RankGroup(name, self.launchers.get(method), plan, payload)
+
+    def controller(self) -> Elastic:
+        """What the `elastic` fixture gives."""
+        make = partial(self.make, method=self.launchers.method(None))
+        return Elastic(make, self.options.nprocs, self.options.timeout)
+
+    def acquire(self, controller: ItemController) -> RankGroup:
+        """The kept group for this item, or a new one, started."""
+        group = self._kept.pop(controller.key, None)
+        if group is None or group.group.exits or group.group.over:
+            marker = controller.marker
+            group = self.make("rank", controller.size, marker.env, None, controller.method)
+            group.start()
+        self._kept[controller.key] = group
+        return group
+
+    def next_use(self, controller: ItemController) -> pytest.Item | None:
+        """The next item that shares this one's fixtures of higher scope; `None` where none does."""
+        if controller.marker.lifetime == "test":
+            return None
+        items = self.session.items
+        later = items[items.index(controller.item) + 1 :]
+        return next((item for item in later if key_of(item, self) == controller.key), None)
+
+    def keeps(self, controller: ItemController) -> bool:
+        """Whether the item's group has work after it."""
+        kept = controller.marker.lifetime != "test" or controller.method == "spawn"
+        return kept and self._last_use[controller.key] is not controller.item
+
+    def discard(self, controller: ItemController) -> None:
+        """Forget the item's group."""
+        self._kept.pop(controller.key, None)
+
+    def write(self, text: str) -> None:
+        """Write to the terminal, past the capture of output."""
+        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            self.session.config.get_terminal_writer().write(text)
+
+    def close(self) -> None:
+        """End every kept group, then the launchers; bounded."""
+        for group in self._kept.values():
+            group.order(group.directories, Bye())
+        for group in self._kept.values():
+            group.wait_exits(list(group.directories), GRACE)
+            group.close(timeout=0)
+        self._kept.clear()
+        self.launchers.close()
+
+
+def key_of(item: pytest.Item, conductor: Conductor) -> Any:
+    """Items with equal keys may share a group; ranks of one test are no other's by default."""
+    marker = read_marker(item)
+    method = conductor.launchers.method(marker.start_method)
+    shape = (size_of(item, conductor.options.nprocs), method, tuple(sorted(marker.env.items())))
+    if marker.lifetime == "module":
+        return (*shape, item.path)
+    if marker.lifetime == "session":
+        return (*shape, "session")
+    return (*shape, "warm") if method == "spawn" else (item,)
+
+
+class ItemController:
+    """One item: what pytest calls in place of the item's own phases."""
+
+    def __init__(self, item: pytest.Item, conductor: Conductor) -> None:
+        self.item, self.conductor = item, conductor
+        self.marker: Marker = read_marker(item)
+        self.size = size_of(item, conductor.options.nprocs)
+        self.method = conductor.launchers.method(self.marker.start_method)
+        self.key = key_of(item, conductor)
+        self._group: RankGroup | None = None
+        self._finished = True
+        self._alive: list[int] = []
+        self._reports: list[PhaseReport] = []
+        self._starts: dict[str, int] = {}
+        self._teardown = Verdict("passed")
+        self._deadline = Deadline.after(None)
+
+    # The three phases.
+
+    def setup(self) -> None:
+        """Start the ranks, then run the setup phase on all."""
+        __tracebackhide__ = True
+        self._finished, self._reports, self._teardown = False, [], Verdict("passed")
+        self._group = group = self.conductor.acquire(self)
+        self._alive = list(group.directories)
+        paths = [*group.stdouts.values(), *group.stderrs.values()]
+        self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
+        seconds, call_only = self._limit()
+        self._deadline = Deadline.after(None if call_only else seconds)
+        following = self.conductor.next_use(self)
+        order = RunItem(self.item.nodeid, following.nodeid if following else None)
+        if group.fresh or self.marker.lifetime != "test":
+            group.order(self._alive, order)
+        else:
+            group.renew_store(order)
+        group.fresh = False
+        self._conclude("setup", self._phase("setup"))
+
+    def call(self) -> None:
+        """Run the call phase on all ranks, then their teardown and their exit."""
+        __tracebackhide__ = True
+        seconds, call_only = self._limit()
+        if call_only:
+            self._deadline = Deadline.after(seconds)
+        ends = self._phase("call")
+        self._conclude("call", expected_but_alive([*ends, *self._finish()], self.marker.expect))
+
+    def teardown(self) -> None:
+        """What the teardown on the ranks said; run it now where there was no call."""
+        __tracebackhide__ = True
+        ends = self._finish()
+        verdict, self._teardown = self._teardown, Verdict("passed")
+        self._group = None
+        self._raise("teardown", self._judge(ends) if ends and verdict.kind == "passed" else verdict)
+
+    # What they have in common.
+
+    def _limit(self) -> tuple[float | None, bool]:
+        """Seconds allowed and whether only the call is timed; the marker, then pytest-timeout, then ours."""
+        seconds, call_only = self.marker.timeout, False
+        if seconds is None:
+            seconds, call_only = self.item.stash.get(TIMEOUT, (self.conductor.options.timeout, False))
+        return seconds or None, call_only
+
+    def _phase(self, when: str, deadline: Deadline | None = None) -> list[RankEnd]:
+        group = self._group
+        if group is None:
+            return []
+        try:
+            group.order(self._alive, Phase(when))
+            answers = group.collect(self._alive, deadline or self._deadline, self._is_failure)
+            limit = f"{self._limit()[0] or GRACE:g} s"
+            ends = ends_of(answers, group, self.marker.expect, limit)
+        except BaseException:
+            self._abort()
+            raise
+        for end in ends:
+            if end.report is None:
+                self._alive.remove(end.rank)
+            else:
+                self._reports.append(end.report)
+                self._take_extras(end.report)
+        if any(end.kind in ("hung", "stopped") for end in ends):
+            hung = tuple(end.rank for end in ends if end.kind in ("hung", "stopped"))
+            group.group.signal(hung, signal.SIGTERM)
+            group.group.signal(hung, signal.SIGCONT)
+        return ends
+
+    def _is_failure(self, answer: Any) -> bool:
+        if isinstance(answer, PhaseReport):
+            return answer.outcome in ("failed", "exit")
+        return bool(self.marker.expect.get(answer.rank) != answer.exitcode)
+
+    def _finish(self) -> list[RankEnd]:
+        """Teardown and exit of the ranks, once; the ends that are no clean exit."""
+        group = self._group
+        if self._finished or group is None:
+            return []
+        self._finished = True
+        whole = len(self._alive) + len(set(self.marker.expect) - set(self._alive)) >= self.size
+        deadline = self._deadline if whole else Deadline.after(GRACE)
+        ends = self._phase("teardown", deadline)
+        self._teardown = self._judge(ends)
+        clean = (
+            whole
+            and self._teardown.kind == "passed"
+            and not any(r.outcome == "failed" for r in self._reports)
+        )
+        if clean and self.conductor.keeps(self) and not self._left_something(group):
+            return []
+        self.conductor.discard(self)
+        return self._end(group, clean)
+
+    def _left_something(self, group: RankGroup) -> bool:
+        """Whether ranks that run another test next have work left from this one; their end will tell."""
+        if self.marker.lifetime != "test":
+            return False
+        return any(report.threads for report in self._reports) or bool(group.leftovers())
+
+    def _end(self, group: RankGroup, clean: bool) -> list[RankEnd]:
+        """Have the ranks exit; stop what does not."""
+        try:
+            group.order(self._alive, Bye())
+            late = group.wait_exits(self._alive, GRACE)
+            ends = unclean_ends(group, self._alive, late)
+            for rank in group.directories:
+                group.server.drop(rank)
+            # Ranks that hung had SIGTERM when it was seen; what is left of their grace is short.
+            group.close(timeout=0 if clean and not late else GRACE / 2)
+        except BaseException:
+            self._abort()
+            raise
+        self._report_leaks(group, clean)
+        return ends
+
+    def _report_leaks(self, group: RankGroup, clean: bool) -> None:
+        text = leak_text(group)
+        if not text:
+            return
+        if clean and self.conductor.options.leaks == "fail":
+            pytest.fail(text, pytrace=False)
+        warnings.warn_explicit(
+            ElasticWarning(text), None, str(self.item.path), (self.item.location[1] or 0) + 1
+        )
+
+    def _abort(self) -> None:
+        """The launcher was interrupted: stop the ranks within the grace, with their stacks if asked for."""
+        group, self._group, self._finished = self._group, None, True
+        self.conductor.discard(self)
+        if group is None:
+            return
+        if self.conductor.options.full_trace and not group.group.over:
+            for rank, stacks in group.stacks(self._alive).items():
+                self.conductor.write(f"\nrank {rank} stood here:\n{stack_text(stacks)}\n")
+        group.close(timeout=GRACE)
+
+    def _take_extras(self, report: PhaseReport) -> None:
+        """What a rank's phase has besides its outcome goes to the item."""
+        for name, value in report.properties:
+            self.item.user_properties.append((f"{name}[rank{report.rank}]", value))
+        if report.shown and report.rank == 0:
+            self.conductor.write(report.shown)
+        for message, category, file, line in report.warnings:
+            self._record_warning(message, category, file, line)
+
+    def _record_warning(self, message: Any, category: type, file: str, line: int) -> None:
+        """As pytest does with a warning of an ordinary test; the rank applied the filters."""
+        known = self.item.stash.setdefault(_WARNED, set())
+        key = (str(message), category, file, line)
+        if key in known:
+            return
+        known.add(key)
+        with warnings.catch_warnings(record=True) as log:
+            warnings.simplefilter("always")
+            warnings.warn_explicit(message, category, file, line)
+        for warning in log:
+            self.item.ihook.pytest_warning_recorded.call_historic(
+                kwargs={
+                    "warning_message": warning,
+                    "nodeid": self.item.nodeid,
+                    "when": "runtest",
+                    "location": None,
+                }
+            )
+
+    def _conclude(self, when: str, ends: list[RankEnd]) -> None:
+        __tracebackhide__ = True
+        self._raise(when, self._judge(ends))
+
+    def _judge(self, ends: list[RankEnd]) -> Verdict:
+        return judge(ends, self.size, self.conductor.options.partial_skip)
+
+    def _raise(self, when: str, verdict: Verdict) -> None:
+        __tracebackhide__ = True
+        self.item.stash[VERDICT] = verdict
+        log = self.conductor.options.log
+        failed = verdict.kind not in ("passed", "skipped")
+        if self._group is not None and (log == "all" or (log == "failed" and failed)):
+            reports = [report for report in self._reports if report.when == when]
+            for name, text in log_sections(self._group, self._starts, reports):
+                self.item.add_report_section(when, name, text)
+        if verdict.kind == "passed":
+            for name, text in verdict.sections:
+                self.item.add_report_section(when, name, text)
+            return
+        raise_verdict(verdict)
+
+
+_WARNED = pytest.StashKey[set[Any]]()

@@ -1,0 +1,57 @@
+"""The run loop: the launchers before the first test, the end of them after the last."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from pytest_elastic.launch import FreshInterpreters, Launchers, start_of_this_interpreter
+from pytest_elastic.multiprocessing._guardian import exit_now
+from pytest_elastic.multiprocessing._kernel import supported
+from pytest_elastic.plugin._controller import Conductor
+from pytest_elastic.plugin._marker import read_marker
+from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._rank import RankRunner, quieten
+from pytest_elastic.plugin._stash import CONDUCTOR
+
+
+def conduct(
+    session: pytest.Session, items: list[pytest.Item], launchers: Launchers
+) -> Generator[None, object, object]:
+    """Wrap the run loop of a session whose `items` run on ranks (or whose tests ask for `elastic`)."""
+    options = Options.read(session.config)
+    missing = supported()
+    if missing:
+        raise pytest.UsageError(f"tests on ranks need Linux 5.3 or newer with /proc: {missing}")
+    session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    conductor = Conductor(session, options, launchers)
+    methods = {launchers.method(read_marker(item).start_method) for item in items}
+    if "fork" in methods or launchers.method(None) == "fork":
+        runner = RankRunner(session, options.setup_show)
+        launchers.set_zygote_aside(runner.live, lambda: quieten(session.config))
+    conductor.adopt(items)
+    session.config.stash[CONDUCTOR] = conductor
+    try:
+        return (yield)
+    finally:
+        conductor.close()
+
+
+def interpreters(config: pytest.Config, path: list[str]) -> FreshInterpreters:
+    """Fresh interpreters that collect what this run collected."""
+    arguments = [*config.invocation_params.args, "-p", "no:terminalreporter"]
+    for plugin, argument in (("xdist", "-n0"), ("_cov", "--no-cov")):
+        if config.pluginmanager.has_plugin(plugin) or config.pluginmanager.has_plugin(f"pytest{plugin}"):
+            arguments.append(argument)
+    return FreshInterpreters(
+        [str(argument) for argument in arguments], str(config.invocation_params.dir), path
+    )
+
+
+def be_rank(session: pytest.Session) -> None:
+    """In a fresh interpreter that collected the tests: be the rank.  Returns in any other process."""
+    start = start_of_this_interpreter()
+    if start is not None:
+        quieten(session.config)
+        exit_now(RankRunner(session, Options.read(session.config).setup_show).live(start))

@@ -1,0 +1,184 @@
+"""Which tests run on ranks, and how: the `elastic` marker and the rank fixtures."""
+
+from __future__ import annotations
+
+import math
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pytest_elastic.errors import MarkerError
+from pytest_elastic.plugin._options import START_METHODS
+
+SIGNATURE = (
+    "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None): "
+    "run the test on `nprocs` ranks (a list makes one test for each size)"
+)
+RANK_FIXTURES = frozenset({"rank", "world_size", "world", "elastic_store", "shared_tmp_path"})
+NPROCS_FIXTURE = "_elastic_nprocs"
+_LIFETIMES = ("test", "module", "session")
+_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect")
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A checked `elastic` marker; `None` means the run's default.
+
+    Attributes:
+        sizes: the numbers of ranks; empty for the default.
+        listed: whether they were given as a list, and so name the items.
+        expect: rank -> exit code with which it is to die.
+    """
+
+    sizes: tuple[int, ...] = ()
+    listed: bool = False
+    timeout: float | None = None
+    start_method: str | None = None
+    lifetime: str = "test"
+    env: dict[str, str] = field(default_factory=dict)
+    expect: dict[int, int] = field(default_factory=dict)
+
+
+def read_marker(node: pytest.Item | Any) -> Marker:
+    """The marker of a test: each key from the closest mark that has it.
+
+    Raises:
+        MarkerError: something in it is not allowed; without the place, which the caller knows.
+    """
+    given: dict[str, Any] = {}
+    for mark in node.iter_markers("elastic"):
+        if len(mark.args) > 1:
+            raise MarkerError(f"elastic() takes one positional argument, nprocs, not {len(mark.args)}")
+        here = {**dict(zip(("nprocs",), mark.args, strict=False)), **mark.kwargs}
+        for key in here:
+            if key not in _KEYS:
+                raise MarkerError(f"elastic() has no argument {key!r}; allowed are {', '.join(_KEYS)}")
+        given = {**here, **given}
+    nprocs = given.get("nprocs")
+    sizes = _sizes(nprocs)
+    return Marker(
+        sizes,
+        isinstance(nprocs, list | tuple),
+        _timeout(given.get("timeout")),
+        _one_of("start_method", given.get("start_method"), (None, *START_METHODS)),
+        _one_of("lifetime", given.get("lifetime", "test"), _LIFETIMES),
+        _env(given.get("env")),
+        _expect(given.get("expect"), max(sizes, default=0)),
+    )
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    allowed = "allowed are None, a whole number from 1, or a list of different such numbers"
+    if value is None:
+        return ()
+    sizes = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(type(size) is int and size >= 1 for size in sizes) or not sizes:
+        raise MarkerError(f"elastic(nprocs={value!r}): {allowed}")
+    if len(set(sizes)) < len(sizes):
+        raise MarkerError(f"elastic(nprocs={value!r}) names a size twice: {allowed}")
+    return sizes
+
+
+def _timeout(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise MarkerError(f"elastic(timeout={value!r}): allowed are None and seconds, 0 for no limit")
+    return float(value)
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    if value not in allowed:
+        raise MarkerError(f"elastic({name}={value!r}): allowed are {', '.join(map(repr, allowed))}")
+    return value
+
+
+def _env(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    ):
+        raise MarkerError(f"elastic(env={value!r}): allowed is a dict of str to str")
+    return dict(value)
+
+
+def _expect(value: Any, size: int) -> dict[int, int]:
+    allowed = "allowed is a dict of rank to a signal's name ('SIGKILL') or an exit code"
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MarkerError(f"elastic(expect={value!r}): {allowed}")
+    expected = {}
+    for rank, end in value.items():
+        if type(rank) is not int or rank < 0 or (size and rank >= size):
+            raise MarkerError(f"elastic(expect={value!r}): {rank!r} is no rank of the test; {allowed}")
+        if isinstance(end, str) and end in signal.Signals.__members__:
+            expected[rank] = -signal.Signals[end]
+        elif type(end) is int:
+            expected[rank] = end
+        else:
+            raise MarkerError(f"elastic(expect={value!r}): {end!r} is no end; {allowed}")
+    return expected
+
+
+def is_elastic(item: pytest.Item) -> bool:
+    """Whether the test runs on ranks: it is marked, or it asks for a rank fixture of ours."""
+    if not isinstance(item, pytest.Function):
+        return False
+    return item.get_closest_marker("elastic") is not None or any(
+        _is_ours(item, name) for name in RANK_FIXTURES.intersection(item.fixturenames)
+    )
+
+
+def _is_ours(item: pytest.Function, name: str) -> bool:
+    """A user's fixture of the same name wins, unless it asks for ours in turn."""
+    for definition in reversed(item._fixtureinfo.name2fixturedefs.get(name, ())):
+        if definition.func.__module__.startswith("pytest_elastic."):
+            return True
+        if name not in definition.argnames:
+            return False
+    return False
+
+
+def size_of(item: pytest.Item, default: int) -> int:
+    """How many ranks this item has."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and NPROCS_FIXTURE in callspec.params:
+        return int(callspec.params[NPROCS_FIXTURE])
+    return next(iter(read_marker(item).sizes), default)
+
+
+def parametrize_sizes(metafunc: pytest.Metafunc) -> None:
+    """One item per size where the marker has a list; a bad marker is left to `check_marker`."""
+    try:
+        marker = read_marker(metafunc.definition)
+    except MarkerError:
+        return
+    if marker.listed:
+        metafunc.fixturenames.append(NPROCS_FIXTURE)
+        ids = [f"nprocs={size}" for size in marker.sizes]
+        metafunc.parametrize(NPROCS_FIXTURE, marker.sizes, ids=ids, indirect=True)
+
+
+def check_marker(item: pytest.Item) -> None:
+    """Check the marker of a collected test.
+
+    Raises:
+        MarkerError: with the test's file and line.
+    """
+    if item.get_closest_marker("elastic") is None:
+        return
+    path, line, _ = item.reportinfo()
+    where = f"{path}:{(line or 0) + 1}"
+    try:
+        marker = read_marker(item)
+    except MarkerError as error:
+        raise MarkerError(error.text, where) from None
+    if not isinstance(item, pytest.Function):
+        kind = type(item).__name__
+        raise MarkerError(f"elastic() is for test functions and methods, not for a {kind}", where)
+    if marker.listed and not hasattr(item, "callspec"):
+        raise MarkerError("elastic(nprocs=[...]) is not for methods of unittest.TestCase", where)

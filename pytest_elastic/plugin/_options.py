@@ -1,0 +1,106 @@
+"""Options, their ini twins, and the one place that reads them.  Precedence: marker, command line, ini."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_elastic.report import PartialSkip
+
+START_METHODS = ("auto", "fork", "spawn")
+_CHOICES = {
+    "log": ("failed", "all", "none"),
+    "start_method": START_METHODS,
+    "partial_skip": ("fail", "skip", "pass"),
+    "leaks": ("warn", "fail"),
+}
+_INI = {
+    "nprocs": ("2", "ranks of a test that does not say how many"),
+    "timeout": ("60", "seconds for a test on ranks, 0 for none; starting the ranks is not counted"),
+    "start_timeout": ("60", "seconds for the ranks of a test to come up"),
+    "start_method": ("auto", "how ranks are made: auto, fork (from a process set aside) or spawn"),
+    "log": ("failed", "whose output is reported: failed, all or none"),
+    "partial_skip": ("fail", "what a skip on some of the ranks is: fail, skip or pass"),
+    "leaks": ("warn", "what a process that a passing test leaves behind is: warn or fail"),
+    "torch_threads": ("1", "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone"),
+}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare all of them."""
+    group = parser.getgroup("elastic", "tests on many ranks")
+    for name in ("nprocs", "timeout", "start_method", "log"):
+        flag = "--elastic-" + name.replace("_", "-")
+        metavar = {"nprocs": "N", "timeout": "SECONDS"}.get(name)
+        choices = _CHOICES.get(name)
+        group.addoption(flag, metavar=metavar, choices=choices, default=None, help=_INI[name][1])
+    for name, (default, text) in _INI.items():
+        parser.addini(f"elastic_{name}", text, type="string", default=default)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The run's settings; spans in seconds."""
+
+    nprocs: int
+    timeout: float
+    start_timeout: float
+    start_method: str
+    log: str
+    partial_skip: PartialSkip
+    leaks: str
+    torch_threads: int
+    live: bool
+    setup_show: bool
+    full_trace: bool
+
+    @classmethod
+    def read(cls, config: pytest.Config) -> Options:
+        """Read and check them.
+
+        Raises:
+            pytest.UsageError: a value that is not allowed; the text says which are.
+        """
+        return cls(
+            nprocs=int(_number(config, "nprocs", 1, whole=True)),
+            timeout=_number(config, "timeout", 0),
+            start_timeout=_number(config, "start_timeout", 0),
+            start_method=_choice(config, "start_method"),
+            log=_choice(config, "log"),
+            partial_skip=cast("PartialSkip", _choice(config, "partial_skip")),
+            leaks=_choice(config, "leaks"),
+            torch_threads=int(_number(config, "torch_threads", 0, whole=True)),
+            live=config.getoption("capture") == "no",
+            setup_show=bool(config.getoption("setupshow") or config.getoption("setuponly")),
+            full_trace=bool(config.getoption("fulltrace")),
+        )
+
+
+def _value(config: pytest.Config, name: str) -> tuple[str, Any]:
+    flag = f"--elastic-{name.replace('_', '-')}"
+    given = config.getoption(flag, None)
+    return (flag, given) if given is not None else (f"elastic_{name}", config.getini(f"elastic_{name}"))
+
+
+def _number(config: pytest.Config, name: str, least: int, whole: bool = False) -> float:
+    source, text = _value(config, name)
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number < float("inf"):
+        kind = "a whole number" if whole else "a number of seconds"
+        raise pytest.UsageError(f"{source}: {text!r} is not allowed; it must be {kind}, at least {least}")
+    return number
+
+
+def _choice(config: pytest.Config, name: str) -> str:
+    source, text = _value(config, name)
+    if text not in _CHOICES[name]:
+        raise pytest.UsageError(
+            f"{source}: {text!r} is not allowed; it must be one of {', '.join(_CHOICES[name])}"
+        )
+    return str(text)

@@ -1,0 +1,213 @@
+"""The runner in a rank: phases of an item on the launcher's orders, by pytest's own hooks.
+
+*Theory of operation.*  The rank runs the item inside `pytest_runtest_protocol`, so that every wrapper of it
+is in force (assertion details, warning filters, faulthandler), with one difference: what happens inside is
+not pytest's run of three phases but a loop over orders.  Reporting hooks are taken off, since the
+launcher reports; global capture is off, since the rank's descriptors are files of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.launch import RankProcess
+from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.plugin._stash import RANK
+from pytest_elastic.report import Outcome, PhaseReport
+
+_FORMER_CAPTURE = pytest.StashKey[object]()
+_REPORTING = (
+    "pytest_runtest_logstart",
+    "pytest_runtest_logreport",
+    "pytest_runtest_logfinish",
+    "pytest_exception_interact",
+    "pytest_warning_recorded",
+)
+_KINDS: dict[str, type[BaseException]] = {  # `xfail` first: it is a kind of `fail`.
+    "skip": pytest.skip.Exception,
+    "exit": pytest.exit.Exception,
+    "xfail": pytest.xfail.Exception,
+    "fail": pytest.fail.Exception,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunItem:
+    """Order: be ready for the phases of this item; `nextid` is the next one of this group."""
+
+    nodeid: str
+    nextid: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Order: run this phase and report."""
+
+    when: str
+
+
+def quieten(config: pytest.Config) -> None:
+    """Make this process one that reports nothing by itself; for a zygote or a spawned rank.
+
+    Three touches of pytest's inside, each for lack of a public way: hook implementations are taken off
+    one by one because unregistering their plugins would take fixtures along, and the capture manager is
+    told to hold nothing because its temporary file is one for all forks.
+    """
+    for name in _REPORTING:
+        hook = getattr(config.hook, name)
+        for implementation in hook.get_hookimpls():
+            hook._remove_plugin(implementation.plugin)
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        # Kept, since its files were never closed here, and Python would warn about each.
+        config.stash[_FORMER_CAPTURE] = capture._global_capturing
+        capture._global_capturing, capture._method = None, "no"
+        capture.start_global_capturing()
+
+
+class RankRunner:
+    """A plugin that is registered in ranks only."""
+
+    def __init__(self, session: pytest.Session, setup_show: bool) -> None:
+        self._items = {item.nodeid: item for item in session.items}
+        self._config, self._setup_show = session.config, setup_show
+        self._rank: RankProcess | None = None
+        self._subtests: list[Any] = []
+        self._warnings: list[tuple[Any, type, str, int]] = []
+        self._last: PhaseReport | None = None
+
+    def live(self, start: RankStart) -> int:
+        """A rank's life; the exit code."""
+        rank = self._rank = RankProcess(start)
+        self._config.stash[RANK] = rank
+        self._config.pluginmanager.register(self, "pytest_elastic_rank")
+        factory = getattr(self._config, "_tmp_path_factory", None)
+        if factory is not None and not start.job.payload:
+            base = factory.getbasetemp() / "ranks" / start.env["TORCHELASTIC_RUN_ID"] / str(rank.rank)
+            base.mkdir(parents=True, exist_ok=True)
+            factory._basetemp = base  # Ranks that number their directories in one place would collide.
+        return rank.live(self._obey)
+
+    def _obey(self, rank: RankProcess, order: RunItem) -> None:
+        item = self._items[order.nodeid]
+        if not getattr(item, "_request", True):  # It ran here before: pytest drops the request after a run.
+            item._initrequest()  # type: ignore[attr-defined]
+        nextitem = self._items.get(order.nextid) if order.nextid else None
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        if self._last is not None:
+            self._last.warnings, self._warnings = self._warnings, []
+            self._last.threads = sum(not thread.daemon for thread in threading.enumerate()) - 1
+            rank.channel.send(self._last)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        """Phases on order; the teardown's report is sent by `_obey`, once the warnings are known."""
+        assert self._rank is not None
+        self._last = None
+        while self._last is None:
+            phase, _ = self._rank.channel.wait()
+            report = self._run(item, phase.when, nextitem)
+            if phase.when == "teardown":
+                self._last = report
+            else:
+                self._rank.channel.send(report)
+        return True
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Subtests report through this hook."""
+        if report.failed:
+            self._subtests.append(report)
+
+    def pytest_warning_recorded(self, warning_message: Any) -> None:
+        """Collect for the launcher, which records them against the item."""
+        warning = warning_message
+        message = warning.message if _pickles(warning.message) else str(warning.message)
+        category = warning.category if _pickles(warning.category) else UserWarning
+        self._warnings.append((message, category, warning.filename, warning.lineno))
+
+    def _run(self, item: pytest.Item, when: Any, nextitem: pytest.Item | None) -> PhaseReport:
+        assert self._rank is not None
+        keywords: dict[str, Any] = {"nextitem": nextitem} if when == "teardown" else {}
+        hook = getattr(item.ihook, f"pytest_runtest_{when}")
+        written = io.StringIO()
+        if self._setup_show:
+            self._config.get_terminal_writer()._file = written
+        known = len(item.user_properties)
+        call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
+        report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        outcome = _outcome(call)
+        if self._subtests and outcome == "passed":
+            outcome, report = "failed", self._subtests[0]
+        self._subtests.clear()
+        return PhaseReport(
+            rank=self._rank.rank,
+            when=when,
+            outcome=outcome,
+            at=SYSTEM_CLOCK.monotonic(),
+            duration=call.duration,
+            data=self._serialise(report),
+            shown=written.getvalue(),
+            properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
+            **_describe(call, report),
+        )
+
+    def _serialise(self, report: Any) -> dict[str, Any]:
+        report.user_properties = []
+        data: dict[str, Any] = self._config.hook.pytest_report_to_serializable(
+            config=self._config, report=report
+        )
+        return data
+
+
+def _outcome(call: pytest.CallInfo[Any]) -> Outcome:
+    """The bare outcome: `xfail` marks are judged by the launcher, on the merged one."""
+    if call.excinfo is None:
+        return "passed"
+    if isinstance(call.excinfo.value, pytest.skip.Exception):
+        return "skipped"
+    return "exit" if isinstance(call.excinfo.value, pytest.exit.Exception) else "failed"
+
+
+def _describe(call: pytest.CallInfo[Any], report: Any) -> dict[str, Any]:
+    """The fields of a `PhaseReport` that say what was raised."""
+    crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr or "")
+    if call.excinfo is None:
+        return {"crash": crash, "details": {"text": str(report.longrepr or "")}}
+    error = call.excinfo.value
+    kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "")
+    place = getattr(report.longrepr, "reprcrash", None)
+    if kind == "skip":
+        crash = str(error.msg)  # type: ignore[attr-defined]
+    details = {
+        "kind": kind,
+        "msg": str(getattr(error, "msg", "")),
+        "pytrace": getattr(error, "pytrace", True),
+        "returncode": getattr(error, "returncode", None),
+        "text": str(report.longrepr or ""),
+    }
+    return {
+        "crash": crash,
+        "place": f"{place.path}:{place.lineno}" if place is not None else "",
+        "error": pickle.dumps(error) if not kind and _pickles(error) else None,
+        "error_type": type(error).__name__,
+        "details": details,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _pickles(value: object) -> bool:
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,24 @@
+"""Keys of what the plugin keeps on pytest's objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+# The types are for readers and type checkers only: at run time these modules are not loaded yet.
+if TYPE_CHECKING:
+    from pytest_elastic.launch import Launchers, RankProcess
+    from pytest_elastic.plugin._census import ThreadCensus
+    from pytest_elastic.plugin._controller import Conductor
+    from pytest_elastic.report import Verdict
+
+# On the config of a run.
+CENSUS: pytest.StashKey[ThreadCensus] = pytest.StashKey()
+LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
+CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
+# On the config of a rank.
+RANK: pytest.StashKey[RankProcess] = pytest.StashKey()
+# On an item: seconds from pytest-timeout and whether they are for the call phase only; the last verdict.
+TIMEOUT: pytest.StashKey[tuple[float, bool]] = pytest.StashKey()
+VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()

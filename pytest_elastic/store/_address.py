@@ -1,0 +1,102 @@
+"""Where a server listens: `unix:/path` in a directory of its own, or `tcp://host:port`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+
+_LONGEST_PATH = 100  # A unix socket's path has 107 bytes on Linux, 103 elsewhere.
+_BACKLOG = 128
+
+
+class UnixListener:
+    """A unix socket that only this user can reach: mode 0600 in a new directory of mode 0700.
+
+    Attributes:
+        address: what a `RemoteStore` takes.
+        socket: the listening socket, non-blocking.
+    """
+
+    def __init__(self) -> None:
+        import tempfile
+
+        self._folder = tempfile.mkdtemp(prefix="elastic-")
+        if len(os.fsencode(self._folder)) > _LONGEST_PATH - len("/store"):
+            os.rmdir(self._folder)
+            self._folder = tempfile.mkdtemp(prefix="elastic-", dir="/tmp")
+        self._path = os.path.join(self._folder, "store")
+        self.address = f"unix:{self._path}"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(self._path)
+        os.chmod(self._path, 0o600)
+        self.socket.listen(_BACKLOG)
+        self.socket.setblocking(False)
+
+    def refusal(self, peer: socket.socket) -> str:
+        """Why this peer is not served; empty if it is."""
+        user = peer_user(peer)
+        return "" if user == os.geteuid() else f"user {user} is not the owner of this store"
+
+    def close(self) -> None:
+        """Stop listening and leave no file."""
+        self.socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+            os.rmdir(self._folder)
+
+
+class TcpListener:
+    """A TCP port that the system chooses."""
+
+    def __init__(self, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.socket = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+        self.socket.setblocking(False)
+        name = f"[{host}]" if ":" in host else host
+        self.address = f"tcp://{name}:{self.socket.getsockname()[1]}"
+
+    def refusal(self, peer: socket.socket) -> str:
+        """Empty: whoever has the token is served."""
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return ""
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close()
+
+
+def peer_user(peer: socket.socket) -> int:
+    """The user id of the process at the other end of a unix socket, as of when it connected."""
+    if not hasattr(socket, "SO_PEERCRED"):  # Not Linux: the directory's mode is what keeps others out.
+        return os.geteuid()
+    credentials = struct.Struct("3i")
+    user: int = credentials.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))[
+        1
+    ]
+    return user
+
+
+def connect(address: str, timeout: float) -> socket.socket:
+    """A connected, blocking socket.
+
+    Raises:
+        ValueError: the address is neither kind.
+        OSError: nobody is there within `timeout` seconds.
+    """
+    if address.startswith("unix:"):
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        end.settimeout(timeout)
+        try:
+            end.connect(address.removeprefix("unix:"))
+        except BaseException:
+            end.close()
+            raise
+        return end
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not colon or not port.isdecimal():
+        raise ValueError(f"a store's address is unix:/path or tcp://host:port, not {address!r}")
+    end = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return end

@@ -1,0 +1,144 @@
+"""One client of a served store, as the server sees it: its bytes in and out, and what it waits for."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Hashable
+
+from pytest_elastic.store._state import Waiter
+from pytest_elastic.store._wire import MAX_FRAME, MAX_GREETING, Frames, WireError
+
+_CHUNK = 64 * 2**10
+_AHEAD = 2**20  # Bytes that a client may send while it waits for an answer.
+_SPARE_DESCRIPTORS = 4
+_SPACE = socket.CMSG_SPACE(_SPARE_DESCRIPTORS * array.array("i").itemsize)
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Connection:
+    """A non-blocking socket with a bounded memory.
+
+    Attributes:
+        label: whose it is, as `StoreServer.pair` was told.
+        greeted: whether it has said the version and the token.
+        waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
+        backlog: frames that came while it had no answer to an earlier one.
+    """
+
+    def __init__(self, end: socket.socket, label: Hashable) -> None:
+        end.setblocking(False)
+        self.socket, self.label = end, label
+        self.greeted = False
+        self.waiter: Waiter | None = None
+        self.deadline = self.started = self.timeout = 0.0
+        self.backlog: deque[bytes] = deque()
+        self._frames = Frames(MAX_GREETING)
+        self._chunk = MAX_GREETING
+        self._out = memoryview(b"")
+
+    @property
+    def open(self) -> bool:
+        return self.socket.fileno() >= 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is owed; the next request is not looked at before."""
+        return self.waiter is not None or bool(self._out)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the client does not take its answer, so that nothing more is read from it."""
+        return bool(self._out)
+
+    def greet(self) -> None:
+        """It may send frames of the full size from now on."""
+        self.greeted = True
+        self._frames.limit, self._chunk = MAX_FRAME, _CHUNK
+
+    def receive(self) -> list[bytes]:
+        """The frames that are whole now.
+
+        Raises:
+            OSError: the client is gone.
+            WireError: it broke the protocol.
+        """
+        try:
+            data = self._read()
+        except (BlockingIOError, InterruptedError):
+            return []
+        if not data:
+            raise ConnectionResetError("the client hung up")
+        frames = self._frames.feed(data)
+        if (
+            self.busy
+            and sum(map(len, self.backlog)) + sum(map(len, frames)) + len(self._frames.held) > _AHEAD
+        ):
+            raise WireError(f"more than {_AHEAD} bytes sent ahead of an answer")
+        return frames
+
+    def send(self, frame: bytes) -> None:
+        """Send an answer, the rest of it later if the client is slow; `OSError` if it is gone."""
+        try:
+            sent = self.socket.send(frame)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(frame):
+            self._out = memoryview(frame)[sent:]
+
+    def flush(self) -> None:
+        """Send more of the rest."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            self._out = self._out[self.socket.send(self._out) :]
+        if not self._out:
+            self._out = memoryview(b"")  # Lets go of the answer's memory.
+
+    def adopted(self) -> socket.socket | None:
+        """The socket that came with an `ADOPT` frame; only a `Door` can have one."""
+        return None
+
+    def close(self) -> None:
+        """End it for every process that holds a copy of either end."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _read(self) -> bytes:
+        return self.socket.recv(self._chunk)
+
+
+class Door(Connection):
+    """The end of a socket pair, over which a client hands in further connections."""
+
+    def __init__(self, end: socket.socket, label: Hashable) -> None:
+        super().__init__(end, label)
+        self._descriptors: list[int] = []
+
+    def adopted(self) -> socket.socket | None:
+        # None came if this process has no descriptor left; the client then finds the other end closed.
+        if not self._descriptors:
+            return None
+        end = socket.socket(fileno=self._descriptors.pop(0))
+        if end.family == socket.AF_UNIX and end.type == socket.SOCK_STREAM:
+            return end
+        end.close()
+        return None
+
+    def close(self) -> None:
+        super().close()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _read(self) -> bytes:
+        data, messages, _, _ = self.socket.recvmsg(self._chunk, _SPACE, _CLOSE_ON_EXEC)
+        for level, kind, content in messages:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+                self._descriptors.extend(numbers)
+        if len(self._descriptors) > _SPARE_DESCRIPTORS:
+            raise WireError("more descriptors than sockets handed in")
+        return data

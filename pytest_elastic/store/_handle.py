@@ -1,0 +1,205 @@
+"""What all our stores share: arguments are checked and timeouts are counted here, once.
+
+A `Handle` turns a call into `_call(name, ...)` for an operation that answers at once, or
+`_block(seconds, name, ...)` for one that may wait; its arguments are then `str` keys, `bytes` values and
+numbers.  Carriers implement these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from pytest_elastic.clock import to_seconds
+from pytest_elastic.errors import DistStoreError
+from pytest_elastic.store._api import Key, Span, Value
+from pytest_elastic.store._arguments import (
+    Arrival,
+    Brief,
+    as_amount,
+    as_key,
+    as_keys,
+    as_span,
+    as_value,
+    as_values,
+    as_world_size,
+)
+
+DEFAULT_TIMEOUT = timedelta(seconds=300)
+_NAMED = 16
+
+
+class Handle:
+    """One way into a store's data, with a timeout of its own (300 s at first).
+
+    Errors of every operation: `TypeError` and `ValueError` name the argument, before anything changed.
+    """
+
+    def __init__(self, timeout: Span = DEFAULT_TIMEOUT) -> None:
+        self.set_timeout(timeout)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be pickled or copied; `clone()` shares its data")
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long an operation of this handle may block; see `set_timeout`."""
+        return self._timeout
+
+    def set_timeout(self, timeout: Span) -> None:
+        """For operations that begin after this; zero and less look once and do not block."""
+        self._timeout = as_span(timeout)
+        self._seconds = self._timeout.total_seconds()
+
+    def set(self, key: Key, value: Value) -> None:
+        """Store the value, whatever was there."""
+        self._call("set", as_key(key), as_value(value))
+
+    def get(self, key: Key) -> bytes:
+        """The value; waits for the key.
+
+        Raises:
+            DistStoreError: it did not come within the timeout.
+        """
+        answer: bytes = self._block(self._seconds, "get", as_key(key))
+        return answer
+
+    def add(self, key: Key, amount: int) -> int:
+        """Add to the number that the value spells in decimal, 0 where there is none.
+
+        Returns:
+            The sum, which wraps as signed 64-bit numbers do.
+
+        Raises:
+            ValueError: the value has no digits.
+            IndexError: it does not fit 64 bits.
+        """
+        if type(amount) is Arrival:
+            answer: int = self._call("arrive", as_key(key), amount.rank)
+        else:
+            answer = self._call("add", as_key(key), as_amount(amount))
+        return answer
+
+    def compare_set(self, key: Key, expected: Value, desired: Value) -> bytes:
+        """Store `desired` if the value is `expected`, or if there is none and `expected` is empty.
+
+        Returns:
+            `desired` if it was stored, else the present value, else (there is none) `expected`.
+        """
+        arguments = as_key(key), as_value(expected, "expected"), as_value(desired, "desired")
+        answer: bytes = self._call("compare_set", *arguments)
+        return answer
+
+    def wait(self, keys: Iterable[Key], timeout: Span | None = None) -> None:
+        """Block until all keys exist, as values or as queues.
+
+        Raises:
+            DistStoreError: they did not within `timeout` (the store's own where none is given).
+        """
+        seconds = self._seconds if timeout is None else to_seconds(timeout)
+        if type(keys) is Brief:
+            seconds = min(seconds, keys.seconds)
+        self._block(seconds, "wait", as_keys(keys))
+
+    def check(self, keys: Iterable[Key]) -> bool:
+        """Whether all keys exist now, as values or as queues."""
+        answer: bool = self._call("check", as_keys(keys))
+        return answer
+
+    def delete_key(self, key: Key) -> bool:
+        """Remove the value (not the queue) of this name; whether there was one."""
+        answer: bool = self._call("delete_key", as_key(key))
+        return answer
+
+    def append(self, key: Key, value: Value) -> None:
+        """Put bytes at the value's end; creates it."""
+        self._call("append", as_key(key), as_value(value))
+
+    def multi_set(self, keys: Iterable[Key], values: Iterable[Value]) -> None:
+        """Store all at once; of a repeated key the last counts.
+
+        Raises:
+            ValueError: not as many values as keys.
+        """
+        names, contents = as_keys(keys), as_values(values)
+        if len(names) != len(contents):
+            raise ValueError(f"multi_set: {len(names)} keys but {len(contents)} values")
+        self._call("multi_set", names, contents)
+
+    def multi_get(self, keys: Iterable[Key]) -> list[bytes]:
+        """The values in the order asked; waits for all keys, under one deadline.
+
+        Raises:
+            DistStoreError: some did not come within the timeout.
+        """
+        answer: list[bytes] = self._block(self._seconds, "multi_get", as_keys(keys))
+        return answer
+
+    def num_keys(self) -> int:
+        """How many values there are."""
+        answer: int = self._call("num_keys")
+        return answer
+
+    def list_keys(self) -> list[str]:
+        """The keys that have a value, in any order."""
+        answer: list[str] = self._call("list_keys")
+        return answer
+
+    def queue_push(self, key: Key, value: Value) -> None:
+        """Put an element at the queue's end."""
+        self._call("queue_push", as_key(key), as_value(value))
+
+    def queue_pop(self, key: Key, block: bool = True) -> bytes:
+        """The queue's first element; poppers are served in the order in which they came.
+
+        Raises:
+            QueueEmptyError: there is none and `block` is false.
+            DistStoreError: none came within the timeout.
+        """
+        answer: bytes = self._block(self._seconds, "queue_pop", as_key(key), bool(block))
+        return answer
+
+    def queue_len(self, key: Key) -> int:
+        """How many elements the queue has, 0 where there is none."""
+        answer: int = self._call("queue_len", as_key(key))
+        return answer
+
+    def barrier(self, key: Key, world_size: int, timeout: Span | None = None) -> None:
+        """Block until `world_size` calls with this key were made; later ones pass at once.
+
+        Raises:
+            DistStoreError: they were not within `timeout` (the store's own where none is given).
+        """
+        seconds = self._seconds if timeout is None else to_seconds(timeout)
+        self._block(seconds, "barrier", as_key(key), as_world_size(world_size))
+
+    def has_extended_api(self) -> bool:
+        """Always: `append`, `multi_get`, `multi_set` and the queues are there."""
+        return True
+
+    def members(self, key: Key) -> list[int]:
+        """The ranks that `add`ed an `Arrival` to this key, in their order; `barrier` asks for them."""
+        answer: list[int] = self._call("members", as_key(key))
+        return answer
+
+
+def members_of(store: Any, key: str) -> list[int] | None:
+    """The ranks that `add`ed an `Arrival` to this key; `None` where the store is none of ours."""
+    ask = getattr(store, "members", None)
+    ranks: list[int] | None = None if ask is None else ask(key)
+    return ranks
+
+
+def timeout_error(keys: tuple[str, ...], timeout: float, elapsed: float) -> DistStoreError:
+    """The error of a wait that ended without these keys; both spans are in seconds."""
+    names = ", ".join(map(repr, keys[:_NAMED]))
+    rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    text = f"Wait timeout after {elapsed * 1000:.0f} ms, missing keys: {names}{rest}"
+    return DistStoreError(text, keys=keys, timeout=timeout, elapsed=elapsed)

@@ -1,0 +1,96 @@
+"""The store of the threads of one process."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.store._handle import Handle, timeout_error
+from pytest_elastic.store._state import StoreState, Waiter
+
+
+class _Data:
+    """What the clones of a store share: the state, its lock, and a bell (a held lock) for each waiter."""
+
+    def __init__(self) -> None:
+        self.state = StoreState(wake="level")
+        self.lock = threading.Lock()
+        self.bells: dict[Waiter, threading.Lock] = {}
+
+    def ring(self) -> None:
+        """Wake those whom the last write concerns; the caller holds the lock."""
+        for waiter in self.state.woken:
+            self.bells[waiter].release()
+        self.state.woken.clear()
+
+    def hang_bell(self, waiter: Waiter) -> threading.Lock:
+        bell = self.bells[waiter] = threading.Lock()
+        bell.acquire()
+        return bell
+
+    def forget(self, waiter: Waiter) -> None:
+        """Nobody waits for this one any more."""
+        self.state.abandon(waiter)
+        self.bells.pop(waiter, None)
+        self.ring()
+
+
+class HashStore(Handle):
+    """A store for any number of threads of one process.
+
+    Operations are atomic.  A waiter that was woken looks again, so it may miss a key that was deleted at
+    once.  Threads that share one object share its timeout, which `barrier` and `synchronize` change while
+    they run: give each thread a `clone()`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._data = _Data()
+
+    def clone(self) -> HashStore:
+        """A handle on the same data with its own timeout, equal at first."""
+        other = HashStore()
+        other._data = self._data
+        other.set_timeout(self._timeout)
+        return other
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        data = self._data
+        with data.lock:
+            answer = getattr(data.state, name)(*arguments)
+            if data.state.woken:
+                data.ring()
+        return answer
+
+    def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        data = self._data
+        with data.lock:
+            answer = getattr(data.state, name)(*arguments)
+            if data.state.woken:
+                data.ring()
+            if not isinstance(answer, Waiter):
+                return answer
+            bell = data.hang_bell(answer)
+        answer.client = threading.get_ident()
+        return _wait(data, answer, bell, seconds)
+
+
+def _wait(data: _Data, waiter: Waiter, bell: threading.Lock, seconds: float) -> Any:
+    """Wait for the bell until the waiter is done; whatever ends this, the waiter is forgotten."""
+    started = SYSTEM_CLOCK.monotonic()
+    deadline = Deadline(started + seconds)
+    try:
+        while True:
+            bell.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
+            with data.lock:
+                if data.state.resume(waiter):
+                    del data.bells[waiter]
+                    return waiter.result
+                if deadline.passed():
+                    elapsed = SYSTEM_CLOCK.monotonic() - started
+                    raise timeout_error(data.state.missing(waiter), seconds, elapsed)
+    except BaseException:
+        with data.lock:
+            data.forget(waiter)
+        raise

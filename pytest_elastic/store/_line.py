@@ -1,0 +1,225 @@
+"""The client's connections to a served store: one for each thread, made at its first use."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import threading
+import weakref
+from typing import Any, NoReturn, Protocol
+
+from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.store._address import connect
+from pytest_elastic.store._fork import watch
+from pytest_elastic.store._wire import ADOPT, GREETING, VERSION, Frames, WireError, unpack_answer
+
+GRACE = 5  # Seconds after an operation's own timeout until a silent server is given up.
+
+_CHUNK = 64 * 2**10
+_SIZE = struct.Struct(">I")
+_GRACE_OPTION = struct.pack("ll", GRACE, 0)
+_LONGEST_POLL = 2**31 - 1  # Milliseconds, 24 days.
+
+
+class Line:
+    """One connection, for one thread.  Closes itself when it is forgotten, or when anything goes wrong.
+
+    Attributes:
+        open: whether it can be used.
+    """
+
+    def __init__(self, end: socket.socket, address: str) -> None:
+        end.settimeout(None)
+        # The kernel's own timeouts cost no system call, unlike Python's.
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _GRACE_OPTION)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _GRACE_OPTION)
+        os.set_inheritable(end.fileno(), False)
+        self._end, self._address = end, address
+        self.open = True
+
+    def __del__(self) -> None:
+        self._end.close()
+
+    def close(self) -> None:
+        """Hang up; also for a thread that waits on it."""
+        self.open = False
+        try:
+            self._end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._end.close()
+
+    def let_go(self) -> None:
+        """Close this process's descriptor only."""
+        self.open = False
+        self._end.close()
+
+    def exchange(self, frame: bytes, seconds: float) -> bytes:
+        """Send a request and wait for its answer, `GRACE` longer than `seconds`.
+
+        Raises:
+            DistNetworkError: the server is gone, silent, or broke the protocol; the line is closed then.
+        """
+        try:
+            self._end.sendall(frame)
+            answer = self._receive(seconds)
+        except BlockingIOError:
+            self._fail(f"has been silent for {GRACE} s after the operation's own timeout")
+        except OSError as error:
+            self._fail(f"is gone: {error}")
+        except WireError as error:
+            self._fail(f"broke the protocol: {error}")
+        except BaseException:
+            self.close()  # The answer would be taken for the next request's.
+            raise
+        return answer
+
+    def hand_in(self, end: socket.socket) -> None:
+        """Send the server a socket to serve; there is no answer."""
+        try:
+            socket.send_fds(self._end, [ADOPT.pack(())], [end.fileno()])
+        except OSError as error:
+            self._fail(f"is gone: {error}")
+
+    def _receive(self, seconds: float) -> bytes:
+        frames = Frames()
+        while True:
+            try:
+                data = self._end.recv(_CHUNK)
+            except BlockingIOError:
+                self._await_more(seconds)
+                data = self._end.recv(_CHUNK)
+            if not data:
+                raise ConnectionResetError("it hung up")
+            answers = frames.feed(data)
+            if answers:
+                if len(answers) > 1 or frames.held:
+                    raise WireError("more than one answer")
+                return answers[0]
+
+    def _await_more(self, seconds: float) -> None:
+        """`GRACE` has passed in silence: wait for the operation's own timeout."""
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        if not poll.poll(min(max(seconds, 0.0) * 1000, _LONGEST_POLL)):
+            raise BlockingIOError
+
+    def _fail(self, what: str) -> NoReturn:
+        self.close()
+        raise DistNetworkError(f"the store's server at {self._address} {what}") from None
+
+
+class Dialer(Protocol):
+    """Makes new lines to one server; used by one thread at a time."""
+
+    def dial(self) -> Line:
+        """A new line that has been greeted; `DistNetworkError` where it cannot be had."""
+
+    def after_fork(self) -> None:
+        """In a forked child."""
+
+    def close(self) -> None:
+        """No line will be needed any more."""
+
+
+class AddressDialer:
+    """Connects to an address."""
+
+    def __init__(self, address: str, token: str | None) -> None:
+        self._address, self._token = address, token or ""
+
+    def dial(self) -> Line:
+        try:
+            end = connect(self._address, GRACE)
+        except OSError as error:
+            raise DistNetworkError(f"no store's server at {self._address}: {error}") from None
+        line = Line(end, self._address)
+        _greet(line, self._token)
+        return line
+
+    def after_fork(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class PairDialer:
+    """Makes socket pairs, and hands their other ends in over the first one (the door)."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._door = Line(end, "a socket pair")
+        self._greeted = self._forked = False
+
+    def dial(self) -> Line:
+        if self._forked:
+            raise DistNetworkError(
+                "this process was forked from one that has the store over a socket pair, which they cannot"
+                " share: make a RemoteStore from the server's address, or from a new pair"
+            )
+        if not self._greeted:
+            _greet(self._door, "")
+            self._greeted = True
+        ours, theirs = socket.socketpair()
+        line = Line(ours, "a socket pair")
+        with theirs:
+            self._door.hand_in(theirs)
+        return line
+
+    def after_fork(self) -> None:
+        self._forked = True
+        self._door.let_go()
+
+    def close(self) -> None:
+        self._door.close()
+
+
+def _greet(line: Line, token: str) -> None:
+    greeting = GREETING.pack((VERSION, token.encode()))
+    unpack_answer(GREETING, line.exchange(greeting, 0.0))
+
+
+class Lines:
+    """One line for each thread of this process."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+        self._lock = threading.Lock()
+        self._closed = False
+        self._all: weakref.WeakSet[Line] = weakref.WeakSet()
+        self._local: Any = threading.local()
+        watch(self)
+
+    def mine(self) -> Line:
+        """The calling thread's line."""
+        line: Line | None = getattr(self._local, "line", None)
+        if line is None or not line.open:
+            line = self._local.line = self._dial()
+        return line
+
+    def close(self) -> None:
+        """Hang up all lines; operations that wait on them raise."""
+        with self._lock:
+            self._closed = True
+            for line in list(self._all):
+                line.close()
+            self._dialer.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: none of the lines is ours."""
+        self._lock = threading.Lock()
+        for line in list(self._all):
+            line.let_go()
+        self._all.clear()
+        self._local = threading.local()
+        self._dialer.after_fork()
+
+    def _dial(self) -> Line:
+        with self._lock:
+            if self._closed:
+                raise DistNetworkError("this store has been closed")
+            line = self._dialer.dial()
+            self._all.add(line)
+            return line

@@ -1,0 +1,185 @@
+"""A store that answers what the test says, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from pytest_elastic.store._api import Key, Span, Value
+from pytest_elastic.store._arguments import as_span
+
+Call = tuple[Any, ...]
+
+_OPERATIONS = {"timeout", "set_timeout", "set", "get", "add", "compare_set", "wait", "check", "delete_key"}
+_OPERATIONS |= {"append", "multi_set", "multi_get", "num_keys", "list_keys", "barrier", "clone"}
+_OPERATIONS |= {"queue_push", "queue_pop", "queue_len", "has_extended_api"}
+
+
+class Recorder:
+    """Notes each operation in `ops` as a tuple of its name and its arguments, as they were passed.
+
+    Calls may come from any thread; `ops` is then in the order in which they began.  A spare argument that
+    was left out is noted only where torch's stores have it: `("wait", keys)` but `("queue_pop", key, True)`
+    and `("barrier", key, world_size, None)`.
+
+    Attributes:
+        ops: the notes; may be set to a new list at any time.
+    """
+
+    def __init__(self) -> None:
+        self.ops: list[Call] = []
+        self._errors: dict[str, deque[BaseException | type[BaseException]]] = {}
+        self._delays: dict[str, float] = {}
+        self._drops: list[tuple[str, object]] = []
+
+    def fail(self, op: str, error: BaseException | type[BaseException], times: int = 1) -> None:
+        """Raise `error` at the next `times` calls of this operation, which are noted but have no effect.
+
+        Raises:
+            ValueError: there is no such operation (of these three methods).
+        """
+        self._errors.setdefault(_known(op), deque()).extend([error] * times)
+
+    def delay(self, op: str, seconds: float) -> None:
+        """Let each call of this operation sleep before it does anything else."""
+        self._delays[_known(op)] = seconds
+
+    def drop(self, op: str, key: object = None) -> None:
+        """Let calls of this operation (with this first argument, if one is given) be noted, and no more."""
+        self._drops.append((_known(op), key))
+
+    @property
+    def timeout(self) -> timedelta:
+        span: timedelta = self._play("timeout")
+        return span
+
+    def set_timeout(self, timeout: Span) -> None:
+        self._play("set_timeout", timeout)
+
+    def set(self, key: Key, value: Value) -> None:
+        self._play("set", key, value)
+
+    def get(self, key: Key) -> Any:
+        return self._play("get", key)
+
+    def add(self, key: Key, amount: int) -> Any:
+        return self._play("add", key, amount)
+
+    def compare_set(self, key: Key, expected: Value, desired: Value) -> Any:
+        return self._play("compare_set", key, expected, desired)
+
+    def wait(self, keys: Iterable[Key], timeout: Span | None = None) -> Any:
+        return self._play("wait", keys) if timeout is None else self._play("wait", keys, timeout)
+
+    def check(self, keys: Iterable[Key]) -> Any:
+        return self._play("check", keys)
+
+    def delete_key(self, key: Key) -> Any:
+        return self._play("delete_key", key)
+
+    def append(self, key: Key, value: Value) -> None:
+        self._play("append", key, value)
+
+    def multi_set(self, keys: Iterable[Key], values: Iterable[Value]) -> None:
+        self._play("multi_set", keys, values)
+
+    def multi_get(self, keys: Iterable[Key]) -> Any:
+        return self._play("multi_get", keys)
+
+    def num_keys(self) -> Any:
+        return self._play("num_keys")
+
+    def list_keys(self) -> Any:
+        return self._play("list_keys")
+
+    def queue_push(self, key: Key, value: Value) -> None:
+        self._play("queue_push", key, value)
+
+    def queue_pop(self, key: Key, block: bool = True) -> Any:
+        return self._play("queue_pop", key, block)
+
+    def queue_len(self, key: Key) -> Any:
+        return self._play("queue_len", key)
+
+    def barrier(self, key: Key, world_size: int, timeout: Span | None = None) -> Any:
+        return self._play("barrier", key, world_size, timeout)
+
+    def has_extended_api(self) -> Any:
+        return self._play("has_extended_api")
+
+    def clone(self) -> Any:
+        return self._play("clone")
+
+    def _play(self, name: str, *arguments: Any) -> Any:
+        self.ops.append((name, *arguments))
+        if name in self._delays:
+            time.sleep(self._delays[name])
+        error = self._next_error(name)
+        if error is not None:
+            raise error
+        if any(op == name and key in (None, *arguments[:1]) for op, key in self._drops):
+            return None
+        return self._answer(name, arguments)
+
+    def _next_error(self, name: str) -> BaseException | type[BaseException] | None:
+        try:
+            return self._errors[name].popleft()
+        except (KeyError, IndexError):
+            return None
+
+    def _answer(self, name: str, arguments: Call) -> Any:
+        raise NotImplementedError
+
+
+class MockStore(Recorder):
+    """A store without data: every operation is noted and answered at once.
+
+    Args:
+        answers: an operation's name and its answer: a value, a callable of the operation's arguments, or an
+            iterator of which each call takes one.  `timeout` is seconds or a `timedelta`; `multi_get`
+            answers as `get` does for each key, unless it is given.
+
+    Raises:
+        ValueError: there is no operation of such a name.
+    """
+
+    def __init__(self, **answers: Any) -> None:
+        super().__init__()
+        self._answers: dict[str, Any] = {
+            "timeout": 1234,
+            "get": b"value",
+            "add": 3,
+            "compare_set": lambda key, expected, desired: desired,
+            "check": True,
+            "delete_key": True,
+            "num_keys": 0,
+            "list_keys": [],
+            "multi_get": lambda keys: [self._reply("get", (key,)) for key in keys],
+            "queue_pop": lambda key, block: self._reply("get", (key,)),
+            "queue_len": 0,
+            "has_extended_api": True,
+            "clone": self,
+        }
+        self._answers.update({_known(name): answer for name, answer in answers.items()})
+
+    def _answer(self, name: str, arguments: Call) -> Any:
+        answer = self._reply(name, arguments)
+        return as_span(answer) if name == "timeout" else answer
+
+    def _reply(self, name: str, arguments: Call) -> Any:
+        answer: Any = self._answers.get(name)
+        if hasattr(answer, "__next__"):
+            try:
+                return next(answer)
+            except StopIteration:
+                raise AssertionError(f"MockStore has no more answers for {name!r}") from None
+        return answer(*arguments) if callable(answer) else answer
+
+
+def _known(name: str) -> str:
+    if name not in _OPERATIONS:
+        raise ValueError(f"a store has no operation {name!r}; it has {', '.join(sorted(_OPERATIONS))}")
+    return name

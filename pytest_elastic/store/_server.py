@@ -1,0 +1,207 @@
+"""A store that other threads and other processes use."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from functools import partial
+
+from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.store._address import TcpListener, UnixListener
+from pytest_elastic.store._api import Span
+from pytest_elastic.store._client import RemoteStore
+from pytest_elastic.store._fork import watch
+from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._service import Service
+from pytest_elastic.store._state import StoreState
+
+_CLOSING_TIME = 1.0
+_SHORTEST_TOKEN = 16
+
+
+class StoreServer:
+    """Serves one `StoreState(wake="latched")` from one thread; `start` it, or `poll` it from a loop.
+
+    Everything but `poll` may be called from any thread.  A context manager, which starts and closes.
+    Nothing listens until `address` is asked for; ranks that were given a `pair` need no address.
+
+    Attributes:
+        state: the data and the waiters; only the serving thread may touch it while it runs.
+    """
+
+    def __init__(self, timeout: Span = DEFAULT_TIMEOUT) -> None:
+        self.state = StoreState(wake="latched")
+        self._timeout = timeout
+        self._host: str | None = None
+        self._listener: UnixListener | TcpListener | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ear.setblocking(False)
+        self._service = Service(self.state)
+        self._service.watch(self._ear, self._obey)
+        self._closing = self._closed = self._forked = False
+        watch(self)
+
+    @classmethod
+    def over_tcp(
+        cls, host: str = "127.0.0.1", token: str | None = None, timeout: Span = DEFAULT_TIMEOUT
+    ) -> StoreServer:
+        """A server whose `address` is a TCP port that the system chooses.
+
+        Args:
+            host: the interface to listen on.
+            token: 16 bytes or more that clients must show; made at random where none is given.
+            timeout: of the handles that `store` gives.
+
+        Raises:
+            ValueError: the token is too short.
+        """
+        if token is not None and len(token.encode()) < _SHORTEST_TOKEN:
+            raise ValueError(f"a token has {_SHORTEST_TOKEN} bytes or more, not {len(token.encode())}")
+        server = cls(timeout)
+        server._host = host
+        server._service.token = os.urandom(_SHORTEST_TOKEN).hex() if token is None else token
+        return server
+
+    def __enter__(self) -> StoreServer:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def token(self) -> str:
+        """What clients must know; empty on a unix socket, whose file only this user can reach."""
+        return self._service.token
+
+    @property
+    def address(self) -> str:
+        """What `RemoteStore` takes, in any process; the server listens from the first look on.
+
+        Raises:
+            DistNetworkError: the server is closed.
+        """
+        with self._lock:
+            if self._forked and self._listener is not None:
+                return self._listener.address
+            self._check_open()
+            if self._listener is None:
+                self._listener = UnixListener() if self._host is None else TcpListener(self._host)
+                self._order(partial(self._service.listen, self._listener))
+            return self._listener.address
+
+    def start(self) -> None:
+        """Serve from a thread, until `close`; a second call does nothing."""
+        with self._lock:
+            self._check_open()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
+                self._thread.start()
+
+    def poll(self, timeout: float = 0.0) -> None:
+        """Serve what is ready from the calling thread, and wait for it at most `timeout` seconds.
+
+        For a server that was not started.  Always the same thread must call it.
+        """
+        self._service.poll(timeout)
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when `poll` has something to do other than to end a wait."""
+        return self._service.fileno()
+
+    def pair(self, label: Hashable = None) -> socket.socket:
+        """The client's end of a new socket pair, for a `RemoteStore` here or in another process.
+
+        Args:
+            label: whose it is: further connections of that client inherit it, and `drop` takes it.
+
+        Raises:
+            DistNetworkError: the server is closed.
+            OSError: no descriptor is left.
+        """
+        with self._lock:
+            self._check_open()
+            ours, theirs = socket.socketpair()
+            self._order(partial(self._service.add_door, ours, label))
+        return theirs
+
+    def store(self, label: Hashable = None) -> RemoteStore:
+        """A handle for this process, over a socket pair."""
+        return RemoteStore(self.pair(label), timeout=self._timeout)
+
+    def drop(self, label: Hashable) -> None:
+        """Forget the connections with this label before any later request is served.
+
+        For a client that has exited: another process may hold a copy of its sockets.
+        """
+        with self._lock:
+            if not self._closing:
+                self._order(partial(self._service.drop, label))
+
+    def close(self) -> None:
+        """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""
+        with self._lock:
+            self._closing = True
+            thread, self._thread = self._thread, None
+            self._ring()
+        if thread is None:
+            self._end()
+        elif thread is not threading.current_thread():
+            thread.join(_CLOSING_TIME)
+
+    def after_fork(self) -> None:
+        """In a forked child: the server is the parent's."""
+        self._forked = not self._closing
+        self._closing = self._closed = True
+        self._thread = None
+        self._lock = threading.Lock()
+        for end in (self._bell, self._ear, *([self._listener.socket] if self._listener else [])):
+            end.close()
+        self._service.let_go()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._service.poll(math.inf)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closing = self._closed = True
+        self._obey()  # A pair that was ordered in the last moment is hung up on like the others.
+        self._service.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._bell.close()
+        self._ear.close()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise DistNetworkError("the store's server is closed")
+
+    def _order(self, act: Callable[[], None]) -> None:
+        """Have the serving thread do this next; the caller holds the lock."""
+        self._orders.append(act)
+        self._ring()
+
+    def _ring(self) -> None:
+        with suppress(OSError):  # Full: it rings already.  Closed: nobody needs to hear it.
+            self._bell.send(b"!")
+
+    def _obey(self, events: int = 0) -> None:
+        with suppress(BlockingIOError):
+            self._ear.recv(4096)
+        while self._orders:
+            self._orders.popleft()()

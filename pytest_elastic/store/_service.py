@@ -1,0 +1,334 @@
+"""The loop of a served store: one thread, one state, any number of connections.
+
+*Theory of operation.*  Requests are applied in the order in which they are read; this is the store's one
+order.  A connection has one request at a time: while it is blocked, or does not take its answer, its next
+frames wait (a bounded number of them).  The nearest deadline is kept as a lower bound, so that a wait that
+is answered costs nothing to cancel; a bound that has become too low costs one needless look.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import selectors
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from errno import EMFILE, ENFILE
+from socket import socket as Socket
+from typing import Any, Protocol
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.store._connection import Connection, Door
+from pytest_elastic.store._handle import timeout_error
+from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store._wire import (
+    ADOPT,
+    BY_CODE,
+    GREETING,
+    REQUESTS,
+    VERSION,
+    Layout,
+    WireError,
+    pack_answer,
+    pack_error,
+    pack_refusal,
+    unpack_request,
+)
+
+_GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """A listening socket and its rules."""
+
+    socket: Socket
+
+    def refusal(self, peer: Socket) -> str:
+        """Why this peer is not served; empty if it is."""
+
+    def close(self) -> None:
+        """Stop listening and leave no file."""
+
+
+class Service:
+    """Serves one state.  All methods belong to one thread.
+
+    Attributes:
+        state: the store's data and waiters.
+        token: what those who connect must know.
+    """
+
+    def __init__(self, state: StoreState) -> None:
+        self.state = state
+        self.token = ""
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[Connection, None] = {}
+        self._strangers: dict[Connection, None] = {}
+        self._blocked: dict[Waiter, Connection] = {}
+        self._free: deque[Connection] = deque()
+        self._next = math.inf
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+
+    def watch(self, one: Socket, act: Callable[[int], None]) -> None:
+        """Call `act` when this socket can be read."""
+        self._selector.register(one, _READ, act)
+
+    def listen(self, listener: Listener) -> None:
+        """Serve those who connect."""
+        self.watch(listener.socket, lambda events: self._accept(listener))
+
+    def add_door(self, end: Socket, label: Hashable) -> None:
+        """Serve the client at the other end of this socket pair."""
+        self._add(Door(end, label))
+
+    def drop(self, label: Hashable) -> None:
+        """Forget all connections with this label."""
+        for connection in list(self._connections):
+            if connection.label == label:
+                self._part(connection)
+        self._go_on()
+
+    def poll(self, timeout: float) -> None:
+        """Serve what is ready, and wait for that for `timeout` seconds at most."""
+        span = min(timeout, self._next - SYSTEM_CLOCK.monotonic()) if self._next < math.inf else timeout
+        for key, events in self._selector.select(None if span == math.inf else max(0.0, span)):
+            key.data(events)
+            if self._free:
+                self._go_on()
+        if self._next < math.inf and SYSTEM_CLOCK.monotonic() >= self._next:
+            self._expire()
+            self._go_on()
+
+    def fileno(self) -> int:
+        """The selector's descriptor."""
+        return self._selector.fileno()
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        for connection in self._connections:
+            connection.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close this process's descriptors; connections that another process holds live on."""
+        for connection in self._connections:
+            connection.socket.close()
+        self._connections.clear()
+        self._selector.close()
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    # Connections come and go.
+
+    def _accept(self, listener: Listener) -> None:
+        try:
+            end, _ = listener.socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in (EMFILE, ENFILE):
+                raise
+            self._turn_away(listener)
+            return
+        connection = Connection(end, None)
+        reason = listener.refusal(end)
+        if reason:
+            self._add(connection)
+            self._refuse(connection, reason)
+        else:
+            connection.deadline = SYSTEM_CLOCK.monotonic() + _GREETING_TIME
+            self._strangers[connection] = None
+            self._next = min(self._next, connection.deadline)
+            self._add(connection)
+
+    def _turn_away(self, listener: Listener) -> None:
+        """Out of descriptors: tell the client so by the spare one, or it would stay ready for ever."""
+        if self._spare is not None:
+            os.close(self._spare)
+        with suppress(OSError):
+            end, _ = listener.socket.accept()
+            with end:
+                end.send(pack_refusal("the store's server has no file descriptor left"))
+        self._spare = None
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+        _log.warning("a client was turned away: no file descriptor left")
+
+    def _add(self, connection: Connection) -> None:
+        self._connections[connection] = None
+        self._selector.register(connection.socket, _READ, lambda events: self._act(connection, events))
+
+    def _part(self, connection: Connection) -> None:
+        """Forget a client; what it was about to get goes to the next one."""
+        if not connection.open:
+            return
+        self._selector.unregister(connection.socket)
+        connection.close()
+        del self._connections[connection]
+        self._strangers.pop(connection, None)
+        if connection.waiter is not None:
+            del self._blocked[connection.waiter]
+            self.state.abandon(connection.waiter)
+            self._wake()
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        _log.warning("a client of the store (%r) was refused: %s", connection.label, reason)
+        with suppress(OSError):
+            connection.send(pack_refusal(reason))
+        self._part(connection)
+
+    # Bytes come and go.
+
+    def _act(self, connection: Connection, events: int) -> None:
+        try:
+            if events & _WRITE:
+                connection.flush()
+                if not connection.stuck:
+                    self._selector.modify(
+                        connection.socket, _READ, self._selector.get_key(connection.socket).data
+                    )
+                    self._free.append(connection)
+            if events & _READ and connection.open:
+                self._read(connection)
+        except WireError as error:
+            self._refuse(connection, str(error))
+        except OSError:
+            self._part(connection)
+
+    def _read(self, connection: Connection) -> None:
+        frames = connection.receive()
+        if len(frames) == 1 and not connection.backlog and not connection.busy:
+            self._serve(connection, frames[0])
+        elif frames:
+            connection.backlog.extend(frames)
+            self._free.append(connection)
+
+    def _go_on(self) -> None:
+        """Serve the frames that waited for their connection's earlier answer."""
+        while self._free:
+            connection = self._free.popleft()
+            try:
+                while connection.open and connection.backlog and not connection.busy:
+                    self._serve(connection, connection.backlog.popleft())
+            except WireError as error:
+                self._refuse(connection, str(error))
+
+    def _answer(self, connection: Connection, frame: bytes) -> bool:
+        """Whether the client was there to be answered."""
+        try:
+            connection.send(frame)
+        except OSError:
+            self._part(connection)
+            return False
+        if connection.stuck:
+            key = self._selector.get_key(connection.socket)
+            self._selector.modify(connection.socket, _WRITE, key.data)
+        elif connection.backlog:
+            self._free.append(connection)
+        return True
+
+    # Operations.
+
+    def _serve(self, connection: Connection, frame: bytes) -> None:
+        layout = BY_CODE.get(frame[4])
+        if layout is None or not connection.greeted:
+            self._meet(connection, frame)
+            return
+        arguments = unpack_request(layout, frame)
+        seconds = arguments.pop(0) if layout.blocks else 0.0
+        reply = self._apply(connection, layout, arguments, seconds)
+        if reply is not None:
+            self._answer(connection, reply)
+        if self.state.woken:
+            self._wake()
+
+    def _apply(
+        self, connection: Connection, layout: Layout, arguments: list[Any], seconds: float
+    ) -> bytes | None:
+        """The operation's answer; `None` if it is blocked."""
+        try:
+            answer = getattr(self.state, layout.name)(*arguments)
+            if not isinstance(answer, Waiter):
+                return pack_answer(layout, answer)
+        except Exception as error:  # It is the caller's, whatever it is: the others must go on.
+            return pack_error(error)
+        if seconds > 0:
+            self._hold(connection, answer, seconds)
+            return None
+        missing = self.state.missing(answer)
+        self.state.abandon(answer)
+        return pack_error(timeout_error(missing, seconds, 0.0))
+
+    def _hold(self, connection: Connection, waiter: Waiter, seconds: float) -> None:
+        waiter.client = connection.label
+        connection.waiter = waiter
+        connection.timeout, connection.started = seconds, SYSTEM_CLOCK.monotonic()
+        connection.deadline = connection.started + seconds
+        self._blocked[waiter] = connection
+        self._next = min(self._next, connection.deadline)
+
+    def _wake(self) -> None:
+        """Answer the waiters whom the last write completed."""
+        while self.state.woken:
+            waiter = self.state.woken.pop(0)
+            connection = self._blocked.pop(waiter)
+            connection.waiter = None
+            try:
+                reply = pack_answer(REQUESTS[waiter.name], waiter.result)
+            except ValueError as error:
+                reply = pack_error(error)
+            if not self._answer(connection, reply):
+                self.state.abandon(waiter)
+
+    def _expire(self) -> None:
+        now = SYSTEM_CLOCK.monotonic()
+        for connection in [one for one in self._strangers if one.deadline <= now]:
+            self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
+        for waiter, connection in [(w, c) for w, c in self._blocked.items() if c.deadline <= now]:
+            if connection.waiter is waiter:
+                missing = self.state.missing(waiter)
+                self.state.abandon(waiter)
+                del self._blocked[waiter]
+                connection.waiter = None
+                error = timeout_error(missing, connection.timeout, now - connection.started)
+                self._answer(connection, pack_error(error))
+        waiting = [*self._strangers, *self._blocked.values()]
+        self._next = min((connection.deadline for connection in waiting), default=math.inf)
+
+    # Greetings.
+
+    def _meet(self, connection: Connection, frame: bytes) -> None:
+        if connection.greeted and frame[4] == ADOPT.code and isinstance(connection, Door):
+            ADOPT.unpack(frame)
+            self._adopt(connection)
+        elif connection.greeted:
+            raise WireError(f"there is no operation with the code {frame[4]}")
+        elif frame[4] != GREETING.code:
+            raise WireError("the first frame must be a greeting")
+        else:
+            self._greet(connection, *GREETING.unpack(frame))
+
+    def _adopt(self, door: Door) -> None:
+        end = door.adopted()
+        if end is not None:
+            connection = Connection(end, door.label)
+            connection.greet()
+            self._add(connection)
+
+    def _greet(self, connection: Connection, version: int, token: bytes) -> None:
+        import hmac
+
+        if version != VERSION:
+            raise WireError(f"the server speaks version {VERSION} of the protocol, the client {version}")
+        needed = b"" if isinstance(connection, Door) else self.token.encode()
+        if not hmac.compare_digest(token, needed):
+            raise WireError("wrong token")
+        self._strangers.pop(connection, None)
+        connection.greet()
+        self._answer(connection, pack_answer(GREETING, None))

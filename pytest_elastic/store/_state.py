@@ -1,0 +1,342 @@
+"""The store as a pure state machine: no thread, no socket, no clock.
+
+*Theory of operation.*  The state holds values and queues, side by side under the same names.  An operation
+either answers at once or returns a `Waiter`: the record of who waits for which keys.  A write puts the
+waiters that it concerns into `woken`; whoever carries the state (threads and a lock, a server, a simulator)
+takes them from there, and asks `resume` whether each is done.  Time is the carrier's: it calls `abandon`
+when a waiter's deadline has passed or its owner is gone, and `missing` for the error's text.
+
+What a waiter sees of a key that comes and goes is decided by `wake`:
+
+* `"latched"`: the write itself marks the key as seen, as in torch's TCPStore.  A waiter registers under each
+  missing key; its last one completes it.
+* `"level"`: the waiter looks again when it is resumed, as in torch's HashStore, and may find the key gone.
+  It registers under its first missing key only, since nothing can complete it before that one exists.
+
+An element of a queue is handed to the first waiting popper in either mode, so that poppers are served in
+order.  Keys are `str` and values `bytes`, checked by the carrier.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Literal
+
+from pytest_elastic.errors import QueueEmptyError
+from pytest_elastic.store._arguments import BIGGEST, SMALLEST
+
+Operation = tuple[object, ...]
+
+_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
+_DIGITS = 19  # No 64-bit number has more.
+_SHOWN = 60
+
+
+class Waiter:
+    """A blocked operation.
+
+    Attributes:
+        name: the operation, `"get"` for instance.
+        keys: what it asked for, in its order.
+        client: whose it is; the carrier's to set and to read.
+        found: what it has seen so far, by key.
+        pending: the keys under which it is registered.
+        done: whether `result` is its answer.
+    """
+
+    __slots__ = ("client", "done", "found", "keys", "name", "pending", "result")
+
+    def __init__(self, name: str, keys: Sequence[str]) -> None:
+        self.name, self.keys = name, keys
+        self.client: Hashable = None
+        self.found: dict[str, bytes] = {}
+        self.pending: dict[str, None] = {}
+        self.done = False
+        self.result: object = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.client!r} for {list(self.keys)}>"
+
+
+class StoreState:
+    """One store's data and waiters.  Not thread-safe; nothing blocks.
+
+    Every operation of `Store` is a method; those that may block return their answer or a `Waiter`.
+
+    Attributes:
+        woken: waiters to be resumed, in order; the carrier takes and clears them after each write.
+    """
+
+    def __init__(self, wake: Literal["level", "latched"] = "latched") -> None:
+        if wake not in ("level", "latched"):
+            raise ValueError(f"wake must be 'level' or 'latched', not {wake!r}")
+        self.wake = wake
+        self.woken: list[Waiter] = []
+        self._latched = wake == "latched"
+        self._values: dict[str, bytes] = {}
+        self._queues: dict[str, deque[bytes]] = {}
+        self._waiters: dict[str, dict[Waiter, None]] = {}
+        self._members: dict[str, list[int]] = {}
+
+    def apply(self, operation: Operation, client: Hashable = None) -> object:
+        """Do one operation, given as its name and its arguments.
+
+        Returns:
+            Its answer, or a `Waiter` of this client if it is blocked.
+
+        Raises:
+            ValueError: there is no operation of this name; or as the operation does.
+        """
+        name, *arguments = operation
+        if name not in OPERATIONS:
+            raise ValueError(f"a store has no operation {name!r}")
+        answer: object = getattr(self, str(name))(*arguments)
+        if isinstance(answer, Waiter):
+            answer.client = client
+        return answer
+
+    # Values.
+
+    def set(self, key: str, value: bytes) -> None:
+        self._values[key] = value
+        if key in self._waiters:
+            self._wrote(key)
+
+    def get(self, key: str) -> bytes | Waiter:
+        value = self._values.get(key)
+        return self._block("get", (key,)) if value is None else value
+
+    def add(self, key: str, amount: int) -> int:
+        total = _number(key, self._values.get(key, b"0")) + amount
+        if not SMALLEST <= total <= BIGGEST:
+            total = (total - SMALLEST) % 2**64 + SMALLEST
+        self.set(key, b"%d" % total)
+        return total
+
+    def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
+        present = self._values.get(key)
+        if present == expected or (present is None and not expected):
+            self.set(key, desired)
+            return desired
+        return expected if present is None else present
+
+    def delete_key(self, key: str) -> bool:
+        self._members.pop(key, None)
+        return self._values.pop(key, None) is not None
+
+    def append(self, key: str, value: bytes) -> None:
+        self.set(key, self._values.get(key, b"") + value)
+
+    def multi_set(self, keys: Sequence[str], values: Sequence[bytes]) -> None:
+        self._values.update(zip(keys, values, strict=True))
+        for key in keys:
+            if key in self._waiters:
+                self._wrote(key)
+
+    def multi_get(self, keys: Sequence[str]) -> list[bytes] | Waiter:
+        values = self._values
+        try:
+            return [values[key] for key in keys]
+        except KeyError:
+            return self._block("multi_get", keys)
+
+    def num_keys(self) -> int:
+        return len(self._values)
+
+    def list_keys(self) -> list[str]:
+        return list(self._values)
+
+    # Values and queues.
+
+    def check(self, keys: Iterable[str]) -> bool:
+        return all(key in self._values or key in self._queues for key in keys)
+
+    def wait(self, keys: Sequence[str]) -> Waiter | None:
+        for key in keys:
+            if key not in self._values and key not in self._queues:
+                return self._block("wait", keys)
+        return None
+
+    def barrier(self, key: str, world_size: int) -> Waiter | None:
+        if self.add(f"{key}/num_members", 1) == world_size:
+            self.set(f"{key}/last_member", b"1")
+        return self.wait([f"{key}/last_member"])
+
+    # Queues.
+
+    def queue_push(self, key: str, value: bytes) -> None:
+        self._queues.setdefault(key, deque()).append(value)
+        if key in self._waiters:
+            self._pushed(key)
+
+    def queue_pop(self, key: str, block: bool = True) -> bytes | Waiter:
+        if key in self._queues:
+            return self._pop(key)
+        if not block:
+            raise QueueEmptyError("queue is empty", keys=(key,))
+        return self._block("queue_pop", (key,))
+
+    def queue_len(self, key: str) -> int:
+        return len(self._queues.get(key, ()))
+
+    # Who has come to a barrier.
+
+    def arrive(self, key: str, rank: int) -> int:
+        """`add(key, 1)` which remembers that this rank did it."""
+        total = self.add(key, 1)
+        self._members.setdefault(key, []).append(rank)
+        return total
+
+    def members(self, key: str) -> list[int]:
+        """The ranks that arrived, in their order."""
+        return self._members.get(key, [])[:]
+
+    # Waiters.
+
+    def waiters(self) -> list[Waiter]:
+        """All that are blocked, each once."""
+        return list(dict.fromkeys(waiter for there in self._waiters.values() for waiter in there))
+
+    def missing(self, waiter: Waiter) -> tuple[str, ...]:
+        """The keys that a blocked waiter lacks, in the order asked, each once."""
+        if self._latched or waiter.name == "queue_pop":
+            return tuple(key for key in dict.fromkeys(waiter.keys) if key in waiter.pending)
+        seen = self._values.keys() | waiter.found.keys()
+        if waiter.name == "wait":
+            seen |= self._queues.keys()
+        return tuple(key for key in dict.fromkeys(waiter.keys) if key not in seen)
+
+    def resume(self, waiter: Waiter) -> bool:
+        """Whether the waiter is done; under `"level"` it looks at its keys again."""
+        if not waiter.done and not self._latched and waiter.name != "queue_pop":
+            self._leave(waiter)
+            self._look(waiter)
+        return waiter.done
+
+    def abandon(self, waiter: Waiter) -> None:
+        """Forget a waiter; an element that it was handed goes back to the head of its queue."""
+        self._leave(waiter)
+        if waiter.name == "queue_pop" and waiter.done:
+            key = waiter.keys[0]
+            self._queues.setdefault(key, deque()).appendleft(waiter.result)  # type: ignore[arg-type]
+            if key in self._waiters:
+                self._pushed(key)
+
+    def _block(self, name: str, keys: Sequence[str]) -> Waiter:
+        waiter = Waiter(name, keys)
+        if name == "queue_pop":
+            self._register(waiter, keys)
+        else:
+            self._look(waiter)
+        return waiter
+
+    def _look(self, waiter: Waiter) -> None:
+        """Take what is there; register under what is not, or be done."""
+        if waiter.name == "wait":
+            missing = [key for key in waiter.keys if key not in self._values and key not in self._queues]
+        else:
+            for key in waiter.keys:
+                if key in self._values:
+                    waiter.found.setdefault(key, self._values[key])
+            missing = [key for key in waiter.keys if key not in waiter.found]
+        if missing:
+            self._register(waiter, missing if self._latched else missing[:1])
+        else:
+            self._finish(waiter)
+
+    def _register(self, waiter: Waiter, keys: Iterable[str]) -> None:
+        for key in keys:
+            waiter.pending[key] = None
+            self._waiters.setdefault(key, {})[waiter] = None
+
+    def _leave(self, waiter: Waiter) -> None:
+        for key in list(waiter.pending):
+            self._unregister(waiter, key)
+
+    def _unregister(self, waiter: Waiter, key: str) -> None:
+        del waiter.pending[key]
+        there = self._waiters[key]
+        del there[waiter]
+        if not there:
+            del self._waiters[key]
+
+    def _wrote(self, key: str) -> None:
+        """A value is there: tell all but the poppers."""
+        for waiter in [waiter for waiter in self._waiters[key] if waiter.name != "queue_pop"]:
+            self._notice(waiter, key)
+
+    def _pushed(self, key: str) -> None:
+        """An element is there: tell all who wait for the key, give the elements to those who pop it."""
+        for waiter in list(self._waiters[key]):
+            if waiter.name == "wait":
+                self._notice(waiter, key)
+            elif waiter.name == "queue_pop" and key in self._queues:
+                self._unregister(waiter, key)
+                waiter.result, waiter.done = self._pop(key), True
+                self.woken.append(waiter)
+
+    def _notice(self, waiter: Waiter, key: str) -> None:
+        """The key exists at this moment."""
+        self._unregister(waiter, key)
+        if self._latched:
+            if waiter.name != "wait":
+                waiter.found[key] = self._values[key]
+            if waiter.pending:
+                return
+            self._finish(waiter)
+        self.woken.append(waiter)
+
+    def _finish(self, waiter: Waiter) -> None:
+        waiter.done = True
+        if waiter.name == "get":
+            waiter.result = waiter.found[waiter.keys[0]]
+        elif waiter.name == "multi_get":
+            waiter.result = [waiter.found[key] for key in waiter.keys]
+
+    def _pop(self, key: str) -> bytes:
+        queue = self._queues[key]
+        value = queue.popleft()
+        if not queue:
+            del self._queues[key]
+        return value
+
+
+OPERATIONS = {
+    "set",
+    "get",
+    "add",
+    "compare_set",
+    "delete_key",
+    "append",
+    "multi_set",
+    "multi_get",
+    "num_keys",
+}
+OPERATIONS |= {"list_keys", "check", "wait", "barrier", "queue_push", "queue_pop", "queue_len"}
+OPERATIONS |= {"arrive", "members"}
+
+
+def _number(key: str, value: bytes) -> int:
+    """The number that a value spells, as C's `strtoll` reads it; the empty value is 0.
+
+    Raises:
+        ValueError: it has no digits.
+        IndexError: they do not fit 64 bits.
+    """
+    if len(value) < _DIGITS and value.isdigit():
+        return int(value)
+    if not value:
+        return 0
+    match = _NUMBER.match(value)
+    if match is None:
+        raise ValueError(f"add: the value of {_shown(key)} is no number: {_shown(value)}")
+    number = int(match[1] + match[2]) if len(match[2]) <= _DIGITS else BIGGEST + 1
+    if not SMALLEST <= number <= BIGGEST:
+        raise IndexError(f"add: the value of {_shown(key)} does not fit 64 bits: {_shown(value)}")
+    return number
+
+
+def _shown(text: str | bytes) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} long)"

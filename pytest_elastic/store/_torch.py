@@ -1,0 +1,94 @@
+"""A store of ours as one of torch's; the only file that imports torch, and only when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from pytest_elastic.store._arguments import as_span
+from pytest_elastic.store._handle import members_of
+from pytest_elastic.store._state import OPERATIONS
+
+# Two operations have other names where torch's C++ looks them up.
+_NAMES = {name: name for name in OPERATIONS - {"arrive", "members"}} | {
+    "deleteKey": "delete_key",
+    "getNumKeys": "num_keys",
+}
+_NAMES["has_extended_api"] = "has_extended_api"
+
+
+def torch_store(store: Any) -> Any:
+    """The store as a `torch.distributed.Store`, for `init_process_group(store=...)` and the like.
+
+    One store has one such object, which lives as long as the store: keep the store, since torch keeps only
+    the C++ half of the object.  A store of torch's is returned as it is.  Errors of the store come out as
+    themselves.  Thread-safe, as far as the store is.
+
+    Raises:
+        ImportError: torch is not installed.
+    """
+    kind = _bridge()
+    if isinstance(store, kind.__base__):
+        return store
+    there = vars(store).get("_torch_store")
+    if there is None:
+        there = store._torch_store = kind(store)
+    return there
+
+
+@cache
+def _bridge() -> Any:
+    try:
+        from torch import distributed
+
+        torch_kind: Any = vars(distributed)["Store"]
+    except (ImportError, KeyError) as error:
+        raise ImportError(f"torch_store needs torch, the extra `pytest-elastic[torch]`: {error}") from error
+
+    class Bridge(torch_kind):  # type: ignore[misc]
+        """Passes every call on to a store of ours."""
+
+        def __init__(self, store: Any) -> None:
+            super().__init__()
+            self.store = store
+            self._span = store.timeout
+            self._clones: list[Any] = []
+            super().set_timeout(self._span)
+
+        @property
+        def timeout(self) -> Any:
+            return self.store.timeout
+
+        def set_timeout(self, timeout: Any) -> None:
+            super().set_timeout(as_span(timeout))
+            self._span = super().timeout
+            self.store.set_timeout(timeout)
+
+        def follow(self) -> None:
+            """C++ sets the timeout of its half without telling: set the store's when that one changed."""
+            span = super().timeout
+            if span != self._span:
+                self._span = span
+                self.store.set_timeout(span)
+
+        def members(self, key: str) -> list[int] | None:
+            return members_of(self.store, key)
+
+        def clone(self) -> Any:
+            clone = torch_store(self.store.clone())
+            self._clones.append(clone)
+            return clone
+
+    for name, operation in _NAMES.items():
+        setattr(Bridge, name, _passing_on(operation))
+    return Bridge
+
+
+def _passing_on(operation: str) -> Callable[..., Any]:
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        self.follow()
+        return getattr(self.store, operation)(*arguments, **named)
+
+    call.__name__ = operation
+    return call

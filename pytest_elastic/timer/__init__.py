@@ -1,0 +1,29 @@
+"""Expiring timers: a block of code that hangs costs the rank that runs it, and nobody else.
+
+    with expires(after=5):
+        exchange()
+
+A *client* in the rank says when a block begins and ends, a *server* in another process kills the rank whose
+block did not end in time.  Two pairs of them are here: over a `multiprocessing` queue (`LocalTimerClient`,
+`LocalTimerServer`) and over a named pipe (`FileTimerClient`, `FileTimerServer`).  Linux only.
+"""
+
+from pytest_elastic.timer._api import RequestQueue, TimerClient, TimerRequest, configure, expires
+from pytest_elastic.timer._file import FileTimerClient, FileTimerRequest, FileTimerServer
+from pytest_elastic.timer._local import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
+from pytest_elastic.timer._server import TimerServer
+
+__all__ = [
+    "FileTimerClient",
+    "FileTimerRequest",
+    "FileTimerServer",
+    "LocalTimerClient",
+    "LocalTimerServer",
+    "MultiprocessingRequestQueue",
+    "RequestQueue",
+    "TimerClient",
+    "TimerRequest",
+    "TimerServer",
+    "configure",
+    "expires",
+]

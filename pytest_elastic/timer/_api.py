@@ -1,0 +1,213 @@
+"""What users write: `configure`, `expires`, and the requests that they become.
+
+A request travels on the wall clock, as the clients of torch have it, and carries beside it where and when it
+was made (`Origin`): the monotonic deadline, which is what counts, and the thread and process that it is for.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Span, to_seconds
+from pytest_elastic.timer._process import this_process
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("pytest_elastic.timer")
+
+RELEASE = -1.0
+"""The expiration time that takes a timer away; every negative one does."""
+
+
+class Origin(NamedTuple):
+    """Where and when a client made its request.
+
+    Attributes:
+        started: the start time of the process, in clock ticks since boot.
+        thread: as `threading.get_ident` has it.
+        deadline: on the monotonic clock; of no meaning in a release.
+    """
+
+    started: int
+    thread: int
+    deadline: float
+
+
+@dataclass
+class TimerRequest:
+    """Arm a timer, or take it away if `expiration_time` is negative.  Mutable, hence unhashable.
+
+    Attributes:
+        worker_id: the process id of the rank, for the servers of this package.
+        scope_id: which timer of the rank.
+        expiration_time: seconds on the scale of `time.time()`.
+        origin: set by this package's clients; `None` in a request that was made by hand, which counts from
+            the moment when it is received, and is for the process that has the pid then.
+    """
+
+    worker_id: Any
+    scope_id: str
+    expiration_time: float
+    origin: Origin | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+
+class TimerClient(ABC):
+    """What `expires` talks to, in the rank."""
+
+    @abstractmethod
+    def acquire(self, scope_id: str, expiration_time: float) -> None:
+        """Arm the calling thread's timer for the scope, in place of one that is armed.
+
+        Args:
+            scope_id: any text.
+            expiration_time: seconds on the scale of `time.time()`.
+        """
+
+    @abstractmethod
+    def release(self, scope_id: str) -> None:
+        """Take the calling thread's timer for the scope away; nothing happens if there is none."""
+
+
+class RequestQueue(ABC):
+    """Where a `TimerServer` gets its requests from.
+
+    A queue that has a `fileno()`, readable while requests are there, wakes the server by it.  Others are
+    asked several times a second.
+    """
+
+    @abstractmethod
+    def size(self) -> int:
+        """How many requests were sent and not yet got."""
+
+    @abstractmethod
+    def get(self, size: int, timeout: float) -> list[TimerRequest]:
+        """Up to `size` requests in order, at the latest after `timeout` seconds; may be fewer or none."""
+
+
+class Scope(str):
+    """A scope that knows which line of code armed it.
+
+    Attributes:
+        file: path as the compiler had it.
+        line: 1-based.
+    """
+
+    file = ""
+    line = 0
+
+
+def scope_at(file: str, line: int, name: str | None = None) -> Scope:
+    """The scope of that line; its name is `file#line` if it has no other."""
+    scope = Scope(f"{file}#{line}" if name is None else name)
+    scope.file, scope.line = file, line
+    return scope
+
+
+_client: TimerClient | None = None
+
+
+def configure(client: TimerClient | None) -> None:
+    """Set the client of this process, which forks inherit; `None` takes it away.
+
+    Raises:
+        TypeError: it has no `acquire` and `release`.
+    """
+    global _client
+    if client is not None and not (hasattr(client, "acquire") and hasattr(client, "release")):
+        raise TypeError(f"a timer client has acquire and release, {type(client).__name__} has not")
+    _client = client
+
+
+class Countdown:
+    """What `expires` returns: a context manager, and a decorator that arms anew at each call."""
+
+    def __init__(
+        self, after: float, where: tuple[str, int], name: str | None, client: TimerClient | None
+    ) -> None:
+        self._after, self._where, self._name, self._client = after, where, name, client
+        self._scope = scope_at(*where, name)
+        self._armed: list[TimerClient] = []
+
+    def __enter__(self) -> None:
+        client = _client if self._client is None else self._client
+        if client is None:
+            raise RuntimeError("Configure timer client before using countdown timers.")
+        client.acquire(self._scope, SYSTEM_CLOCK.time() + self._after)
+        self._armed.append(client)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        client = self._armed.pop()
+        try:
+            client.release(self._scope)
+        except Exception as failure:
+            log.warning('timer "%s" could not be released: %s', self._scope, repr(failure))
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        if any(runs_later(function) for runs_later in _RUN_LATER):
+            raise TypeError("the body of a coroutine or a generator runs after its call: time a block of it")
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        # A callable object has no line of its own: the decorator's has to do.
+        where = self._where if code is None else (code.co_filename, code.co_firstlineno)
+
+        @functools.wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with Countdown(self._after, where, self._name, self._client):
+                return function(*args, **kwargs)
+
+        return timed
+
+
+_RUN_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+def expires(after: Span, scope: str | None = None, client: TimerClient | None = None) -> Countdown:
+    """Let a block, or each call of a decorated function, take `after` seconds at most.
+
+    A rank that is still in the block then is killed by the timer server.  Each line has a timer of its own in
+    each thread; entered again, it replaces its deadline, and the first exit disarms it.  A body's exception
+    passes unchanged, and a release that fails is logged.  Blocks as long as the client does.  Thread-safe.
+
+    Args:
+        after: seconds; 0 and less are expired at once, `math.inf` never is.
+        scope: name of the timer; `file#line` of this call, or of the decorated definition, if there is none.
+        client: used in place of the one that was configured.
+
+    Raises:
+        TypeError: `after` is no span.
+        ValueError: `after` is NaN.
+        RuntimeError: (on entering) there is no client.
+    """
+    seconds = max(0.0, to_seconds(after, "after"))
+    caller = sys._getframe(1)
+    return Countdown(seconds, (caller.f_code.co_filename, caller.f_lineno), scope, client)
+
+
+def to_monotonic(wall: float) -> float:
+    """The point of the monotonic clock that shows when the wall clock, unless it is set, will show `wall`.
+
+    Two clocks cannot be read at one moment, and a thread may lose the processor in between: of three pairs
+    the one that was read in the shortest time counts.
+    """
+    readings = []
+    for _ in range(3):
+        before, now = SYSTEM_CLOCK.monotonic(), SYSTEM_CLOCK.time()
+        readings.append((SYSTEM_CLOCK.monotonic() - before, before, now))
+    _, monotonic, now = min(readings)
+    return monotonic + (wall - now)
+
+
+def made_here(expiration_time: float) -> Origin:
+    """The origin of a request that the calling thread makes now."""
+    return Origin(this_process().started, threading.get_ident(), to_monotonic(expiration_time))

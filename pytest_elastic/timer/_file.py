@@ -1,0 +1,340 @@
+"""Timers over a named pipe: each request is one JSON line, written atomically."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import select
+import signal as signals
+import stat
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.timer._api import RELEASE, Origin, RequestQueue, TimerClient, TimerRequest, log, made_here
+from pytest_elastic.timer._process import identify
+from pytest_elastic.timer._server import ProcessTimerServer, Run
+
+TRIES = 10
+EVERY = 0.1
+"""Seconds between two tries to reach the server."""
+
+LogEvent = Callable[[str, "FileTimerRequest | None"], None]
+
+
+@dataclass(init=False)
+class FileTimerRequest(TimerRequest):
+    """A request that says which signal its expiry sends; none if that is not positive.
+
+    Attributes:
+        signal: number.
+        version: of the format, 1.
+    """
+
+    signal: int
+    version: int
+
+    def __init__(
+        self,
+        worker_pid: int,
+        scope_id: str,
+        expiration_time: float,
+        signal: int = 0,
+        *,
+        origin: Origin | None = None,
+    ) -> None:
+        super().__init__(worker_pid, scope_id, expiration_time, origin=origin)
+        self.signal, self.version = signal, 1
+
+    @property
+    def worker_pid(self) -> int:
+        """The process id of the rank."""
+        return int(self.worker_id)
+
+    def to_json(self) -> str:
+        """The request in one line, without its origin."""
+        return json.dumps(self._fields())
+
+    def to_line(self) -> bytes:
+        """The request as it is sent, with its origin."""
+        origin = {} if self.origin is None else self.origin._asdict()
+        return json.dumps({**self._fields(), **origin}).encode("ascii") + b"\n"
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "pid": self.worker_id,
+            "scope_id": self.scope_id,
+            "expiration_time": self.expiration_time,
+            "signal": self.signal,
+        }
+
+
+class FileTimerClient(TimerClient):
+    """Sends requests through the named pipe of a `FileTimerServer`: each is there when the call returns.
+
+    Both methods block for a second at most, while there is no server or its pipe is full.
+
+    Raises:
+        BrokenPipeError: (when sending) nobody reads in time, or the path is no named pipe.
+        RuntimeError: (when sending) the request has more than `select.PIPE_BUF` bytes.
+    """
+
+    def __init__(self, file_path: str, signal: int = signals.SIGKILL) -> None:
+        self._path, self.signal = file_path, signal
+
+    def acquire(self, scope_id: str, expiration_time: float) -> None:
+        self._send(scope_id, expiration_time, self.signal)
+
+    def release(self, scope_id: str) -> None:
+        self._send(scope_id, RELEASE, 0)
+
+    def _send(self, scope_id: str, expiration_time: float, number: int) -> None:
+        request = FileTimerRequest(
+            os.getpid(), str(scope_id), expiration_time, int(number), origin=made_here(expiration_time)
+        )
+        line = request.to_line()
+        if len(line) > select.PIPE_BUF:
+            raise RuntimeError(f"a request may have {select.PIPE_BUF} bytes, not {len(line)}: {request!r}")
+        for left in reversed(range(TRIES)):
+            if self._try(line, EVERY if left else 0.0):
+                return
+        raise _unavailable()
+
+    def _try(self, line: bytes, patience: float) -> bool:
+        """Write the line; `False` after `patience` seconds without a server, or without room."""
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT):
+                raise _unavailable() from error
+            time.sleep(patience)
+            return False
+        try:
+            return _write(descriptor, line, patience)
+        finally:
+            os.close(descriptor)
+
+
+def _write(descriptor: int, line: bytes, patience: float) -> bool:
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        raise _unavailable()
+    try:
+        os.write(descriptor, line)  # All of it or nothing, up to PIPE_BUF bytes.
+        return True
+    except BlockingIOError:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        poll.poll(patience * 1000)
+    except BrokenPipeError:  # The server went away since the pipe was opened.
+        time.sleep(patience)
+    return False
+
+
+def _unavailable() -> BrokenPipeError:
+    return BrokenPipeError("Could not send the FileTimerRequest because FileTimerServer is not available.")
+
+
+class Fifo(RequestQueue):
+    """The server's end of a named pipe, which it makes and removes.
+
+    Garbage is logged and skipped.  A request that follows half a line is found, because what begins it cannot
+    occur inside a JSON text.
+
+    Raises:
+        FileExistsError: the path is something else than a named pipe.
+        FileNotFoundError: its directory is missing.
+    """
+
+    _BEGIN = b'{"version"'
+
+    def __init__(self, path: str) -> None:
+        self._path, self._descriptor = path, -1
+        self._rest, self._requests = b"", deque[TimerRequest]()
+        self.open()
+
+    def open(self) -> None:
+        """Make the pipe, in place of one that is there; does nothing if it is open."""
+        if self._descriptor >= 0:
+            return
+        with suppress(FileNotFoundError):
+            if not stat.S_ISFIFO(os.lstat(self._path).st_mode):
+                raise FileExistsError(errno.EEXIST, "not a named pipe", self._path)
+            os.unlink(self._path)
+        os.mkfifo(self._path, 0o600)
+        # Open for writing too: otherwise the pipe would be at its end whenever no client has it open.
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._finalizer = weakref.finalize(self, _remove, self._path, self._descriptor)
+        _opened.add(self)
+
+    def close(self) -> None:
+        """Remove the pipe; requests that were not read are lost."""
+        self._descriptor = -1
+        self._finalizer()
+
+    def forget(self) -> None:
+        """Close the descriptor that a fork inherited.  Otherwise clients would see a reader after its end."""
+        if self._finalizer.detach() is not None:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def size(self) -> int:
+        self._read()
+        return len(self._requests)
+
+    def get(self, size: int, timeout: float) -> list[TimerRequest]:
+        deadline = Deadline.after(timeout)
+        while self.size() < size and not deadline.passed():
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN)
+            poll.poll(deadline.remaining() * 1000)
+        return [self._requests.popleft() for _ in range(min(size, len(self._requests)))]
+
+    def _read(self) -> None:
+        """Take what is there now: a pipe holds no more than is asked for."""
+        try:
+            data = os.read(self._descriptor, 1 << 16) if self._descriptor >= 0 else b""
+        except BlockingIOError:
+            return
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-select.PIPE_BUF :]  # No request is longer.
+        for line in lines:
+            try:
+                self._requests.append(_parse(line[max(0, line.rfind(self._BEGIN)) :]))
+            except Exception as error:
+                log.warning("a line is no timer request: %r (%s)", line, repr(error))
+
+
+def _parse(line: bytes) -> FileTimerRequest:
+    fields = json.loads(line)
+    if fields["version"] != 1:
+        raise ValueError("unknown version")
+    if type(fields["pid"]) is not int or type(fields["signal"]) is not int:
+        raise TypeError("pid and signal are numbers")
+    origin = None
+    if "thread" in fields:
+        origin = Origin(int(fields["started"]), int(fields["thread"]), float(fields["deadline"]))
+    return FileTimerRequest(
+        fields["pid"], fields["scope_id"], fields["expiration_time"], fields["signal"], origin=origin
+    )
+
+
+def _remove(path: str, descriptor: int) -> None:
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(path), os.fstat(descriptor)):  # Or another server has replaced it.
+            os.unlink(path)
+    os.close(descriptor)
+
+
+_opened: weakref.WeakSet[Fifo] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for fifo in list(_opened):
+        fifo.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+class FileTimerServer(ProcessTimerServer):
+    """Sends to the process of each rank whose timer expired the signal that its request asked for.
+
+    The pipe is there from the constructor on, for this user alone, until `stop()`, `run_once()`, or the end
+    of the server or its process.
+
+    Args:
+        file_path: where to make the pipe.
+        run_id: names the run in log entries.
+        max_interval: seconds between two rounds at most while timers are armed; not the precision.
+        daemon: whether the watchdog's thread ends with the process.
+        log_event: called with "watchdog started", "watchdog stopped", "timer expired" or "kill worker
+            process", and the request if it is about one; by the thread that starts and stops, and by the
+            watchdog's.
+
+    Raises:
+        FileExistsError: the path is something else than a named pipe.
+        FileNotFoundError: its directory is missing.
+    """
+
+    def __init__(
+        self,
+        file_path: str,
+        run_id: str,
+        max_interval: float = 10,
+        daemon: bool = True,
+        log_event: LogEvent | None = None,
+    ) -> None:
+        self._fifo = Fifo(file_path)
+        super().__init__(self._fifo, max_interval, daemon)
+        self._run_id, self._log_event = run_id, log_event
+        self._progress: int | None = None
+
+    def start(self) -> None:
+        self._fifo.open()
+        running = self._run is not None
+        super().start()
+        if not running:
+            self._tell("watchdog started", None)
+
+    def stop(self) -> None:
+        """End the watchdog within half a second and remove the pipe; nobody is killed afterwards."""
+        self._halt()
+        self._fifo.close()
+
+    def run_once(self) -> None:
+        """End the watchdog, handle all requests that were written so far, and remove the pipe."""
+        self._halt()
+        self._round(self._fifo.get(self._fifo.size(), 0), Run())
+        self._fifo.close()
+
+    def _halt(self) -> None:
+        running = self._run is not None
+        super().stop()
+        if running:
+            self._tell("watchdog stopped", None)
+
+    @staticmethod
+    def is_process_running(pid: int) -> bool:
+        """Whether there is such a process that has not exited; pids up to 1 are none to us."""
+        process = identify(pid)
+        return process is not None and not process.ended()
+
+    def get_last_progress_time(self) -> int:
+        """When the last request came: whole seconds on the scale of `time.time()`.  Now, if none came yet."""
+        return int(SYSTEM_CLOCK.time()) if self._progress is None else self._progress
+
+    def register_timers(self, timer_requests: list[TimerRequest]) -> None:
+        if timer_requests:
+            self._progress = int(SYSTEM_CLOCK.time())
+        super().register_timers(timer_requests)
+
+    def _reap_worker(self, worker_id: Any) -> bool:
+        for timer in self._due(worker_id):
+            self._tell("timer expired", timer.what)
+        return super()._reap_worker(worker_id)
+
+    def _signal(self, request: TimerRequest) -> int:
+        return request.signal if isinstance(request, FileTimerRequest) else 0
+
+    def _signalled(self, request: TimerRequest) -> None:
+        self._tell("kill worker process", request)
+
+    def _tell(self, name: str, request: TimerRequest | None) -> None:
+        log.log(logging.DEBUG, "run %s: %s %r", self._run_id, name, request)
+        if self._log_event is None:
+            return
+        try:
+            self._log_event(name, request)  # type: ignore[arg-type]
+        except Exception:
+            log.exception("log_event failed")

@@ -1,0 +1,143 @@
+"""What every test is held to: no process, thread or descriptor survives it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def _children() -> list[int]:
+    return [child.pid for child in psutil.Process().children() if child.status() != "zombie"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_survives() -> Iterator[None]:
+    """No child process, thread or socket outlives the test.
+
+    What is just ending has a second: the kernel takes its time to give back what a close asked for.
+    """
+    before, threads, family = _descriptors(), set(threading.enumerate()), set(_children())
+    yield
+    deadline = time.monotonic() + 1.0
+    while True:
+        children = [pid for pid in _children() if pid not in family]
+        alive = [thread.name for thread in threading.enumerate() if thread not in threads]
+        opened = [
+            f"{number}: {target}"
+            for number, target in _descriptors().items()
+            if number not in before and target.startswith(("socket:", "anon_inode:", "pipe:"))
+        ]
+        if not (children or alive or opened):
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: processes {children}, threads {alive}, descriptors {opened}")
+        time.sleep(0.01)
+
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run pytest in a process of its own on test code given as text; a bounded wait."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("COLUMNS", "160")  # Summary lines whole.
+
+    def run(code: str, *arguments: str, **files: str) -> pytest.RunResult:
+        pytester.makepyfile(textwrap.dedent(code), **files)
+        # No cache, and no plugin whose threads or output differ from machine to machine.
+        return pytester.runpytest_subprocess(
+            "-p", "no:cacheprovider", "-p", "no:rerunfailures", *arguments, timeout=60
+        )
+
+    return run
+
+
+class Session:
+    """A pytest in the background, for tests that end it from outside."""
+
+    def __init__(self, directory: Path, code: str, *arguments: str) -> None:
+        (directory / "test_session.py").write_text(textwrap.dedent(code))
+        self.directory = directory
+        self.mark = f"elastic-survivor-{os.getpid()}-{time.monotonic_ns()}"
+        self.output = directory / "output.txt"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+                cwd=directory,
+                env={**os.environ, "ELASTIC_MARK": self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def survivors(self) -> list[int]:
+        """Every process but pytest itself that carries this session's mark, by environment or by descent."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) not in (self.process.pid, os.getpid()):
+                try:
+                    marked = self.mark.encode() in Path(f"/proc/{name}/environ").read_bytes()
+                except OSError:
+                    continue
+                if marked and psutil.pid_exists(int(name)):
+                    found.append(int(name))
+        return [pid for pid in found if _runs(pid)]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait until it holds; fails with the session's output if it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not in {seconds} s; the session wrote:\n{self.output.read_text()}")
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        """Kill what a failed test left."""
+        for pid in (self.process.pid, *self.survivors()):
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass
+        self.process.wait(10)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != "zombie"
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    """Start a pytest in the background: `session(code, *arguments)`."""
+    made: list[Session] = []
+
+    def start(code: str, *arguments: str) -> Session:
+        made.append(Session(tmp_path, code, *arguments))
+        return made[-1]
+
+    yield start
+    for session in made:
+        session.end()

@@ -1,0 +1,155 @@
+"""A guardian starts ranks, reports every exit, names leaks, and leaves nobody."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+import psutil
+import pytest
+
+from pytest_elastic.errors import GuardianError
+from pytest_elastic.multiprocessing._guardian import RankStart
+
+
+def ended(group, grace=20.0):
+    """Wait for the end: (rank -> exit code, what the guardian said last)."""
+    group.wait_ended(grace)
+    return {rank: exited.exitcode for rank, exited in sorted(group.exits.items())}, group.ended
+
+
+def test_exit_codes(start):
+    """Codes and signals of all ranks, in the order in which they ended."""
+    codes, last = ended(start(0, 3, "segfault", "error"))
+    assert codes == {0: 0, 1: 3, 2: -signal.SIGSEGV, 3: 1}
+    assert (last.leaks, last.survivors) == ((), {})
+
+
+def test_an_uncaught_error_is_in_the_ranks_log(start, tmp_path):
+    """Its traceback goes to the rank's stderr file."""
+    ended(start("error"))
+    assert "ZeroDivisionError" in (tmp_path / "0.err").read_text()
+
+
+def test_ranks_lead_their_own_process_group(start):
+    """The launcher's process group is never signalled with theirs."""
+    group = start("sleep", "sleep")
+    assert [os.getpgid(pid) for pid in group.pids.values()] == list(group.pids.values())
+    group.stop(signal.SIGTERM, 5)
+    assert ended(group)[0] == {0: -15, 1: -15}
+
+
+@pytest.mark.parametrize("job", ["leak", "leak-daemon"])
+def test_leaks_are_named_and_killed(start, job):
+    """What outlives the ranks is told with pid, command and rank, and is gone."""
+    _, last = ended(start("nothing", job))
+    (leak,) = last.leaks
+    assert (leak.command, leak.rank) == ("sleep 1000", 1)
+    assert not psutil.pid_exists(leak.pid)
+
+
+@pytest.mark.parametrize("job", ["sleep", "gil", "stop", "child", "session", "daemon", "storm", "ignore"])
+@pytest.mark.parametrize("grace", [0, 0.3])
+def test_stop_leaves_nobody(start, zygote, job, grace):
+    """F16, F18-F24: the stop sequence ends every kind of rank and all that it started."""
+    group = start(job, job)
+    group.stop(signal.SIGTERM, grace)
+    codes, last = ended(group, grace)
+    assert set(codes.values()) <= {-signal.SIGTERM, -signal.SIGKILL}
+    assert last.survivors == {}
+    # The guardian said so with its last breath: it may itself still be ending.
+    _, alive = psutil.wait_procs(psutil.Process(zygote.pid).children(recursive=True), timeout=5)
+    assert alive == []
+
+
+def test_a_stopped_rank_sees_the_signal(start):
+    """F18: SIGCONT follows, so that a rank under SIGSTOP ends by the signal and not by SIGKILL."""
+    group = start("stop")
+    group.stop(signal.SIGTERM, 10)
+    assert ended(group)[0] == {0: -signal.SIGTERM}
+
+
+def test_a_trapped_signal(start, tmp_path, monkeypatch):
+    """F17: a rank that traps it and exits 0 has that exit code."""
+    group = start({"trap": str(tmp_path / "trapping")})
+    while not (tmp_path / "trapping").exists():
+        pass
+    group.stop(signal.SIGTERM, 5)
+    assert ended(group)[0] == {0: 0}
+
+
+def test_a_second_stop_shortens_the_grace(start):
+    """Impatience is obeyed."""
+    group = start("ignore")
+    group.stop(signal.SIGTERM, 60)
+    group.stop(signal.SIGTERM, 0)
+    assert ended(group)[0] == {0: -signal.SIGKILL}
+
+
+def test_signals_for_one_rank(start):
+    """Others are not touched."""
+    group = start("sleep", "sleep")
+    group.signal((1,), signal.SIGUSR1)
+    while 1 not in group.exits:
+        group.take(10)
+    assert group.exits[1].exitcode == -signal.SIGUSR1
+    assert 0 not in group.exits
+    group.stop(signal.SIGTERM, 5)
+    ended(group)
+
+
+def test_closing_the_channel_is_the_end(start, zygote):
+    """A launcher that lets go has given up: everything is swept."""
+    group = start("ignore", "daemon")
+    pids = list(group.pids.values())
+    group.close()
+    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_a_rank_that_cannot_be_forked(zygote):
+    """F26: the error comes back, and the ranks before it are gone."""
+    from pytest_elastic.multiprocessing._group import Group
+
+    starts = [RankStart(0, {}, "", "", "sleep"), RankStart(1, {}, "", "", "sleep")]
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if os.getuid() == 0:
+        pytest.skip("root has no limit on processes")
+    resource.prlimit(zygote.pid, resource.RLIMIT_NPROC, (0, hard))
+    group = Group(zygote.start_group(starts))
+    with pytest.raises(OSError, match="Resource temporarily unavailable"):
+        group.wait_started(20)
+    group.close()
+
+
+def test_a_killed_guardian(start, zygote):
+    """F51: its ranks die with it, and what they had started is swept by the zygote."""
+    group = start("sleep", "daemon")
+    guardian = psutil.Process(group.pids[0]).parent()
+    children = guardian.children(recursive=True)
+    guardian.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    while not group.over:
+        group.take(10)
+    assert group.lost
+
+
+def test_a_zygote_that_is_gone(zygote, start):
+    """Asking it is one clear error."""
+    start("nothing")
+    os.kill(zygote.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, zygote.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(GuardianError, match="the zygote is gone"):
+        start("nothing")
+
+
+def test_a_thousand_ranks_leave_no_descriptor(start):
+    """100 groups: this process has as many descriptors as before."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        group = start(0, 0)
+        group.wait_ended(10)
+        group.close()
+    assert len(os.listdir("/proc/self/fd")) == before

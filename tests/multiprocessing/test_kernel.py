@@ -1,0 +1,51 @@
+"""The process tree, and signals that never hit a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from pytest_elastic.multiprocessing._kernel import Process, descendants, parent, start_time, state, supported
+
+
+@pytest.fixture
+def sleeper():
+    with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as process:
+        while not descendants(process.pid):
+            pass
+        yield process
+        for pid in (*(found.pid for found in descendants(process.pid)), process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_descendants(sleeper):
+    """Parents before children; a spared process is left out with all below it."""
+    found = [process for process in descendants(os.getpid()) if sleeper.pid in (process.pid, parent(process.pid))]
+    assert [process.command() for process in found] == ["sh -c sleep 1000 & wait", "sleep 1000"]
+    assert parent(found[1].pid) == sleeper.pid
+    spared = {process.pid for process in descendants(os.getpid(), frozenset({sleeper.pid}))}
+    assert not spared & {process.pid for process in found}
+
+
+def test_a_reused_pid_gets_no_signal(sleeper):
+    """F47: another start time is another process."""
+    stranger = Process(sleeper.pid, (start_time(sleeper.pid) or 0) + 1)
+    assert stranger.send(signal.SIGKILL) is False
+    assert state(sleeper.pid) != ""
+
+
+def test_a_process_that_is_gone():
+    """No signal, no error."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert Process(process.pid, 0).send(signal.SIGTERM) is False
+    assert (start_time(process.pid), state(process.pid), parent(process.pid)) == (None, "", 0)
+    assert Process(process.pid, 0).command() == "?"
+
+
+def test_supported():
+    """This system is."""
+    assert supported() == ""

@@ -1,0 +1,201 @@
+"""The `elastic` fixture: the test stays in pytest, functions go to the ranks."""
+
+from __future__ import annotations
+
+
+def test_readme_controller(run):
+    """Lambdas and what they close over go along; results come back in rank order."""
+    run(
+        """
+        def test_it(elastic):
+            factor = 3
+            assert elastic.run(lambda rank, world_size: rank * factor, nprocs=4) == [0, 3, 6, 9]
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_functions_by_value(run):
+    """Closures over closures, recursion, defaults, module globals, arguments of any size."""
+    run(
+        """
+        SCALE = 10
+
+        def at_module_level(rank, world_size, *args): return rank, world_size, args
+
+        def test_it(elastic):
+            assert elastic.run(at_module_level, nprocs=2, args=(1, "x")) == [(0, 2, (1, "x")), (1, 2, (1, "x"))]
+
+            def factorial(n): return 1 if n < 2 else n * factorial(n - 1)
+            def local(rank, world_size, offset=5, *, more=1): return SCALE * factorial(rank + 3) + offset + more
+            assert elastic.run(local, nprocs=2) == [66, 246]
+
+            data = bytes(10_000_000)
+            assert elastic.run(lambda rank, n, sent: (len(sent), sent), nprocs=2, args=(data,)) == [(10_000_000, data)] * 2
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_what_cannot_be_sent(run):
+    """One error that names it, before anything starts."""
+    result = run(
+        """
+        import threading
+
+        def test_argument(elastic):
+            elastic.run(print, nprocs=2, args=(threading.Lock(),))
+
+        def test_result(elastic):
+            elastic.run(lambda rank, n: threading.Lock(), nprocs=2)
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        ["E*TypeError: cannot be sent to the ranks: cannot pickle '_thread.lock' object*"]
+    )
+    result.stdout.fnmatch_lines(["E*ChildFailedError*"])
+
+
+def test_failures(run):
+    """`ChildFailedError` has every failed rank and its traceback."""
+    result = run(
+        """
+        import pytest
+        from pytest_elastic.multiprocessing.errors import ChildFailedError
+
+        def test_it(elastic):
+            def broken(rank, world_size):
+                if rank:
+                    raise ValueError(f"boom {rank}")
+
+            with pytest.raises(ChildFailedError) as caught:
+                elastic.run(broken, nprocs=3)
+            assert sorted(caught.value.failures) == [1, 2]
+            for rank in (1, 2):
+                assert f"ValueError: boom {rank}" in str(caught.value)
+            raise caught.value
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*ValueError: boom [12]*"])
+
+
+def test_timeout(run):
+    """The error says which ranks, and where they stood."""
+    result = run(
+        """
+        import time
+
+        def test_it(elastic):
+            elastic.run(lambda rank, world_size: rank and time.sleep(100), nprocs=3, timeout=0.5)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["E*GroupTimeoutError: 2 of 3 ranks did not finish within 0.5 s", "E*test_timeout.py:4 in <lambda>"]
+    )
+
+
+def test_bad_ends_are_failures(run):
+    """A function rank that ends without a result has failed, whatever its exit code."""
+    run(
+        """
+        import os, sys, pytest
+        from pytest_elastic.multiprocessing.errors import ChildFailedError
+
+        @pytest.mark.parametrize("end", [lambda r, n: os._exit(0), lambda r, n: os.kill(os.getpid(), 9), lambda r, n: sys.exit(3)])
+        def test_it(elastic, end):
+            with pytest.raises(ChildFailedError):
+                elastic.run(end, nprocs=2)
+        """
+    ).assert_outcomes(passed=3)
+
+
+def test_group_handle(run):
+    """`start`: pids, kill, pause, resume, logs, wait; the result says who failed."""
+    run(
+        """
+        import os, time, psutil
+
+        def work(rank, world_size):
+            print("working", rank, flush=True)
+            time.sleep(100 if rank else 0)
+
+        def test_kill(elastic):
+            group = elastic.start(work, nprocs=3)
+            assert sorted(group.pids()) == [0, 1, 2]
+            assert group.wait(timeout=0) is None
+            group.pause(2)
+            deadline = time.monotonic() + 5
+            while psutil.Process(group.pids()[2]).status() != "stopped" and time.monotonic() < deadline: pass
+            assert psutil.Process(group.pids()[2]).status() == "stopped"
+            group.resume(2)
+            while psutil.Process(group.pids()[2]).status() == "stopped" and time.monotonic() < deadline: pass
+            group.kill(1)
+            result = group.wait(timeout=10, period=0.1)
+            assert [f.exitcode for f in result.failures.values()] == [-9]
+            assert list(result.failures) == [1] and list(result.stopped) == [2]
+            assert group.logs[1].stdout == "working 1\\n"
+
+        def test_close(elastic):
+            group = elastic.start(work, nprocs=2)
+            group.close(timeout=1)
+            group.close()
+            assert not any(psutil.pid_exists(pid) for pid in group.pids().values())
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_a_group_left_open_is_closed(run):
+    """The fixture's end is the group's."""
+    run(
+        """
+        import time, psutil
+        pids = []
+
+        def test_open(elastic):
+            pids.extend(elastic.start(lambda rank, n: time.sleep(100), nprocs=2).pids().values())
+            assert all(map(psutil.pid_exists, pids))
+
+        def test_closed():
+            assert not any(map(psutil.pid_exists, pids))
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_the_store_is_shared_with_the_controller(run):
+    """Ranks and the test see the same data."""
+    run(
+        """
+        from pytest_elastic.launch import current_world
+
+        def work(rank, world_size):
+            world = current_world()
+            world.store.set(f"hello/{rank}", str(rank))
+            return world.store.get("answer")
+
+        def test_it(elastic):
+            group = elastic.start(work, nprocs=2)
+            assert [group.store.get(f"hello/{rank}") for rank in range(2)] == [b"0", b"1"]
+            group.store.set("answer", "42")
+            assert group.wait(timeout=10).return_values == {0: b"42", 1: b"42"}
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_bad_nprocs(run):
+    """A size that is none is one clear error."""
+    result = run("def test_it(elastic): elastic.run(print, nprocs=0)")
+    result.stdout.fnmatch_lines(["E*ValueError: nprocs must be a whole number from 1, not 0"])
+
+
+def test_assert_in_a_function(run):
+    """A failed assert in a function rank shows its text."""
+    result = run(
+        """
+        def test_it(elastic):
+            def check(rank, world_size):
+                assert rank == 7, f"rank {rank} is not seven"
+            elastic.run(check, nprocs=1)
+        """
+    )
+    result.stdout.fnmatch_lines(["E*AssertionError: rank 0 is not seven*"])

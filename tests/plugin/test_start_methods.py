@@ -1,0 +1,150 @@
+"""How ranks are made: the zygote, fresh interpreters, and who decides."""
+
+from __future__ import annotations
+
+import pytest
+
+CODE = """
+import os, subprocess, threading, time, pytest
+
+@pytest.fixture(scope="module")
+def module_pid():
+    yield os.getpid()
+
+@pytest.mark.elastic(nprocs=2)
+class TestIt:
+    def test_store(self, world):
+        world.store.set("key", "value")
+        assert world.gather(world.rank) == [0, 1]
+
+    def test_store_is_fresh(self, world):
+        assert not world.store.check(["key"])
+        world.barrier()
+
+    def test_fixtures_are_fresh(self, rank, module_pid, tmp_path, shared_tmp_path):
+        assert module_pid == os.getpid()
+        assert list(shared_tmp_path.iterdir()) == []
+
+    def test_fails(self, rank):
+        assert rank == 0
+
+    def test_dies(self, rank):
+        os.kill(os.getpid(), 9)
+
+    def test_leaks(self, rank):
+        if rank:
+            subprocess.Popen(["sleep", "1000"])
+
+    def test_leaves_a_thread(self, rank):
+        if rank:
+            threading.Thread(target=time.sleep, args=(100,)).start()
+
+    def test_hangs(self, rank):
+        pass
+
+def test_controller(elastic):
+    factor = 2
+    assert elastic.run(lambda rank, n: rank * factor, nprocs=2) == [0, 2]
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_same_outcomes(run, method):
+    """Both ways give every test the same outcome, and each its own failure to the right test."""
+    result = run(CODE, f"--elastic-start-method={method}", "-rA")
+    result.assert_outcomes(passed=6, failed=3, warnings=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            f"elastic: 8 on ranks, start method {method} (as asked)",
+            "FAILED *::test_fails - assert 1 == 0",
+            "FAILED *::test_dies - ranks 0-1 died by SIGKILL*",
+            "FAILED *::test_leaves_a_thread - rank 1 did not exit*",
+            "*::TestIt::test_leaks",
+        ]
+    )
+
+
+def test_threads_of_a_test_module(run):
+    """A thread that a test module started makes `auto` choose fresh interpreters, and say why."""
+    result = run(
+        """
+        import os, threading, time, pytest
+        threading.Thread(target=time.sleep, args=(3,), name="poller", daemon=True).start()
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_it(world):
+            assert threading.active_count() <= 3
+            world.barrier()
+        """
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["*start method spawn (threads that the tests' modules started are alive: poller)"]
+    )
+
+
+def test_marker_chooses(run):
+    """`start_method=` of the marker is for one test: a fresh interpreter has another `sys.argv`."""
+    run(
+        """
+        import os, pytest
+        born = os.getpid()
+
+        @pytest.mark.elastic(start_method="spawn")
+        def test_spawn(rank): assert born == os.getpid()
+
+        @pytest.mark.elastic(start_method="fork")
+        def test_fork(rank): assert born != os.getpid()
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_spawned_ranks_are_kept_warm(run):
+    """Clean ranks of one size serve the next test; a failed group is replaced."""
+    run(
+        """
+        import os, pytest
+        seen = []
+
+        @pytest.mark.elastic(nprocs=1)
+        @pytest.mark.parametrize("turn", [0, 1, 2])
+        def test_warm(rank, turn):
+            assert len(seen) == turn
+            seen.append(turn)
+
+        @pytest.mark.elastic(nprocs=1)
+        @pytest.mark.xfail(strict=True)
+        def test_fails(rank): assert 0
+
+        @pytest.mark.elastic(nprocs=1)
+        def test_replaced(rank): assert seen == []
+        """,
+        "--elastic-start-method=spawn",
+    ).assert_outcomes(passed=4, xfailed=1)
+
+
+@pytest.mark.parametrize("arguments", [["-n2"], ["--cov=.", "--cov-report="], ["--junitxml=j.xml", "-v"]])
+def test_spawn_with_other_plugins(run, arguments):
+    """The arguments of the run go to the ranks, and do not do their work twice."""
+    pytest.importorskip("xdist")
+    pytest.importorskip("pytest_cov")
+    code = "def test_it(world):\n    world.barrier()\n\ndef test_other(rank): assert rank\n"
+    result = run(code, "--elastic-start-method=spawn", *arguments)
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_a_rank_that_cannot_collect(run):
+    """A fresh interpreter that fails before it is a rank is a start error, with the end of its output."""
+    result = run(
+        """
+        import os, pytest
+        if "RANK" in os.environ:
+            raise SystemExit("not in a rank")
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_it(rank): pass
+        """,
+        "--elastic-start-method=spawn",
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E*StartError: ranks 0-1 did not start: *", "*not in a rank*"])

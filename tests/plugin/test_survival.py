@@ -1,0 +1,187 @@
+"""Pytest ends from outside: no rank, and nothing that a rank started, outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+# Every kind of rank: `up` says that it is there; the parent-less ones are told from pytest by the mark in
+# the environment, which all of them inherit.
+RANKS = """
+import ctypes, os, signal, subprocess, sys, time
+import pytest
+
+def up(rank):
+    open(f"up{rank}", "w").close()
+
+def sleep(rank):
+    up(rank); time.sleep(1000)
+
+def ignore(rank):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    sleep(rank)
+
+def gil(rank):
+    up(rank)
+    ctypes.PyDLL(None).sleep(1000)
+
+def stopped(rank):
+    up(rank); os.kill(os.getpid(), signal.SIGSTOP)
+
+def grandchild(rank):
+    subprocess.Popen(["sleep", "1000"]); sleep(rank)
+
+def session(rank):
+    subprocess.Popen(["sleep", "1000"], start_new_session=True); sleep(rank)
+
+def daemon(rank):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.closerange(0, 256)
+        os.execvp("sleep", ["sleep", "1000"])
+    sleep(rank)
+
+def storm(rank):
+    if os.fork() == 0:
+        while True:
+            os.setsid() if os.getpid() != os.getsid(0) else None
+            if os.fork():
+                os._exit(0)
+    sleep(rank)
+
+@pytest.mark.elastic(nprocs=2, timeout=0)
+def test_it(rank):
+    globals()[os.environ["KIND"]](rank)
+"""
+KINDS = ["sleep", "ignore", "gil", "stopped", "grandchild", "session", "daemon", "storm"]
+
+
+def _all_up(session) -> bool:
+    return all((session.directory / f"up{rank}").exists() for rank in range(2))
+
+
+def _time_to_zero(session, limit: float) -> float:
+    start = time.monotonic()
+    while session.survivors():
+        if time.monotonic() - start > limit:
+            break
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sigkill_of_pytest(session, monkeypatch, kind):
+    """Pytest gets SIGKILL: no process of its ranks is left, whatever the ranks do."""
+    monkeypatch.setenv("KIND", kind)
+    running = session(RANKS)
+    running.wait_for(lambda: _all_up(running))
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait(10)
+    # The goal is 0.2 s, which the benchmark measures; the bound here is for a busy machine.
+    _time_to_zero(running, 2.0)
+    assert running.survivors() == []
+
+
+@pytest.mark.parametrize("kind", ["sleep", "ignore", "daemon"])
+def test_sigterm_of_pytest(session, monkeypatch, kind):
+    """Pytest gets SIGTERM, which it does not handle: the same."""
+    monkeypatch.setenv("KIND", kind)
+    running = session(RANKS)
+    running.wait_for(lambda: _all_up(running))
+    os.kill(running.process.pid, signal.SIGTERM)
+    running.process.wait(10)
+    _time_to_zero(running, 2.0)
+    assert running.survivors() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupt(session, monkeypatch, kind):
+    """Ctrl-C: pytest's own summary and exit code, ranks stopped within the grace, nobody left."""
+    monkeypatch.setenv("KIND", kind)
+    running = session(RANKS)
+    running.wait_for(lambda: _all_up(running))
+    os.kill(running.process.pid, signal.SIGINT)
+    assert running.process.wait(15) == 2
+    assert "KeyboardInterrupt" in running.output.read_text()
+    _time_to_zero(running, 1.0)
+    assert running.survivors() == []
+
+
+def test_interrupt_with_full_trace_shows_where_ranks_stood(session, monkeypatch):
+    """`--full-trace` asks for the ranks' stacks at Ctrl-C, as it does for pytest's own."""
+    monkeypatch.setenv("KIND", "sleep")
+    running = session(RANKS, "--full-trace")
+    running.wait_for(lambda: _all_up(running))
+    os.kill(running.process.pid, signal.SIGINT)
+    running.process.wait(15)
+    text = running.output.read_text()
+    assert "rank 0 stood here:" in text
+    assert "in sleep" in text
+
+
+def test_second_interrupt_skips_the_grace(session, monkeypatch):
+    """The second Ctrl-C does not wait for ranks that ignore the first; nobody is left all the same."""
+    monkeypatch.setenv("KIND", "ignore")
+    running = session(RANKS)
+    running.wait_for(lambda: _all_up(running))
+    os.kill(running.process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.kill(running.process.pid, signal.SIGINT)
+    running.process.wait(15)
+    _time_to_zero(running, 1.0)
+    assert running.survivors() == []
+
+
+def test_guardian_killed(run):
+    """The guardian gets SIGKILL: its ranks die, its daemon is swept, the test names it, the next one runs."""
+    result = run("""
+        import os, signal, subprocess, time
+        import psutil, pytest
+
+        @pytest.mark.elastic(nprocs=3, timeout=20)
+        def test_killed(rank, world):
+            if rank == 0:
+                subprocess.Popen(["sleep", "1234567"], start_new_session=True)
+                time.sleep(0.1)
+                os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(100)
+
+        def test_swept():
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                left = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "1234567"]]
+                if not left:
+                    return
+            assert not left
+
+        @pytest.mark.elastic(nprocs=3)
+        def test_next(world):
+            world.barrier()
+    """)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*died with the guardian of their group, which was killed*"])
+
+
+def test_zygote_killed(run):
+    """The zygote gets SIGKILL: the test that needs it next says so, in one error, and the run ends."""
+    result = run("""
+        import os, signal
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_first(rank):
+            if rank == 0:
+                guardian = open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()
+                os.kill(int(guardian[1]), signal.SIGKILL)
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_second(rank):
+            pass
+    """)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*GuardianError: the zygote is gone*"])

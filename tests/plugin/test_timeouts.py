@@ -1,0 +1,165 @@
+"""Deadlines of a group: where they come from, what is shown, and that the session goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+HANG = """
+import ctypes, os, signal, time
+import pytest
+
+def stand_still():
+    time.sleep(100)
+"""
+
+
+def test_a_hang_shows_every_stack_and_the_session_goes_on(run, pytester):
+    """The rank's line, its output so far, the next test, junit: nothing is lost to a hang."""
+    result = run(
+        HANG
+        + """
+@pytest.mark.elastic(nprocs=3, timeout=1)
+def test_hang(rank):
+    print("before, on", rank)
+    stand_still()
+
+def test_after(rank): pass
+""",
+        "--junitxml=junit.xml",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "ranks 0-2 did not finish within 1 s (3 of 3 ranks failed)",
+            "*ranks 0-2 hung here*",
+            "  *.py:* in test_hang",
+            "  *.py:* in stand_still",
+            "*Captured stdout [[]rank 1] call*",
+            "before, on 1",
+            "(whole file: *stdout.log)",
+        ]
+    )
+    assert 'failures="1"' in (pytester.path / "junit.xml").read_text()
+
+
+def test_one_rank_hangs(run):
+    """Only the rank that hangs is accused."""
+    result = run(
+        HANG
+        + """
+@pytest.mark.elastic(nprocs=3, timeout=1)
+def test_hang(rank):
+    if rank == 2: stand_still()
+"""
+    )
+    result.stdout.fnmatch_lines(
+        ["rank 2 did not finish within 1 s (1 of 3 ranks failed)", "*rank 2 hung here*"]
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "ctypes.PyDLL(None).sleep(100)",
+        "[signal.signal(n, signal.SIG_IGN) for n in (2, 15, 1, 3)]; time.sleep(100)",
+        "os.kill(os.getpid(), signal.SIGSTOP)",
+    ],
+    ids=["gil-held", "signals-ignored", "stopped"],
+)
+def test_ranks_that_cannot_be_asked(run, body):
+    """A rank that holds the GIL, ignores signals or is stopped ends all the same, and shows its line."""
+    result = run(HANG + f"\n@pytest.mark.elastic(timeout=1)\ndef test_hang(rank):\n    {body}\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["ranks 0-1 did not finish within 1 s*", "  *.py:* in test_hang"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "arguments"),
+    [
+        ("elastic(timeout=1)", ["--timeout=50"]),
+        ("elastic", ["--elastic-timeout=1"]),
+        ("elastic", ["-o", "elastic_timeout=1"]),
+        ("elastic", ["--timeout=1"]),
+        ("elastic", ["-o", "timeout=1"]),
+        ("timeout(1)", ["--timeout=50", "--elastic-timeout=50"]),
+        ("timeout(1, func_only=True)", []),
+        ("timeout(1, method='thread')", []),
+        ("elastic(timeout=1)", ["-p", "no:timeout"]),
+    ],
+)
+def test_where_the_limit_comes_from(run, mark, arguments):
+    """Our marker, then pytest-timeout's marker, option and ini, then ours; the session is never ended."""
+    code = HANG + f"\n@pytest.mark.{mark}\ndef test_hang(rank): stand_still()\n\ndef test_after(rank): pass\n"
+    result = run(code, *arguments)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["ranks 0-1 did not finish within 1 s*"])
+
+
+def test_ordinary_tests_keep_pytest_timeout(run):
+    """A test that is not elastic has pytest-timeout's own alarm."""
+    result = run(HANG + "\n@pytest.mark.timeout(1)\ndef test_hang(): stand_still()\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Timeout (>1.0s) from pytest-timeout.*"])
+
+
+def test_a_hang_in_setup(run):
+    """The limit spans setup, call and teardown."""
+    result = run(
+        HANG
+        + """
+@pytest.fixture
+def slow(): stand_still()
+
+@pytest.mark.elastic(timeout=1)
+def test_hang(slow): pass
+"""
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["ranks 0-1 did not finish within 1 s*", "  *.py:* in slow"])
+
+
+def test_a_hang_in_teardown(run):
+    """It is an error of the teardown, and the ranks are stopped."""
+    result = run(
+        HANG
+        + """
+@pytest.fixture
+def slow():
+    yield
+    stand_still()
+
+@pytest.mark.elastic(timeout=1)
+def test_hang(slow): pass
+"""
+    )
+    result.assert_outcomes(passed=1, errors=1)
+
+
+def test_start_up_is_not_charged(run):
+    """Ranks that come up slowly have a limit of their own."""
+    result = run(
+        """
+        import os, time, pytest
+        os.register_at_fork(after_in_child=lambda: time.sleep(0.5))
+
+        @pytest.mark.elastic(timeout=0.4)
+        def test_it(rank): pass
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_ranks_that_never_start(run):
+    """Past the limit for starting the test is an error that says so; the next test has its chance."""
+    result = run(
+        """
+        import os, time, pytest
+        os.register_at_fork(after_in_child=lambda: time.sleep(0.3))
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_it(rank): pass
+        """,
+        "-o", "elastic_start_timeout=0.05",
+    )  # fmt: skip
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E*StartError: ranks 0-1 did not start: not ready after 0.05 s*"])

@@ -1,0 +1,126 @@
+"""The shape of the package: imports point down, third parties stay in their rooms, nothing grows too big."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LEVELS = {
+    0: {"errors", "clock", "events", "logging"},
+    1: {"store", "timer", "hang"},
+    2: {"multiprocessing", "simulator", "faults", "report"},
+    3: {"launch", "strategies"},
+    4: {"plugin", "testing", "stateful"},
+}
+LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
+# Parts of one level may build on each other where this says so, in one direction.
+BESIDE = {"simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+THIRD_PARTIES = {
+    "psutil": {"multiprocessing"},
+    "hypothesis": {"strategies", "stateful"},
+    "pytest": {"plugin"},
+    "_pytest": set(),
+    "torch": {"store"},
+}
+# Signatures that are torch's.
+WIDE = {
+    "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",
+    "multiprocessing/__init__.py", "multiprocessing/tail_log.py", "store/_collective.py",
+}  # fmt: skip
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides the part it comes from"
+            found.append(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    """A part imports only parts of a lower level."""
+    part = part_of(path)
+    if part == "__init__":
+        assert not [name for name in imports(path) if name != "__future__"]
+        return
+    for name in imports(path):
+        if name.startswith("pytest_elastic."):
+            other = name.split(".")[1]
+            allowed = other == part or LEVEL[other] < LEVEL[part] or other in BESIDE.get(part, ())
+            assert allowed, f"{part} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_third_parties_stay_in_their_rooms(path):
+    """Each library has the parts that may import it."""
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top not in sys.stdlib_module_names and top != "pytest_elastic":
+            assert part_of(path) in THIRD_PARTIES[top], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_sizes(path):
+    """Files, functions and argument lists stay below their caps."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= (60 if path.name == "__init__.py" and part_of(path) != "plugin" else 400)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            assert (node.end_lineno or 0) - first.lineno < 50, f"{path}: {node.name} is too long"
+            named = [
+                arg.arg for arg in (*node.args.args, *node.args.kwonlyargs) if arg.arg not in ("self", "cls")
+            ]
+            wide = str(path.relative_to(PACKAGE)) in WIDE
+            assert wide or len(named) <= 6, f"{path}: {node.name} has {len(named)} arguments"
+
+
+def test_most_functions_are_short():
+    """Nine of ten functions have bodies under 20 lines."""
+    lengths = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                lengths.append((node.end_lineno or 0) - first.lineno + 1)
+    assert sum(length < 20 for length in lengths) >= 0.9 * len(lengths)
+
+
+def test_the_plugin_is_thin():
+    """The door to pytest translates; at most 13 % of the source is in it."""
+    sizes = {path: len(path.read_text().splitlines()) for path in FILES}
+    plugin = sum(size for path, size in sizes.items() if part_of(path) == "plugin")
+    assert plugin <= 0.13 * sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("pytest_elastic", {"pytest_elastic.errors"}),
+        ("pytest_elastic.store", {"pytest", "hypothesis", "torch", "psutil"}),
+        ("pytest_elastic.timer", {"pytest", "hypothesis", "torch", "psutil"}),
+        ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
+        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch"}),
+    ],
+)
+def test_what_an_import_does_not_import(module, absent):
+    """A rank that uses one part does not pay for others."""
+    code = f"import sys, {module}; print([name for name in {sorted(absent)} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
