@@ -31,7 +31,7 @@ THIRD_PARTIES = {
 # Signatures that are torch's.
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",
-    "multiprocessing/__init__.py", "multiprocessing/tail_log.py", "store/_collective.py",
+    "multiprocessing/_start.py", "multiprocessing/tail_log.py", "store/_collective.py",
 }  # fmt: skip
 
 

@@ -2,30 +2,28 @@
 
 *Rules.*  A rank begins by making its crashes and hangs readable: `faulthandler` writes every thread's
 stack to the rank's `stacks.log` at a fatal error and on `DUMP_SIGNAL`, in C, whoever holds the GIL.  It
-ends as an interpreter does (non-daemon threads joined, `atexit` callbacks of its own, coverage saved,
-streams flushed) but for the last step: `os._exit`, since tearing the modules down costs more than the
-test.  What goes wrong on the way is a non-zero exit code, and so a failure of the test.
+ends as every rank does (`_rankside`); what goes wrong on the way is a non-zero exit code, and so a failure
+of the test.
 """
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import os
 import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._rankside import end_well, forget_launcher
+from pytest_elastic.multiprocessing._results import Returned, read_memory
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.store import RemoteStore
 
@@ -53,13 +51,6 @@ class RankJob:
 @dataclass(frozen=True, slots=True)
 class Hello:
     """From the rank: it is ready.  Sent once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """From a function rank: the pickled value."""
-
-    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +88,14 @@ class RankProcess:
         self._prepare()
         self.channel.send(Hello())
         code = self._call() if self._job.payload else self._serve(obey)
-        return code or _end_well()
+        return code or end_well()
 
     def _prepare(self) -> None:
         path = os.path.join(self.directory, "stacks.log")
         self._stacks = open(path, "w", buffering=1)  # noqa: SIM115 - faulthandler needs it until the end.
         faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True)
         faulthandler.enable(file=self._stacks)
-        atexit._clear()  # The launcher's callbacks are the launcher's.
-        if processes := sys.modules.get("multiprocessing.process"):
-            processes.__dict__["_children"].clear()  # So are its children: ours to forget, not to end.
+        forget_launcher()
         torch = sys.modules.get("torch")
         if torch is not None and self._job.torch_threads:
             # An OpenMP pool that ran before the fork hangs in the child; one thread needs no pool.
@@ -125,9 +114,7 @@ class RankProcess:
             obey(self, order)
 
     def _call(self) -> int:
-        # Opened anew: the descriptor shares its offset with those of the other ranks.
-        with open(f"/proc/self/fd/{self._payload}", "rb") as file:
-            function, args = _byvalue.loads(file.read())
+        function, args = _byvalue.loads(read_memory(self._payload))
         try:
             value = record(_call)(function, self.rank, self.world_size, args)
             self.channel.send(Returned(value or b""))
@@ -156,26 +143,3 @@ def current_world() -> World:
     if _current is None or _current.world is None:
         raise RuntimeError("this process is not a rank of pytest-elastic")
     return _current.world
-
-
-def _note_fault(faults: list[object], fault: sys.UnraisableHookArgs) -> None:
-    faults.append(fault.exc_value)
-    sys.__unraisablehook__(fault)
-
-
-def _end_well() -> int:
-    """The interpreter's own order of ending, without its last step."""
-    faults: list[object] = []
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    sys.unraisablehook = partial(_note_fault, faults)
-    atexit._run_exitfuncs()
-    if util := sys.modules.get("multiprocessing.util"):
-        util._exit_function()
-    if coverage := sys.modules.get("coverage"):
-        current = coverage.Coverage.current()
-        if current is not None:
-            current.stop()
-            current.save()
-    return 1 if faults else 0

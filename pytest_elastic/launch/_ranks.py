@@ -9,13 +9,10 @@ has a limit of its own.
 
 from __future__ import annotations
 
-import math
 import os
-import select
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,12 +23,15 @@ from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack, parse_stacks
 from pytest_elastic.launch import _byvalue
-from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob, Returned
+from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
+from pytest_elastic.multiprocessing._logs import LogsDest
+from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.store import RemoteStore, StoreServer
 
 GRACE = 2.0
@@ -126,6 +126,8 @@ class RankGroup(PContext):
         fresh: whether no item ran on it yet.
     """
 
+    handles_signals = False
+
     def __init__(self, name: str, launcher: Launcher, plan: Plan, payload: Any = None) -> None:
         self.plan, self._launcher, self._payload = plan, launcher, payload
         self.directories = {rank: plan.directory / f"rank{rank}" for rank in range(plan.nprocs)}
@@ -136,20 +138,16 @@ class RankGroup(PContext):
             for file in ("stdout.log", "stderr.log", "error.json")
         )
         self._port = _reserve_port()
-        self._channels: dict[int, Channel] = {}
-        self._inbox: dict[int, deque[Any]] = {rank: deque() for rank in self.directories}
+        self._channels = RankChannels(self.directories)
         self.fresh = True
         self.server = StoreServer()
+        shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
             getattr(payload, "__name__", name),
             dict.fromkeys(self.directories, ()),
             {rank: self._environment(rank) for rank in self.directories},
-            outs,
-            errs,
-            outs if plan.live else {},
-            errs if plan.live else {},
-            errors,
+            LogPlan(LogsDest(outs, errs, *shown, errors)),
         )
 
     def _environment(self, rank: int) -> dict[str, str]:
@@ -163,32 +161,30 @@ class RankGroup(PContext):
             "MASTER_PORT": str(self._port.getsockname()[1]),
             "TORCHELASTIC_RUN_ID": self.plan.directory.name,
             "TORCHELASTIC_ERROR_FILE": str(self.directories[rank] / "error.json"),
-            "PYTEST_ELASTIC_GROUP": f"{os.getpid()}-{self.plan.directory.name}",
             **self.plan.env,
         }
 
     def _start(self) -> Group:
         self.server.start()
-        theirs: list[socket.socket] = []
-        starts = []
-        payload = _in_memory(_byvalue.dumps(self._payload)) if self._payload is not None else None
+        payload = in_memory(_byvalue.dumps(self._payload)) if self._payload is not None else None
+        ends = {rank: (self._channels.open(rank), self.server.pair(rank)) for rank in self.directories}
+        carried = {} if payload is None else {"payload": payload}
+        descriptors = {
+            rank: {"channel": channel.fileno(), "store": store.fileno(), **carried}
+            for rank, (channel, store) in ends.items()
+        }
         try:
-            for rank, directory in self.directories.items():
-                self._channels[rank], end = Channel.pair()
-                store = self.server.pair(rank)
-                theirs += [end, store]
-                descriptors = {"channel": end.fileno(), "store": store.fileno()}
-                if payload is not None:
-                    descriptors["payload"] = payload
-                job = RankJob(self.nprocs, str(directory), self.plan.torch_threads, payload is not None)
-                env: dict[str, str | None] = {**self.envs[rank]}
-                starts.append(RankStart(rank, env, self.stdouts[rank], self.stderrs[rank], job, descriptors))
-            return Group(self._launcher.start_group(starts))
+            return Group(self._launcher.start_group(self._starts(self._job, descriptors)))
         finally:
-            for end in theirs:
-                end.close()
+            for channel, store in ends.values():
+                channel.close()
+                store.close()
             if payload is not None:
                 os.close(payload)
+
+    def _job(self, rank: int) -> RankJob:
+        directory = str(self.directories[rank])
+        return RankJob(self.nprocs, directory, self.plan.torch_threads, self._payload is not None)
 
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.
@@ -210,19 +206,16 @@ class RankGroup(PContext):
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
         for rank in ranks:
-            try:
-                self._channels[rank].send(order)
-            except OSError:
-                pass
+            self._channels.send(rank, order)
 
     def renew_store(self, order: object) -> None:
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
         self.server = StoreServer()
         self.server.start()
-        for rank, channel in self._channels.items():
+        for rank in self.directories:
             with self.server.pair(rank) as store:
-                channel.send(order, (store.fileno(),))
+                self._channels.send(rank, order, (store.fileno(),))
 
     def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
         """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.
@@ -241,7 +234,7 @@ class RankGroup(PContext):
                 answers.silent, answers.expired = sorted(waiting), deadline.passed()
                 break
             if waiting:
-                self._sleep(waiting, until)
+                self._channels.sleep(self.group, waiting, until)
         return answers
 
     def _gather(self, answers: Answers, waiting: set[int]) -> None:
@@ -249,23 +242,14 @@ class RankGroup(PContext):
         for rank in sorted(waiting):
             # The exit is looked at first: what the rank sent before it is then there to be read.
             ended = self.group.exits.get(rank)
-            self._read(rank)
-            if self._inbox[rank]:
-                answers.replies[rank] = self._inbox[rank].popleft()
+            inbox = self._channels.read(rank)
+            if inbox:
+                answers.replies[rank] = inbox.popleft()
                 waiting.discard(rank)
             elif ended is not None or self.group.over:
                 answers.exits[rank] = ended or RankExited(rank, -signal.SIGKILL, 0.0)
                 self.server.drop(rank)
                 waiting.discard(rank)
-
-    def _sleep(self, waiting: set[int], until: Deadline) -> None:
-        poll = select.poll()
-        poll.register(self.group.fileno(), select.POLLIN)
-        for rank in waiting:
-            if not self._channels[rank].closed:
-                poll.register(self._channels[rank].fileno(), select.POLLIN)
-        left = until.remaining()
-        poll.poll(None if left == math.inf else math.ceil(left * 1000))
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
@@ -337,29 +321,15 @@ class RankGroup(PContext):
     # The rest of the template of `PContext`.
 
     def _take(self, timeout: float) -> None:
-        """As a function group: results come by channel, and a pipe's worth of them must not block a rank."""
-        if timeout > 0 and not self.group.over:
-            self._sleep(set(self._channels), Deadline.after(timeout))
-        self.group.take()
-        for rank in self._channels:
-            self._read(rank)
+        self._channels.take(self.group, timeout)
         for rank in self.group.exits:
             self.server.drop(rank)
 
-    def _read(self, rank: int) -> None:
-        if self._channels[rank].fileno() >= 0:
-            self._inbox[rank].extend(message for message, _ in self._channels[rank].receive())
-
     def _returned(self, rank: int) -> tuple[bool, Any]:
-        self._read(rank)
-        for message in self._inbox[rank]:
-            if isinstance(message, Returned):
-                return True, _byvalue.loads(message.value)
-        return False, None
+        return self._channels.returned(rank, _byvalue.loads)
 
     def _release(self) -> None:
-        for channel in self._channels.values():
-            channel.close()
+        self._channels.close()
         self.server.close()
         self._port.close()
 
@@ -378,14 +348,6 @@ def _reserve_port() -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind(("127.0.0.1", 0))
     return held
-
-
-def _in_memory(data: bytes) -> int:
-    """A descriptor to read `data` from, once by each process that opens it anew."""
-    number = os.memfd_create("payload")
-    with open(number, "wb", closefd=False) as file:
-        file.write(data)
-    return number
 
 
 def describe_exit(exitcode: int) -> str:

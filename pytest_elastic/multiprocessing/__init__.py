@@ -1,1 +1,34 @@
-"""Sets of processes that run one function or program each: start, wait, logs, errors, stop."""
+"""Sets of processes that run one function or program each: start, wait, logs, errors, stop.
+
+The words are torch elastic's, and code written for `torch.distributed.elastic.multiprocessing` runs after
+replacing the import path.  Torch is not needed.  `start_processes` begins a run and gives its `PContext`;
+`errors`, `redirects` and `tail_log` are parts of their own.
+"""
+
+from pytest_elastic.multiprocessing._binaries import SubprocessContext
+from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
+from pytest_elastic.multiprocessing._functions import MultiprocessContext
+from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs
+from pytest_elastic.multiprocessing._signals import SignalException
+from pytest_elastic.multiprocessing._start import start_processes
+from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map
+from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.multiprocessing.tail_log import TailLog, tail_logfile
+
+__all__ = [
+    "IS_WINDOWS",
+    "DefaultLogsSpecs",
+    "LogsDest",
+    "LogsSpecs",
+    "MultiprocessContext",
+    "PContext",
+    "ProcessFailure",
+    "RunProcsResult",
+    "SignalException",
+    "Std",
+    "SubprocessContext",
+    "TailLog",
+    "start_processes",
+    "tail_logfile",
+    "to_map",
+]

@@ -11,18 +11,25 @@ themselves; those that are left are stopped and marked so.  The stop sequence ru
 from __future__ import annotations
 
 import abc
+import logging
 import math
+import os
+import secrets
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from pytest_elastic.clock import Deadline, to_seconds
+from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._signals import SignalHold
+from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure
-from pytest_elastic.multiprocessing.tail_log import TailLog
+
+logger = logging.getLogger(__name__)
 
 START_LIMIT = 60.0
 STOP_GRACE = 30.0
@@ -62,30 +69,63 @@ class PContext(abc.ABC):
         nprocs: how many ranks.
     """
 
+    binary = False
+    handles_signals = True
+
     def __init__(
         self,
         name: str,
         entrypoint: Callable[..., Any] | str,
         args: Mapping[int, Any],
         envs: Mapping[int, Mapping[str, str]],
-        stdouts: Mapping[int, str],
-        stderrs: Mapping[int, str],
-        tee_stdouts: Mapping[int, str],
-        tee_stderrs: Mapping[int, str],
-        error_files: Mapping[int, str],
+        *logs: Any,
+        **named: Any,
     ) -> None:
+        check_call(entrypoint, args, envs)
         self.name, self.entrypoint = name, entrypoint
         self.args, self.envs = dict(args), {rank: dict(env) for rank, env in envs.items()}
-        self.stdouts, self.stderrs, self.error_files = dict(stdouts), dict(stderrs), dict(error_files)
+        plan = read_constructor("PContext", self.envs, logs, named)
+        dest = plan.dest
+        self.stdouts, self.stderrs, self.error_files = dest.stdouts, dest.stderrs, dest.error_files
         self.nprocs = len(self.envs)
-        self._tails = [
-            TailLog(name, dict(tee_stdouts), sys.stdout),
-            TailLog(name, dict(tee_stderrs), sys.stderr),
-        ]
+        self._id = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._streams = ShownStreams(name, plan)
+        self._signals = SignalHold()
         self._group: Group | None = None
         self._lock = threading.RLock()
         self._result: RunProcsResult | None = None
         self._patience = Deadline.after(None)
+
+    @property
+    def filtered_stdout(self) -> TextIO | None:
+        """The open file of chosen lines; closed at the end."""
+        return self._streams.filtered[0]
+
+    @property
+    def filtered_stderr(self) -> TextIO | None:
+        """Likewise of stderr."""
+        return self._streams.filtered[1]
+
+    def marker(self) -> dict[str, str]:
+        """What every process of the group has in its environment."""
+        return {"PYTEST_ELASTIC_GROUP": self._id}
+
+    def _starts(
+        self, job: Callable[[int], Any], descriptors: Mapping[int, dict[str, int]] | None = None
+    ) -> list[RankStart]:
+        """How each rank begins; what is not redirected is what this process has now."""
+        starts = []
+        for rank in sorted(self.envs):
+            inherited = {
+                name: number
+                for name, number, files in (("stdout", 1, self.stdouts), ("stderr", 2, self.stderrs))
+                if not files[rank]
+            }
+            numbers = {**(descriptors[rank] if descriptors else {}), **inherited}
+            env: dict[str, str | None] = {**self.envs[rank], **self.marker()}
+            files = (self.stdouts[rank], self.stderrs[rank])
+            starts.append(RankStart(rank, env, *files, job(rank), numbers, self.binary))
+        return starts
 
     # What a kind of context answers.
 
@@ -123,9 +163,10 @@ class PContext(abc.ABC):
         """
         if self._group is not None:
             raise ValueError(f"{self.name}: the context is already initialized; start() was called twice")
-        for tail in self._tails:
-            tail.start()
+        if self.handles_signals:
+            self._signals.take()
         try:
+            self._streams.start()
             self._group = self._start()
             self._group.wait_started(START_LIMIT)
         except BaseException:
@@ -189,6 +230,7 @@ class PContext(abc.ABC):
             if self._result is None and group.over:
                 self._result = self._judge()
                 self._finish()
+                self._warn_of_leaks()
             elif self._result is None and group.stopped_at == math.inf and self._failed_ranks():
                 self._patience = self._patience.earlier(Deadline.after(period))
                 if self._patience.passed():
@@ -217,20 +259,30 @@ class PContext(abc.ABC):
             elif exited.at > group.stopped_at and not (exited.exitcode == 0 and self._returned(rank)[0]):
                 result.stopped[rank] = self._failure(rank, exited.exitcode)
                 result.stopped[rank].stopped = True
-        if not result.failures:  # A run that the caller closed before its end did not succeed either.
-            result.failures = dict(result.stopped)
+        if self.binary or not result.failures:
+            # Torch counts programs that it stopped; and a run that the caller closed did not succeed either.
+            result.failures |= result.stopped
         if not result.failures:
             result.return_values = {rank: self._returned(rank)[1] for rank in sorted(self.envs)}
         return result
 
+    def _warn_of_leaks(self) -> None:
+        for leak in self.group.ended.leaks if self.group.ended else ():
+            logger.warning("%s left a process behind: pid %d, %s (killed)", self.name, leak.pid, leak.command)
+
     def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
-        return ProcessFailure(rank, self.pids().get(rank, -1), exitcode, self.error_files.get(rank, ""))
+        failure = ProcessFailure.observed(
+            rank, self.pids().get(rank, -1), exitcode, self.error_files.get(rank, "")
+        )
+        if exitcode == 0 and not self._returned(rank)[0]:
+            failure.message = f"rank {rank} ended before it returned"
+        return failure
 
     def _finish(self) -> None:
         """Drain the tails and let go of everything; idempotent."""
         with self._lock:
-            for tail in self._tails:
-                tail.stop()
+            self._streams.stop()
             if self._group is not None:
                 self._group.close()
             self._release()
+            self._signals.release()

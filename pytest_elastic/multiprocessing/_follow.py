@@ -10,6 +10,7 @@ lines; only a filter needs each line by itself.  `seal` bounds what is still rea
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 import stat
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 PIECE = 1 << 16  # Bytes at a time: larger ones cost the allocator a mapping each, and are slower.
 
 LineFilter = Callable[[str], bool]
+
+_new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Lines:
@@ -33,7 +36,9 @@ class Lines:
         self._text_header, self._keep = header, keep
         # A filter must see lines without header: then it is added after it, else on the way.
         self._header = header.encode("utf-8", "replace") if keep is None else b""
-        self._begun = bytearray()
+        # The line that has begun; as pieces of text, since a long one would be copied when it grows.
+        self._begun: list[str] = []
+        self._decoder = _new_decoder("replace")
         self._held_return = False
         self.filter_error: Exception | None = None
 
@@ -45,30 +50,31 @@ class Lines:
             self._held_return = data.endswith(b"\r")
             whole = data[:-1] if self._held_return else data
             data = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if data and not self._begun:
-            self._begun += self._header
-        last = data.rfind(b"\n")
-        if last < 0:
-            self._begun += data
+        end = data.rfind(b"\n") + 1
+        if end == 0:
+            self._begin(data)
             return ""
-        self._begun += data[:last].replace(b"\n", b"\n" + self._header)
-        rest = data[last + 1 :]
-        return self._complete(self._header + rest if rest else b"")
+        head = data[: end - 1].replace(b"\n", b"\n" + self._header) + b"\n"
+        text = self._complete(head if self._begun else self._header + head)
+        self._begin(data[end:])
+        return text
 
     def end(self) -> str:
         """The line that has begun, as if it had ended."""
-        if self._held_return and not self._begun:
-            self._begun += self._header
-        elif not self._begun:
+        if not (self._begun or self._held_return):
             return ""
         self._held_return = False
-        return self._complete(b"")
+        return self._complete(b"\n" if self._begun else self._header + b"\n")
 
-    def _complete(self, rest: bytes) -> str:
-        ended, self._begun = self._begun, bytearray(rest)
-        ended += b"\n"
-        # Cut at line ends, so that no character is split; one bad byte cannot swallow a newline.
-        text = ended.decode("utf-8", "replace")
+    def _begin(self, data: bytes) -> None:
+        if data:
+            self._begun.append(self._decoder.decode(data if self._begun else self._header + data))
+
+    def _complete(self, data: bytes) -> str:
+        # Characters are not cut here: one bad byte cannot swallow a newline.
+        self._begun.append(self._decoder.decode(data, True))
+        text = "".join(self._begun)
+        self._begun.clear()
         return text if self._keep is None else self._filter(text)
 
     def _filter(self, text: str) -> str:

@@ -30,6 +30,7 @@ class Group:
     def __init__(self, control: Channel) -> None:
         self._control = control
         self._lock = threading.RLock()
+        self._started = False
         self._failed: StartFailed | None = None
         self.pids: dict[int, int] = {}
         self.exits: dict[int, RankExited] = {}
@@ -54,11 +55,11 @@ class Group:
             GuardianError: the guardian did not answer.
         """
         deadline = Deadline.after(timeout)
-        while not self.pids and not self.over and not deadline.passed():
+        while not self._started and not self.over and not deadline.passed():
             self.take(deadline.remaining())
         if self._failed is not None:
             raise self._failed.error
-        if not self.pids:
+        if not self._started:
             raise GuardianError("the guardian of the group did not start its ranks")
 
     def take(self, timeout: float = 0.0) -> None:
@@ -118,6 +119,7 @@ class Group:
 
     def _learn(self, message: Any) -> None:
         if isinstance(message, Started):
+            self._started = True
             self.pids.update(message.pids)
         elif isinstance(message, RankExited):
             self.exits[message.rank] = message

@@ -50,7 +50,9 @@ class RankStart:
         stdout: file for descriptor 1, `""` to inherit it.
         stderr: likewise for descriptor 2.
         job: what the zygote's `run_rank` makes of it; anything that pickles.
-        descriptors: names of the descriptors that travel with it; in the rank, their numbers.
+        descriptors: names of the descriptors that travel with it; in the rank, their numbers.  One named
+            `stdout` or `stderr` becomes that stream where there is no file for it.
+        session: whether the rank leads a session of its own, not only a process group.
     """
 
     rank: int
@@ -59,6 +61,7 @@ class RankStart:
     stderr: str
     job: Any
     descriptors: dict[str, int] = field(default_factory=dict)
+    session: bool = False
 
 
 RunRank = Callable[[RankStart], int]
@@ -242,11 +245,19 @@ def _owner(pid: int, ranks: dict[int, int]) -> int | None:
 
 def _fork_rank(start: RankStart, starts: list[RankStart], ours: tuple[int, ...], run_rank: RunRank) -> int:
     guardian = os.getpid()
-    pid = fork()
+    # What is sent to the rank before it has handlers of its own waits, and is not ignored as here.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_LAUNCHER)
+    try:
+        pid = fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_LAUNCHER)
+        raise
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_LAUNCHER)
         # The rank does it too: whoever comes first, nobody sees it in its guardian's group.
-        with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)
+        if not start.session:
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)
         return pid
     in_child(lambda: _be_rank(start, starts, guardian, ours, run_rank))
 
@@ -255,9 +266,10 @@ def _be_rank(
     start: RankStart, starts: list[RankStart], guardian: int, ours: tuple[int, ...], run_rank: RunRank
 ) -> int:
     die_with_parent(guardian)
-    os.setpgid(0, 0)
+    os.setsid() if start.session else os.setpgid(0, 0)
     for signum in _LEFT_TO_LAUNCHER:
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_LAUNCHER)
     for number in ours:
         os.close(number)
     _close_all(other.descriptors for other in starts if other is not start)
@@ -291,9 +303,11 @@ def _redirect(start: RankStart) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    for path, target in ((start.stdout, 1), (start.stderr, 2)):
+    for path, name, target in ((start.stdout, "stdout", 1), (start.stderr, "stderr", 2)):
+        file = start.descriptors.pop(name, -1)
         if path:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if file >= 0:
             os.dup2(file, target)
             os.close(file)
     sys.stdin = os.fdopen(0, closefd=False)

@@ -76,14 +76,16 @@ class Zygote:
         in_child(live)
 
     @classmethod
-    def spawn(cls, module: str, function: str) -> Zygote:
+    def spawn(cls, module: str, function: str, preload: tuple[str, ...] = ()) -> Zygote:
         """A zygote in a fresh interpreter; ranks run the named function in forks of it.
+
+        It imports the modules of `preload` first; those that it cannot, it leaves to the ranks.
 
         Safe from any thread and any state of this process.
         """
         channel, theirs = Channel.pair()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-        arguments = [sys.executable, "-c", code, str(os.getpid()), module, function]
+        arguments = [sys.executable, "-c", code, str(os.getpid()), module, function, *preload]
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNED_CHANNEL),
@@ -135,9 +137,12 @@ class Zygote:
 
 
 def main() -> NoReturn:
-    """A spawned zygote's whole program: `launcher pid, module, function` are its arguments."""
-    launcher, module, function = sys.argv[1:]
+    """A spawned zygote's program; arguments: the launcher's pid, module, function, modules to preload."""
+    launcher, module, function, *preload = sys.argv[1:]
     os.set_inheritable(_SPAWNED_CHANNEL, False)
+    for name in preload:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     serve(Channel.of(_SPAWNED_CHANNEL), int(launcher), getattr(importlib.import_module(module), function))
 
 

@@ -208,9 +208,12 @@ def _copy(files: Iterable[LogFile], sink: Sink) -> list[LogFile]:
     """Write the next pieces of the files, at once; returns the files to be read next, in turn."""
     queue = deque(files)
     lines: list[str] = []
-    while queue and len(lines) < _PIECES:
+    for _ in range(_PIECES):
+        if not queue:
+            break
         file = queue.popleft()
-        lines.append(file.read())
+        if text := file.read():
+            lines.append(text)
         if file.behind:
             queue.append(file)
     sink.write("".join(lines))

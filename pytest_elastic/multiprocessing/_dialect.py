@@ -1,0 +1,165 @@
+"""Two ways to say where a run's logs go: torch's (`logs_specs`) and the page's (explicit maps).
+
+Everything is checked here, before any process starts and, but for the directories of `LogsSpecs.reify`,
+before anything is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_elastic.multiprocessing._logs import LogsDest, LogsSpecs
+
+_MAPS = ("stdouts", "stderrs", "tee_stdouts", "tee_stderrs", "error_files")
+_FILTERS = ("duplicate_stdout_filters", "duplicate_stderr_filters")
+# What follows `envs` in the constructors, by the name of the kind.
+_TORCH = {
+    "MultiprocessContext": ("start_method", "logs_specs", "log_line_prefixes", "numa_options", *_FILTERS),
+    "SubprocessContext": ("logs_specs", "log_line_prefixes", "numa_options", *_FILTERS),
+}
+_TORCH_BASE = ("logs_specs", "log_line_prefixes", *_FILTERS)
+_PAGE = {"MultiprocessContext": (*_MAPS, "start_method", "progbar_events")}
+_PAGE_BASE = (*_MAPS, "progbar_events")
+
+
+@dataclass(frozen=True)
+class LogPlan:
+    """What a constructor was told beside name, entrypoint, args and envs.
+
+    Attributes:
+        dest: the files.
+        start_method: of functions.
+        prefixes: rank -> header of its lines.
+        filters: of stdout and of stderr: lines that contain any of these texts are copied aside.
+        progbar_events: see `TailLog`.
+    """
+
+    dest: LogsDest
+    start_method: str = "spawn"
+    prefixes: Mapping[int, str] | None = None
+    filters: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None)
+    progbar_events: Any = None
+
+
+def read_constructor(
+    kind: str, envs: dict[int, dict[str, str]], positional: tuple[Any, ...], named: dict[str, Any]
+) -> LogPlan:
+    """Which dialect the arguments after `envs` are, and what they say.
+
+    Raises:
+        TypeError: arguments of both, of neither, or missing ones.
+        RuntimeError, ValueError: maps that do not fit the ranks.
+        NotImplementedError: `numa_options`.
+    """
+    if positional and isinstance(positional[0], LogPlan):
+        return positional[0]
+    page = "stdouts" in named or (bool(positional) and isinstance(positional[0], Mapping))
+    names = _PAGE.get(kind, _PAGE_BASE) if page else _TORCH.get(kind, _TORCH_BASE)
+    given = _bind(kind, names, positional, named)
+    refuse_numa(given.get("numa_options"))
+    if page:
+        missing = [name for name in _MAPS if name not in given]
+        if missing:
+            raise TypeError(f"{kind}: missing {', '.join(missing)} beside stdouts")
+        dest = LogsDest()
+        for name in _MAPS:
+            setattr(dest, name, dict(given[name]))
+        check_maps(dest, len(envs))
+        for rank, path in dest.error_files.items():
+            envs[rank].setdefault("TORCHELASTIC_ERROR_FILE", path)
+    else:
+        specs = given.get("logs_specs")
+        if not isinstance(specs, LogsSpecs):
+            raise TypeError(
+                f"{kind}: needs logs_specs (a LogsSpecs) or stdouts and the other maps, not {specs!r}"
+            )
+        dest = specs.reify(envs)
+    return LogPlan(
+        dest,
+        given.get("start_method", "spawn"),
+        given.get("log_line_prefixes"),
+        (given.get(_FILTERS[0]), given.get(_FILTERS[1])),
+        given.get("progbar_events"),
+    )
+
+
+def _bind(
+    kind: str, names: tuple[str, ...], positional: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any]:
+    if len(positional) > len(names):
+        raise TypeError(
+            f"{kind}: {len(positional)} arguments after envs, at most {len(names)}: {', '.join(names)}"
+        )
+    given = dict(zip(names, positional, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            raise TypeError(f"{kind}: {name} is not allowed here; with these arguments: {', '.join(names)}")
+        if name in given:
+            raise TypeError(f"{kind}: {name} is given twice")
+        given[name] = value
+    return given
+
+
+def refuse_numa(options: object) -> None:
+    """Binding to NUMA nodes is torch's alone."""
+    if options is not None:
+        raise NotImplementedError("numa_options other than None are not supported")
+
+
+def check_maps(dest: LogsDest, nprocs: int) -> None:
+    """The page's maps must fit the ranks and each other."""
+    for name in ("stdouts", "stderrs"):
+        check_ranks(name, getattr(dest, name), nprocs)
+    for name in ("stdouts", "stderrs"):
+        files, teed = getattr(dest, name), getattr(dest, f"tee_{name}")
+        for rank, path in teed.items():
+            if files.get(rank) != path:
+                raise ValueError(f"tee_{name}[{rank}] is {path!r}, but {name}[{rank}] is {files.get(rank)!r}")
+
+
+def check_ranks(name: str, by_rank: Mapping[int, Any], nprocs: int) -> None:
+    """`RuntimeError` unless the keys are 0...n-1."""
+    expected = set(range(nprocs))
+    if set(by_rank) != expected:
+        raise RuntimeError(
+            f"{name}, local rank mapping mismatch, expected: {expected}, actual: {set(by_rank)}"
+        )
+
+
+def check_call(
+    entrypoint: Callable[..., Any] | str, args: Mapping[int, Any], envs: Mapping[int, Mapping[str, str]]
+) -> None:
+    """What every run needs, of either kind and dialect.
+
+    Raises:
+        TypeError: an entrypoint that is neither text nor callable; arguments or environments of other types.
+        RuntimeError: `args` or `envs` without the ranks 0...n-1.
+        ValueError: a NUL byte in what goes to a program.
+    """
+    if not isinstance(entrypoint, str) and not callable(entrypoint):
+        raise TypeError(f"entrypoint must be a path or a callable, not {entrypoint!r}")
+    nprocs = max(len(args), len(envs))
+    check_ranks("args", args, nprocs)
+    check_ranks("envs", envs, nprocs)
+    for rank, arguments in args.items():
+        if arguments is None:
+            raise TypeError(f"args[{rank}] must be a sequence of arguments, not None")
+        for argument in as_arguments(arguments) if isinstance(entrypoint, str) else ():
+            _no_nul(f"args[{rank}]", str(argument))
+    for rank, env in envs.items():
+        for name, value in env.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"envs[{rank}][{name!r}] must be text named by text, not {value!r}")
+            _no_nul(f"envs[{rank}]", name + value)
+
+
+def as_arguments(arguments: Any) -> tuple[Any, ...]:
+    """A bare text is one argument."""
+    return (arguments,) if isinstance(arguments, str) else tuple(arguments)
+
+
+def _no_nul(where: str, text: str) -> None:
+    if "\0" in text:
+        raise ValueError(f"{where}: embedded null byte in {text!r}")

@@ -1,0 +1,43 @@
+"""What every rank does that runs Python of its user: forget its launcher's affairs, and end well.
+
+A rank ends as an interpreter does (non-daemon threads joined, `atexit` callbacks of its own, children of
+`multiprocessing` ended, coverage saved, streams flushed) but for the last step: `os._exit`, since tearing
+modules down may cost more than the work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+from functools import partial
+
+
+def forget_launcher() -> None:
+    """In a fork: the launcher's `atexit` callbacks and children are the launcher's."""
+    atexit._clear()
+    if processes := sys.modules.get("multiprocessing.process"):
+        processes.__dict__["_children"].clear()
+
+
+def end_well() -> int:
+    """Everything up to the exit; 1 if a callback failed, else 0.  Blocks for non-daemon threads."""
+    faults: list[object] = []
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    sys.unraisablehook = partial(_note_fault, faults)
+    atexit._run_exitfuncs()
+    if util := sys.modules.get("multiprocessing.util"):
+        util._exit_function()
+    if coverage := sys.modules.get("coverage"):
+        current = coverage.Coverage.current()
+        if current is not None:
+            current.stop()
+            current.save()
+    return 1 if faults else 0
+
+
+def _note_fault(faults: list[object], fault: sys.UnraisableHookArgs) -> None:
+    faults.append(fault.exc_value)
+    sys.__unraisablehook__(fault)

@@ -1,0 +1,104 @@
+"""`start_processes`: one call from arguments to running ranks, in torch's dialect and the page's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_elastic.multiprocessing._binaries import SubprocessContext, find_program
+from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._dialect import LogPlan, check_call, refuse_numa
+from pytest_elastic.multiprocessing._functions import MultiprocessContext, check_start_method
+from pytest_elastic.multiprocessing._logs import LogsDest, LogsSpecs, lay_out
+from pytest_elastic.multiprocessing._std import Std, to_map
+
+
+def start_processes(
+    name: str,
+    entrypoint: Callable[..., Any] | str,
+    args: Mapping[int, Any],
+    envs: Mapping[int, Mapping[str, str]],
+    log_dir: str | Path | LogsSpecs | None = None,
+    start_method: Any = "spawn",
+    redirects: Any = Std.NONE,
+    tee: Any = Std.NONE,
+    progbar_events: Any = None,
+    *,
+    logs_specs: LogsSpecs | None = None,
+    log_line_prefixes: Mapping[int, str] | None = None,
+    duplicate_stdout_filters: Sequence[str] | None = None,
+    duplicate_stderr_filters: Sequence[str] | None = None,
+    numa_options: None = None,
+) -> PContext:
+    """Start `entrypoint` once per rank and return the running context.
+
+    A callable runs as a function, text as a program.  Where the logs go is said by `log_dir`, `redirects`
+    and `tee` (an empty directory that exists) or by `logs_specs`, which may also stand in fifth place,
+    followed by `log_line_prefixes`, `start_method` and `numa_options`.
+
+    Args:
+        name: of the run; begins the header of shown lines.
+        args: rank -> arguments; the ranks are 0...n-1.
+        envs: rank -> what is added to the environment.
+        start_method: `spawn`, `fork` or `forkserver`; for functions only.
+        progbar_events: see `TailLog`.
+        duplicate_stdout_filters, duplicate_stderr_filters: lines of shown ranks that contain one of these
+            texts are copied to a file of their own.
+
+    Raises:
+        TypeError: both dialects, neither, or arguments of the wrong type.
+        RuntimeError: `args` and `envs` do not have the same ranks 0...n-1, or `log_dir` is not empty.
+        ValueError: an unknown start method; a NUL byte in what goes to a program.
+        FileNotFoundError, NotADirectoryError: `log_dir`, or the program.
+        PermissionError: the program cannot be executed.
+        OSError: no process could be had.  Whatever is raised, nothing is left running.
+    """
+    if isinstance(log_dir, LogsSpecs):  # Torch's call by position.
+        if logs_specs is not None:
+            raise TypeError("logs_specs is given twice")
+        logs_specs, log_dir = log_dir, None
+        if start_method is None or isinstance(start_method, Mapping):
+            log_line_prefixes, start_method = start_method, "spawn" if redirects == Std.NONE else redirects
+            redirects, numa_options, tee = Std.NONE, tee or numa_options, Std.NONE
+    check_call(entrypoint, args, envs)
+    refuse_numa(numa_options)
+    if isinstance(entrypoint, str):
+        find_program(entrypoint)
+    else:
+        check_start_method(start_method)
+    copies = {rank: dict(env) for rank, env in envs.items()}
+    plan = LogPlan(
+        _destination(log_dir, logs_specs, redirects, tee, copies),
+        start_method,
+        log_line_prefixes,
+        (duplicate_stdout_filters, duplicate_stderr_filters),
+        progbar_events,
+    )
+    kind = SubprocessContext if isinstance(entrypoint, str) else MultiprocessContext
+    context = kind(name, entrypoint, args, copies, plan)  # type: ignore[arg-type]
+    context.start()
+    return context
+
+
+def _destination(
+    log_dir: Any, specs: LogsSpecs | None, redirects: Any, tee: Any, envs: dict[int, dict[str, str]]
+) -> LogsDest:
+    if (log_dir is None) == (specs is None):
+        raise TypeError("give either log_dir or logs_specs, not both and not neither")
+    if specs is not None:
+        if redirects != Std.NONE or tee != Std.NONE:
+            raise TypeError("redirects and tee go with log_dir; logs_specs has its own")
+        return specs.reify(envs)
+    if not os.path.exists(log_dir):
+        raise FileNotFoundError(f"log_dir: {log_dir} does not exist")
+    if not os.path.isdir(log_dir):
+        raise NotADirectoryError(f"log_dir: {log_dir} is not a directory")
+    if os.listdir(log_dir):
+        raise RuntimeError(f"log_dir: {log_dir} is not empty, please provide an empty log_dir")
+    flags = to_map(redirects, len(envs)), to_map(tee, len(envs))
+    dest = lay_out(os.path.abspath(log_dir), *flags, set(envs))
+    for rank, path in dest.error_files.items():
+        envs[rank]["TORCHELASTIC_ERROR_FILE"] = path
+    return dest
