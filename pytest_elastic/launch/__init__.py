@@ -6,6 +6,7 @@ collected the tests) or fresh interpreters that collect the same tests again.
 
 from pytest_elastic.launch._elastic import Elastic
 from pytest_elastic.launch._launchers import Launchers
+from pytest_elastic.launch._outcomes import raises_on_ranks
 from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
 from pytest_elastic.launch._ranks import GRACE, Answers, Launcher, Plan, RankGroup, describe_exit
 from pytest_elastic.launch._spawn import FreshInterpreters, start_of_this_interpreter
@@ -27,5 +28,6 @@ __all__ = [
     "World",
     "current_world",
     "describe_exit",
+    "raises_on_ranks",
     "start_of_this_interpreter",
 ]

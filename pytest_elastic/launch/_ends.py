@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_elastic.errors import name_ranks
 from pytest_elastic.launch._ranks import Answers, RankGroup, describe_exit
+from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.report import PhaseReport, RankEnd
 
 
@@ -25,6 +26,9 @@ def ends_of(answers: Answers, group: RankGroup, expect: dict[int, int], limit: s
             ends.append(RankEnd(rank, "died", exited.at, text))
         elif expect.get(rank) == exited.exitcode:
             ends.append(RankEnd(rank, "passed", exited.at))
+        elif rank in group.timers.expiries:
+            text = f": {describe_expiry(group.timers.expiries[rank])}"
+            ends.append(RankEnd(rank, "died", exited.at, text, stacks=group.timers.stood[rank]))
         else:
             last = group.last_stacks(rank)
             ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
@@ -44,7 +48,7 @@ def expected_but_alive(ends: list[RankEnd], expect: dict[int, int]) -> list[Rank
     for end in ends:
         if end.rank in expect and end.report is not None and end.kind == "passed":
             text = f"passed, but it was expected to be one that {describe_exit(expect[end.rank])}"
-            end = RankEnd(end.rank, "died", end.at, text)
+            end = RankEnd(end.rank, "died", math.inf, text)
         judged.append(end)
     return judged
 

@@ -26,6 +26,8 @@ from pytest_elastic.multiprocessing._rankside import end_well, forget_launcher
 from pytest_elastic.multiprocessing._results import Returned, read_memory
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.store import RemoteStore
+from pytest_elastic.timer import configure
+from pytest_elastic.timer._channel import PipeTimerClient
 
 # A real-time signal that nothing else uses: code under test may have SIGUSR1 and SIGUSR2 for itself.
 DUMP_SIGNAL = signal.SIGRTMAX - 3
@@ -74,6 +76,7 @@ class RankProcess:
         self.channel = Channel.of(start.descriptors["channel"])
         self.world: World | None = None
         self._job, self._payload = job, start.descriptors.get("payload", -1)
+        self._timers = start.descriptors["timers"]
         if "store" in start.descriptors:
             self.join(start.descriptors["store"])
 
@@ -95,6 +98,7 @@ class RankProcess:
         self._stacks = open(path, "w", buffering=1)  # noqa: SIM115 - faulthandler needs it until the end.
         faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True)
         faulthandler.enable(file=self._stacks)
+        configure(PipeTimerClient(self._timers))
         forget_launcher()
         torch = sys.modules.get("torch")
         if torch is not None and self._job.torch_threads:

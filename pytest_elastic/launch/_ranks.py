@@ -24,6 +24,7 @@ from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack, parse_stacks
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
+from pytest_elastic.launch._timers import GroupTimers
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext
 from pytest_elastic.multiprocessing._dialect import LogPlan
@@ -123,6 +124,7 @@ class RankGroup(PContext):
         plan: what it was made from.
         directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
         server: the group's store.
+        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits.
         fresh: whether no item ran on it yet.
     """
 
@@ -139,6 +141,8 @@ class RankGroup(PContext):
         )
         self._port = _reserve_port()
         self._channels = RankChannels(self.directories)
+        self.timers = GroupTimers()
+        self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
         self.fresh = True
         self.server = StoreServer()
         shown = (outs, errs) if plan.live else ({}, {})
@@ -167,18 +171,22 @@ class RankGroup(PContext):
     def _start(self) -> Group:
         self.server.start()
         payload = in_memory(_byvalue.dumps(self._payload)) if self._payload is not None else None
-        ends = {rank: (self._channels.open(rank), self.server.pair(rank)) for rank in self.directories}
+        ends = {
+            rank: (self._channels.open(rank), self.server.pair(rank), self.timers.open(rank))
+            for rank in self.directories
+        }
         carried = {} if payload is None else {"payload": payload}
         descriptors = {
-            rank: {"channel": channel.fileno(), "store": store.fileno(), **carried}
-            for rank, (channel, store) in ends.items()
+            rank: {"channel": channel.fileno(), "store": store.fileno(), "timers": timers, **carried}
+            for rank, (channel, store, timers) in ends.items()
         }
         try:
             return Group(self._launcher.start_group(self._starts(self._job, descriptors)))
         finally:
-            for channel, store in ends.values():
+            for channel, store, timers in ends.values():
                 channel.close()
                 store.close()
+                os.close(timers)
             if payload is not None:
                 os.close(payload)
 
@@ -234,8 +242,18 @@ class RankGroup(PContext):
                 answers.silent, answers.expired = sorted(waiting), deadline.passed()
                 break
             if waiting:
-                self._channels.sleep(self.group, waiting, until)
+                self._channels.sleep(
+                    self.group, waiting, self.timers.sooner(until), self.timers.descriptors()
+                )
+                self._expire(sorted(waiting))
         return answers
+
+    def _expire(self, ranks: list[int]) -> None:
+        """Kill the ranks whose timers have expired, once everybody's stacks are written."""
+        for rank in self.timers.expired():
+            standing = self.stacks([rank]) | self.stacks([other for other in ranks if other != rank])
+            self.timers.stood[rank] = standing[rank]
+            self.group.signal((rank,), signal.SIGKILL)
 
     def _gather(self, answers: Answers, waiting: set[int]) -> None:
         self.group.take()
@@ -243,7 +261,8 @@ class RankGroup(PContext):
             # The exit is looked at first: what the rank sent before it is then there to be read.
             ended = self.group.exits.get(rank)
             inbox = self._channels.read(rank)
-            if inbox:
+            # Past its timer a rank is dead, whatever it could still send before the kill.
+            if inbox and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
                 waiting.discard(rank)
             elif ended is not None or self.group.over:
@@ -273,24 +292,30 @@ class RankGroup(PContext):
 
         A rank that SIGSTOP holds has to be resumed to write its own; it stays resumed.
         """
+        begins = {rank: self._dump_size(rank) for rank in ranks}
         self.group.signal(tuple(ranks), DUMP_SIGNAL)
         stopped = tuple(rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T")
         self.group.signal(stopped, signal.SIGCONT)
-        files = {rank: self.directories[rank] / "stacks.log" for rank in ranks}
-        deadline, sizes = Deadline.after(_DUMP_LIMIT), dict.fromkeys(ranks, -1)
-        # The writer says nothing at its end: a file that has stacks and no longer grows is complete.
+        deadline, sizes = Deadline.after(_DUMP_LIMIT), begins
+        # The writer says nothing at its end: a file that has grown and no longer grows is complete.
         while not deadline.passed():
-            time.sleep(0.01)
-            now = {rank: file.stat().st_size for rank, file in files.items()}
-            if now == sizes and all(size > 0 or self._gone(rank) for rank, size in now.items()):
+            time.sleep(0.005)
+            now = {rank: self._dump_size(rank) for rank in ranks}
+            if now == sizes and all(now[rank] > begins[rank] or self._gone(rank) for rank in ranks):
                 break
             sizes = now
+        self._dumped |= begins
         return {rank: self.last_stacks(rank) for rank in ranks}
 
     def last_stacks(self, rank: int) -> list[Stack]:
         """The stacks that a rank wrote last: on demand, or at a fatal error."""
         file = self.directories[rank] / "stacks.log"
-        return parse_stacks(file.read_text("utf-8", "replace")) if file.exists() else []
+        data = file.read_bytes() if file.exists() else b""
+        return parse_stacks(data[self._dumped.get(rank, 0) :].decode("utf-8", "replace"))
+
+    def _dump_size(self, rank: int) -> int:
+        file = self.directories[rank] / "stacks.log"
+        return file.stat().st_size if file.exists() else 0
 
     def _gone(self, rank: int) -> bool:
         self.group.take()
@@ -321,7 +346,11 @@ class RankGroup(PContext):
     # The rest of the template of `PContext`.
 
     def _take(self, timeout: float) -> None:
-        self._channels.take(self.group, timeout)
+        if timeout > 0 and not self.group.over:
+            until = self.timers.sooner(Deadline.after(timeout))
+            self._channels.sleep(self.group, self.directories, until, self.timers.descriptors())
+        self._expire([rank for rank in self.directories if rank not in self.group.exits])
+        self._channels.take(self.group, 0)
         for rank in self.group.exits:
             self.server.drop(rank)
 
@@ -331,6 +360,7 @@ class RankGroup(PContext):
     def _release(self) -> None:
         self._channels.close()
         self.server.close()
+        self.timers.close()
         self._port.close()
 
 

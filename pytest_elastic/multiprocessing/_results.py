@@ -53,9 +53,17 @@ class RankChannels:
             self.inbox[rank].extend(message for message, _ in channel.receive())
         return self.inbox[rank]
 
-    def sleep(self, group: Group, ranks: Iterable[int], deadline: Deadline) -> None:
-        """Until one of these ranks sends, the guardian tells something, or the deadline passes."""
+    def sleep(
+        self, group: Group, ranks: Iterable[int], deadline: Deadline, also: Iterable[int] = ()
+    ) -> None:
+        """Until one of these ranks sends, the guardian tells something, or the deadline passes.
+
+        Args:
+            also: further descriptors that end it when they are readable.
+        """
         poll = select.poll()
+        for descriptor in also:
+            poll.register(descriptor, select.POLLIN)
         if not group.over:
             poll.register(group.fileno(), select.POLLIN)
         for rank in ranks:

@@ -18,6 +18,10 @@ from pytest_elastic.plugin._fixtures import (
     _elastic_nprocs,
     elastic,
     elastic_store,
+    expires,
+    hash_store,
+    mock_store,
+    process_group,
     rank,
     shared_tmp_path,
     world,
@@ -27,7 +31,19 @@ from pytest_elastic.plugin._marker import SIGNATURE, check_marker, is_elastic, p
 from pytest_elastic.plugin._options import Options, add_options
 from pytest_elastic.plugin._stash import CENSUS, LAUNCHERS, TIMEOUT, VERDICT
 
-__all__ = ["_elastic_nprocs", "elastic", "elastic_store", "rank", "shared_tmp_path", "world", "world_size"]
+__all__ = [
+    "_elastic_nprocs",
+    "elastic",
+    "elastic_store",
+    "expires",
+    "hash_store",
+    "mock_store",
+    "process_group",
+    "rank",
+    "shared_tmp_path",
+    "world",
+    "world_size",
+]
 
 _PATH = list(sys.path)
 
@@ -48,6 +64,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
+    config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured()
     Options.read(config)  # A bad option is an error now, and not after a minute of collection.
 

@@ -50,6 +50,7 @@ def _error_of(report: PhaseReport) -> BaseException:
 def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> None:
     """Put the ranks' text in place of the launcher's in a report of pytest's."""
     end = verdict.primary
+    report.duration = verdict.duration or report.duration
     if verdict.kind == "passed" or end is None:
         return
     if end.report is None or verdict.kind == "partial":

@@ -230,6 +230,7 @@ class ItemController:
         whole = len(self._alive) + len(set(self.marker.expect) - set(self._alive)) >= self.size
         deadline = self._deadline if whole else Deadline.after(GRACE)
         ends = self._phase("teardown", deadline)
+        group.timers.disarm()
         self._teardown = self._judge(ends)
         clean = (
             whole
@@ -323,6 +324,8 @@ class ItemController:
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True
         self.item.stash[VERDICT] = verdict
+        if when != "setup":  # Which includes the start of the ranks; the call includes no teardown.
+            verdict.duration = max((r.duration for r in self._reports if r.when == when), default=0.0)
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
         if self._group is not None and (log == "all" or (log == "failed" and failed)):

@@ -6,7 +6,7 @@ They are registered in every run, so nothing heavy is imported before one is ask
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from pytest_elastic.plugin._stash import CONDUCTOR, RANK
 
 if TYPE_CHECKING:
     from pytest_elastic.launch import Elastic, World
-    from pytest_elastic.store import Store
+    from pytest_elastic.store import HashStore, MockStore, Store
+    from pytest_elastic.timer._api import Countdown
 
 
 def _world(config: pytest.Config) -> World:
@@ -59,6 +60,48 @@ def shared_tmp_path(pytestconfig: pytest.Config, request: pytest.FixtureRequest)
     path = group / "shared" / f"{name}-{zlib.crc32(request.node.nodeid.encode()):x}"
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@pytest.fixture
+def expires() -> Callable[..., Countdown]:
+    """`with expires(after=5, scope="exchange"):` kills the rank whose block takes longer."""
+    from pytest_elastic.timer import expires as countdown
+
+    return countdown
+
+
+@pytest.fixture
+def mock_store() -> MockStore:
+    """A store that answers at once, records every operation in `.ops`, and fails where it is told to."""
+    from pytest_elastic.store import MockStore
+
+    return MockStore()
+
+
+@pytest.fixture
+def hash_store() -> HashStore:
+    """A real store in this process, for threads."""
+    from pytest_elastic.store import HashStore
+
+    return HashStore()
+
+
+@pytest.fixture
+def process_group(world: World, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """An initialised `torch.distributed` group over the store of the ranks; skipped without torch.
+
+    Its backend is gloo, or that of the marker `process_group(backend=...)`.
+    """
+    distributed = pytest.importorskip("torch.distributed", reason="torch is not installed")
+    from pytest_elastic.store import torch_store
+
+    mark = request.node.get_closest_marker("process_group")
+    backend = mark.kwargs.get("backend", "gloo") if mark else "gloo"
+    distributed.init_process_group(
+        backend, store=torch_store(world.store), rank=world.rank, world_size=world.size
+    )
+    yield distributed.group.WORLD
+    distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def conduct(
 
 def interpreters(config: pytest.Config, path: list[str]) -> FreshInterpreters:
     """Fresh interpreters that collect what this run collected."""
-    arguments = [*config.invocation_params.args, "-p", "no:terminalreporter"]
+    arguments = list(config.invocation_params.args)
+    if not Options.read(config).setup_show:  # Which is written through the terminal's reporter.
+        arguments += ["-p", "no:terminalreporter"]
     for plugin, argument in (("xdist", "-n0"), ("_cov", "--no-cov")):
         if config.pluginmanager.has_plugin(plugin) or config.pluginmanager.has_plugin(f"pytest{plugin}"):
             arguments.append(argument)

@@ -16,7 +16,9 @@ SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None): "
     "run the test on `nprocs` ranks (a list makes one test for each size)"
 )
-RANK_FIXTURES = frozenset({"rank", "world_size", "world", "elastic_store", "shared_tmp_path"})
+RANK_FIXTURES = frozenset(
+    {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "process_group"}
+)
 NPROCS_FIXTURE = "_elastic_nprocs"
 _LIFETIMES = ("test", "module", "session")
 _KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect")

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,12 +36,14 @@ class Verdict:
         primary: the end that decides; `None` for a pass.
         headline: one line on top of the report.
         sections: (title, text) below it, the least important last.
+        duration: seconds that the slowest rank took, 0 where that is not known.
     """
 
     kind: Literal["passed", "skipped", "failed", "exit", "partial"]
     primary: RankEnd | None = None
     headline: str = ""
     sections: list[tuple[str, str]] = field(default_factory=list)
+    duration: float = 0.0
 
 
 def judge(ends: list[RankEnd], world_size: int, partial_skip: PartialSkip = "fail") -> Verdict:
@@ -82,7 +83,7 @@ def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
     first = name_ranks([end.rank for end in alike])
     count = f"{len({end.rank for end in failures})} of {world_size} ranks failed"
     if primary.report is None:
-        line = f"{first} {primary.text} ({count})"
+        line = f"{_sentence(first, primary.text)} ({count})"
     elif world_size == 1:
         line = ""
     else:
@@ -107,10 +108,14 @@ def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     """A section for a further failure; short where it came from the primary's own line."""
     ranks, report = name_ranks([end.rank for end in ends]), ends[0].report
     if report is None:
-        return f"{ranks} failed too", f"{ranks} {ends[0].text}"
+        return f"{ranks} failed too", _sentence(ranks, ends[0].text)
     if primary.report is not None and report.place and report.place == primary.report.place:
         return f"{ranks} failed too, on the same line", report.crash
     return f"{ranks} failed too", report.details.get("text") or report.crash
+
+
+def _sentence(ranks: str, text: str) -> str:
+    return f"{ranks}{text}" if text.startswith(":") else f"{ranks} {text}"
 
 
 def _where(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
@@ -119,7 +124,7 @@ def _where(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
 
 
 def _order(end: RankEnd) -> tuple[bool, bool, float, int]:
-    return end.kind == "hung", _is_follower(end), end.at if end.at != math.inf else 0.0, end.rank
+    return end.kind == "hung", _is_follower(end), end.at, end.rank
 
 
 def _is_follower(end: RankEnd) -> bool:

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 log = logging.getLogger("pytest_elastic.timer")
 
-RELEASE = -1.0
+RELEASE: float = -1
 """The expiration time that takes a timer away; every negative one does."""
 
 

@@ -20,9 +20,9 @@ import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from pytest_elastic.clock import SYSTEM_CLOCK, Clock
+from pytest_elastic.clock import SYSTEM_CLOCK, Clock, Deadline
 from pytest_elastic.timer._api import RELEASE, Scope, TimerClient, log, made_here
-from pytest_elastic.timer._process import Process
+from pytest_elastic.timer._process import Process, wait_for
 from pytest_elastic.timer._table import Key, Timer, Timers
 
 PATIENCE = 1.0
@@ -135,13 +135,14 @@ class PipeTimerClient(TimerClient):
             self._send_late(packet)
 
     def _send_late(self, packet: bytes) -> None:
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
-        poll.poll(PATIENCE * 1000)
-        try:
-            os.write(self._descriptor, packet)
-        except BlockingIOError:
-            raise BrokenPipeError("the timer server does not read") from None
+        deadline = Deadline.after(PATIENCE)
+        while wait_for(self._descriptor, select.POLLOUT, deadline.remaining()):
+            try:
+                os.write(self._descriptor, packet)
+                return
+            except BlockingIOError:  # Another thread was faster.
+                pass
+        raise BrokenPipeError("the timer server does not read")
 
 
 class TimerTable:

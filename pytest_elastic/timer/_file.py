@@ -19,12 +19,15 @@ from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.timer._api import RELEASE, Origin, RequestQueue, TimerClient, TimerRequest, log, made_here
-from pytest_elastic.timer._process import identify
+from pytest_elastic.timer._process import identify, wait_for
 from pytest_elastic.timer._server import ProcessTimerServer, Run
 
 TRIES = 10
 EVERY = 0.1
 """Seconds between two tries to reach the server."""
+
+LONG = select.PIPE_BUF - 512
+"""Bytes of a scope in JSON that leave room for all else in a line."""
 
 LogEvent = Callable[[str, "FileTimerRequest | None"], None]
 
@@ -97,45 +100,46 @@ class FileTimerClient(TimerClient):
         self._send(scope_id, RELEASE, 0)
 
     def _send(self, scope_id: str, expiration_time: float, number: int) -> None:
-        request = FileTimerRequest(
-            os.getpid(), str(scope_id), expiration_time, int(number), origin=made_here(expiration_time)
-        )
+        # A longer one does without: it counts from its receipt, and for every thread.
+        origin = made_here(expiration_time) if len(json.dumps(scope_id)) <= LONG else None
+        request = FileTimerRequest(os.getpid(), scope_id, expiration_time, int(number), origin=origin)
         line = request.to_line()
         if len(line) > select.PIPE_BUF:
             raise RuntimeError(f"a request may have {select.PIPE_BUF} bytes, not {len(line)}: {request!r}")
         for left in reversed(range(TRIES)):
-            if self._try(line, EVERY if left else 0.0):
+            if self._try(line):
                 return
+            time.sleep(EVERY if left else 0.0)
         raise _unavailable()
 
-    def _try(self, line: bytes, patience: float) -> bool:
-        """Write the line; `False` after `patience` seconds without a server, or without room."""
+    def _try(self, line: bytes) -> bool:
+        """Write the line; `False` if there is no server."""
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
                 raise _unavailable() from error
-            time.sleep(patience)
             return False
         try:
-            return _write(descriptor, line, patience)
+            return _write(descriptor, line)
         finally:
             os.close(descriptor)
 
 
-def _write(descriptor: int, line: bytes, patience: float) -> bool:
+def _write(descriptor: int, line: bytes) -> bool:
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         raise _unavailable()
-    try:
-        os.write(descriptor, line)  # All of it or nothing, up to PIPE_BUF bytes.
-        return True
-    except BlockingIOError:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        poll.poll(patience * 1000)
-    except BrokenPipeError:  # The server went away since the pipe was opened.
-        time.sleep(patience)
-    return False
+    deadline = Deadline.after(TRIES * EVERY)
+    while True:
+        try:
+            os.write(descriptor, line)  # All of it or nothing, up to PIPE_BUF bytes.
+            return True
+        except BrokenPipeError:  # The server went away since the pipe was opened.
+            return False
+        except BlockingIOError:
+            if deadline.passed():
+                raise _unavailable()
+            wait_for(descriptor, select.POLLOUT, deadline.remaining())
 
 
 def _unavailable() -> BrokenPipeError:
@@ -195,9 +199,7 @@ class Fifo(RequestQueue):
     def get(self, size: int, timeout: float) -> list[TimerRequest]:
         deadline = Deadline.after(timeout)
         while self.size() < size and not deadline.passed():
-            poll = select.poll()
-            poll.register(self._descriptor, select.POLLIN)
-            poll.poll(deadline.remaining() * 1000)
+            wait_for(self._descriptor, select.POLLIN, deadline.remaining())
         return [self._requests.popleft() for _ in range(min(size, len(self._requests)))]
 
     def _read(self) -> None:
@@ -295,7 +297,9 @@ class FileTimerServer(ProcessTimerServer):
     def run_once(self) -> None:
         """End the watchdog, handle all requests that were written so far, and remove the pipe."""
         self._halt()
-        self._round(self._fifo.get(self._fifo.size(), 0), Run())
+        run = Run()
+        self._round(self._fifo.get(self._fifo.size(), 0), run)
+        run.close()
         self._fifo.close()
 
     def _halt(self) -> None:
@@ -320,7 +324,7 @@ class FileTimerServer(ProcessTimerServer):
         super().register_timers(timer_requests)
 
     def _reap_worker(self, worker_id: Any) -> bool:
-        for timer in self._due(worker_id):
+        for timer in self._due_of(worker_id):
             self._tell("timer expired", timer.what)
         return super()._reap_worker(worker_id)
 

@@ -38,9 +38,7 @@ class Process:
         """Whether it has exited, reaped by its parent or not."""
         try:
             with self._opened() as descriptor:
-                poll = select.poll()
-                poll.register(descriptor, select.POLLIN)
-                return bool(poll.poll(0))
+                return wait_for(descriptor, select.POLLIN, 0)
         except ProcessLookupError:
             return True
 
@@ -91,6 +89,13 @@ def this_process() -> Process:
             raise ProcessLookupError("/proc does not show this process")
         _own = found
     return _own
+
+
+def wait_for(descriptor: int, event: int, timeout: float) -> bool:
+    """Wait until `select.POLLIN` or `POLLOUT` is seen on it, for `timeout` seconds; whether it was."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(timeout * 1000))
 
 
 def _user(pid: int) -> int:

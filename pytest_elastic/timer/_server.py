@@ -265,6 +265,7 @@ class ProcessTimerServer(TimerServer):
         super().__init__(request_queue, max_interval, daemon)
         self._timers: Timers[TimerRequest] = Timers()
         self._decided = -math.inf
+        self._due: list[Timer[TimerRequest]] = []
 
     def register_timers(self, timer_requests: list[TimerRequest]) -> None:
         for request in timer_requests:
@@ -300,24 +301,25 @@ class ProcessTimerServer(TimerServer):
         return SYSTEM_CLOCK.monotonic()
 
     def _expired(self, now: float) -> Expired:
-        self._decided = now
-        return _by_worker(self._timers.expired(now))
+        self._decided, self._due = now, self._timers.expired(now)
+        return _by_worker(self._due)
 
     def _pause(self) -> float:
         pause = Deadline(self._timers.next_deadline(self._decided)).remaining()
         # What was due and is still there could not be killed: that is tried again.
-        return min(pause, self._max_interval) if self._timers.expired(self._decided) else pause
+        overdue = any(timer.deadline <= self._decided for timer in self._timers.all())
+        return min(pause, self._max_interval) if overdue else pause
 
     def _reap_worker(self, worker_id: Any) -> bool:
-        for timer in self._due(worker_id):
+        for timer in self._due_of(worker_id):
             number = self._signal(timer.what)
             if number > 0:
                 return self._send(timer, number)
         log.warning("no timer of worker %s has a signal: they are dropped", worker_id)
         return True
 
-    def _due(self, worker_id: Hashable) -> list[Timer[TimerRequest]]:
-        return [timer for timer in self._timers.expired(self._decided) if timer.key.owner == worker_id]
+    def _due_of(self, worker_id: Hashable) -> list[Timer[TimerRequest]]:
+        return [timer for timer in self._due if timer.key.owner == worker_id]
 
     def _send(self, timer: Timer[TimerRequest], number: int) -> bool:
         try:

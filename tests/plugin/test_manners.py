@@ -87,9 +87,11 @@ def test_verbose_and_durations(run):
     result.stdout.fnmatch_lines(["*::test_it PASSED*", "*0.2*s call*test_it"])
 
 
-def test_setup_show(run):
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_setup_show(run, method):
     """`--setup-show` shows the fixtures of a rank."""
-    result = run("def test_it(rank, tmp_path): pass", "--setup-show")
+    code = "def test_it(rank, tmp_path): pass"
+    result = run(code, "--setup-show", f"--elastic-start-method={method}")
     result.stdout.fnmatch_lines(["*SETUP    S rank*", "*SETUP    F tmp_path*", "*TEARDOWN F tmp_path*"])
 
 

@@ -1,0 +1,284 @@
+"""Expiring timers in the ranks of a test: the rank that hangs is killed, named, and shown."""
+
+from __future__ import annotations
+
+import pytest
+
+HEAD = """
+import ctypes, os, signal, subprocess, threading, time
+import pytest
+from pytest_elastic.timer import expires
+pytestmark = pytest.mark.elastic(nprocs=3, timeout=20)
+"""
+
+
+@pytest.mark.parametrize(
+    "hang",
+    [
+        "time.sleep(100)",
+        "lib, m = ctypes.PyDLL(None), ctypes.create_string_buffer(64); [lib.pthread_mutex_lock(m) for _ in (1, 2)]",
+        "os.kill(os.getpid(), signal.SIGSTOP)",
+        "[signal.signal(n, signal.SIG_IGN) for n in (1, 2, 3, 15)]; time.sleep(100)",
+    ],
+    ids=["tf1-sleep", "tf2-gil-held", "tf3-stopped", "tf4-ignores"],
+)
+def test_t51_the_rank_that_hangs(run, hang):
+    """T51: its name, its line, the others' stacks beside it; the session goes on."""
+    result = run(
+        HEAD
+        + f"""
+def test_hang(rank, world):
+    with expires(after=0.3, scope="exchange"):
+        if rank == 2:
+            {hang}
+    world.barrier("after")
+
+def test_after(world):
+    world.barrier()
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            'rank 2: timer "exchange" (*.py:*) expired after 0.3 s (1 of 3 ranks failed)*',
+            "*rank 2 was here when it died*",
+            "  *.py:* in test_hang",
+        ]
+    )
+    # A stopped rank has to be resumed to write its stack, and may still reach the barrier.
+    if "SIGSTOP" not in hang:
+        result.stdout.fnmatch_lines(["*ranks 0-1 stood here when stopped*"])
+
+
+def test_t13_configured_already(run):
+    """T13: as a function, as a fixture, as a decorator; nothing expires that ends in time."""
+    run(
+        HEAD
+        + """
+from pytest_elastic.timer import expires as countdown
+
+@countdown(after=5)
+def decorated(): return 1
+
+def test_it(rank, expires):
+    with expires(after=5):
+        with countdown(after=4, scope="inner"):
+            assert decorated() == 1
+    for _ in range(1000):
+        with expires(after=0.5):
+            pass
+"""
+    ).assert_outcomes(passed=1)
+
+
+def test_t10_the_default_scope_is_the_callers_line(run):
+    """T10: the report says where."""
+    result = run(HEAD + "\ndef test_it(rank):\n    with expires(after=0.2):\n        time.sleep(100)\n")
+    result.stdout.fnmatch_lines(["ranks 0-2: timer at *.py:* expired after 0.2 s (3 of 3 ranks failed)"])
+
+
+def test_t53_timers_do_not_outlive_the_test(run):
+    """T53: what a test leaves armed is disarmed at its end, in kept ranks too."""
+    run(
+        HEAD
+        + """
+pytestmark = pytest.mark.elastic(nprocs=2, lifetime="module")
+
+def test_leaves(rank):
+    expires(after=0.3, scope="left").__enter__()
+
+def test_next(rank):
+    time.sleep(0.6)
+"""
+    ).assert_outcomes(passed=2)
+
+
+def test_t52_a_kept_group_is_replaced(run):
+    """T52: a timer that expires ends its group; the next test gets a new one."""
+    run(
+        HEAD
+        + """
+pytestmark = pytest.mark.elastic(nprocs=2, lifetime="module")
+
+def test_hang(rank):
+    with expires(after=0.2):
+        time.sleep(rank * 100)
+
+def test_next(world):
+    world.barrier()
+"""
+    ).assert_outcomes(passed=1, failed=1)
+
+
+def test_t58_an_expected_kill(run):
+    """T58, TF32: the kill is the expected end, and only of that rank."""
+    result = run(
+        HEAD
+        + """
+@pytest.mark.elastic(expect={1: "SIGKILL"})
+def test_expected(rank):
+    with expires(after=0.2):
+        time.sleep(100 if rank == 1 else 0)
+
+@pytest.mark.elastic(expect={1: "SIGKILL"})
+def test_another(rank):
+    with expires(after=0.2):
+        time.sleep(100 if rank == 2 else 0)
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["rank 2: timer at *"])
+
+
+def test_t58_raises_on_ranks(run):
+    """T58: exactly these ranks raise."""
+    result = run(
+        HEAD
+        + """
+from pytest_elastic.launch import raises_on_ranks
+
+def test_right(rank):
+    with raises_on_ranks(ValueError, ranks={0, 2}):
+        if rank != 1:
+            raise ValueError("expected")
+
+def test_one_does_not(rank):
+    with raises_on_ranks(ValueError, ranks={0, 2}):
+        if rank == 0:
+            raise ValueError("expected")
+
+def test_one_too_many(rank):
+    with raises_on_ranks(ValueError, ranks={0, 2}):
+        raise ValueError("expected")
+
+def test_another_error(rank):
+    with raises_on_ranks(ValueError, ranks={0}):
+        if rank == 0:
+            raise KeyError("other")
+"""
+    )
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(
+        ["E*AssertionError: rank 2 did not raise ValueError", "E*ValueError: expected", "E*KeyError: 'other'"]
+    )
+
+
+def test_tf11_two_threads_one_line(run):
+    """TF11: one releases, the other hangs."""
+    result = run(
+        HEAD
+        + """
+def work(seconds):
+    with expires(after=0.4):
+        time.sleep(seconds)
+
+def test_it(rank):
+    threads = [threading.Thread(target=work, args=(s,), daemon=True) for s in (0.1, 100)]
+    [thread.start() for thread in threads]
+    threads[1].join()
+"""
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["ranks 0-2: timer at *"])
+
+
+def test_tf12_a_rank_that_exits_inside(run):
+    """TF12: it takes its timers along: an exit without a report, and nothing else."""
+    result = run(HEAD + "\ndef test_it(rank):\n    with expires(after=0.3):\n        os._exit(0)\n")
+    result.stdout.fnmatch_lines(["ranks 0-2 exited with code 0 without a report*"])
+
+
+def test_tf19_no_rank_outlives_the_server(session):
+    """TF19: the server is pytest itself; with it the ranks end."""
+    import os
+    import signal
+
+    running = session(
+        HEAD
+        + """
+def test_it(rank):
+    with expires(after=30):
+        open(f"up{rank}", "w").close()
+        time.sleep(100)
+"""
+    )
+    running.wait_for(lambda: all((running.directory / f"up{rank}").exists() for rank in range(3)))
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.wait_for(lambda: not running.survivors(), 5)
+
+
+def test_tf31_timer_and_deadline_together(run):
+    """TF31: one failure; both are named where both came."""
+    result = run(
+        HEAD
+        + """
+@pytest.mark.elastic(timeout=0.5)
+def test_it(rank):
+    with expires(after=0.5, scope="both"):
+        time.sleep(100)
+"""
+    )
+    result.assert_outcomes(failed=1)
+
+
+def test_tf35_the_first_expiry_is_the_cause(run):
+    """TF35: two timers of one group: the earlier one leads."""
+    result = run(
+        HEAD
+        + """
+def test_it(rank):
+    with expires(after=0.3 + 0.05 * (2 - rank), scope=f"of {rank}"):
+        time.sleep(100 if rank else 0)
+"""
+    )
+    result.stdout.fnmatch_lines(
+        ['rank 2: timer "of 2" (*) expired after 0.3 s (2 of 3 ranks failed)', "*rank 1 failed too*"]
+    )
+
+
+def test_tf23_kills_at_any_moment_hinder_nobody(run):
+    """T50, TF23: rank 1 is killed 200 times in a loop of acquire and release; rank 0 and the server go on."""
+    run(
+        """
+        import os, random, time
+        from pytest_elastic.launch import current_world
+        from pytest_elastic.timer import expires
+
+        def loop(rank, world_size):
+            store = current_world().store
+            store.set(f"up{rank}", "1")
+            while rank or not store.check(["stop"]):
+                for _ in range(100):
+                    with expires(after=5):
+                        pass
+
+        def test_it(elastic):
+            for turn in range(20):
+                group = elastic.start(loop, nprocs=11)
+                group.store.wait([f"up{rank}" for rank in range(11)])
+                for victim in range(1, 11):
+                    time.sleep(random.random() / 100)
+                    group.kill(victim)
+                group.store.set("stop", "1")
+                result = group.wait(timeout=20, period=5)
+                assert sorted(result.failures) == list(range(1, 11)), result
+                group.close()
+        """,
+        "--timeout=50",
+    ).assert_outcomes(passed=1)
+
+
+def test_function_ranks_have_timers_too(run):
+    """In the controller style as well, while the group is waited for."""
+    run(
+        HEAD.replace("pytestmark", "_")
+        + """
+def work(rank, world_size):
+    with expires(after=0.3):
+        time.sleep(100 if rank else 0)
+
+def test_it(elastic):
+    result = elastic.start(work, nprocs=2).wait(timeout=10, period=0.1)
+    assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: -9}
+"""
+    ).assert_outcomes(passed=1)
