@@ -22,12 +22,17 @@ def blocks(language: str) -> list[str]:
 def test_all_blocks_are_covered():
     """A new kind of block needs a test of its own."""
     assert {name for name, _ in BLOCKS} == {"console", "python", "text"}
-    assert [len(blocks(name)) for name in ("console", "python", "text")] == [1, 2, 1]
+    assert [len(blocks(name)) for name in ("console", "python", "text")] == [1, 3, 1]
 
 
 def test_first_block(run):
     """The tests shown first pass."""
     run(blocks("python")[0]).assert_outcomes(passed=2)
+
+
+def test_without_pytest(run):
+    """The example of the parts as libraries."""
+    run(blocks("python")[2]).assert_outcomes(passed=1)
 
 
 def test_the_failure_is_shown_as_it_is(pytester):

@@ -311,3 +311,58 @@ def test_many_ranks(run):
         def test_it(world): assert sum(world.gather(world.rank)) == 2016
         """
     ).assert_outcomes(passed=1)
+
+
+def test_no_signal_handler_stays(run):
+    """Pytest's own process keeps its handlers: Ctrl-C stays Ctrl-C during and after tests on ranks."""
+    run(
+        """
+        import signal, time, pytest
+        before = {number: signal.getsignal(number) for number in (1, 2, 3, 15)}
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_ranks(rank):
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+        def test_after(elastic):
+            elastic.run(lambda rank, n: rank, nprocs=2)
+            group = elastic.start(lambda rank, n: time.sleep(100), nprocs=2)
+            assert {number: signal.getsignal(number) for number in (1, 2, 3, 15)} == before
+            group.close(timeout=0)
+            assert {number: signal.getsignal(number) for number in (1, 2, 3, 15)} == before
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_process_group(run):
+    """The fixture gives a gloo group over the ranks' own store; without torch it is a skip with the reason."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2, timeout=60)
+        def test_it(process_group, rank):
+            import torch
+            total = torch.tensor([rank + 1.0])
+            torch.distributed.all_reduce(total)
+            assert total.item() == 3
+            assert torch.distributed.get_world_size(process_group) == 2
+        """
+    )
+    result.assert_outcomes(**({"passed": 1} if find_spec("torch") else {"skipped": 1}))
+
+
+def test_store_fixtures(run):
+    """`mock_store` and `hash_store` are for any test."""
+    run(
+        """
+        def test_mock(mock_store):
+            assert mock_store.get("key") == b"value"
+            assert mock_store.ops == [("get", "key")]
+
+        def test_hash(hash_store):
+            hash_store.set("key", "value")
+            assert hash_store.get("key") == b"value"
+        """
+    ).assert_outcomes(passed=2)
