@@ -12,7 +12,7 @@ from pytest_elastic.multiprocessing._kernel import supported
 from pytest_elastic.plugin._controller import Conductor
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._options import Options
-from pytest_elastic.plugin._rank import RankRunner, quieten
+from pytest_elastic.plugin._rank import RankRunner
 from pytest_elastic.plugin._stash import CONDUCTOR
 
 
@@ -29,7 +29,7 @@ def conduct(
     methods = {launchers.method(read_marker(item).start_method) for item in items}
     if "fork" in methods or launchers.method(None) == "fork":
         runner = RankRunner(session, options.setup_show)
-        launchers.set_zygote_aside(runner.live, lambda: quieten(session.config))
+        launchers.set_zygote_aside(runner.live, runner.prepare)
     conductor.adopt(items)
     session.config.stash[CONDUCTOR] = conductor
     try:
@@ -55,5 +55,6 @@ def be_rank(session: pytest.Session) -> None:
     """In a fresh interpreter that collected the tests: be the rank.  Returns in any other process."""
     start = start_of_this_interpreter()
     if start is not None:
-        quieten(session.config)
-        exit_now(RankRunner(session, Options.read(session.config).setup_show).live(start))
+        runner = RankRunner(session, Options.read(session.config).setup_show)
+        runner.prepare()
+        exit_now(runner.live(start))

@@ -83,11 +83,15 @@ class RankRunner:
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
 
+    def prepare(self) -> None:
+        """In a zygote or a spawned rank: take the place of what reports."""
+        quieten(self._config)
+        self._config.pluginmanager.register(self, "pytest_elastic_rank")
+
     def live(self, start: RankStart) -> int:
         """A rank's life; the exit code."""
         rank = self._rank = RankProcess(start)
         self._config.stash[RANK] = rank
-        self._config.pluginmanager.register(self, "pytest_elastic_rank")
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is not None and not start.job.payload:
             base = factory.getbasetemp() / "ranks" / start.env["TORCHELASTIC_RUN_ID"] / str(rank.rank)
