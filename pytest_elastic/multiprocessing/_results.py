@@ -53,9 +53,7 @@ class RankChannels:
             self.inbox[rank].extend(message for message, _ in channel.receive())
         return self.inbox[rank]
 
-    def sleep(
-        self, group: Group, ranks: Iterable[int], deadline: Deadline, also: Iterable[int] = ()
-    ) -> None:
+    def sleep(self, group: Group, ranks: Iterable[int], deadline: Deadline, also: Iterable[int] = ()) -> None:
         """Until one of these ranks sends, the guardian tells something, or the deadline passes.
 
         Args:

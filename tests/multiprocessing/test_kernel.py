@@ -23,7 +23,9 @@ def sleeper():
 
 def test_descendants(sleeper):
     """Parents before children; a spared process is left out with all below it."""
-    found = [process for process in descendants(os.getpid()) if sleeper.pid in (process.pid, parent(process.pid))]
+    found = [
+        process for process in descendants(os.getpid()) if sleeper.pid in (process.pid, parent(process.pid))
+    ]
     assert [process.command() for process in found] == ["sh -c sleep 1000 & wait", "sleep 1000"]
     assert parent(found[1].pid) == sleeper.pid
     spared = {process.pid for process in descendants(os.getpid(), frozenset({sleeper.pid}))}
