@@ -189,8 +189,6 @@ class TimerTable:
                 packet = os.read(self._channels[rank], select.PIPE_BUF)
             except BlockingIOError:
                 return True
-            except ConnectionResetError:
-                return False
             if not packet:
                 return False
             self.feed(rank, packet)
@@ -257,7 +255,7 @@ class TimerTable:
         if since is None:
             return
         now = self._clock.monotonic()
-        for timer in self._timers.all():
+        for timer in self._timers.armed():
             # One that was armed while all stood still had its whole span left.
             stood = now - max(since, timer.deadline - timer.what.span)
             deadline = timer.deadline + stood

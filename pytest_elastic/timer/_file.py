@@ -198,7 +198,11 @@ class Fifo(RequestQueue):
 
     def get(self, size: int, timeout: float) -> list[TimerRequest]:
         deadline = Deadline.after(timeout)
-        while self.size() < size and not deadline.passed():
+        # What it does not have to read stays in the pipe, where the watchdog's poll sees it.
+        while len(self._requests) < size:
+            self._read()
+            if deadline.passed():
+                break
             wait_for(self._descriptor, select.POLLIN, deadline.remaining())
         return [self._requests.popleft() for _ in range(min(size, len(self._requests)))]
 
@@ -258,7 +262,7 @@ class FileTimerServer(ProcessTimerServer):
     Args:
         file_path: where to make the pipe.
         run_id: names the run in log entries.
-        max_interval: seconds between two rounds at most while timers are armed; not the precision.
+        max_interval: seconds until a kill that failed is tried again, at most; not the precision.
         daemon: whether the watchdog's thread ends with the process.
         log_event: called with "watchdog started", "watchdog stopped", "timer expired" or "kill worker
             process", and the request if it is about one; by the thread that starts and stops, and by the

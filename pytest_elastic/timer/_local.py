@@ -89,7 +89,7 @@ class LocalTimerServer(ProcessTimerServer):
 
     Args:
         mp_queue: a queue of any `multiprocessing` context, the one that the clients have.
-        max_interval: seconds between two rounds at most while timers are armed; not the precision.
+        max_interval: seconds until a kill that failed is tried again, at most; not the precision.
         daemon: whether the watchdog's thread ends with the process.
     """
 

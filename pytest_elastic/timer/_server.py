@@ -1,10 +1,10 @@
 """The watchdog that enforces timers, whatever channel their requests come through.
 
 *Theory of operation.*  One thread sleeps until a request can be read, the next deadline is reached, or
-`stop()` wakes it; `max_interval` bounds that sleep where neither can be told in advance.  Each
-round takes the requests that were sent, and looks for expired timers.  If there are any, it first takes what
-was sent in the meantime, and looks again: a rank that sent its release before the server decided to kill it
-lives, however many requests stood before that one.
+`stop()` wakes it; `max_interval` bounds that sleep where the next deadline is not known, or a kill has to be
+tried again.  Each round takes the requests that were sent, and looks for expired timers.  If there are any,
+it first takes what was sent in the meantime, and looks again: a rank that sent its release before the server
+decided to kill it lives, however many requests stood before that one.
 
 The thread holds its server by a weak reference while it sleeps.  A server that nobody holds any more is
 collected, and its thread ends.
@@ -92,7 +92,7 @@ class TimerServer(ABC):
 
     Args:
         request_queue: where requests come from.
-        max_interval: seconds between two rounds at most.
+        max_interval: seconds between two rounds at most, where nothing tells when the next is due.
         daemon: whether the watchdog ends with the process; if not, the process waits for `stop()`.
 
     Raises:
@@ -153,8 +153,7 @@ class TimerServer(ABC):
         """Register, decide, kill; returns the seconds until the next round is due."""
         self._take(requests)
         try:
-            if not run.ended:
-                self._enforce(run)
+            self._enforce(run)
         except Exception:
             log.exception("a round of the timer server failed")
         return self._pause()
@@ -244,7 +243,9 @@ def _receive(queue: RequestQueue, run: Run, timeout: float) -> list[TimerRequest
         if descriptor is None:
             return queue.get(max(1, queue.size()), min(timeout, ASK_EVERY))
         run.sleep(timeout, descriptor)
-        return queue.get(max(1, queue.size()), 0)
+        # All that were counted, and no others: one that is left behind does not wake anybody.
+        size = queue.size()
+        return queue.get(size, 0) if size else []
     except Exception:
         log.exception("the timer server cannot read its requests")
         run.sleep(min(timeout, 1.0))
@@ -301,13 +302,14 @@ class ProcessTimerServer(TimerServer):
         return SYSTEM_CLOCK.monotonic()
 
     def _expired(self, now: float) -> Expired:
-        self._decided, self._due = now, self._timers.expired(now)
+        self._decided = now  # First: what fails below is tried again as what is overdue.
+        self._due = self._timers.expired(now)
         return _by_worker(self._due)
 
     def _pause(self) -> float:
         pause = Deadline(self._timers.next_deadline(self._decided)).remaining()
         # What was due and is still there could not be killed: that is tried again.
-        overdue = any(timer.deadline <= self._decided for timer in self._timers.all())
+        overdue = any(timer.deadline <= self._decided for timer in self._timers.armed())
         return min(pause, self._max_interval) if overdue else pause
 
     def _reap_worker(self, worker_id: Any) -> bool:

@@ -59,49 +59,49 @@ class Timers(Generic[What]):
     """The timers that are armed."""
 
     def __init__(self) -> None:
-        self._armed: dict[Key, Timer[What]] = {}
+        self._timers: dict[Key, Timer[What]] = {}
         self._room = 64
 
     def __len__(self) -> int:
-        return len(self._armed)
+        return len(self._timers)
 
     def arm(self, timer: Timer[What]) -> None:
         """Add it, in place of one with the same key."""
-        self._armed[timer.key] = timer
-        if len(self._armed) > self._room:
+        self._timers[timer.key] = timer
+        if len(self._timers) > self._room:
             self.expired(math.inf)
-            self._room = max(64, 2 * len(self._armed))
+            self._room = max(64, 2 * len(self._timers))
 
     def disarm(self, key: Key) -> None:
         """Take it away if it is there; a key without a thread means the scope in every thread."""
-        self._armed.pop(key, None)
+        self._timers.pop(key, None)
         if key.thread == 0:
-            for other in list(self._armed):
+            for other in list(self._timers):
                 if other._replace(thread=0) == key:
-                    self._armed.pop(other, None)
+                    self._timers.pop(other, None)
 
     def drop(self, owner: Hashable) -> None:
         """Take all of the owner's away."""
-        for key in list(self._armed):
+        for key in list(self._timers):
             if key.owner == owner:
-                self._armed.pop(key, None)
+                self._timers.pop(key, None)
 
-    def all(self) -> list[Timer[What]]:
+    def armed(self) -> list[Timer[What]]:
         """In the order in which they were armed."""
-        return list(self._armed.values())
+        return list(self._timers.values())
 
     def expired(self, at: float) -> list[Timer[What]]:
         """Those whose deadline is reached at that point, the earliest first.
 
         Forgets those of processes that ended.
         """
-        due = [timer for timer in self.all() if timer.deadline <= at]
+        due = [timer for timer in self.armed() if timer.deadline <= at]
         ended = {process for process in {timer.process for timer in due} if process and process.ended()}
         for timer in due:
             if timer.process in ended:
-                self._armed.pop(timer.key, None)
+                self._timers.pop(timer.key, None)
         return sorted((timer for timer in due if timer.process not in ended), key=attrgetter("deadline"))
 
     def next_deadline(self, after: float = -math.inf) -> float:
         """The earliest deadline later than that point; `math.inf` if there is none."""
-        return min((timer.deadline for timer in self.all() if timer.deadline > after), default=math.inf)
+        return min((timer.deadline for timer in self.armed() if timer.deadline > after), default=math.inf)

@@ -25,17 +25,9 @@ from pytest_elastic.timer._api import Origin
 from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
 from pytest_elastic.timer._process import identify
 
-from .conftest import LATE, LocalRig, PipeRig, Rank, Rig, assert_killed, deadlock, hang, note
+from .conftest import LATE, LocalRig, PipeRig, Rank, Rig, assert_killed, deadlock, eventually, hang, note
 
 MakeRig = Callable[[str], Rig]
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Fail if it does not come true in time."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.002)
 
 
 def test_tf1_a_rank_that_sleeps_too_long_is_killed_in_time(rig: Rig) -> None:
@@ -89,16 +81,17 @@ def test_tf5_a_rank_that_releases_just_in_time_lives(rig: Rig) -> None:
             with expires(0.01):
                 while time.monotonic() < until - 0.001:
                     pass
-            if time.monotonic() < until:
-                note()
-                time.sleep(0.003)
-            else:
-                note()  # It was late, and lives all the same: two notes keep the count even.
+            if time.monotonic() >= until:
+                os._exit(7)
+            note()
+            time.sleep(0.003)
 
     rank = rig.start(body)
     code, _ = rank.end()
-    notes = rank.notes()
-    assert code == 0 or len(notes) % 2 == 1
+    in_a_block = len(rank.notes()) % 2 == 1
+    assert code == 0 or in_a_block
+    # A late rank died while it used its channel: the queue may be locked for good (T40).
+    rig.spoiled = rig.name == "L" and code != 0
 
 
 def test_tf6_a_release_behind_many_requests_counts(rig: Rig) -> None:
@@ -215,7 +208,7 @@ def test_tf12_a_rank_that_exits_inside_its_block_takes_the_timer_along(
             os._exit(0)
 
     assert rig.start(body).end()[0] == 0
-    wait_until(lambda: rig.timers() == 1)  # The bystander's.
+    eventually(lambda: rig.timers() == 1)  # The bystander's.
     time.sleep(0.3)
     assert rig.killed(caplog) == []
 
@@ -227,7 +220,7 @@ def test_tf13_a_rank_that_is_killed_from_outside_is_not_signalled_again(
     caplog.set_level(logging.INFO)
     rank = rig.start(lambda: hang(0.3))
     rank.noted()
-    wait_until(lambda: rig.timers() == 2)
+    eventually(lambda: rig.timers() == 2)
     rank.process.kill()
     rank.end()
     assert rig.timers() == 1
@@ -265,7 +258,7 @@ def test_tf15_a_forged_request_is_dropped_and_logged(
     rig = make_rig(name)
     for pid in (0, 1, -3, 4_000_000, 1 << 70, stranger):
         rig.send(pid, time.time())
-    wait_until(lambda: sum("is not signalled" in record.message for record in caplog.records) == 6)
+    eventually(lambda: sum("is not signalled" in record.message for record in caplog.records) == 6)
     assert rig.timers() == 1
 
 
@@ -327,7 +320,7 @@ def test_tf18_nobody_is_killed_once_the_server_has_stopped(make_rig: MakeRig, na
 
     rank = rig.start(body)
     rank.noted()
-    wait_until(lambda: rig.timers() == 2)
+    eventually(lambda: rig.timers() == 2)
     rig.server.stop()  # type: ignore[attr-defined]
     assert rank.end()[0] == 0
     rig.server.start()  # type: ignore[attr-defined]
@@ -403,7 +396,7 @@ def test_tf20_a_step_of_the_clock_kills_nobody_early_and_spares_nobody(
             time.sleep(0.5)
 
     ranks = [rig.start(culprit), rig.start(healthy)]
-    wait_until(lambda: rig.timers() == 3)
+    eventually(lambda: rig.timers() == 3)
     monkeypatch.setattr(time, "time", lambda: real() + step)
     assert_killed(ranks[0], 0.4)
     assert ranks[1].end()[0] == 0
@@ -451,7 +444,7 @@ def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig) -> N
         assert rank.end()[0] == -signal.SIGKILL
         rank.close()
     assert worker.alive()
-    wait_until(lambda: rig.timers() <= 2)
+    eventually(lambda: rig.timers() <= 2)
     worker.process.kill()
     worker.end()
 

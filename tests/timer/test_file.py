@@ -1,0 +1,500 @@
+"""Timers over a named pipe."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import os
+import select
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_elastic.timer import FileTimerClient, FileTimerRequest, FileTimerServer, configure, expires
+from pytest_elastic.timer._api import Origin
+from pytest_elastic.timer._process import wait_for
+
+from .conftest import LATE, Rank, assert_killed, eventually, hang, note
+
+UNAVAILABLE = "^Could not send the FileTimerRequest because FileTimerServer is not available.$"
+
+Events = list[tuple[str, Any]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "timer.fifo")
+
+
+@pytest.fixture
+def events() -> Events:
+    return []
+
+
+@pytest.fixture
+def server(path: str, events: Events) -> Iterator[FileTimerServer]:
+    """A server that is not started, and tells what happens."""
+    made = FileTimerServer(path, "run", 60, log_event=lambda name, request: events.append((name, request)))
+    yield made
+    made.stop()
+
+
+def write(path: str, *lines: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"".join(lines))
+
+
+def known(server: FileTimerServer) -> list[Any]:
+    """All requests whose timers are armed."""
+    return [request for found in server.get_expired_timers(math.inf).values() for request in found]
+
+
+def rank(body: Callable[[], object], path: str, number: int = signal.SIGKILL) -> Rank:
+    """A rank whose client is configured."""
+    return Rank(body, lambda: configure(FileTimerClient(path, number)))
+
+
+def test_t4_a_request_in_json() -> None:
+    """T4: the five fields in their order, and not where it was made."""
+    request = FileTimerRequest(12, "scope", 1.5, 9, origin=Origin(1, 2, 3.0))
+    assert (request.worker_pid, request.worker_id, request.version) == (12, 12, 1)
+    text = '{"version": 1, "pid": 12, "scope_id": "scope", "expiration_time": 1.5, "signal": 9}'
+    assert request.to_json() == text
+
+
+def test_t4_requests_are_equal_by_value() -> None:
+    """T4."""
+    assert FileTimerRequest(12, "scope", 1.5).signal == 0
+    assert FileTimerRequest(12, "scope", 1.5, 9) == FileTimerRequest(12, "scope", 1.5, 9)
+    assert FileTimerRequest(12, "scope", 1.5, 9) != FileTimerRequest(12, "scope", 1.5, 15)
+    with pytest.raises(TypeError):
+        hash(FileTimerRequest(12, "scope", 1.5))
+
+
+def test_t41_the_pipe_is_there_from_the_constructor_for_this_user_alone(path: str) -> None:
+    """T41: whatever the umask is."""
+    before = os.umask(0)
+    try:
+        server = FileTimerServer(path, "run")
+    finally:
+        os.umask(before)
+    mode = os.stat(path).st_mode
+    assert (stat.S_ISFIFO(mode), stat.S_IMODE(mode)) == (True, 0o600)
+    assert (server._max_interval, server._daemon) == (10, True)
+    server.stop()
+
+
+def test_t41_a_pipe_that_is_there_is_replaced(path: str) -> None:
+    """T41: and its former owner does not remove the new one."""
+    former = FileTimerServer(path, "former")
+    server = FileTimerServer(path, "run")
+    former.stop()
+    assert os.path.exists(path)
+    server.stop()
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_t41_another_file_is_left_alone(path: str, kind: str, tmp_path: Path) -> None:
+    """T41."""
+    make = {
+        "file": lambda: Path(path).write_text("mine"),
+        "directory": lambda: os.mkdir(path),
+        "link": lambda: os.symlink(tmp_path / "elsewhere", path),
+    }
+    make[kind]()
+    with pytest.raises(FileExistsError):
+        FileTimerServer(path, "run")
+    assert os.path.lexists(path)
+
+
+def test_t41_a_missing_directory_is_an_error(path: str) -> None:
+    """T41."""
+    with pytest.raises(FileNotFoundError):
+        FileTimerServer(path + "/no/such", "run")
+
+
+def test_t42_a_stop_without_any_client_removes_the_pipe(server: FileTimerServer, path: str) -> None:
+    """T42: and returns."""
+    server.start()
+    server.stop()
+    assert not os.path.exists(path)
+
+
+def test_t24_a_request_that_comes_between_size_and_get_is_still_seen(
+    server: FileTimerServer, path: str
+) -> None:
+    """T24: or the watchdog would sleep on it."""
+    client = FileTimerClient(path)
+    client.release("first")
+    assert server._fifo.size() == 1
+    client.release("second")
+    assert [request.scope_id for request in server._fifo.get(1, 0)] == ["first"]
+    assert wait_for(server._fifo.fileno(), select.POLLIN, 0)
+
+
+def test_t25_a_pipe_without_clients_is_quiet(server: FileTimerServer, path: str) -> None:
+    """T25: a server that slept on it would be woken for ever, once the first client has gone."""
+    FileTimerClient(path).release("scope")
+    assert server._fifo.size() == 1
+    assert not wait_for(server._fifo.fileno(), select.POLLIN, 0)
+
+
+def test_t35_a_start_after_a_stop_makes_the_pipe_again(server: FileTimerServer, path: str) -> None:
+    """T35: with the timers known so far."""
+    server.start()
+    client = FileTimerClient(path)
+    client.acquire("scope", time.time() + 60)
+    eventually(lambda: known(server))
+    server.stop()
+    server.start()
+    assert len(known(server)) == 1
+    client.release("scope")
+    eventually(lambda: not known(server))
+
+
+def test_t37_a_collected_server_leaves_no_pipe_no_thread_and_no_descriptor(path: str) -> None:
+    """T37."""
+    before = os.listdir("/proc/self/fd")
+    server = FileTimerServer(path, "run")
+    server.start()
+    del server
+    gc.collect()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "FileTimerServer"])
+    eventually(lambda: os.listdir("/proc/self/fd") == before)
+    assert not os.path.exists(path)
+
+
+def test_t37_a_process_that_ends_leaves_no_pipe(path: str) -> None:
+    """T37: though nobody stopped its server."""
+    code = (
+        "import sys; from pytest_elastic.timer import FileTimerServer\n"
+        "s = FileTimerServer(sys.argv[1], 'run'); s.start()"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=True, timeout=30)
+    assert not os.path.exists(path)
+
+
+def test_t37_a_fork_does_not_remove_the_pipe_nor_keep_it_open(server: FileTimerServer, path: str) -> None:
+    """T37, T47: a reader that outlives its server would let clients write to nobody."""
+    pid = os.fork()
+    if pid == 0:
+        held = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        server.stop()
+        os._exit(path in held)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert os.path.exists(path)
+
+
+def test_t43_the_events_of_a_life(server: FileTimerServer, path: str, events: Events) -> None:
+    """T43: each timer that expired, and the one whose signal was sent."""
+    server.start()
+    server.start()
+
+    def body() -> None:
+        with expires(30, "outer"), expires(0, "first"), expires(0, "second"):
+            time.sleep(30)
+
+    culprit = rank(body, path)
+    assert culprit.end()[0] == -signal.SIGKILL
+    eventually(lambda: "kill worker process" in [name for name, _ in events])
+    server.stop()
+    server.stop()
+    found = [(name, request and request.scope_id) for name, request in events]
+    # The first may have been seen before the second was sent.
+    second = ("timer expired", "second")
+    assert [event for event in found if event != second] == [
+        ("watchdog started", None),
+        ("timer expired", "first"),
+        ("kill worker process", "first"),
+        ("watchdog stopped", None),
+    ]
+    culprit.close()
+
+
+def test_t43_a_log_event_that_raises_is_logged(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """T43: and changes nothing."""
+
+    def fail(name: str, request: object) -> None:
+        raise RuntimeError(name)
+
+    server = FileTimerServer(path, "run", log_event=fail)
+    server.start()
+    culprit = rank(lambda: hang(0.05), path)
+    assert_killed(culprit, 0.05)
+    eventually(lambda: "kill worker process" in caplog.text)
+    server.stop()
+    assert "watchdog stopped" in caplog.text
+    culprit.close()
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_t44_run_once_handles_what_was_written(server: FileTimerServer, path: str, started: bool) -> None:
+    """T44, T42: ends the watchdog, and removes the pipe."""
+    if started:
+        server.start()
+    culprit = Rank(lambda: time.sleep(30))
+    expired = FileTimerRequest(culprit.process.pid or 0, "expired", time.time(), signal.SIGTERM)
+    armed = FileTimerRequest(os.getpid(), "armed", time.time() + 60)
+    write(path, expired.to_line(), armed.to_line())
+    server.run_once()
+    assert culprit.end()[0] == -signal.SIGTERM
+    assert known(server) == [armed]
+    assert not os.path.exists(path)
+    assert not [thread for thread in threading.enumerate() if thread.name == "FileTimerServer"]
+    culprit.close()
+
+
+def test_t44_whether_a_process_runs() -> None:
+    """T44: a zombie does not."""
+    assert FileTimerServer.is_process_running(os.getpid())
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not FileTimerServer.is_process_running(process.pid)
+    assert not FileTimerServer.is_process_running(-1)
+
+
+def test_t44_the_last_progress_time(
+    server: FileTimerServer, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T44: now, before the first client."""
+    now = [1000.9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    assert server.get_last_progress_time() == 1000
+    now[0] = 2000.9
+    assert server.get_last_progress_time() == 2000
+    write(path, FileTimerRequest(os.getpid(), "a", 9000).to_line())
+    server.run_once()
+    now[0] = 3000.9
+    progress = server.get_last_progress_time()
+    assert (progress, type(progress)) == (2000, int)
+
+
+def test_t45_the_first_signal_that_is_one_is_sent(server: FileTimerServer, path: str, events: Events) -> None:
+    """T45: by deadline."""
+    culprit = Rank(lambda: time.sleep(30))
+    pid = culprit.process.pid or 0
+    numbers = {"a": (1.0, 0), "c": (3.0, signal.SIGKILL), "b": (2.0, signal.SIGTERM)}
+    write(path, *(FileTimerRequest(pid, scope, *numbers[scope]).to_line() for scope in numbers))
+    server.run_once()
+    assert culprit.end()[0] == -signal.SIGTERM
+    assert [request.scope_id for name, request in events if name == "timer expired"] == ["a", "b", "c"]
+    assert [request.scope_id for name, request in events if name == "kill worker process"] == ["b"]
+    culprit.close()
+
+
+@pytest.mark.parametrize("number", [0, -1, 4711])
+def test_tf27_t45_without_a_signal_the_timers_are_dropped(
+    server: FileTimerServer, path: str, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T45, TF27: with a log entry; 4711 is no signal to the kernel."""
+    server.start()
+
+    def body() -> None:
+        with expires(0.05):
+            time.sleep(0.1)
+        note()
+        time.sleep(0.1)
+
+    healthy = rank(body, path, number)
+    healthy.noted()
+    assert known(server) == []
+    assert healthy.end()[0] == 0
+    assert "dropped" in caplog.text or "is not signalled" in caplog.text
+    healthy.close()
+
+
+def test_tf27_a_signal_that_is_ignored_is_sent_once(
+    server: FileTimerServer, path: str, events: Events
+) -> None:
+    """TF27, T21: the timer is gone with it."""
+    server.start()
+
+    def body() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with expires(0.05):
+            time.sleep(0.2)
+
+    healthy = rank(body, path, signal.SIGTERM)
+    assert healthy.end()[0] == 0
+    assert [name for name, _ in events].count("kill worker process") == 1
+    healthy.close()
+
+
+def test_t46_the_clients_signal_is_sent(server: FileTimerServer, path: str) -> None:
+    """T46: SIGKILL if none is asked for."""
+    assert FileTimerClient(path).signal == signal.SIGKILL
+    server.start()
+    culprit = rank(lambda: hang(0.05), path, signal.SIGTERM)
+    assert culprit.end()[0] == -signal.SIGTERM
+    culprit.close()
+
+
+def test_t46_a_request_is_one_line_and_nothing_stays_open(server: FileTimerServer, path: str) -> None:
+    """T46."""
+    before = os.listdir("/proc/self/fd")
+    client = FileTimerClient(path)
+    client.acquire("scope", 5.0)
+    client.release("scope")
+    assert os.listdir("/proc/self/fd") == before
+    lines = os.read(server._fifo.fileno(), 65536).split(b"\n")
+    fields = [json.loads(line) for line in lines[:2]]
+    assert (lines[2:], [field["expiration_time"] for field in fields]) == ([b""], [5.0, -1])
+    assert list(fields[0])[:5] == ["version", "pid", "scope_id", "expiration_time", "signal"]
+
+
+def test_t47_no_reader_is_a_broken_pipe_after_a_second(path: str) -> None:
+    """T47: whether there is no pipe, or nobody has it open."""
+    for _ in range(2):
+        begun = time.monotonic()
+        with pytest.raises(BrokenPipeError, match=UNAVAILABLE):
+            FileTimerClient(path).acquire("scope", 0)
+        assert 0.9 <= time.monotonic() - begun < 1 + LATE
+        if not os.path.exists(path):
+            os.mkfifo(path)
+
+
+def test_t47_a_server_that_comes_within_the_second_gets_the_request(path: str) -> None:
+    """T47, TF17."""
+    made: list[FileTimerServer] = []
+    timer = threading.Timer(0.25, lambda: made.append(FileTimerServer(path, "run")))
+    timer.start()
+    FileTimerClient(path).acquire("scope", time.time() + 60)
+    timer.join()
+    made[0].run_once()
+    assert [request.scope_id for request in known(made[0])] == ["scope"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_t47_a_path_that_is_no_pipe_is_a_broken_pipe_at_once(path: str, kind: str) -> None:
+    """T47: and nothing is written to it."""
+    if kind == "file":
+        Path(path).write_text("mine")
+    else:
+        os.mkdir(path)
+    begun = time.monotonic()
+    with pytest.raises(BrokenPipeError, match=UNAVAILABLE):
+        FileTimerClient(path).acquire("scope", 0)
+    assert time.monotonic() - begun < 0.9
+    assert kind == "directory" or Path(path).read_text() == "mine"
+
+
+def test_t47_tf25_a_pipe_that_was_removed_is_a_broken_pipe(server: FileTimerServer, path: str) -> None:
+    """TF25: and the server stops cleanly."""
+    server.start()
+    os.unlink(path)
+    with pytest.raises(BrokenPipeError, match=UNAVAILABLE):
+        FileTimerClient(path).acquire("scope", 0)
+    server.stop()
+    assert not os.path.exists(path)
+
+
+def test_t48_tf26_a_scope_that_is_too_long_is_refused(server: FileTimerServer, path: str) -> None:
+    """T48: with the limit and the request; nothing is written."""
+    with pytest.raises(RuntimeError, match=f"{select.PIPE_BUF} bytes.*FileTimerRequest.*xxx"):
+        FileTimerClient(path).acquire("x" * 4090, time.time())
+    assert server._fifo.size() == 0
+
+
+def test_t48_the_newline_counts(server: FileTimerServer, path: str) -> None:
+    """T48: a line of exactly the limit is sent, one of a byte more is not; and the release fits if it did."""
+    client = FileTimerClient(path)
+    empty = FileTimerRequest(os.getpid(), "", time.time() + 60.5, client.signal)
+    scope = "x" * (select.PIPE_BUF - len(empty.to_json()) - 1)
+    client.acquire(scope, empty.expiration_time)
+    (request,) = server._fifo.get(1, 0)
+    server.register_timers([request])
+    assert known(server) == [request]
+    with pytest.raises(RuntimeError):
+        client.acquire(scope + "x", empty.expiration_time)
+    client.release(scope)
+    server.run_once()
+    assert known(server) == []
+
+
+@pytest.mark.parametrize("scope", ["a\nb\r\n", "größe ☃ 𝄞", "\ud800", '"}{"version": 1', "\0", "", "\\n"])
+def test_t48_any_scope_arrives_unchanged(server: FileTimerServer, path: str, scope: str) -> None:
+    """T48."""
+    FileTimerClient(path).acquire(scope, time.time() + 60)
+    server.run_once()
+    assert [request.scope_id for request in known(server)] == [scope]
+
+
+def test_t49_the_lines_around_garbage_count(
+    server: FileTimerServer, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T49: half a line has no end of its own."""
+    good = [FileTimerRequest(os.getpid(), str(number), time.time() + 60) for number in range(4)]
+    lines = [request.to_json().encode() + b"\n" for request in good]
+    half = lines[0][:50]
+    write(path, lines[0], b"text\n", lines[1], b"\0\0\n", b'{"version": 2}\n[]\n', lines[2], half, lines[3])
+    server.run_once()
+    assert known(server) == good
+    assert len([record for record in caplog.records if "no timer request" in record.message]) == 4
+
+
+def test_t49_a_line_is_put_together_from_its_parts(server: FileTimerServer, path: str) -> None:
+    """T49: a request that was not written by a client of ours, in two writes."""
+    line = FileTimerRequest(os.getpid(), "scope", time.time() + 60).to_line()
+    write(path, line[:40])
+    assert server._fifo.size() == 0
+    write(path, line[40:])
+    assert server._fifo.size() == 1
+
+
+def test_t49_endless_garbage_is_not_kept(server: FileTimerServer, path: str) -> None:
+    """T49: a line without an end."""
+    for _ in range(10):
+        write(path, b"x" * 60_000)
+        assert server._fifo.size() == 0
+    assert len(server._fifo._rest) <= select.PIPE_BUF
+
+
+def test_t49_ten_processes_with_ten_nested_timers(server: FileTimerServer, path: str) -> None:
+    """T49: 200 requests, in whatever order."""
+    server.start()
+    counts: list[int] = []
+    original = server.register_timers
+    server.register_timers = lambda found: (counts.append(len(found)), original(found))[1]  # type: ignore
+
+    def body(levels: int = 10) -> None:
+        with expires(60, str(levels)):
+            if levels > 1:
+                body(levels - 1)
+
+    ranks = [rank(body, path) for _ in range(10)]
+    assert [rank.end()[0] for rank in ranks] == [0] * 10
+    eventually(lambda: sum(counts) == 200)
+    assert known(server) == []
+    for each in ranks:
+        each.close()
+
+
+def test_t49_a_request_of_another_client_is_read(server: FileTimerServer, path: str) -> None:
+    """T22, T49: of one that knows nothing of origins."""
+    write(path, FileTimerRequest(os.getpid(), "scope", time.time() + 60, 9).to_json().encode() + b"\n")
+    server.run_once()
+    (request,) = known(server)
+    assert (request.origin, request.signal) == (None, 9)
+
+
+def test_t32_a_kill_is_logged_before(
+    server: FileTimerServer, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T32."""
+    caplog.set_level(logging.INFO)
+    server.start()
+    culprit = rank(lambda: hang(0.05, "exchange"), path)
+    culprit.end()
+    assert f"worker {culprit.process.pid} did not leave ['exchange'] in time" in caplog.text
+    culprit.close()

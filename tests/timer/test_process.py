@@ -1,0 +1,97 @@
+"""Processes by pid and start time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_elastic.timer._process import Process, identify, this_process
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "30"]) as process:
+        yield process
+        process.kill()
+
+
+def test_t29_no_process_has_a_pid_up_to_one_or_one_that_is_not_in_use() -> None:
+    """T29: numbers that are process groups or init to the kernel."""
+    assert [identify(pid) for pid in (1, 0, -1, -3, 1 << 70)] == [None] * 5
+
+
+def test_t29_a_process_is_signalled(sleeper: subprocess.Popen[bytes]) -> None:
+    """T29."""
+    process = identify(sleeper.pid)
+    assert process is not None
+    assert not process.ended()
+    process.signal(signal.SIGKILL)
+    assert sleeper.wait(5) == -signal.SIGKILL
+    assert process.ended()
+
+
+def test_t29_another_process_with_the_pid_is_not_signalled(sleeper: subprocess.Popen[bytes]) -> None:
+    """T29: it counts as ended."""
+    process = identify(sleeper.pid)
+    assert process is not None
+    former = Process(process.pid, process.started - 1)
+    assert former.ended()
+    with pytest.raises(ProcessLookupError):
+        former.signal(signal.SIGKILL)
+    assert sleeper.poll() is None
+
+
+@pytest.mark.parametrize("pid", [1, 0, -3, 1 << 70])
+def test_t29_what_is_no_pid_has_ended(pid: int) -> None:
+    """T29: the kernel is never asked."""
+    assert Process(pid, 0).ended()
+    with pytest.raises(ProcessLookupError):
+        Process(pid, 0).signal(0)
+
+
+def test_t20_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
+    """T20: its parent need not have waited for it."""
+    process = identify(sleeper.pid)
+    assert process is not None
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert identify(sleeper.pid) == process
+    assert process.ended()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start another user's process")
+def test_t29_another_users_process_is_not_signalled_even_by_root() -> None:
+    """T29."""
+    with subprocess.Popen(["sleep", "30"], user=65534) as other:
+        process = identify(other.pid)
+        assert process is not None
+        with pytest.raises(PermissionError, match="another user"):
+            process.signal(signal.SIGKILL)
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_name_with_brackets_does_not_confuse() -> None:
+    """The kernel shows a process's name in brackets, whatever is in it."""
+    code = "open('/proc/self/comm', 'w').write(') 7 (x'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        before = identify(process.pid)
+        process.stdout.readline()
+        assert before == identify(process.pid)
+        process.communicate(b"\n")
+
+
+def test_this_process_is_asked_again_after_a_fork() -> None:
+    """T38: a client that was made before the fork sends the fork's identity."""
+    parent = this_process()
+    assert parent == identify(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        os._exit(this_process() == identify(os.getpid()) != parent)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1

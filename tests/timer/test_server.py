@@ -1,0 +1,489 @@
+"""The watchdog, over queues and hooks of a user's own."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_elastic.timer import RequestQueue, TimerRequest, TimerServer
+from pytest_elastic.timer._api import Origin
+from pytest_elastic.timer._process import this_process
+from pytest_elastic.timer._server import ProcessTimerServer
+
+from .conftest import eventually
+
+
+class UserQueue(RequestQueue):
+    """A queue between threads, without a descriptor."""
+
+    def __init__(self, *requests: TimerRequest) -> None:
+        self.requests: queue.SimpleQueue[TimerRequest] = queue.SimpleQueue()
+        for request in requests:
+            self.requests.put(request)
+
+    def size(self) -> int:
+        return self.requests.qsize()
+
+    def get(self, size: int, timeout: float) -> list[TimerRequest]:
+        found = []
+        try:
+            for _ in range(size):
+                found.append(self.requests.get(timeout=timeout))
+        except queue.Empty:
+            pass
+        return found
+
+
+class WakingQueue(UserQueue):
+    """The same with a descriptor."""
+
+    def __init__(self, *requests: TimerRequest) -> None:
+        super().__init__(*requests)
+        self._descriptor = os.eventfd(len(requests), os.EFD_NONBLOCK)
+
+    def put(self, request: TimerRequest) -> None:
+        self.requests.put(request)
+        os.eventfd_write(self._descriptor, 1)
+
+    def get(self, size: int, timeout: float) -> list[TimerRequest]:
+        try:
+            os.eventfd_read(self._descriptor)
+        except BlockingIOError:
+            pass
+        return super().get(min(size, self.size()), timeout)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class UserServer(TimerServer):
+    """Hooks as a user writes them: every request has expired, and outcomes are given by worker."""
+
+    def __init__(self, request_queue: RequestQueue, max_interval: float = 60, **outcomes: Any) -> None:
+        super().__init__(request_queue, max_interval)
+        self.known: dict[Any, list[TimerRequest]] = {}
+        self.cleared: list[set[Any]] = []
+        self.reaped: list[Any] = []
+        self.outcomes = outcomes
+        self.quiet = threading.Event()
+
+    def register_timers(self, timer_requests: list[TimerRequest]) -> None:
+        for request in timer_requests:
+            if request.scope_id == "bad":
+                raise ValueError("a bad request")
+            self.known.setdefault(request.worker_id, []).append(request)
+
+    def clear_timers(self, worker_ids: set[Any]) -> None:
+        self.cleared.append(set(worker_ids))
+        for worker in worker_ids:
+            del self.known[worker]
+
+    def get_expired_timers(self, deadline: float) -> dict[Any, list[TimerRequest]]:
+        if not self.known:
+            self.quiet.set()
+        return {
+            worker: found
+            for worker, requests in self.known.items()
+            if (found := [request for request in requests if request.expiration_time <= deadline])
+        }
+
+    def _reap_worker(self, worker_id: Any) -> bool:
+        self.reaped.append(worker_id)
+        outcome = self.outcomes.get(worker_id, True)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return bool(outcome)
+
+
+Started = Callable[[TimerServer], TimerServer]
+
+
+@pytest.fixture
+def started() -> Iterator[Started]:
+    """Start a server for this test."""
+    made: list[TimerServer] = []
+
+    def start(server: TimerServer) -> Any:
+        made.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in made:
+        server.stop()
+        if isinstance(server._queue, WakingQueue):
+            server._queue.close()
+
+
+def watchdogs(name: str = "UserServer") -> list[threading.Thread]:
+    """The watchdogs that run."""
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def test_t5_t6_a_users_queue_and_hooks_work(started: Started) -> None:
+    """T5, T6: what comes later too."""
+    requests = UserQueue(TimerRequest("a", "first", 0))
+    server: Any = started(UserServer(requests))
+    eventually(lambda: server.cleared == [{"a"}])
+    requests.requests.put(TimerRequest("b", "second", 0))
+    eventually(lambda: server.cleared == [{"a"}, {"b"}])
+
+
+def test_t24_a_queue_with_a_descriptor_wakes_the_server(started: Started) -> None:
+    """T24: whatever the interval is; without one, the server would ask five times a second."""
+    requests = WakingQueue()
+    server: Any = started(UserServer(requests))
+    for number in range(20):
+        requests.put(TimerRequest(number, "scope", 0))
+        eventually(lambda number=number: server.reaped[-1:] == [number], 1.0)
+
+
+def test_tf28_t31_outcomes_of_a_kill(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """T31: an exception and `True` count as reaped, and `False` is tried again."""
+    requests = UserQueue(*(TimerRequest(worker, "scope", 0) for worker in "abc"))
+    server: Any = started(UserServer(requests, 0.01, a=RuntimeError("reaping failed"), c=False))
+    eventually(lambda: server.reaped.count("c") > 2)
+    server.stop()
+    assert server.cleared == [{"a", "b"}]
+    assert (server.reaped.count("a"), server.reaped.count("b")) == (1, 1)
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "killing worker a failed" in errors[0].message
+    assert all("worker c could not be killed" in record.message for record in errors[1:])
+
+
+def test_t32_a_kill_is_logged_before(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """T32: worker and scopes, at INFO."""
+    caplog.set_level(logging.INFO)
+    requests = UserQueue(*(TimerRequest("a", scope, 0) for scope in ("first", "second")))
+    server: Any = started(UserServer(requests, a=RuntimeError("failed")))
+    eventually(lambda: server.cleared)
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "ERROR"]
+    assert "worker a" in caplog.messages[0]
+    assert "['first', 'second']" in caplog.messages[0]
+
+
+def test_t36_the_other_requests_of_a_bad_one_count(
+    started: Started, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T36: the hook that raised is given each by itself."""
+    scopes = ("good", "bad", "good")
+    requests = UserQueue(*(TimerRequest(number, scope, 0) for number, scope in enumerate(scopes)))
+    server: Any = started(UserServer(requests))
+    eventually(lambda: server.cleared)
+    assert set().union(*server.cleared) == {0, 2}
+    assert "a bad request" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["get_expired_timers", "clear_timers"])
+def test_t36_the_watchdog_survives_a_hook_that_raises(
+    started: Started, hook: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T36."""
+    server = UserServer(UserQueue(TimerRequest("a", "scope", 0)), 0.01)
+    original, calls = getattr(server, hook), []
+
+    def fails_once(argument: Any) -> Any:
+        calls.append(argument)
+        if len(calls) == 1:
+            raise RuntimeError("hook failed")
+        return original(argument)
+
+    monkeypatch.setattr(server, hook, fails_once)
+    started(server)
+    eventually(lambda: server.cleared)
+    assert "hook failed" in caplog.text
+
+
+def test_t36_the_watchdog_survives_a_queue_that_raises(
+    started: Started, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T36: it is asked again after a while."""
+    requests = UserQueue(TimerRequest("a", "scope", 0))
+    size, failures = requests.size, [OSError("no size")]
+    requests.size = lambda: size() if not failures else exec("raise failures.pop()", {"failures": failures})  # type: ignore
+    server: Any = started(UserServer(requests, 0.01))
+    eventually(lambda: server.cleared == [{"a"}])
+    assert "no size" in caplog.text
+
+
+class SlowQueue(RequestQueue):
+    """Counts all its requests at once, and gives one at a time."""
+
+    def __init__(self, *requests: TimerRequest, lost: int = 0) -> None:
+        self.requests, self.lost, self.waits = list(requests), lost, 0
+
+    def size(self) -> int:
+        return len(self.requests) + self.lost
+
+    def get(self, size: int, timeout: float) -> list[TimerRequest]:
+        if not self.requests:
+            self.waits += timeout > 0
+        return [self.requests.pop(0)] if self.requests else []
+
+
+def test_t19_all_that_was_sent_is_read_before_a_kill(started: Started) -> None:
+    """T19: a release behind 500 requests, in a queue that gives one at a time."""
+    with subprocess.Popen(["sleep", "30"]) as rank:
+        others = [TimerRequest(rank.pid, str(number), math.inf) for number in range(500)]
+        requests = SlowQueue(TimerRequest(rank.pid, "late", 0), *others, TimerRequest(rank.pid, "late", -1))
+        server: Any = started(ProcessTimerServer(requests, 60))
+        eventually(lambda: not requests.requests)
+        time.sleep(0.05)
+        server.stop()
+        assert len(server.get_expired_timers(math.inf)[rank.pid]) == 500
+        rank.kill()
+
+
+def test_t19_what_a_killed_rank_never_sent_is_waited_for_once() -> None:
+    """T19, T40: an announced request that does not come delays the first kill, not each."""
+    requests = SlowQueue(lost=1)
+    server = UserServer(requests)
+    assert [server._catch_up() for _ in range(3)] == [False] * 3
+    assert requests.waits == 1
+    requests.requests.append(TimerRequest("a", "scope", 0))
+    assert server._catch_up()
+    assert (requests.waits, list(server.known)) == (1, ["a"])
+
+
+def test_t33_starting_twice_is_once(started: Started) -> None:
+    """T33."""
+    server = started(UserServer(UserQueue()))
+    server.start()
+    assert len(watchdogs()) == 1
+    server.stop()
+    assert not watchdogs()
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_t33_the_thread_is_a_daemon_as_asked(started: Started, daemon: bool) -> None:
+    """T33."""
+    started(ProcessTimerServer(UserQueue(), 60, daemon))
+    assert [thread.daemon for thread in watchdogs("ProcessTimerServer")] == [daemon]
+
+
+def test_t34_stopping_twice_and_without_a_start_is_fine() -> None:
+    """T34."""
+    server = UserServer(UserQueue())
+    server.stop()
+    server.start()
+    server.stop()
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", [UserQueue, WakingQueue])
+def test_t34_a_stop_does_not_wait_for_the_interval(started: Started, kind: type[UserQueue]) -> None:
+    """T34."""
+    server = started(UserServer(kind(), 60))
+    begun = time.monotonic()
+    server.stop()
+    assert time.monotonic() - begun < 0.5
+    assert not watchdogs()
+
+
+def test_t34_after_a_stop_nobody_is_killed_though_a_queue_holds_the_thread_up(started: Started) -> None:
+    """T34: a user's queue may not keep to its timeout."""
+    held, requests = threading.Event(), UserQueue()
+    requests.get = lambda size, timeout: [TimerRequest("a", "s", 0)] if held.wait(10) else []  # type: ignore
+    server: Any = started(UserServer(requests))
+    begun = time.monotonic()
+    server.stop()
+    assert time.monotonic() - begun < 0.5 + 0.25
+    held.set()
+    eventually(lambda: not watchdogs())
+    assert (server.reaped, list(server.known)) == ([], ["a"])
+
+
+def test_t34_after_a_stop_nobody_is_killed_though_a_hook_holds_the_thread_up(started: Started) -> None:
+    """T34: the others that had expired in the same round live."""
+    held = threading.Event()
+    server: Any = UserServer(UserQueue(*(TimerRequest(worker, "scope", 0) for worker in "ab")))
+    reap = server._reap_worker
+    server._reap_worker = lambda worker: reap(worker) and held.wait(10)
+    started(server)
+    eventually(lambda: server.reaped)
+    server.stop()
+    held.set()
+    eventually(lambda: not watchdogs())
+    assert len(server.reaped) == 1
+
+
+def test_t34_a_hook_may_stop_its_own_server(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """T34: from the watchdog's thread."""
+    server: Any = UserServer(UserQueue(TimerRequest("a", "scope", 0)))
+    server.clear_timers = lambda worker_ids: server.stop()
+    started(server)
+    eventually(lambda: not watchdogs())
+    assert caplog.records == []
+
+
+def test_t35_a_start_after_a_stop_works_with_the_timers_known(started: Started) -> None:
+    """T35."""
+    requests = UserQueue(TimerRequest("a", "scope", time.time() + 0.2))
+    server: Any = started(UserServer(requests, 0.01))
+    eventually(lambda: server.known)
+    server.stop()
+    time.sleep(0.25)
+    assert server.reaped == []
+    server.start()
+    eventually(lambda: server.cleared == [{"a"}])
+
+
+@pytest.mark.parametrize("interval", [0, -1, math.nan])
+def test_t37_an_interval_must_be_positive(interval: float) -> None:
+    """T37."""
+    with pytest.raises(ValueError):
+        UserServer(UserQueue(), interval)
+
+
+@pytest.mark.parametrize("kind", [UserQueue, WakingQueue])
+def test_t37_a_collected_server_leaves_no_thread(kind: type[UserQueue]) -> None:
+    """T37: while its thread sleeps, too."""
+    requests = kind()
+    server = UserServer(requests, 60)
+    server.start()
+    gone = weakref.ref(server)
+    time.sleep(0.02)
+    del server
+    gc.collect()
+    eventually(lambda: not watchdogs())
+    assert gone() is None
+    if isinstance(requests, WakingQueue):
+        requests.close()
+
+
+def test_t29_a_request_by_hand_is_for_the_process_of_that_moment() -> None:
+    """T29, T20: which has ended when it expires."""
+    server = ProcessTimerServer(UserQueue(), 60)
+    with subprocess.Popen(["sleep", "30"]) as process:
+        server.register_timers([TimerRequest(process.pid, "scope", 0)])
+        assert list(server.get_expired_timers(time.time())) == [process.pid]
+        process.kill()
+    assert server.get_expired_timers(time.time()) == {}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TimerRequest("1", "scope", 0),
+        TimerRequest(True, "scope", 0),
+        TimerRequest(1.5, "scope", 0),
+        TimerRequest(5, None, 0),  # type: ignore[arg-type]
+        TimerRequest(5, "scope", math.nan),
+        TimerRequest(5, "scope", "soon"),  # type: ignore[arg-type]
+        TimerRequest(5, "scope", 0, origin=Origin(1, 2, math.nan)),
+        "no request",
+    ],
+)
+def test_t36_a_bad_request_is_dropped_and_logged(request_: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """T36: those beside it count."""
+    server = ProcessTimerServer(UserQueue(), 60)
+    good = TimerRequest(os.getpid(), "good", 0)
+    server.register_timers([good, request_, good])
+    assert server.get_expired_timers(math.inf) == {os.getpid(): [good]}
+    assert "was dropped" in caplog.text
+
+
+def test_t23_what_will_be_expired_at_a_point() -> None:
+    """T23: a deadline that is reached counts; on the scale of `time.time()`."""
+    server, now = ProcessTimerServer(UserQueue(), 60), time.time()
+    early, late = TimerRequest(os.getpid(), "early", now + 50), TimerRequest(os.getpid(), "late", now + 60)
+    server.register_timers([late, early])
+    points = (now + 49.99, now + 50, now + 59.99, now + 60)
+    found = [server.get_expired_timers(point) for point in points]
+    assert found == [{}, {os.getpid(): [early]}, {os.getpid(): [early]}, {os.getpid(): [early, late]}]
+
+
+def test_t22_a_request_by_hand_runs_from_its_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T22: a step of the wall clock afterwards does not move its deadline."""
+    server, real = ProcessTimerServer(UserQueue(), 60), time.time
+    server.register_timers([TimerRequest(os.getpid(), "scope", real() + 50)])
+    for step in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda step=step: real() + step)
+        assert server.get_expired_timers(time.time() + 49) == {}
+        assert list(server.get_expired_timers(time.time() + 51)) == [os.getpid()]
+
+
+def test_t3_a_negative_time_is_a_release() -> None:
+    """T3, T17: for every thread, where it was made by hand."""
+    server = ProcessTimerServer(UserQueue(), 60)
+    for thread in (1, 2):
+        origin = Origin(this_process().started, thread, 0.0)
+        server.register_timers([TimerRequest(os.getpid(), "scope", 0, origin=origin)])
+    server.register_timers([TimerRequest(os.getpid(), "scope", -0.5)])
+    assert server.get_expired_timers(math.inf) == {}
+
+
+def test_t24_a_timer_that_is_registered_directly_wakes_the_watchdog(started: Started) -> None:
+    """T24: not by a request in the queue."""
+    server: Any = started(ProcessTimerServer(WakingQueue(), 60))
+    time.sleep(0.02)
+    with subprocess.Popen(["sleep", "30"]) as process:
+        server.register_timers([TimerRequest(process.pid, "scope", time.time() + 0.05)])
+        assert process.wait(5) == -signal.SIGKILL
+
+
+def test_t31_a_kill_that_lacked_a_descriptor_is_tried_again(
+    started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T31: the machine may have one again."""
+    real, failures = signal.pidfd_send_signal, [OSError(24, "too many open files")]
+
+    def send(descriptor: int, number: int) -> None:
+        if failures:
+            raise failures.pop()
+        real(descriptor, number)
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", send)
+    with subprocess.Popen(["sleep", "30"]) as process:
+        started(ProcessTimerServer(WakingQueue(TimerRequest(process.pid, "scope", 0)), 0.01))
+        assert process.wait(5) == -signal.SIGKILL
+    assert "could not be killed" in caplog.text
+
+
+def test_t33_a_fork_may_start_its_copy_and_does_not_stop_the_original(started: Started) -> None:
+    """T33: the fork has no watchdog, whatever its memory says, and its own stop is its own."""
+    server: Any = started(UserServer(WakingQueue()))
+    pid = os.fork()
+    if pid == 0:
+        server.start()
+        alive = len(watchdogs())
+        server.stop()
+        os._exit(alive)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert len(watchdogs()) == 1
+
+
+def test_t36_a_look_that_fails_is_tried_again_after_the_interval(
+    started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T36: and not at once, for as long as it fails."""
+    calls: list[float] = []
+
+    def ended(process: object) -> bool:
+        calls.append(time.monotonic())
+        if len(calls) < 3:
+            raise OSError(24, "too many open files")
+        return False
+
+    monkeypatch.setattr("pytest_elastic.timer._process.Process.ended", ended)
+    with subprocess.Popen(["sleep", "30"]) as process:
+        started(ProcessTimerServer(WakingQueue(TimerRequest(process.pid, "scope", 0)), 0.05))
+        assert process.wait(5) == -signal.SIGKILL
+    assert calls[2] - calls[0] >= 0.1
+    assert "a round of the timer server failed" in caplog.text
