@@ -22,8 +22,6 @@ PIECE = 1 << 16  # Bytes at a time: larger ones cost the allocator a mapping eac
 
 LineFilter = Callable[[str], bool]
 
-_new_decoder = codecs.getincrementaldecoder("utf-8")
-
 
 class Lines:
     """Cuts bytes into lines, which end by `\\n`, `\\r\\n` or a lone `\\r`; out come header, line, `\\n`.
@@ -33,54 +31,61 @@ class Lines:
     """
 
     def __init__(self, header: str, keep: LineFilter | None = None) -> None:
-        self._text_header, self._keep = header, keep
+        self._header, self._keep = header, keep
         # A filter must see lines without header: then it is added after it, else on the way.
-        self._header = header.encode("utf-8", "replace") if keep is None else b""
+        self._first = header.encode("utf-8", "replace").decode() if keep is None else ""
+        self._next = b"\n" + self._first.encode()
         # The line that has begun; as pieces of text, since a long one would be copied when it grows.
         self._begun: list[str] = []
-        self._decoder = _new_decoder("replace")
-        self._held_return = False
+        # Bytes that the next one decides about: the beginning of a character, a return.
+        self._open = b""
         self.filter_error: Exception | None = None
 
     def feed(self, data: bytes) -> str:
         """The lines that end within `data`."""
-        if self._held_return:
-            data, self._held_return = b"\r" + data, False
+        if self._open:
+            data, self._open = self._open + data, b""
         if b"\r" in data:
-            self._held_return = data.endswith(b"\r")
-            whole = data[:-1] if self._held_return else data
-            data = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            if data.endswith(b"\r"):
+                data, self._open = data[:-1], b"\r"
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if not data:
+            return ""
+        if not self._begun:
+            self._begun.append(self._first)
+        data = data.replace(b"\n", self._next)
         end = data.rfind(b"\n") + 1
         if end == 0:
-            self._begin(data)
+            self._hold(data)
             return ""
-        head = data[: end - 1].replace(b"\n", b"\n" + self._header) + b"\n"
-        text = self._complete(head if self._begun else self._header + head)
-        self._begin(data[end:])
+        # Cut at a line's end: no character is in two pieces, and a bad byte cannot swallow a newline.
+        text = self._complete(codecs.utf_8_decode(memoryview(data)[:end], "replace", True)[0])
+        if end + len(self._next) - 1 < len(data):
+            self._hold(data[end:])
         return text
 
     def end(self) -> str:
         """The line that has begun, as if it had ended."""
-        if not (self._begun or self._held_return):
+        if not (self._begun or self._open):
             return ""
-        self._held_return = False
-        return self._complete(b"\n" if self._begun else self._header + b"\n")
+        self._begun = self._begun or [self._first]
+        rest, self._open = self._open.removesuffix(b"\r"), b""
+        return self._complete(rest.decode("utf-8", "replace") + "\n")
 
-    def _begin(self, data: bytes) -> None:
-        if data:
-            self._begun.append(self._decoder.decode(data if self._begun else self._header + data))
+    def _hold(self, data: bytes) -> None:
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self._begun.append(text)
+        self._open = data[used:] + self._open
 
-    def _complete(self, data: bytes) -> str:
-        # Characters are not cut here: one bad byte cannot swallow a newline.
-        self._begun.append(self._decoder.decode(data, True))
-        text = "".join(self._begun)
+    def _complete(self, text: str) -> str:
+        text = "".join([*self._begun, text])
         self._begun.clear()
         return text if self._keep is None else self._filter(text)
 
     def _filter(self, text: str) -> str:
         # Not splitlines(), which also cuts at form feeds and other characters that end no line of a log.
         lines = [f"{line}\n" for line in text[:-1].split("\n")]
-        return "".join([f"{self._text_header}{line}" for line in lines if self._wanted(line)])
+        return "".join([f"{self._header}{line}" for line in lines if self._wanted(line)])
 
     def _wanted(self, line: str) -> bool:
         assert self._keep is not None

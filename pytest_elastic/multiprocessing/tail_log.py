@@ -11,6 +11,7 @@ go on goes on.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import deque
@@ -28,6 +29,7 @@ __all__ = ["TailLog", "tail_logfile"]
 logger = logging.getLogger(__name__)
 
 _PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
+_LARGER_BLOCK = 8 << 20
 
 
 class TailLog:
@@ -124,6 +126,7 @@ class TailLog:
         return self._stopped
 
     def _begin(self, sink: Sink) -> None:
+        _keep_freed_memory()
         watcher = Watcher(self._files, self._interval)
         # A daemon: a tail that nobody stops must not keep the interpreter from ending.
         thread = threading.Thread(
@@ -202,6 +205,16 @@ def tail_logfile(
     for error in (log.error, sink.error, log.lines.filter_error):
         if error is not None:
             raise error
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have the allocator reuse buffers of our sizes, once for the process.
+
+    glibc gives what is freed back to the kernel, and has the kernel clear it again for the next buffer, until
+    it has seen a larger block come and go.  That is most of the time that a flood takes.
+    """
+    bytes(_LARGER_BLOCK)
 
 
 def _copy(files: Iterable[LogFile], sink: Sink) -> list[LogFile]:

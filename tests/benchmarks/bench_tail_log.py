@@ -20,7 +20,7 @@ from pytest_elastic.multiprocessing.tail_log import TailLog
 
 SIDES = {"ours": TailLog, "torch": TorchTailLog}
 LINES = 100_000
-ROUNDS = 5
+ROUNDS = 9
 
 
 class Arrivals:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_elastic.multiprocessing._follow import PIECE, Lines, LogFile
 
-NASTY = [b"a", b"bc", b"\n", b"\r", b"\r\n", "é€😀".encode(), b"\xff", b"\xe2\x82", b"\x0c", b"\x00"]
+NASTY = [b"a", b"bc", b"\n", b"\r", b"\r\n", "é€😀".encode(), b"\xff", b"\xe2\x82", b"\xac", b"\x0c", b"\x00"]
 
 
 def rendered(data: bytes, header: str) -> str:
@@ -99,8 +99,11 @@ def read_all(log: LogFile) -> str:
     return text
 
 
-def test_p85_a_file_that_is_not_there_is_no_error(log):
+@pytest.mark.parametrize("name", ["none", "file/below", ""])
+def test_p85_a_file_that_is_not_there_is_no_error(tmp_path, name):
     """Nothing to read, nothing wrong."""
+    (tmp_path / "file").write_text("")
+    log = LogFile(0, str(tmp_path / name) if name else "", Lines(""))
     assert (log.look(), log.read(), log.behind, log.error) == (None, "", False, None)
 
 
@@ -135,7 +138,7 @@ def test_p86_a_replaced_file_is_read_out_first(log, path):
         os.rename(path, path.with_suffix(".1"))
         old.write("b\nhalf")
     path.write_text("c\n")
-    log.look()
+    assert [log.look() is None, log.look()] == [False, None]
     path.unlink()
     path.write_text("d\n")
     assert read_all(log) == "b\nhalf\nc\nd\n"

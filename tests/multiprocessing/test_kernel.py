@@ -14,7 +14,8 @@ from pytest_elastic.multiprocessing._kernel import Process, descendants, parent,
 @pytest.fixture
 def sleeper():
     with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as process:
-        while not descendants(process.pid):
+        # The shell's fork has the shell's command line until it has become the program.
+        while [found.command() for found in descendants(process.pid)] != ["sleep 1000"]:
             pass
         yield process
         for pid in (*(found.pid for found in descendants(process.pid)), process.pid):

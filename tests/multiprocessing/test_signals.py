@@ -175,6 +175,24 @@ def _leave_ours_over(action):
     on_another_thread(hold.release)
 
 
+def test_p75_a_handler_on_top_of_ours_that_is_put_back():
+    """A second context replaced it, and gave it back: still no endless loop."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        holds = [SignalHold(), SignalHold()]
+        holds[0].take()
+        ours = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *given: ours(*given))
+        for hold in reversed(holds):
+            hold.take()
+        for hold in holds:
+            hold.release()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
 def test_p75_a_handler_on_top_of_ours():
     """It may hand the signal on to ours: that is what ours replaced, not an endless loop."""
     child = os.fork()
@@ -183,7 +201,7 @@ def test_p75_a_handler_on_top_of_ours():
         hold = SignalHold()
         hold.take()
         ours = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, ours and (lambda *given: ours(*given)))
+        signal.signal(signal.SIGTERM, lambda *given: ours(*given))
         hold.release()
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0)

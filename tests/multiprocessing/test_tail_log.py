@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -247,30 +247,19 @@ def test_p88_f49_the_last_line_is_never_lost(tmp_path):
     assert lost == []
 
 
-def test_p88_a_flood_that_goes_on_does_not_hold_stop(path, tail):
-    """What the file held when `stop` was called comes out, and the writer may write on."""
-    ended = threading.Event()
-    to = io.StringIO()
+def test_p88_a_flood_that_goes_on_does_not_hold_the_end(path):
+    """What the file held comes out; this writer answers each batch with a greater one."""
+    seen = []
 
-    def flood():
-        with open(path, "w") as file:
-            while not ended.is_set():
-                file.write("0123456789\n" * 1000)
+    class Flood:
+        def write(self, text):
+            seen.append(text)
+            if len(seen) < 20:
+                append(path, "more\n" * 400_000)
 
-    path.touch()
-    with ThreadPoolExecutor(1) as pool:
-        running = tail({0: str(path)}, to)
-        writer = pool.submit(flood)
-        try:
-            while path.stat().st_size < 5_000_000:
-                assert not writer.done()
-            held = path.stat().st_size
-            running.stop()
-        finally:
-            ended.set()
-    lines = to.getvalue().splitlines()
-    assert len(lines) >= held // 11
-    assert Counter(lines[:-1]) == {"[writer0]:0123456789": len(lines) - 1}
+    append(path, "line\n" * 400_000)
+    tail_one(path, Flood())
+    assert "".join(seen) == "h:line\n" * 400_000
 
 
 def test_p88_started_twice_is_started_once(path, tail, dst):
@@ -319,6 +308,7 @@ def test_p80_one_thread(tmp_path, tail):
     assert thread.daemon
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_leaves_the_tail_alone(path, tail, dst):
     """A child that was forked meanwhile can end, and the tail goes on."""
     running = tail({0: str(path)})
@@ -438,6 +428,27 @@ def test_p93_a_bar_makes_room(path, tail, dst, event):
         assert answer.result() == ""
         running.stop()
     assert not events["trigger_clear"].is_set()
+
+
+def test_f46_a_bar_that_never_answers_does_not_hold_stop(path, tail, dst):
+    """The last lines together wait for less than what one batch may wait before."""
+    cleared = mock.Mock(spec=threading.Event())
+    cleared.wait.return_value = False
+    running = tail({0: str(path)}, progbar_events={"trigger_clear": threading.Event(), "cleared": cleared})
+    append(path, "half")
+    running.stop()
+    assert dst.text == "[writer0]:half\n"
+    (waited,) = cleared.wait.call_args_list
+    assert waited.args[0] < 1.0
+
+
+def test_p93_the_example_with_tqdm():
+    """All lines are whole, and the bar comes to its end."""
+    example = Path(__file__).parents[2] / "examples" / "tqdm_and_logs.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=60, check=True)
+    losses = [f"[rank{rank}]:loss {1 / (step + 1)}" for rank in range(2) for step in range(0, 40, 10)]
+    assert sorted(done.stdout.splitlines()) == sorted(losses)
+    assert "40/40" in done.stderr
 
 
 # `tail_logfile`.

@@ -81,6 +81,39 @@ def test_p86_a_renamed_file_is_followed_and_its_successor_found(watch, tmp_path)
     assert heard(watcher) == [0]
 
 
+def test_p85_appeared_right_after_it_was_looked_for(watch, tmp_path, monkeypatch):
+    """Its directory is watched by then."""
+    look = LogFile.look
+
+    def look_in_vain(file):
+        found = look(file)
+        (tmp_path / "a").write_text("x\n")
+        return found
+
+    monkeypatch.setattr(LogFile, "look", look_in_vain)
+    watcher, _ = watch(tmp_path / "a")
+    monkeypatch.undo()
+    assert heard(watcher) == [0]
+
+
+def test_p86_replaced_before_it_is_watched(watch, tmp_path, monkeypatch):
+    """What is watched is the file that was opened, not the one that has its name by then."""
+    path = tmp_path / "a"
+    path.write_text("")
+    look = LogFile.look
+
+    def look_and_lose(file):
+        found = look(file)
+        path.rename(tmp_path / "old")
+        return found
+
+    monkeypatch.setattr(LogFile, "look", look_and_lose)
+    watcher, _ = watch(path)
+    monkeypatch.undo()
+    (tmp_path / "old").write_text("x\n")
+    assert heard(watcher) == [0]
+
+
 def test_two_names_of_one_file(watch, tmp_path):
     """One inode has one watch; a write is news for both."""
     (tmp_path / "a").write_text("")
@@ -92,8 +125,9 @@ def test_two_names_of_one_file(watch, tmp_path):
 
 def test_a_log_that_is_the_directory_of_another(watch, tmp_path):
     """Watching it as a file does not undo watching it as a directory."""
+    (tmp_path / "new").write_text("x\n")
     watcher, files = watch(tmp_path / "a", tmp_path)
-    (tmp_path / "a").write_text("x\n")
+    (tmp_path / "new").rename(tmp_path / "a")
     assert files[0] in watcher.wait(block=False)
     assert files[0].behind
 
@@ -140,12 +174,19 @@ def test_p81_without_inotify_every_file_is_looked_at(watch, tmp_path, no_inotify
     assert heard(patient) == []
 
 
-def test_without_watches_left_a_file_is_looked_at(watch, tmp_path, monkeypatch):
+@pytest.mark.parametrize("refused", ["/proc", "/"], ids=["for files", "at all"])
+def test_without_watches_left_a_file_is_looked_at(watch, tmp_path, monkeypatch, refused):
     """The kernel's limit (ENOSPC) makes it slower, not wrong."""
-    monkeypatch.setattr(_watch.Inotify, "add", lambda *_: -1)
+    add = _watch.Inotify.add
+    monkeypatch.setattr(
+        _watch.Inotify,
+        "add",
+        lambda self, path, mask: -1 if path.startswith(refused) else add(self, path, mask),
+    )
     (tmp_path / "a").write_text("x\n")
     watcher, files = watch(tmp_path / "a", interval=0.0)
     assert (heard(watcher), files[0].read()) == ([0], "x\n")
+    assert heard(watcher) == [0]
 
 
 def test_an_overflow_makes_everybody_look(watch, tmp_path, monkeypatch):
