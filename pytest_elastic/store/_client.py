@@ -8,7 +8,7 @@ from typing import Any
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT, Handle
 from pytest_elastic.store._line import AddressDialer, Lines, PairDialer
-from pytest_elastic.store._wire import REQUESTS, pack_request, unpack_answer
+from pytest_elastic.store._wire import REQUESTS, unpack_answer
 
 
 class RemoteStore(Handle):
@@ -46,9 +46,9 @@ class RemoteStore(Handle):
         self._lines.close()
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        answer = self._lines.mine().exchange(pack_request(name, arguments), 0.0)
+        answer = self._lines.mine().exchange(REQUESTS[name].pack(arguments), 0.0)
         return unpack_answer(REQUESTS[name], answer)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
-        answer = self._lines.mine().exchange(pack_request(name, (seconds, *arguments)), seconds)
+        answer = self._lines.mine().exchange(REQUESTS[name].pack((seconds, *arguments)), seconds)
         return unpack_answer(REQUESTS[name], answer)

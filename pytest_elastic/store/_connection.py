@@ -24,6 +24,7 @@ class Connection:
 
     Attributes:
         label: whose it is, as `StoreServer.pair` was told.
+        open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
         backlog: frames that came while it had no answer to an earlier one.
@@ -32,17 +33,14 @@ class Connection:
     def __init__(self, end: socket.socket, label: Hashable) -> None:
         end.setblocking(False)
         self.socket, self.label = end, label
-        self.greeted = False
+        self.descriptor = end.fileno()
+        self.open, self.greeted = True, False
         self.waiter: Waiter | None = None
         self.deadline = self.started = self.timeout = 0.0
         self.backlog: deque[bytes] = deque()
         self._frames = Frames(MAX_GREETING)
         self._chunk = MAX_GREETING
         self._out = memoryview(b"")
-
-    @property
-    def open(self) -> bool:
-        return self.socket.fileno() >= 0
 
     @property
     def busy(self) -> bool:
@@ -102,6 +100,7 @@ class Connection:
 
     def close(self) -> None:
         """End it for every process that holds a copy of either end."""
+        self.open = False
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()

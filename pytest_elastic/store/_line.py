@@ -23,6 +23,13 @@ _GRACE_OPTION = struct.pack("ll", GRACE, 0)
 _LONGEST_POLL = 2**31 - 1  # Milliseconds, 24 days.
 
 
+class _End(socket.socket):
+    """A socket that need not be closed by hand: nobody tells a store that its thread has ended."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Line:
     """One connection, for one thread.  Closes itself when it is forgotten, or when anything goes wrong.
 
@@ -31,16 +38,14 @@ class Line:
     """
 
     def __init__(self, end: socket.socket, address: str) -> None:
-        end.settimeout(None)
+        self._end = _End(end.family, end.type, end.proto, end.detach())
+        self._end.settimeout(None)
         # The kernel's own timeouts cost no system call, unlike Python's.
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _GRACE_OPTION)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _GRACE_OPTION)
-        os.set_inheritable(end.fileno(), False)
-        self._end, self._address = end, address
+        self._end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _GRACE_OPTION)
+        self._end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _GRACE_OPTION)
+        os.set_inheritable(self._end.fileno(), False)
+        self._address = address
         self.open = True
-
-    def __del__(self) -> None:
-        self._end.close()
 
     def close(self) -> None:
         """Hang up; also for a thread that waits on it."""
@@ -84,7 +89,7 @@ class Line:
             self._fail(f"is gone: {error}")
 
     def _receive(self, seconds: float) -> bytes:
-        frames = Frames()
+        frames: Frames | None = None
         while True:
             try:
                 data = self._end.recv(_CHUNK)
@@ -93,6 +98,10 @@ class Line:
                 data = self._end.recv(_CHUNK)
             if not data:
                 raise ConnectionResetError("it hung up")
+            if frames is None:
+                if len(data) > 4 and _SIZE.unpack_from(data)[0] == len(data) - 4:
+                    return data
+                frames = Frames()
             answers = frames.feed(data)
             if answers:
                 if len(answers) > 1 or frames.held:
@@ -136,7 +145,11 @@ class AddressDialer:
         except OSError as error:
             raise DistNetworkError(f"no store's server at {self._address}: {error}") from None
         line = Line(end, self._address)
-        _greet(line, self._token)
+        try:
+            _greet(line, self._token)
+        except DistNetworkError:
+            line.close()
+            raise
         return line
 
     def after_fork(self) -> None:
@@ -164,8 +177,13 @@ class PairDialer:
             self._greeted = True
         ours, theirs = socket.socketpair()
         line = Line(ours, "a socket pair")
-        with theirs:
+        try:
             self._door.hand_in(theirs)
+        except DistNetworkError:
+            line.close()
+            raise
+        finally:
+            theirs.close()
         return line
 
     def after_fork(self) -> None:
@@ -194,9 +212,13 @@ class Lines:
 
     def mine(self) -> Line:
         """The calling thread's line."""
-        line: Line | None = getattr(self._local, "line", None)
-        if line is None or not line.open:
-            line = self._local.line = self._dial()
+        try:
+            line: Line = self._local.line
+            if line.open:
+                return line
+        except AttributeError:
+            pass
+        line = self._local.line = self._dial()
         return line
 
     def close(self) -> None:

@@ -200,7 +200,7 @@ class StoreServer:
         with suppress(OSError):  # Full: it rings already.  Closed: nobody needs to hear it.
             self._bell.send(b"!")
 
-    def _obey(self, events: int = 0) -> None:
+    def _obey(self) -> None:
         with suppress(BlockingIOError):
             self._ear.recv(4096)
         while self._orders:

@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-import selectors
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from errno import EMFILE, ENFILE
+from functools import partial
 from socket import socket as Socket
 from typing import Any, Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.store._connection import Connection, Door
 from pytest_elastic.store._handle import timeout_error
+from pytest_elastic.store._poller import READ, WRITE, Poller
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
@@ -34,11 +35,9 @@ from pytest_elastic.store._wire import (
     pack_answer,
     pack_error,
     pack_refusal,
-    unpack_request,
 )
 
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 _log = logging.getLogger(__name__)
 
@@ -66,21 +65,23 @@ class Service:
     def __init__(self, state: StoreState) -> None:
         self.state = state
         self.token = ""
-        self._selector = selectors.DefaultSelector()
-        self._connections: dict[Connection, None] = {}
+        self._poller = Poller()
+        self._acts: dict[int, Callable[[], None]] = {}
+        self._connections: dict[int, Connection] = {}
         self._strangers: dict[Connection, None] = {}
         self._blocked: dict[Waiter, Connection] = {}
         self._free: deque[Connection] = deque()
         self._next = math.inf
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
 
-    def watch(self, one: Socket, act: Callable[[int], None]) -> None:
+    def watch(self, one: Socket, act: Callable[[], None]) -> None:
         """Call `act` when this socket can be read."""
-        self._selector.register(one, _READ, act)
+        self._acts[one.fileno()] = act
+        self._poller.add(one.fileno(), READ)
 
     def listen(self, listener: Listener) -> None:
         """Serve those who connect."""
-        self.watch(listener.socket, lambda events: self._accept(listener))
+        self.watch(listener.socket, partial(self._accept, listener))
 
     def add_door(self, end: Socket, label: Hashable) -> None:
         """Serve the client at the other end of this socket pair."""
@@ -88,7 +89,7 @@ class Service:
 
     def drop(self, label: Hashable) -> None:
         """Forget all connections with this label."""
-        for connection in list(self._connections):
+        for connection in list(self._connections.values()):
             if connection.label == label:
                 self._part(connection)
         self._go_on()
@@ -96,8 +97,12 @@ class Service:
     def poll(self, timeout: float) -> None:
         """Serve what is ready, and wait for that for `timeout` seconds at most."""
         span = min(timeout, self._next - SYSTEM_CLOCK.monotonic()) if self._next < math.inf else timeout
-        for key, events in self._selector.select(None if span == math.inf else max(0.0, span)):
-            key.data(events)
+        for descriptor, bits in self._poller.wait(max(0.0, span)):
+            connection = self._connections.get(descriptor)
+            if connection is not None:
+                self._act(connection, bits)
+            elif descriptor in self._acts:
+                self._acts[descriptor]()
             if self._free:
                 self._go_on()
         if self._next < math.inf and SYSTEM_CLOCK.monotonic() >= self._next:
@@ -105,21 +110,21 @@ class Service:
             self._go_on()
 
     def fileno(self) -> int:
-        """The selector's descriptor."""
-        return self._selector.fileno()
+        """The poller's descriptor."""
+        return self._poller.fileno()
 
     def close(self) -> None:
         """Hang up on everybody."""
-        for connection in self._connections:
+        for connection in self._connections.values():
             connection.close()
         self.let_go()
 
     def let_go(self) -> None:
         """Close this process's descriptors; connections that another process holds live on."""
-        for connection in self._connections:
+        for connection in self._connections.values():
             connection.socket.close()
         self._connections.clear()
-        self._selector.close()
+        self._poller.close()
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
@@ -161,16 +166,16 @@ class Service:
         _log.warning("a client was turned away: no file descriptor left")
 
     def _add(self, connection: Connection) -> None:
-        self._connections[connection] = None
-        self._selector.register(connection.socket, _READ, lambda events: self._act(connection, events))
+        self._connections[connection.descriptor] = connection
+        self._poller.add(connection.descriptor, READ)
 
     def _part(self, connection: Connection) -> None:
         """Forget a client; what it was about to get goes to the next one."""
         if not connection.open:
             return
-        self._selector.unregister(connection.socket)
+        self._poller.remove(connection.descriptor)
         connection.close()
-        del self._connections[connection]
+        del self._connections[connection.descriptor]
         self._strangers.pop(connection, None)
         if connection.waiter is not None:
             del self._blocked[connection.waiter]
@@ -185,16 +190,14 @@ class Service:
 
     # Bytes come and go.
 
-    def _act(self, connection: Connection, events: int) -> None:
+    def _act(self, connection: Connection, bits: int) -> None:
         try:
-            if events & _WRITE:
+            if bits & WRITE:
                 connection.flush()
                 if not connection.stuck:
-                    self._selector.modify(
-                        connection.socket, _READ, self._selector.get_key(connection.socket).data
-                    )
+                    self._poller.change(connection.descriptor, READ)
                     self._free.append(connection)
-            if events & _READ and connection.open:
+            if bits != WRITE and connection.open:
                 self._read(connection)
         except WireError as error:
             self._refuse(connection, str(error))
@@ -227,8 +230,7 @@ class Service:
             self._part(connection)
             return False
         if connection.stuck:
-            key = self._selector.get_key(connection.socket)
-            self._selector.modify(connection.socket, _WRITE, key.data)
+            self._poller.change(connection.descriptor, WRITE)
         elif connection.backlog:
             self._free.append(connection)
         return True
@@ -240,7 +242,7 @@ class Service:
         if layout is None or not connection.greeted:
             self._meet(connection, frame)
             return
-        arguments = unpack_request(layout, frame)
+        arguments = layout.unpack(frame)
         seconds = arguments.pop(0) if layout.blocks else 0.0
         reply = self._apply(connection, layout, arguments, seconds)
         if reply is not None:

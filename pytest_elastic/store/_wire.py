@@ -12,8 +12,8 @@ needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, whi
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from pytest_elastic.errors import DistNetworkError, DistStoreError, QueueEmptyError
 from pytest_elastic.store._handle import timeout_error
@@ -25,23 +25,21 @@ MAX_VALUE = 16 * 2**20
 MAX_FRAME = 64 * 2**20
 MAX_GREETING = 4 * 2**10
 
+Text = TypeVar("Text", str, bytes)
+Unpack = Callable[[bytes, int, int], tuple[Any, int]]
+
 _SIZE = struct.Struct(">I")
-# A field is a number (f: seconds, n: 64 bits, b: truth), a text or bytes (k: key, v: value), or many of
-# them (K: keys, V: values, N: numbers).
-_HEADS = {"f": "d", "n": "q", "b": "?", "k": "I", "v": "I", "K": "I", "V": "I", "N": "I"}
-
-
-def _limit_key(key: str) -> None:
-    _limit("key", len(key) if key.isascii() else len(key.encode()), MAX_KEY)
-
-
-def _limit(what: str, size: int, most: int, unit: str = " bytes") -> None:
-    if size > most:
-        raise ValueError(f"{what}: {size}{unit}, the limit is {most}{unit}")
 
 
 class WireError(ValueError):
     """The bytes are no frame of this protocol."""
+
+
+class Field:
+    """A part of a frame whose length varies; its place among the numbers holds its length or count."""
+
+    def __init__(self, pack: Callable[[Any], tuple[bytes, int]], unpack: Unpack) -> None:
+        self.pack, self.unpack = pack, unpack
 
 
 class Layout:
@@ -55,25 +53,27 @@ class Layout:
     """
 
     def __init__(self, code: int, name: str, fields: str, answer: Layout | None = None) -> None:
-        self.code, self.name, self.fields = code, name, fields
+        self.code, self.name = code, name
         self.blocks = fields.startswith("f")
         self.answer = self if answer is None else answer
-        self.head = struct.Struct(">IB" + "".join(_HEADS[kind] for kind in fields))
+        self._head = struct.Struct(">IB" + "".join(_NUMBERS.get(letter, "I") for letter in fields))
+        self._fields = [(i, _FIELDS[letter]) for i, letter in enumerate(fields) if letter in _FIELDS]
 
-    def pack(self, values: Sequence[Any]) -> bytes:
-        """The frame; `ValueError` if it is longer than `MAX_FRAME`."""
-        heads, tails = [], []
-        for kind, value in zip(self.fields, values, strict=True):
-            if kind in "fnb":
-                heads.append(value)
-                continue
-            tail, head = _pack_field(kind, value)
-            heads.append(head)
-            tails.append(tail)
-        body = b"".join(tails)
-        size = self.head.size - _SIZE.size + len(body)
-        _limit("frame", size, MAX_FRAME)
-        return self.head.pack(size, self.code, *heads) + body
+    def pack(self, values: Iterable[Any]) -> bytes:
+        """The frame.
+
+        Raises:
+            ValueError: it, or a field, is longer than is allowed; the text has the limit and the length.
+        """
+        heads = list(values)
+        body = b""
+        for place, field in self._fields:
+            part, heads[place] = field.pack(heads[place])
+            body = body + part if body else part
+        size = self._head.size - _SIZE.size + len(body)
+        if size > MAX_FRAME:
+            raise _too_long("frame", size, MAX_FRAME)
+        return self._head.pack(size, self.code, *heads) + body
 
     def unpack(self, frame: bytes) -> list[Any]:
         """The fields of a whole frame.
@@ -82,14 +82,10 @@ class Layout:
             WireError: they do not fill it exactly, or are not what they should be.
         """
         try:
-            heads = self.head.unpack_from(frame)
-            at = self.head.size
-            values = []
-            for kind, head in zip(self.fields, heads[2:], strict=True):
-                value = head
-                if kind not in "fnb":
-                    value, at = _unpack_field(kind, head, frame, at)
-                values.append(value)
+            values = list(self._head.unpack_from(frame))[2:]
+            at = self._head.size
+            for place, field in self._fields:
+                values[place], at = field.unpack(frame, at, values[place])
         except (struct.error, UnicodeDecodeError) as error:
             raise WireError(f"{self.name}: {error}") from None
         if at != len(frame):
@@ -97,42 +93,116 @@ class Layout:
         return values
 
 
-def _pack_field(kind: str, value: Any) -> tuple[bytes, int]:
-    """The field's bytes, and its length or count."""
-    if kind == "k":
-        tail = value.encode()
-        return tail, len(tail)
-    if kind == "v":
-        return value, len(value)
-    if kind == "N":
-        return struct.pack(f">{len(value)}q", *value), len(value)
-    items = [item.encode() for item in value] if kind == "K" else value
-    return struct.pack(f">{len(items)}I", *map(len, items)) + b"".join(items), len(items)
+def _too_long(what: str, size: int, most: int, unit: str = " bytes") -> ValueError:
+    return ValueError(f"{what}: {size}{unit}, the limit is {most}{unit}")
 
 
-def _unpack_field(kind: str, head: int, frame: bytes, at: int) -> tuple[Any, int]:
-    """The field that begins at this place, and where the next one does."""
-    if kind in "kv":
-        piece = frame[at : at + head]
-        return piece.decode() if kind == "k" else piece, at + head
-    if kind == "N":
-        return list(struct.unpack_from(f">{head}q", frame, at)), at + 8 * head
-    sizes = struct.unpack_from(f">{head}I", frame, at)
-    at += 4 * head
-    items: list[Any] = []
+def _pack_key(key: str) -> tuple[bytes, int]:
+    part = key.encode()
+    if len(part) > MAX_KEY:
+        raise _too_long("key", len(part), MAX_KEY)
+    return part, len(part)
+
+
+def _pack_value(value: bytes) -> tuple[bytes, int]:
+    if len(value) > MAX_VALUE:
+        raise _too_long("value", len(value), MAX_VALUE)
+    return value, len(value)
+
+
+def _pack_keys(keys: Sequence[str]) -> tuple[bytes, int]:
+    if len(keys) > MAX_KEYS:
+        raise _too_long("keys", len(keys), MAX_KEYS, "")
+    return _pack_all([key.encode() for key in keys], "key", MAX_KEY)
+
+
+def _pack_values(values: Sequence[bytes]) -> tuple[bytes, int]:
+    return _pack_all(values, "value", MAX_VALUE)
+
+
+def _pack_all(parts: Sequence[bytes], what: str = "", most: int = MAX_FRAME) -> tuple[bytes, int]:
+    sizes = list(map(len, parts))
+    if sizes and max(sizes) > most:
+        raise _too_long(what, max(sizes), most)
+    return struct.pack(f">{len(sizes)}I", *sizes) + b"".join(parts), len(sizes)
+
+
+def _unpack_bytes(frame: bytes, at: int, size: int) -> tuple[bytes, int]:
+    return frame[at : at + size], at + size
+
+
+def _unpack_text(frame: bytes, at: int, size: int) -> tuple[str, int]:
+    return frame[at : at + size].decode(), at + size
+
+
+def _unpack_all(frame: bytes, at: int, count: int) -> tuple[list[bytes], int]:
+    sizes = struct.unpack_from(f">{count}I", frame, at)
+    return _cut(frame, at + 4 * count, sizes)
+
+
+def _unpack_texts(frame: bytes, at: int, count: int) -> tuple[list[str], int]:
+    sizes = struct.unpack_from(f">{count}I", frame, at)
+    at += 4 * count
+    end = at + sum(sizes)
+    text = frame[at:end].decode()
+    if text.isascii():  # Characters lie where the bytes do.
+        return _cut(text, 0, sizes)[0], end
+    return [part.decode() for part in _cut(frame, at, sizes)[0]], end
+
+
+def _cut(whole: Text, at: int, sizes: Iterable[int]) -> tuple[list[Text], int]:
+    """The pieces of these sizes, and where they end."""
+    parts = []
     for size in sizes:
-        items.append(frame[at : at + size])
-        at += size
-    return [item.decode() for item in items] if kind == "K" else items, at
+        end = at + size
+        parts.append(whole[at:end])
+        at = end
+    return parts, at
+
+
+def _unpack_values(frame: bytes, at: int, count: int) -> tuple[list[bytes], int]:
+    if count > MAX_KEYS:
+        raise WireError(f"{count} values; the limit is {MAX_KEYS}")
+    return _unpack_all(frame, at, count)
+
+
+def _unpack_keys(frame: bytes, at: int, count: int) -> tuple[list[str], int]:
+    if count > MAX_KEYS:
+        raise WireError(f"{count} keys; the limit is {MAX_KEYS}")
+    return _unpack_texts(frame, at, count)
+
+
+def _pack_numbers(numbers: Sequence[int]) -> tuple[bytes, int]:
+    return struct.pack(f">{len(numbers)}q", *numbers), len(numbers)
+
+
+def _unpack_numbers(frame: bytes, at: int, count: int) -> tuple[list[int], int]:
+    return list(struct.unpack_from(f">{count}q", frame, at)), at + 8 * count
+
+
+# Numbers, by letter: seconds, 64 bits, truth.
+_NUMBERS = {"f": "d", "n": "q", "b": "?"}
+# Other fields, by letter.  Requests have limits: key, value, keys, values.  Answers have not: bytes, list of
+# bytes, texts, numbers.
+_FIELDS = {
+    "k": Field(_pack_key, _unpack_text),
+    "v": Field(_pack_value, _unpack_bytes),
+    "K": Field(_pack_keys, _unpack_keys),
+    "V": Field(_pack_values, _unpack_values),
+    "B": Field(lambda value: (value, len(value)), _unpack_bytes),
+    "L": Field(_pack_all, _unpack_all),
+    "T": Field(lambda texts: _pack_all([text.encode() for text in texts]), _unpack_texts),
+    "N": Field(_pack_numbers, _unpack_numbers),
+}
 
 
 def _answer(fields: str) -> Layout:
     return Layout(0, "answer", fields)
 
 
-_NOTHING, _TRUTH, _COUNT, _BYTES = _answer(""), _answer("b"), _answer("n"), _answer("v")
-
+_NOTHING, _TRUTH, _COUNT, _BYTES = _answer(""), _answer("b"), _answer("n"), _answer("B")
 _DONE = _NOTHING.pack(())
+
 GREETING = Layout(0, "greeting", "nv", _NOTHING)
 ADOPT = Layout(255, "adopt", "")
 REQUESTS = {
@@ -147,9 +217,9 @@ REQUESTS = {
         Layout(7, "delete_key", "k", _TRUTH),
         Layout(8, "append", "kv", _NOTHING),
         Layout(9, "multi_set", "KV", _NOTHING),
-        Layout(10, "multi_get", "fK", _answer("V")),
+        Layout(10, "multi_get", "fK", _answer("L")),
         Layout(11, "num_keys", "", _COUNT),
-        Layout(12, "list_keys", "", _answer("K")),
+        Layout(12, "list_keys", "", _answer("T")),
         Layout(13, "queue_push", "kv", _NOTHING),
         Layout(14, "queue_pop", "fkb", _BYTES),
         Layout(15, "queue_len", "k", _COUNT),
@@ -160,41 +230,15 @@ REQUESTS = {
 }
 BY_CODE = {layout.code: layout for layout in REQUESTS.values()}
 
-_TIMED_OUT = Layout(1, "timeout", "ffK")
-_EMPTY = Layout(2, "empty", "vK")
-_REFUSED = Layout(3, "refused", "v")
+_TIMED_OUT = Layout(1, "timeout", "ffT")
+_EMPTY = Layout(2, "empty", "BT")
+_REFUSED = Layout(3, "refused", "B")
 _ERRORS: dict[type[Exception], Layout] = {
-    ValueError: Layout(4, "ValueError", "v"),
-    IndexError: Layout(5, "IndexError", "v"),
-    DistStoreError: Layout(6, "DistStoreError", "v"),
+    ValueError: Layout(4, "ValueError", "B"),
+    IndexError: Layout(5, "IndexError", "B"),
+    DistStoreError: Layout(6, "DistStoreError", "B"),
 }
 _ERROR_TYPES = {layout.code: (kind, layout) for kind, layout in _ERRORS.items()}
-
-
-def pack_request(name: str, values: Sequence[Any]) -> bytes:
-    """The frame of an operation; `ValueError` names the limit that it breaks, and its size."""
-    layout = REQUESTS[name]
-    for kind, value in zip(layout.fields, values, strict=True):
-        if kind == "k":
-            _limit_key(value)
-        elif kind == "v":
-            _limit("value", len(value), MAX_VALUE)
-        elif kind in "KV":
-            _limit("number of keys", len(value), MAX_KEYS, "")
-            for item in value:
-                if kind == "K":
-                    _limit_key(item)
-                else:
-                    _limit("value", len(item), MAX_VALUE)
-    return layout.pack(values)
-
-
-def unpack_request(layout: Layout, frame: bytes) -> list[Any]:
-    """The fields of a request; `WireError` also for more keys than are allowed, before they are read."""
-    for kind, head in zip(layout.fields, _heads(layout, frame), strict=True):
-        if kind in "KV" and head > MAX_KEYS:
-            raise WireError(f"{layout.name}: {head} keys, more than {MAX_KEYS}")
-    return layout.unpack(frame)
 
 
 def pack_answer(layout: Layout, value: Any) -> bytes:
@@ -280,10 +324,3 @@ class Frames:
             at += 4 + size
         del self.held[:at]
         return frames
-
-
-def _heads(layout: Layout, frame: bytes) -> tuple[Any, ...]:
-    try:
-        return layout.head.unpack_from(frame)[2:]
-    except struct.error as error:
-        raise WireError(f"{layout.name}: {error}") from None

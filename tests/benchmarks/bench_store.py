@@ -1,12 +1,13 @@
 """Our stores against torch's, side by side: `python tests/benchmarks/bench_store.py [rounds]`.
 
 Rounds alternate between the two, so that a noisy machine is noisy for both; printed are the medians and
-their ratio (above 1: ours is faster).  Clients are processes; both servers are threads of this one.
+their ratio (above 1: ours is faster).  Clients and servers are processes.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import statistics
 import sys
 import time
@@ -33,42 +34,59 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def run_clients(number: int, work: Callable[[int, Callable[[], None]], float]) -> list[float]:
+def run_clients(number: int, work: Callable[[int, Callable[[], object]], float]) -> list[float]:
     """What `work(index, start_line)` returns in each of `number` forked processes."""
-    go_read, go_write = os.pipe()
-    results = []
-    ready_read, ready_write = os.pipe()
-    for index in range(number):
-        read, write = os.pipe()
+    lines = [socket.socketpair() for _ in range(number)]
+    for index, (_, line) in enumerate(lines):
         if os.fork() == 0:
-            os.close(go_write)
-
-            def start_line() -> None:
-                os.write(ready_write, b"!")
-                os.read(go_read, 1)  # End of file is the shot.
-
             try:
-                os.write(write, repr(work(index, start_line)).encode())
+                for mine, _ in lines:
+                    mine.close()
+                answer = work(index, lambda line=line: (line.send(b"!"), line.recv(1)))
+                line.send(repr(answer).encode())
             finally:
                 os._exit(0)
-        os.close(write)
-        results.append(read)
-    for _ in range(number):
-        os.read(ready_read, 1)
-    for end in (go_write, go_read, ready_read, ready_write):
-        os.close(end)
-    answers = [float(os.read(read, 100)) for read in results]
-    for read in results:
-        os.close(read)
-    for _ in range(number):
+    for _, line in lines:
+        line.close()
+    for mine, _ in lines:
+        mine.recv(1)
+    for mine, _ in lines:
+        mine.send(b"!")
+    answers = [float(mine.recv(100)) for mine, _ in lines]
+    for mine, _ in lines:
+        mine.close()
         os.wait()
     return answers
+
+
+def serve(start: Callable[[], tuple[object, str]]) -> tuple[socket.socket, str]:
+    """Start a server in a process of its own, until the socket is closed; and its address."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        ours.close()
+        server, address = start()
+        theirs.send(address.encode())
+        theirs.recv(1)
+        os._exit(0)
+    theirs.close()
+    return ours, ours.recv(200).decode()
+
+
+def start_ours() -> tuple[object, str]:
+    server = StoreServer()
+    server.start()
+    return server, server.address
+
+
+def start_torchs() -> tuple[object, str]:
+    store = TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=60), wait_for_workers=False)
+    return store, str(store.port)
 
 
 def rate(connect: Callable[[], Any], clients: int, operation: Operation, count: int) -> float:
     """Operations per second of all clients together."""
 
-    def work(index: int, start_line: Callable[[], None]) -> float:
+    def work(index: int, start_line: Callable[[], object]) -> float:
         store = connect()
         operation(store)
         start_line()
@@ -83,7 +101,7 @@ def rate(connect: Callable[[], Any], clients: int, operation: Operation, count: 
 def barrier_time(connect: Callable[[], Any], clients: int, count: int, name: str) -> float:
     """Seconds for a barrier of this many processes."""
 
-    def work(index: int, start_line: Callable[[], None]) -> float:
+    def work(index: int, start_line: Callable[[], object]) -> float:
         store = connect()
         store.barrier(f"{name}/warm", clients)
         start_line()
@@ -103,55 +121,71 @@ def local_rate(store: Any, operation: Operation, count: int = 20_000) -> float:
     return count / (time.perf_counter() - began)
 
 
-def show(title: str, ours: list[float], theirs: list[float], *, lower_is_better: bool = False) -> None:
-    mine, other = statistics.median(ours), statistics.median(theirs)
+def show(title: str, pairs: list[list[float]], *, lower_is_better: bool = False) -> None:
+    mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = other / mine if lower_is_better else mine / other
     unit, factor = ("us", 1e6) if lower_is_better else ("/s", 1.0)
-    print(f"{title:32} ours {mine * factor:10,.0f} {unit}  torch {other * factor:10,.0f} {unit}  x {ratio:.2f}")
+    print(
+        f"{title:24} ours {mine * factor:10,.0f} {unit}  torch {other * factor:10,.0f} {unit}  x {ratio:.2f}",
+        flush=True,
+    )
 
 
-def main(rounds: int) -> None:
-    master = TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=60), wait_for_workers=False)
-    with StoreServer() as server:
-
-        def ours() -> Any:
-            return RemoteStore(server.address)
-
-        def torchs() -> Any:
-            return TCPStore("127.0.0.1", master.port, None, False, timedelta(seconds=60))
-
-        for store in (ours(), master):
-            for key in KEYS:
-                store.set(key, "value")
-        for clients in (1, 4, 8):
-            for name, operation in OPERATIONS.items():
-                if clients > 1 and name not in ("get", "add"):
-                    continue
-                pairs = [
-                    [rate(connect, clients, operation, 3000 // clients) for connect in (ours, torchs)]
-                    for _ in range(rounds)
-                ]
-                show(f"{name}, {clients} client(s)", [a for a, _ in pairs], [b for _, b in pairs])
-        for clients in (2, 4, 8, 16, 32):
+def remote_rates(connects: tuple[Callable[[], Any], Callable[[], Any]], rounds: int) -> None:
+    for clients in (1, 4, 8):
+        for name, operation in OPERATIONS.items():
+            if clients > 1 and name not in ("get", "add"):
+                continue
             pairs = [
-                [
-                    barrier_time(connect, clients, 200, f"{clients}/{turn}/{connect.__name__}")
-                    for connect in (ours, torchs)
-                ]
-                for turn in range(rounds)
+                [rate(connect, clients, operation, 6000 // clients) for connect in connects]
+                for _ in range(rounds)
             ]
-            show(
-                f"barrier of {clients}",
-                [a for a, _ in pairs],
-                [b for _, b in pairs],
-                lower_is_better=True,
-            )
+            show(f"{name}, {clients} client(s)", pairs)
+
+
+def barriers(connects: tuple[Callable[[], Any], Callable[[], Any]], rounds: int) -> None:
+    for clients in (2, 4, 8, 16, 32):
+        pairs = [
+            [barrier_time(connect, clients, 100, f"{clients}/{turn}") for connect in connects]
+            for turn in range(rounds)
+        ]
+        show(f"barrier of {clients}", pairs, lower_is_better=True)
+
+
+def locals_(rounds: int) -> None:
     for name, operation in OPERATIONS.items():
         stores = HashStore(), TorchHashStore()
         for store in stores:
             store.multi_set(KEYS, ["value"] * len(KEYS))
         pairs = [[local_rate(store, operation) for store in stores] for _ in range(rounds)]
-        show(f"HashStore {name}", [a for a, _ in pairs], [b for _, b in pairs])
+        show(f"HashStore {name}", pairs)
+
+
+def main(rounds: int) -> None:
+    line, address = serve(start_ours)
+    torch_line, port = serve(start_torchs)
+
+    def ours() -> Any:
+        return RemoteStore(address)
+
+    def torchs() -> Any:
+        return TCPStore("127.0.0.1", int(port), None, False, timedelta(seconds=60))
+
+    def fill(index: int, start_line: Callable[[], object]) -> float:
+        for store in (ours(), torchs()):
+            for key in KEYS:
+                store.set(key, "value")
+        start_line()
+        return 0.0
+
+    run_clients(1, fill)
+    remote_rates((ours, torchs), rounds)
+    barriers((ours, torchs), rounds)
+    locals_(rounds)
+    line.close()
+    torch_line.close()
+    os.wait()
+    os.wait()
 
 
 if __name__ == "__main__":

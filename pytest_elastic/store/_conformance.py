@@ -1,0 +1,105 @@
+"""How a store is checked against its contract; the lines themselves are in `_clauses` and `_spans`.
+
+*Rules.*  A clause checks one line of the contract on stores that it makes itself.  It runs in a thread of
+its own and has `LIMIT` seconds, because a store that is wrong about time may block for ever; such a thread
+is left behind.  All clauses run; what they found is reported together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+Make = Callable[[], Any]
+
+LIMIT = 10.0
+CLAUSES: dict[str, Callable[[Make], None]] = {}
+
+
+def clause(line: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
+    """Register a check of this line."""
+
+    def register(check: Callable[[Make], None]) -> Callable[[Make], None]:
+        CLAUSES[line] = check
+        return check
+
+    return register
+
+
+def equal(actual: object, expected: object, what: str) -> None:
+    if actual != expected:
+        raise AssertionError(f"{what}: {actual!r}, expected {expected!r}")
+
+
+def refused(
+    kind: type[Exception] | str, what: str, call: Callable[..., object], *arguments: Any
+) -> Exception:
+    """The error that the call raised, which must be of this kind (any module's, if given by its name)."""
+    try:
+        answer = call(*arguments)
+    except Exception as error:
+        if _is(error, kind):
+            return error
+        raise AssertionError(
+            f"{what}: {type(error).__name__} ({_brief(error)}), expected {_name(kind)}"
+        ) from error
+    raise AssertionError(f"{what}: returned {answer!r}, expected {_name(kind)}")
+
+
+def together(*calls: Callable[[], object]) -> list[Any]:
+    """What the calls returned, or the errors that they raised, made at once by threads."""
+    found: list[Any] = [None] * len(calls)
+
+    def run(place: int) -> None:
+        try:
+            found[place] = calls[place]()
+        except Exception as error:
+            found[place] = error
+
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def complaints(make_store: Make) -> dict[str, str]:
+    """What is wrong, by line."""
+    from pytest_elastic.store import _clauses, _spans  # noqa: F401 - importing them registers the clauses.
+
+    found = {line: _try(check, make_store) for line, check in CLAUSES.items()}
+    return {line: text for line, text in sorted(found.items(), key=lambda item: int(item[0][1:])) if text}
+
+
+def _try(check: Callable[[Make], None], make_store: Make) -> str:
+    found = ["did not end"]
+
+    def run() -> None:
+        try:
+            check(make_store)
+            found[0] = ""
+        except AssertionError as error:
+            found[0] = str(error)
+        except Exception as error:
+            found[0] = f"{type(error).__name__}: {_brief(error)}"
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    return found[0]
+
+
+def _is(error: Exception, kind: type[Exception] | str) -> bool:
+    if isinstance(kind, type):
+        return isinstance(error, kind)
+    return any(base.__name__ == kind for base in type(error).__mro__)
+
+
+def _name(kind: type[Exception] | str) -> str:
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:80]

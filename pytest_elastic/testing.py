@@ -1,0 +1,25 @@
+"""Suites for those who write their own: no runner needed, plain `AssertionError`s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def check_store(make_store: Callable[[], Any]) -> None:
+    """Check a kind of store against the contract's lines on keys, values, operations and time.
+
+    Takes about 10 seconds, 10 more for each line on which the store blocks for ever (its thread is then
+    left behind).
+
+    Args:
+        make_store: gives a new, empty store at each call; its `clone()` must share the data.
+
+    Raises:
+        AssertionError: some lines do not hold; the text has one line for each, as `S36: why`, ascending.
+    """
+    from pytest_elastic.store._conformance import complaints
+
+    found = complaints(make_store)
+    if found:
+        raise AssertionError("\n".join(f"{line}: {text}" for line, text in found.items()))

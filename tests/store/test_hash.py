@@ -1,0 +1,146 @@
+"""The store of threads."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.errors import DistStoreError
+from pytest_elastic.store import HashStore
+
+
+def test_s40_takes_no_arguments() -> None:
+    """S40: there is nothing to say."""
+    with pytest.raises(TypeError):
+        HashStore("localhost")  # type: ignore[call-arg]
+
+
+def test_s40_additions_of_many_threads_are_all_counted(threads: Any) -> None:
+    """S40: operations are atomic."""
+    store = HashStore()
+    threads(*[lambda: [store.add("n", 1) for _ in range(500)]] * 8)
+    assert store.get("n") == b"4000"
+
+
+def test_s40_every_element_goes_to_one_popper(threads: Any) -> None:
+    """S27, S40: none is lost, none comes twice."""
+    store = HashStore()
+    for _ in range(8):
+        threads.start(lambda: [store.queue_pop("q") for _ in range(50)])
+    for number in range(400):
+        store.queue_push("q", str(number))
+    popped = [int(element) for part in threads.join() for element in part]
+    assert sorted(popped) == list(range(400))
+
+
+def test_s40_a_keyboard_interrupt_ends_a_wait(threads: Any, wait_for: Any) -> None:
+    """S40: the waiter is forgotten, and the store goes on."""
+    store = HashStore()
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        wait_for(lambda: store._data.bells)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threads.start(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.wait(["k"], 10)
+    assert store._data.state.waiters() == []
+    assert store._data.bells == {}
+    store.set("k", "1")
+
+
+def test_s31_a_clone_shares_data_and_not_the_timeout(threads: Any) -> None:
+    """S31: each handle has its own."""
+    store = HashStore()
+    store.set_timeout(7)
+    clone = store.clone()
+    clone.set_timeout(9)
+    assert (store.timeout.seconds, clone.timeout.seconds, store.clone().timeout.seconds) == (7, 9, 7)
+    assert threads(lambda: clone.get("k"), lambda: store.set("k", "1"))[0] == b"1"
+
+
+def test_s36_only_those_whom_a_write_concerns_wake(threads: Any, wait_for: Any) -> None:
+    """S36: the others' bells stay silent."""
+    store = HashStore()
+    threads.start(lambda: store.get("a"))
+    threads.start(lambda: store.get("b"))
+    wait_for(lambda: len(store._data.bells) == 2)
+    store.set("a", "1")
+    wait_for(lambda: len(store._data.bells) == 1)
+    assert [waiter.keys for waiter in store._data.bells] == [("b",)]
+    store.set("b", "2")
+    assert threads.join() == [b"1", b"2"]
+
+
+def test_s37_a_wait_that_comes_true_at_its_deadline_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S37: it looks once more when its time is over."""
+    store = HashStore()
+
+    class LastMoment:
+        def __init__(self, at: float) -> None:
+            self.at = at
+
+        def remaining(self) -> float:
+            store._data.state._values["k"] = b"1"
+            return 0.0
+
+    monkeypatch.setattr("pytest_elastic.store._hash.Deadline", LastMoment)
+    store.wait(["k"], 0.01)
+
+
+def test_s38_a_timeout_leaves_no_waiter() -> None:
+    """S38: and says which keys were missing, and for how long."""
+    store = HashStore()
+    store.set("there", "1")
+    with pytest.raises(DistStoreError, match=r"^Wait timeout after \d+ ms, missing keys: 'a', 'b'$") as info:
+        store.wait(["a", "there", "b"], 0.02)
+    assert (info.value.keys, info.value.timeout) == (("a", "b"), 0.02)
+    assert info.value.elapsed is not None
+    assert info.value.elapsed >= 0.02
+    assert (store._data.state.waiters(), store._data.bells) == ([], {})
+
+
+def test_sf14_the_wall_clock_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SF14: an hour's step neither ends a wait nor makes it longer."""
+    store = HashStore()
+    hours = iter(range(0, 10**6, 3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(hours)))
+    began = SYSTEM_CLOCK.monotonic()
+    with pytest.raises(DistStoreError):
+        store.wait(["k"], 0.05)
+    assert 0.05 <= SYSTEM_CLOCK.monotonic() - began < 10
+
+
+def test_sf17_no_wake_up_is_lost_between_threads(threads: Any, wait_for: Any) -> None:
+    """SF17: 16 waiters on 16 keys, one multi_set of all, in 30 rounds."""
+    store = HashStore()
+    for turn in range(30):
+        keys = [f"{turn}/{i}" for i in range(16)]
+        for key in keys:
+            threads.start(lambda key=key: store.get(key))
+        wait_for(lambda: len(store._data.bells) == 16)
+        store.multi_set(keys, keys)
+        assert threads.join()[-16:] == [key.encode() for key in keys]
+
+
+def test_s27_an_interrupted_popper_loses_no_element(wait_for: Any, threads: Any) -> None:
+    """S27: what it was handed goes back."""
+    store = HashStore()
+    threads.start(lambda: store.queue_pop("q"))
+    wait_for(lambda: store._data.bells)
+    (waiter,) = store._data.bells
+    with store._data.lock:
+        store._data.state.queue_push("q", b"1")
+        store._data.state.woken.clear()
+        store._data.state.abandon(waiter)
+        assert store._data.state.queue_len("q") == 1
+        store._data.state.queue_pop("q")
+        waiter.result = b"again"
+        store._data.bells[waiter].release()
+    assert threads.join() == [b"again"]
