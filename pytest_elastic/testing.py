@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pytest_elastic.launch import raises_on_ranks
+
+__all__ = ["check_store", "raises_on_ranks"]
+
 
 def check_store(make_store: Callable[[], Any]) -> None:
     """Check a kind of store against the contract's lines on keys, values, operations and time.

@@ -135,7 +135,7 @@ def test_t58_raises_on_ranks(run):
     result = run(
         HEAD
         + """
-from pytest_elastic.launch import raises_on_ranks
+from pytest_elastic.testing import raises_on_ranks
 
 def test_right(rank):
     with raises_on_ranks(ValueError, ranks={0, 2}):
