@@ -10,9 +10,13 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+_MADV_COLLAPSE = 25
+_HUGE = 2 << 20
 
 
 def supported() -> str:
@@ -24,11 +28,18 @@ def supported() -> str:
     return "" if os.path.exists("/proc/self/stat") else "/proc is not mounted"
 
 
-def _prctl(option: int, argument: int) -> None:
+@cache
+def _libc() -> Any:
     # ctypes is loaded by the processes that need it: importing it would be paid by every run of pytest.
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, argument: int) -> None:
+    import ctypes
+
+    libc = _libc()
     if libc.prctl(option, argument, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
@@ -44,6 +55,25 @@ def die_with_parent(parent: int) -> None:
 def become_subreaper() -> None:
     """Adopt every orphaned descendant, so that none can leave the tree by a double fork."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def collapse_memory() -> None:
+    """Move this process's own memory into huge pages where the kernel can (6.1): its forks cost a third then.
+
+    Blocks: 0.1 to 0.3 s for the 120 MiB of a process with torch, which are then no longer shared with the
+    process that it was forked from.
+    """
+    import ctypes
+
+    with open("/proc/self/maps") as file:
+        areas = [line.split() for line in file]
+    for place, access, *_, name in (area if len(area) > 5 else [*area, ""] for area in areas):
+        if access == "rw-p" and name in ("", "[heap]"):
+            begin, end = (int(number, 16) for number in place.split("-"))
+            begin, end = -(-begin // _HUGE) * _HUGE, end // _HUGE * _HUGE
+            if begin < end:
+                # An older kernel refuses, and so does one that has no huge page left: all goes on as it was.
+                _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_COLLAPSE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ tests), but it is safe only from a process that has one thread and never ran the
 such process is set aside early and asked for every group: it forks a guardian (`_guardian`), which forks
 the ranks.  It adopts what a killed guardian leaves behind and sweeps it, and it ends with its launcher: it
 watches the launcher's pidfd, because the end of a socket may be held open by a stranger's fork.
+
+Most of what a fork costs is the copy of the page tables.  A zygote that has forked a few groups moves its
+own memory into huge pages, which have fewer: shorter runs would not earn that back.
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ from pytest_elastic.multiprocessing._guardian import (
     guard,
     in_child,
 )
+from pytest_elastic.multiprocessing._kernel import collapse_memory
 from pytest_elastic.multiprocessing._stop import sweep
 
 _SPAWNED_CHANNEL = 3
+_MANY = 8  # Groups after which a run is long enough to gain from what makes forks cheap.
 _LAST_WORDS = 1.0  # How long guardians have to sweep their own groups when the launcher is gone.
 
 
@@ -42,6 +47,11 @@ class GroupRequest:
     """Ask for one group; the descriptors that travel along are the control end, then those of the ranks."""
 
     starts: list[RankStart]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Tell the zygote to end.  A word of its own: a stranger's fork may hold the channel open."""
 
 
 class Zygote:
@@ -63,7 +73,12 @@ class Zygote:
         """
         channel, theirs = Channel.pair()
         launcher = os.getpid()
-        pid = fork()
+        try:
+            pid = fork()
+        except OSError:
+            channel.close()
+            theirs.close()
+            raise
         if pid:
             theirs.close()
             return cls(channel, pid)
@@ -92,6 +107,9 @@ class Zygote:
         ]
         try:
             return cls(channel, os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions))
+        except OSError:
+            channel.close()
+            raise
         finally:
             theirs.close()
 
@@ -122,6 +140,8 @@ class Zygote:
         """
         if self._channel.closed:
             return
+        with contextlib.suppress(OSError):  # It is gone already.
+            self._channel.send(End())
         self._channel.close()
         try:
             pidfd = os.pidfd_open(self.pid)
@@ -161,6 +181,7 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
     gc.collect()
     gc.freeze()  # A rank's collections then leave the inherited pages alone, and they stay shared.
     guardians: dict[int, int] = {}
+    groups = 0
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     poll.register(launcher_pidfd, select.POLLIN)
@@ -169,10 +190,16 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
             if descriptor in guardians:
                 poll.unregister(descriptor)
                 _bury(descriptor, guardians)
+                groups += 1
+                if groups == _MANY:
+                    collapse_memory()
             elif descriptor == launcher_pidfd:
                 gone = True
             else:
                 for request, numbers in channel.receive():
+                    if isinstance(request, End):
+                        gone = True
+                        break
                     ours = (channel.fileno(), launcher_pidfd, *guardians)
                     try:
                         pidfd, pid = _fork_guardian(request, numbers, ours, run_rank)

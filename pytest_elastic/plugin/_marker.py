@@ -155,6 +155,8 @@ def size_of(item: pytest.Item, default: int) -> int:
 
 def parametrize_sizes(metafunc: pytest.Metafunc) -> None:
     """One item per size where the marker has a list; a bad marker is left to `check_marker`."""
+    if metafunc.definition.get_closest_marker("elastic") is None:
+        return
     try:
         marker = read_marker(metafunc.definition)
     except MarkerError:

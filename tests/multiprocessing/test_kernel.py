@@ -8,7 +8,15 @@ import subprocess
 
 import pytest
 
-from pytest_elastic.multiprocessing._kernel import Process, descendants, parent, start_time, state, supported
+from pytest_elastic.multiprocessing._kernel import (
+    Process,
+    collapse_memory,
+    descendants,
+    parent,
+    start_time,
+    state,
+    supported,
+)
 
 
 @pytest.fixture
@@ -47,6 +55,16 @@ def test_a_process_that_is_gone():
     assert Process(process.pid, 0).send(signal.SIGTERM) is False
     assert (start_time(process.pid), state(process.pid), parent(process.pid)) == (None, "", 0)
     assert Process(process.pid, 0).command() == "?"
+
+
+def test_collapsed_memory_keeps_what_it_held():
+    """In a fork, as it is used: the contents of many megabytes are the same afterwards."""
+    pid = os.fork()
+    if pid == 0:
+        blocks = [bytes([number]) * (3 << 20) for number in range(8)]
+        collapse_memory()
+        os._exit(0 if all(set(block) == {number} for number, block in enumerate(blocks)) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_supported():
