@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pytest_elastic.errors import name_ranks
@@ -11,7 +12,7 @@ from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.report import PhaseReport, RankEnd
 
 
-def ends_of(answers: Answers, group: RankGroup, expect: dict[int, int], limit: str) -> list[RankEnd]:
+def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit: str) -> list[RankEnd]:
     """How a phase ended on each rank; asks silent ranks for their stacks.
 
     Args:
@@ -42,7 +43,7 @@ def ends_of(answers: Answers, group: RankGroup, expect: dict[int, int], limit: s
     return sorted(ends, key=lambda end: end.rank)
 
 
-def expected_but_alive(ends: list[RankEnd], expect: dict[int, int]) -> list[RankEnd]:
+def expected_but_alive(ends: list[RankEnd], expect: Mapping[int, int]) -> list[RankEnd]:
     """The ends of ranks that were to die and have passed instead, as failures."""
     judged = []
     for end in ends:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -53,14 +54,14 @@ class Conductor:
             item.teardown = controller.teardown  # type: ignore[method-assign]
             self._last_use[controller.key] = item
 
-    def make(self, name: str, nprocs: int, env: dict[str, str], payload: Any, method: str) -> RankGroup:
+    def make(self, name: str, nprocs: int, env: Mapping[str, str], payload: Any, method: str) -> RankGroup:
         """A new group, not started."""
         self._count += 1
         options = self.options
         plan = Plan(
             nprocs,
             self._directory / str(self._count),
-            env,
+            dict(env),
             options.live,
             options.start_timeout,
             options.torch_threads,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,8 +25,7 @@ _LIFETIMES = ("test", "module", "session")
 _KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect")
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(NamedTuple):
     """A checked `elastic` marker; `None` means the run's default.
 
     Attributes:
@@ -39,8 +39,8 @@ class Marker:
     timeout: float | None = None
     start_method: str | None = None
     lifetime: str = "test"
-    env: dict[str, str] = field(default_factory=dict)
-    expect: dict[int, int] = field(default_factory=dict)
+    env: Mapping[str, str] = MappingProxyType({})
+    expect: Mapping[int, int] = MappingProxyType({})
 
 
 def read_marker(node: pytest.Item | Any) -> Marker:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
@@ -41,8 +40,7 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(f"elastic_{name}", text, type="string", default=default)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):  # Every run pays for making this class: a dataclass takes four times as long.
     """The run's settings; spans in seconds."""
 
     nprocs: int
