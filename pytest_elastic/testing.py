@@ -13,11 +13,11 @@ __all__ = ["check_store", "raises_on_ranks"]
 def check_store(make_store: Callable[[], Any]) -> None:
     """Check a kind of store against the contract's lines on keys, values, operations and time.
 
-    Takes about 10 seconds, 10 more for each line on which the store blocks for ever (its thread is then
-    left behind).
+    Takes some seconds, 10 more for each line on which the store blocks for ever (its thread is left behind).
 
     Args:
-        make_store: gives a new, empty store at each call; its `clone()` must share the data.
+        make_store: gives a new, empty store at each call, from any thread; its `clone()` must share the
+            data.
 
     Raises:
         AssertionError: some lines do not hold; the text has one line for each, as `S36: why`, ascending.

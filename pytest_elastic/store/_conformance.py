@@ -2,7 +2,7 @@
 
 *Rules.*  A clause checks one line of the contract on stores that it makes itself.  It runs in a thread of
 its own and has `LIMIT` seconds, because a store that is wrong about time may block for ever; such a thread
-is left behind.  All clauses run; what they found is reported together.
+is left behind.  All clauses run, one after the other; what they found is reported together.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def complaints(make_store: Make) -> dict[str, str]:
     """What is wrong, by line."""
     from pytest_elastic.store import _clauses, _spans  # noqa: F401 - importing them registers the clauses.
 
-    found = {line: _try(check, make_store) for line, check in CLAUSES.items()}
-    return {line: text for line, text in sorted(found.items(), key=lambda item: int(item[0][1:])) if text}
+    lines = sorted(CLAUSES, key=lambda line: int(line[1:]))
+    found = {line: _try(CLAUSES[line], make_store) for line in lines}
+    return {line: text for line, text in found.items() if text}
 
 
 def _try(check: Callable[[Make], None], make_store: Make) -> str:

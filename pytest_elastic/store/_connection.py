@@ -27,7 +27,9 @@ class Connection:
         open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
-        backlog: frames that came while it had no answer to an earlier one.
+        stuck: whether it does not take its answer, so that nothing more is read from it.
+        busy: whether it waits or is stuck, so that its next request is not looked at.
+        backlog: frames that came while it was busy.
     """
 
     def __init__(self, end: socket.socket, label: Hashable) -> None:
@@ -35,6 +37,7 @@ class Connection:
         self.socket, self.label = end, label
         self.descriptor = end.fileno()
         self.open, self.greeted = True, False
+        self.stuck = self.busy = False
         self.waiter: Waiter | None = None
         self.deadline = self.started = self.timeout = 0.0
         self.backlog: deque[bytes] = deque()
@@ -42,15 +45,14 @@ class Connection:
         self._chunk = MAX_GREETING
         self._out = memoryview(b"")
 
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is owed; the next request is not looked at before."""
-        return self.waiter is not None or bool(self._out)
+    def hold(self, waiter: Waiter, started: float, timeout: float) -> None:
+        """It waits from now on, for `timeout` seconds."""
+        self.waiter, self.busy = waiter, True
+        self.started, self.timeout, self.deadline = started, timeout, started + timeout
 
-    @property
-    def stuck(self) -> bool:
-        """Whether the client does not take its answer, so that nothing more is read from it."""
-        return bool(self._out)
+    def release(self) -> None:
+        """It does not wait any more."""
+        self.waiter, self.busy = None, self.stuck
 
     def greet(self) -> None:
         """It may send frames of the full size from now on."""
@@ -71,10 +73,7 @@ class Connection:
         if not data:
             raise ConnectionResetError("the client hung up")
         frames = self._frames.feed(data)
-        if (
-            self.busy
-            and sum(map(len, self.backlog)) + sum(map(len, frames)) + len(self._frames.held) > _AHEAD
-        ):
+        if self.busy and sum(map(len, (*self.backlog, *frames, self._frames.held))) > _AHEAD:
             raise WireError(f"more than {_AHEAD} bytes sent ahead of an answer")
         return frames
 
@@ -86,6 +85,7 @@ class Connection:
             sent = 0
         if sent < len(frame):
             self._out = memoryview(frame)[sent:]
+            self.stuck = self.busy = True
 
     def flush(self) -> None:
         """Send more of the rest."""
@@ -93,6 +93,7 @@ class Connection:
             self._out = self._out[self.socket.send(self._out) :]
         if not self._out:
             self._out = memoryview(b"")  # Lets go of the answer's memory.
+            self.stuck = self.busy = False
 
     def adopted(self) -> socket.socket | None:
         """The socket that came with an `ADOPT` frame; only a `Door` can have one."""

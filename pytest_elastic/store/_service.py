@@ -14,10 +14,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from errno import EMFILE, ENFILE
 from functools import partial
 from socket import socket as Socket
-from typing import Any, Protocol
+from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.store._connection import Connection, Door
@@ -26,11 +25,9 @@ from pytest_elastic.store._poller import READ, WRITE, Poller
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
-    BY_CODE,
     GREETING,
     REQUESTS,
     VERSION,
-    Layout,
     WireError,
     pack_answer,
     pack_error,
@@ -65,6 +62,7 @@ class Service:
     def __init__(self, state: StoreState) -> None:
         self.state = state
         self.token = ""
+        self._operations = {one.code: (one, getattr(state, one.name)) for one in REQUESTS.values()}
         self._poller = Poller()
         self._acts: dict[int, Callable[[], None]] = {}
         self._connections: dict[int, Connection] = {}
@@ -97,10 +95,10 @@ class Service:
     def poll(self, timeout: float) -> None:
         """Serve what is ready, and wait for that for `timeout` seconds at most."""
         span = min(timeout, self._next - SYSTEM_CLOCK.monotonic()) if self._next < math.inf else timeout
-        for descriptor, bits in self._poller.wait(max(0.0, span)):
+        for descriptor, _ in self._poller.wait(span if span > 0 else 0.0):
             connection = self._connections.get(descriptor)
             if connection is not None:
-                self._act(connection, bits)
+                self._act(connection)
             elif descriptor in self._acts:
                 self._acts[descriptor]()
             if self._free:
@@ -137,9 +135,7 @@ class Service:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            if error.errno not in (EMFILE, ENFILE):
-                raise
-            self._turn_away(listener)
+            self._turn_away(listener, error)
             return
         connection = Connection(end, None)
         reason = listener.refusal(end)
@@ -152,18 +148,18 @@ class Service:
             self._next = min(self._next, connection.deadline)
             self._add(connection)
 
-    def _turn_away(self, listener: Listener) -> None:
+    def _turn_away(self, listener: Listener, error: OSError) -> None:
         """Out of descriptors: tell the client so by the spare one, or it would stay ready for ever."""
         if self._spare is not None:
             os.close(self._spare)
         with suppress(OSError):
             end, _ = listener.socket.accept()
             with end:
-                end.send(pack_refusal("the store's server has no file descriptor left"))
+                end.send(pack_refusal(f"the store's server cannot take a client: {error}"))
         self._spare = None
         with suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY)
-        _log.warning("a client was turned away: no file descriptor left")
+        _log.warning("a client was turned away: %s", error)
 
     def _add(self, connection: Connection) -> None:
         self._connections[connection.descriptor] = connection
@@ -190,23 +186,26 @@ class Service:
 
     # Bytes come and go.
 
-    def _act(self, connection: Connection, bits: int) -> None:
+    def _act(self, connection: Connection) -> None:
         try:
-            if bits & WRITE:
-                connection.flush()
-                if not connection.stuck:
-                    self._poller.change(connection.descriptor, READ)
-                    self._free.append(connection)
-            if bits != WRITE and connection.open:
+            if connection.stuck:
+                self._flush(connection)
+            else:
                 self._read(connection)
         except WireError as error:
             self._refuse(connection, str(error))
         except OSError:
             self._part(connection)
 
+    def _flush(self, connection: Connection) -> None:
+        connection.flush()
+        if not connection.stuck:
+            self._poller.change(connection.descriptor, READ)
+            self._free.append(connection)
+
     def _read(self, connection: Connection) -> None:
         frames = connection.receive()
-        if len(frames) == 1 and not connection.backlog and not connection.busy:
+        if len(frames) == 1 and not connection.busy and not connection.backlog:
             self._serve(connection, frames[0])
         elif frames:
             connection.backlog.extend(frames)
@@ -238,49 +237,44 @@ class Service:
     # Operations.
 
     def _serve(self, connection: Connection, frame: bytes) -> None:
-        layout = BY_CODE.get(frame[4])
-        if layout is None or not connection.greeted:
+        operation = self._operations.get(frame[4])
+        if operation is None or not connection.greeted:
             self._meet(connection, frame)
             return
+        layout, apply = operation
         arguments = layout.unpack(frame)
         seconds = arguments.pop(0) if layout.blocks else 0.0
-        reply = self._apply(connection, layout, arguments, seconds)
+        try:
+            answer = apply(*arguments)
+            if type(answer) is Waiter:
+                reply = self._hold(connection, answer, seconds)
+            else:
+                reply = pack_answer(layout, answer)
+        except Exception as error:  # It is the caller's, whatever it is: the others must go on.
+            reply = pack_error(error)
         if reply is not None:
             self._answer(connection, reply)
         if self.state.woken:
             self._wake()
 
-    def _apply(
-        self, connection: Connection, layout: Layout, arguments: list[Any], seconds: float
-    ) -> bytes | None:
-        """The operation's answer; `None` if it is blocked."""
-        try:
-            answer = getattr(self.state, layout.name)(*arguments)
-            if not isinstance(answer, Waiter):
-                return pack_answer(layout, answer)
-        except Exception as error:  # It is the caller's, whatever it is: the others must go on.
-            return pack_error(error)
-        if seconds > 0:
-            self._hold(connection, answer, seconds)
-            return None
-        missing = self.state.missing(answer)
-        self.state.abandon(answer)
-        return pack_error(timeout_error(missing, seconds, 0.0))
-
-    def _hold(self, connection: Connection, waiter: Waiter, seconds: float) -> None:
+    def _hold(self, connection: Connection, waiter: Waiter, seconds: float) -> bytes | None:
+        """Let the connection wait; the answer, if it has no time to."""
+        if not seconds > 0:
+            missing = self.state.missing(waiter)
+            self.state.abandon(waiter)
+            return pack_error(timeout_error(missing, seconds, 0.0))
         waiter.client = connection.label
-        connection.waiter = waiter
-        connection.timeout, connection.started = seconds, SYSTEM_CLOCK.monotonic()
-        connection.deadline = connection.started + seconds
+        connection.hold(waiter, SYSTEM_CLOCK.monotonic(), seconds)
         self._blocked[waiter] = connection
         self._next = min(self._next, connection.deadline)
+        return None
 
     def _wake(self) -> None:
         """Answer the waiters whom the last write completed."""
         while self.state.woken:
             waiter = self.state.woken.pop(0)
             connection = self._blocked.pop(waiter)
-            connection.waiter = None
+            connection.release()
             try:
                 reply = pack_answer(REQUESTS[waiter.name], waiter.result)
             except ValueError as error:
@@ -297,7 +291,7 @@ class Service:
                 missing = self.state.missing(waiter)
                 self.state.abandon(waiter)
                 del self._blocked[waiter]
-                connection.waiter = None
+                connection.release()
                 error = timeout_error(missing, connection.timeout, now - connection.started)
                 self._answer(connection, pack_error(error))
         waiting = [*self._strangers, *self._blocked.values()]

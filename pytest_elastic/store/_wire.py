@@ -56,7 +56,8 @@ class Layout:
         self.code, self.name = code, name
         self.blocks = fields.startswith("f")
         self.answer = self if answer is None else answer
-        self._head = struct.Struct(">IB" + "".join(_NUMBERS.get(letter, "I") for letter in fields))
+        numbers = "".join(_NUMBERS.get(letter, "I") for letter in fields)
+        self._head, self._numbers = struct.Struct(f">IB{numbers}"), struct.Struct(f">5x{numbers}")
         self._fields = [(i, _FIELDS[letter]) for i, letter in enumerate(fields) if letter in _FIELDS]
 
     def pack(self, values: Iterable[Any]) -> bytes:
@@ -82,8 +83,8 @@ class Layout:
             WireError: they do not fill it exactly, or are not what they should be.
         """
         try:
-            values = list(self._head.unpack_from(frame))[2:]
-            at = self._head.size
+            values = list(self._numbers.unpack_from(frame))
+            at = self._numbers.size
             for place, field in self._fields:
                 values[place], at = field.unpack(frame, at, values[place])
         except (struct.error, UnicodeDecodeError) as error:
@@ -314,13 +315,14 @@ class Frames:
             return [data]
         self.held += data
         frames, at = [], 0
-        while len(self.held) - at >= 4:
-            (size,) = _SIZE.unpack_from(self.held, at)
-            if not 1 <= size <= self.limit:
-                raise WireError(f"a frame of {size} bytes; the limit is {self.limit}")
-            if len(self.held) - at < size + 4:
-                break
-            frames.append(bytes(self.held[at : at + 4 + size]))
-            at += 4 + size
+        with memoryview(self.held) as held:
+            while len(held) - at >= 4:
+                (size,) = _SIZE.unpack_from(held, at)
+                if not 1 <= size <= self.limit:
+                    raise WireError(f"a frame of {size} bytes; the limit is {self.limit}")
+                if len(held) - at < size + 4:
+                    break
+                frames.append(bytes(held[at : at + 4 + size]))
+                at += 4 + size
         del self.held[:at]
         return frames

@@ -1,0 +1,51 @@
+"""The part as a whole: its names, its imports, and the tests that torch has for its own."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from pytest_elastic import store
+
+
+def test_s1_the_names() -> None:
+    """S1: all there, and nothing else."""
+    names = "Store StoreState HashStore PrefixStore StoreServer RemoteStore MockStore recording assert_ops"
+    names += " store_timeout get_all synchronize barrier torch_store"
+    errors = "DistError DistStoreError DistNetworkError QueueEmptyError"
+    assert sorted(store.__all__) == sorted([*names.split(), *errors.split()])
+    assert all(hasattr(store, name) for name in store.__all__)
+
+
+def test_s2_the_errors() -> None:
+    """S2: torch's hierarchy; all pickle with their fields."""
+    assert store.DistError.__mro__[1:] == (*store.DistError.__mro__[1:2], *RuntimeError.__mro__)
+    assert issubclass(store.DistStoreError, store.DistError)
+    assert issubclass(store.DistNetworkError, store.DistError)
+    assert issubclass(store.QueueEmptyError, store.DistStoreError)
+    error = store.QueueEmptyError("text", keys=("a",), timeout=1.0, elapsed=2.0)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
+
+
+def test_s4_importing_it_is_light() -> None:
+    """S4: neither torch, pytest nor hypothesis, nor what is slow to import."""
+    code = """if True:
+        import sys, pytest_elastic.store, pytest_elastic.logging
+        heavy = {"torch", "pytest", "hypothesis", "psutil", "asyncio", "tempfile", "multiprocessing", "ssl"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("kind", [store.HashStore, store.RemoteStore, store.PrefixStore, store.MockStore])
+def test_s1_every_store_has_the_protocols_operations(kind: type) -> None:
+    """S1: under the same names."""
+    operations = {name for name in vars(store.Store) if not name.startswith("_")}
+    assert operations <= set(dir(kind))

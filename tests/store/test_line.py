@@ -1,0 +1,146 @@
+"""One thread's connection, against servers that misbehave."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.store import RemoteStore
+from pytest_elastic.store._line import Line, Lines, PairDialer
+from pytest_elastic.store._wire import GREETING, REQUESTS, pack_answer, pack_refusal
+
+DONE = pack_answer(GREETING, None)
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[Line, socket.socket]]:
+    """A line, and the other end of it."""
+    ours, theirs = socket.socketpair()
+    line = Line(ours, "nowhere")
+    with theirs:
+        yield line, theirs
+    line.close()
+
+
+def fail(line: Line, seconds: float = 0.0) -> str:
+    with pytest.raises(DistNetworkError) as info:
+        line.exchange(DONE, seconds)
+    assert not line.open
+    return str(info.value)
+
+
+def test_s78_answers_may_come_in_pieces(line: Any, threads: Any) -> None:
+    """S78: however the network cuts them."""
+    line, other = line
+    answer = pack_answer(REQUESTS["get"], bytes(200_000))
+    threads.start(lambda: [other.sendall(answer[i : i + 50_000]) for i in range(0, len(answer), 50_000)])
+    assert line.exchange(DONE, 0.0) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (DONE + DONE, "broke the protocol: more than one answer"),
+        (DONE + DONE[:-1], "broke the protocol: more than one answer"),
+        (b"\xff" * 10, "broke the protocol: a frame of 4294967295 bytes"),
+    ],
+)
+def test_s78_a_server_that_breaks_the_protocol(line: Any, answer: bytes, text: str) -> None:
+    """S78: a DistNetworkError with its address; the line is closed."""
+    line, other = line
+    other.sendall(answer)
+    assert text in fail(line)
+
+
+@pytest.mark.parametrize("part", [b"", DONE[:-1]])
+def test_s75_a_server_that_hangs_up(line: Any, part: bytes) -> None:
+    """S75: before or in an answer."""
+    line, other = line
+    other.sendall(part)
+    other.shutdown(socket.SHUT_RDWR)
+    assert fail(line).startswith("the store's server at nowhere is gone")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of a second instead of five."""
+    monkeypatch.setattr("pytest_elastic.store._line._GRACE_OPTION", bytes(8) + (50_000).to_bytes(8, "little"))
+
+
+@pytest.mark.parametrize("part", [b"", DONE[:-1]])
+def test_s75_a_silent_server(impatient: None, line: Any, part: bytes) -> None:
+    """S75: silent from the start, or in mid-answer."""
+    line, other = line
+    other.sendall(part)
+    assert "has been silent" in fail(line, 0.01)
+
+
+def test_s75_a_server_that_takes_nothing(impatient: None, line: Any) -> None:
+    """S75: a request that does not fit into the buffers."""
+    line, _ = line
+    with pytest.raises(DistNetworkError, match="has been silent"):
+        line.exchange(bytes(2**24), 0.0)
+
+
+def test_s75_a_late_answer_is_in_time(impatient: None, line: Any, threads: Any) -> None:
+    """S75: within the operation's own timeout, after the first silence."""
+    line, other = line
+
+    def answer_late() -> None:
+        other.recv(100)
+        while other.recv(100, socket.MSG_PEEK) != b"now":
+            pass
+        other.sendall(DONE)
+
+    def wake() -> None:
+        line._await_more = lambda seconds: (line._end.send(b"now"), Line._await_more(line, seconds))
+
+    wake()
+    threads.start(answer_late)
+    assert line.exchange(DONE, 30.0) == DONE
+
+
+def test_s78_a_server_that_refuses(threads: Any) -> None:
+    """S78: its reason is the error, and nothing stays open."""
+    ours, theirs = socket.socketpair()
+    store = RemoteStore(ours)
+    theirs.sendall(pack_refusal("the server speaks version 2 of the protocol, the client 1"))
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(DistNetworkError, match="version 2"):
+        store.set("k", "1")
+    store.close()
+    theirs.close()
+
+
+def test_s73_a_line_that_broke_is_replaced(server: Any) -> None:
+    """S73: by the next operation of its thread."""
+    store = server.store()
+    store.set("k", "1")
+    store._lines.mine().close()
+    assert store.get("k") == b"1"
+
+
+def test_lines_are_closed_when_they_are_forgotten() -> None:
+    """Without a ResourceWarning: nobody tells a store that its thread has ended."""
+    ours, theirs = socket.socketpair()
+    Line(ours, "nowhere")
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+def test_the_given_socket_belongs_to_the_store() -> None:
+    """It is closed with the store."""
+    ours, theirs = socket.socketpair()
+    lines = Lines(PairDialer(ours))
+    assert ours.fileno() == -1
+    lines.close()
+    lines.close()
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+Dial = Callable[[], Line]

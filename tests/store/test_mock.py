@@ -1,0 +1,170 @@
+"""A store that answers what the test says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.errors import DistStoreError
+from pytest_elastic.store import MockStore, assert_ops
+
+T = timedelta(seconds=2)
+CALLS: list[tuple[Any, ...]] = [
+    ("set_timeout", T),
+    ("set", "k", b"v"),
+    ("get", "k"),
+    ("multi_get", ["k", "l"]),
+    ("add", "k", 7),
+    ("wait", ["k"]),
+    ("wait", ["k"], T),
+    ("check", ["k"]),
+    ("compare_set", "k", "e", "d"),
+    ("delete_key", "k"),
+    ("append", "k", "v"),
+    ("multi_set", ["k"], ["v"]),
+    ("num_keys",),
+    ("list_keys",),
+    ("queue_push", "k", "v"),
+    ("queue_pop", "k", False),
+    ("queue_len", "k"),
+    ("barrier", "k", 3, T),
+    ("has_extended_api",),
+    ("clone",),
+]
+
+
+def test_s45_every_call_is_noted_as_it_was_passed() -> None:
+    """S45: one tuple each, nothing converted."""
+    store = MockStore()
+    for name, *arguments in CALLS:
+        getattr(store, name)(*arguments)
+    assert_ops(store, CALLS)
+    assert store.ops[3][1] is CALLS[3][1]
+
+
+def test_s45_reading_the_timeout_is_noted() -> None:
+    """S45: a property, too."""
+    store = MockStore()
+    assert store.timeout == timedelta(seconds=1234)
+    assert store.ops == [("timeout",)]
+
+
+def test_s45_arguments_that_were_left_out() -> None:
+    """S45: as the contract writes them."""
+    store = MockStore()
+    store.wait(["k"])
+    store.queue_pop("k")
+    store.barrier("k", 2)
+    assert store.ops == [("wait", ["k"]), ("queue_pop", "k", True), ("barrier", "k", 2, None)]
+
+
+def test_s44_ops_may_be_set_anew() -> None:
+    """S44: the seed does."""
+    store = MockStore()
+    store.set("a", "1")
+    store.ops = []
+    store.set("b", "2")
+    assert store.ops == [("set", "b", "2")]
+
+
+def test_s46_the_answers_that_nobody_gave() -> None:
+    """S46: `None` where there is nothing to say."""
+    store = MockStore()
+    answers = {name: getattr(store, name)(*arguments) for name, *arguments in CALLS if name != "clone"}
+    assert answers == {
+        "set_timeout": None,
+        "set": None,
+        "get": b"value",
+        "multi_get": [b"value", b"value"],
+        "add": 3,
+        "wait": None,
+        "check": True,
+        "compare_set": "d",
+        "delete_key": True,
+        "append": None,
+        "multi_set": None,
+        "num_keys": 0,
+        "list_keys": [],
+        "queue_push": None,
+        "queue_pop": b"value",
+        "queue_len": 0,
+        "barrier": None,
+        "has_extended_api": True,
+    }
+    assert store.clone() is store
+
+
+def test_s46_answers_are_values_callables_or_iterators() -> None:
+    """S46: by the operation's name."""
+    store = MockStore(
+        timeout=T, get=lambda key: key.encode(), add=iter([1, 2]), multi_set="odd", list_keys=["a"]
+    )
+    assert (store.timeout, store.get("x"), store.multi_get(["x", "y"])) == (T, b"x", [b"x", b"y"])
+    assert (store.add("n", 1), store.add("n", 1), store.list_keys()) == (1, 2, ["a"])
+    with pytest.raises(AssertionError, match="MockStore has no more answers for 'add'"):
+        store.add("n", 1)
+
+
+def test_s46_an_unknown_operation_is_refused() -> None:
+    """S46, S48: a typing error must not pass unseen."""
+    store = MockStore()
+    for call in (
+        lambda: MockStore(gett=1),
+        lambda: store.fail("gett", ValueError),
+        lambda: store.delay("gett", 1),
+        lambda: store.drop("gett"),
+    ):
+        with pytest.raises(ValueError, match="a store has no operation 'gett'; it has add, append"):
+            call()
+
+
+def test_s47_patched_operations_are_not_noted() -> None:
+    """S47: as the seed uses it."""
+    store = MockStore()
+    with mock.patch.object(store, "wait") as wait:
+        wait.side_effect = [DistStoreError("test"), None]
+        with pytest.raises(DistStoreError):
+            store.wait(["k"])
+        store.wait(["k"])
+    store.wait(["l"])
+    assert store.ops == [("wait", ["l"])]
+
+
+def test_s48_fail_raises_at_the_next_calls() -> None:
+    """S48: noted, so many times, in order; also errors that look like ours."""
+    store = MockStore()
+    store.fail("get", DistStoreError("first"), times=2)
+    store.fail("get", KeyError)
+    for kind in (DistStoreError, DistStoreError, KeyError):
+        with pytest.raises(kind):
+            store.get("k")
+    store.fail("add", IndexError("of the test"))
+    with pytest.raises(IndexError, match="of the test"):
+        store.add("n", 1)
+    assert store.get("k") == b"value"
+    assert_ops(store, [("get", "k")] * 3 + [("add", "n", 1), ("get", "k")])
+
+
+def test_s48_delay_lets_calls_sleep() -> None:
+    """S48: each of them, and only them."""
+    store = MockStore()
+    store.delay("get", 0.02)
+    began = SYSTEM_CLOCK.monotonic()
+    store.get("k")
+    assert SYSTEM_CLOCK.monotonic() - began >= 0.02
+
+
+def test_s48_drop_notes_without_effect() -> None:
+    """S48: all calls of an operation, or those with a key."""
+    given = []
+    store = MockStore(set=lambda key, value: given.append(key), add=5)
+    store.drop("set", "a")
+    store.drop("add")
+    store.set("a", "1")
+    store.set("b", "1")
+    assert (given, store.add("n", 1)) == (["b"], None)
+    assert len(store.ops) == 3
