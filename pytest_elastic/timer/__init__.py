@@ -9,7 +9,8 @@ block did not end in time.  Two pairs of them are here: over a `multiprocessing`
 """
 
 from pytest_elastic.timer._api import RequestQueue, TimerClient, TimerRequest, configure, expires
-from pytest_elastic.timer._file import FileTimerClient, FileTimerRequest, FileTimerServer
+from pytest_elastic.timer._fifo import FileTimerRequest
+from pytest_elastic.timer._file import FileTimerClient, FileTimerServer
 from pytest_elastic.timer._local import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
 from pytest_elastic.timer._server import TimerServer
 

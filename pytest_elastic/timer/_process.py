@@ -41,6 +41,8 @@ class Process:
                 return wait_for(descriptor, select.POLLIN, 0)
         except ProcessLookupError:
             return True
+        except OSError:  # No descriptor is left to look with: who kills it will see.
+            return False
 
     @contextmanager
     def _opened(self) -> Iterator[int]:

@@ -134,7 +134,7 @@ def local(module: Any, interval: float) -> Kind:
         server.stop()
         queue.close()
 
-    return Kind(f"{_package(module)} local {interval:g}", opened, module.expires)
+    return Kind(f"{'ours' if module is ours else 'torch'} local {interval:g}", opened, module.expires)
 
 
 def file(module: Any, interval: float) -> Kind:
@@ -147,7 +147,7 @@ def file(module: Any, interval: float) -> Kind:
             yield lambda body: Rank(lambda: module.FileTimerClient(path, signal.SIGKILL), body)
             server.stop()
 
-    return Kind(f"{_package(module)} file {interval:g}", opened, module.expires)
+    return Kind(f"{'ours' if module is ours else 'torch'} file {interval:g}", opened, module.expires)
 
 
 def pipe() -> Kind:
@@ -158,10 +158,6 @@ def pipe() -> Kind:
         loop.stop()
 
     return Kind("ours channel", opened, ours.expires)
-
-
-def _package(module: Any) -> str:
-    return "ours" if module is ours else "torch"
 
 
 def torches(*intervals: float, files: bool = False) -> list[Kind]:
@@ -247,12 +243,9 @@ def _kill(rounds: int, compared: list[Kind]) -> None:
 
 
 def _ratios(values: dict[str, float]) -> None:
-    for name, value in values.items():
-        if name.startswith("torch"):
-            print(
-                f"  {name} / ours: "
-                + ", ".join(f"{value / values[o]:.1f} ({o})" for o in values if o[0] == "o")
-            )
+    own = [name for name in values if name.startswith("ours")]
+    for name in values.keys() - set(own):
+        print(f"  {name} / ours: " + ", ".join(f"{values[name] / values[mine]:.1f} ({mine})" for mine in own))
 
 
 def bench_idle(quick: bool) -> None:
@@ -260,8 +253,7 @@ def bench_idle(quick: bool) -> None:
     print("\nthe server's CPU while nothing happens, ms per second")
     seconds = 2.0 if quick else 5.0
     found = {}
-    rows = [local(ours, 0.01), file(ours, 0.01), local(ours, 60), file(ours, 60)]
-    rows += torches(0.01, files=True)
+    rows = [*mine()[1:], local(ours, 0.01), file(ours, 0.01), *torches(0.01, files=True)]
     for armed in (0, 8):
         for kind in rows:
             found[kind.name] = _idle(kind, armed, seconds)
@@ -314,9 +306,7 @@ def bench_lock(quick: bool) -> None:
 
 def bench_cost(quick: bool) -> None:
     """Eight ranks at 1,000 pairs per second each."""
-    print(
-        "\none request at the client, µs, 8 ranks at up to 1,000 pairs per second; expires() as a whole; lost"
-    )
+    print("\none request at the client, µs, 8 ranks at up to 1,000 pairs per second; expires() as a whole")
     pairs = 500 if quick else 2000
     for kind in mine() + torches(0.01, files=True):
         with kind.opened() as start:
@@ -327,7 +317,7 @@ def bench_cost(quick: bool) -> None:
         flat = [value for cost in costs for value in cost[1:]]
         for name, values in (("acquire", flat[0::3]), ("release", flat[1::3]), ("expires", flat[2::3])):
             print(f"  {kind.name:18} {name:8} {quantiles(values)}")
-        print(f"  {kind.name:18} pairs/s  {sum(pairs / cost[0] for cost in costs):9.0f} in all")
+        print(f"  {kind.name:18} pairs/s  {sum(2 * pairs / cost[0] for cost in costs):9.0f} in all")
 
 
 def _pace(kind: Kind, pairs: int) -> Callable[[Rank, Any], None]:
@@ -344,7 +334,7 @@ def _pace(kind: Kind, pairs: int) -> Callable[[Rank, Any], None]:
                 pass
             values += [(middle - start) * 1e6, (end - middle) * 1e6, (time.perf_counter() - end) * 1e6]
             time.sleep(max(0.0, begun + number * 0.002 - time.monotonic()))
-        rank.note((time.monotonic() - begun) / 2)
+        rank.note(time.monotonic() - begun)
         for value in values:
             rank.note(value)
 
@@ -353,9 +343,7 @@ def _pace(kind: Kind, pairs: int) -> Callable[[Rank, Any], None]:
 
 def bench_load(quick: bool) -> None:
     for count in (8, 32):
-        print(
-            f"\n{count} ranks at up to 1,000 pairs per second, one more hangs: ms late; pairs per second in all"
-        )
+        print(f"\n{count} ranks at up to 1,000 pairs per second, one more hangs: ms late; pairs per second")
         for kind in mine() + torches(0.01):
             values, rate = [], []
             for _ in range(3 if quick else 8):
@@ -399,22 +387,13 @@ def _under_load(kind: Kind, count: int) -> tuple[float, float]:
     return value, rate
 
 
-SECTIONS = {
-    "kill": bench_kill,
-    "idle": bench_idle,
-    "lock": bench_lock,
-    "cost": bench_cost,
-    "load": bench_load,
-}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("sections", nargs="*", metavar="SECTION")
+    parser.add_argument("sections", nargs="*", default=["kill", "idle", "lock", "cost", "load"])
     arguments = parser.parse_args()
-    for name in arguments.sections or SECTIONS:
-        SECTIONS[name](arguments.quick)
+    for name in arguments.sections:
+        globals()[f"bench_{name}"](arguments.quick)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pytest_elastic.timer import _api as api
 from pytest_elastic.timer import expires
 from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
 
-from .conftest import Rank
+from .rigs import Rank
 
 
 class Near(VirtualClock):

@@ -24,7 +24,7 @@ from pytest_elastic.timer import (
 )
 from pytest_elastic.timer._process import this_process
 
-from .conftest import LATE, Rank, eventually
+from .rigs import LATE, Rank, eventually
 
 
 @pytest.fixture
