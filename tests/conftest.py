@@ -61,6 +61,8 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest in a process of its own on test code given as text; a bounded wait."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setenv("COLUMNS", "160")  # Summary lines whole.
+    for name in ("CI", "BUILD_NUMBER"):  # In which pytest cuts nothing, and output is another.
+        monkeypatch.delenv(name, raising=False)
 
     def run(code: str, *arguments: str, **files: str) -> pytest.RunResult:
         pytester.makepyfile(textwrap.dedent(code), **files)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.multiprocessing._context import PContext
-from pytest_elastic.multiprocessing._dialect import as_arguments, read_constructor
+from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._shared import start_group
@@ -19,9 +19,15 @@ from pytest_elastic.multiprocessing._shared import start_group
 class _Program:
     """What a rank becomes: it starts where the launcher is, with the launcher's environment and more."""
 
+    path: str
     arguments: list[str]
     env: dict[str, str]
     directory: str
+
+    def __call__(self, start: RankStart) -> int:
+        """In the forked rank.  Returns only by an exception."""
+        os.chdir(self.directory)
+        os.execve(self.path, self.arguments, self.env)
 
 
 class SubprocessContext(PContext):
@@ -35,33 +41,17 @@ class SubprocessContext(PContext):
         TypeError, RuntimeError, ValueError: arguments that do not fit; see `start_processes`.
     """
 
+    kind = "SubprocessContext"
     binary = True
 
-    def __init__(
-        self,
-        name: str,
-        entrypoint: str,
-        args: Mapping[int, Any],
-        envs: Mapping[int, Mapping[str, str]],
-        *logs: Any,
-        **named: Any,
-    ) -> None:
-        copies = {rank: dict(env) for rank, env in envs.items()}
-        super().__init__(
-            name, entrypoint, args, copies, read_constructor("SubprocessContext", copies, logs, named)
-        )
-
     def _start(self) -> Group:
-        program = find_program(str(self.entrypoint))
-        return Group(start_group(__name__, "execute", self._starts(self._job(program))))
+        return Group(start_group(self._starts(self._program)))
 
-    def _job(self, program: str) -> Any:
-        def job(rank: int) -> _Program:
-            arguments = [program, *map(str, as_arguments(self.args[rank]))]
-            env = {"PYTHONUNBUFFERED": "1", **os.environ, **self.envs[rank], **self.marker()}
-            return _Program(arguments, env, os.getcwd())
-
-        return job
+    def _program(self, rank: int) -> _Program:
+        name = str(self.entrypoint)
+        arguments = [name, *map(str, as_arguments(self.args[rank]))]
+        env = {"PYTHONUNBUFFERED": "1", **os.environ, **self.envs[rank], **self.marker()}
+        return _Program(find_program(name, env), arguments, env, os.getcwd())
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return True, None  # A program owes nothing but its exit code.
@@ -70,23 +60,16 @@ class SubprocessContext(PContext):
         pass
 
 
-def find_program(name: str) -> str:
-    """Its path.
+def find_program(name: str, env: Mapping[str, str]) -> str:
+    """Its path, for a rank with this environment; `PATH` is the launcher's where it has none.
 
     Raises:
         FileNotFoundError: there is none.
         PermissionError: it cannot be executed.
     """
-    found = shutil.which(name)
+    found = shutil.which(name, path=env.get("PATH"))
     if found is not None:
         return found
     if os.path.exists(name):
         raise PermissionError(f"{name} cannot be executed")
     raise FileNotFoundError(f"there is no program {name}")
-
-
-def execute(start: RankStart) -> int:
-    """In the forked rank: become the program.  Returns only if that fails."""
-    program: _Program = start.job
-    os.chdir(program.directory)
-    os.execve(program.arguments[0], program.arguments, program.env)

@@ -1,16 +1,18 @@
 """`PContext`: a set of processes with logs, results and an end.
 
 *Theory of operation.*  A context is a template: `_start` gives a `Group` (a guardian and its ranks),
-`_returned` tells what a rank's result is, and everything else is written once, here.  Nothing is polled:
-`wait` sleeps until the guardian reports an exit.  A rank *failed* if it ended non-zero, by a signal, or
-without the result that its kind owes.  When one has failed, its siblings get one `period` to end by
-themselves; those that are left are stopped and marked so.  The stop sequence runs in the guardian, so
-`wait` keeps its timeout while it goes on.
+`_returned` tells what a rank's result is, and everything else is written once, here.  `wait` sleeps until
+the guardian reports an exit, and looks up now and then, since another thread may have read the report.
+
+A rank *failed* if it ended non-zero, by a signal, or without the result that its kind owes.  When one has
+failed, its siblings get one `period` to end by themselves; those that are left are stopped and marked so.
+The stop sequence runs in the guardian, so `wait` keeps its timeout while it goes on.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import math
 import os
@@ -22,9 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from pytest_elastic.clock import Deadline, to_seconds
+from pytest_elastic.errors import SurvivorsError
 from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
 from pytest_elastic.multiprocessing._signals import SignalHold
 from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 START_LIMIT = 60.0
 STOP_GRACE = 30.0
+_LOOK_UP = 0.25
 
 
 @dataclass
@@ -69,6 +73,7 @@ class PContext(abc.ABC):
         nprocs: how many ranks.
     """
 
+    kind = "PContext"
     binary = False
     handles_signals = True
 
@@ -84,12 +89,12 @@ class PContext(abc.ABC):
         check_call(entrypoint, args, envs)
         self.name, self.entrypoint = name, entrypoint
         self.args, self.envs = dict(args), {rank: dict(env) for rank, env in envs.items()}
-        plan = read_constructor("PContext", self.envs, logs, named)
-        dest = plan.dest
+        self._plan = read_constructor(self.kind, self.envs, logs, named)
+        dest = self._plan.dest
         self.stdouts, self.stderrs, self.error_files = dest.stdouts, dest.stderrs, dest.error_files
         self.nprocs = len(self.envs)
         self._id = f"{os.getpid()}-{secrets.token_hex(6)}"
-        self._streams = ShownStreams(name, plan)
+        self._streams = ShownStreams(name, self._plan)
         self._signals = SignalHold()
         self._group: Group | None = None
         self._lock = threading.RLock()
@@ -170,6 +175,8 @@ class PContext(abc.ABC):
             self._group = self._start()
             self._group.wait_started(START_LIMIT)
         except BaseException:
+            with contextlib.suppress(SurvivorsError):
+                self.close(timeout=0)
             self._finish()
             raise
 
@@ -195,11 +202,11 @@ class PContext(abc.ABC):
         self._take(0)
         while (result := self._poll(period)) is None and not deadline.passed():
             nearest = deadline.earlier(self._patience) if group.stopped_at == math.inf else deadline
-            self._take(min(nearest.remaining(), 60.0))
+            self._take(min(nearest.remaining(), _LOOK_UP))
         return result
 
     def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
-        """Stop what runs and wait until nothing is left, at most `timeout` + 1.3 s; idempotent.
+        """Stop what runs and wait until nothing is left, at most `timeout` + 1.2 s; idempotent.
 
         Args:
             death_sig: sent first; SIGTERM by default.
@@ -240,7 +247,10 @@ class PContext(abc.ABC):
     def _failed_ranks(self) -> list[int]:
         """The ranks that failed by themselves so far, in order of exit."""
         exits = [exit for exit in self.group.exits.values() if exit.at <= self.group.stopped_at]
-        return [exit.rank for exit in exits if exit.exitcode != 0 or not self._returned(exit.rank)[0]]
+        return [exit.rank for exit in exits if not self._succeeded(exit)]
+
+    def _succeeded(self, exited: RankExited) -> bool:
+        return exited.exitcode == 0 and self._returned(exited.rank)[0]
 
     def _judge(self) -> RunProcsResult:
         group = self.group
@@ -251,12 +261,9 @@ class PContext(abc.ABC):
             exited = group.exits.get(rank)
             if rank in result.failures:
                 continue
-            if exited is None:  # Only where the guardian itself was killed: the kernel killed its ranks.
-                result.failures[rank] = self._failure(rank, -signal.SIGKILL)
-                result.failures[
-                    rank
-                ].message = f"the guardian of {self.name} was killed, and its ranks with it"
-            elif exited.at > group.stopped_at and not (exited.exitcode == 0 and self._returned(rank)[0]):
+            if exited is None:
+                self._judge_missing(rank, result)
+            elif exited.at > group.stopped_at and (self.binary or not self._succeeded(exited)):
                 result.stopped[rank] = self._failure(rank, exited.exitcode)
                 result.stopped[rank].stopped = True
         if self.binary or not result.failures:
@@ -266,6 +273,16 @@ class PContext(abc.ABC):
             result.return_values = {rank: self._returned(rank)[1] for rank in sorted(self.envs)}
         return result
 
+    def _judge_missing(self, rank: int, result: RunProcsResult) -> None:
+        """A rank whose end nobody saw: it outlived SIGKILL, or died by the kernel with its guardian."""
+        failure = self._failure(rank, -signal.SIGKILL)
+        if self.group.ended is not None:
+            failure.stopped, failure.message = True, f"rank {rank} has survived SIGKILL"
+            result.stopped[rank] = failure
+        else:
+            failure.message = f"the guardian of {self.name} was killed, and its ranks with it"
+            result.failures[rank] = failure
+
     def _warn_of_leaks(self) -> None:
         for leak in self.group.ended.leaks if self.group.ended else ():
             logger.warning("%s left a process behind: pid %d, %s (killed)", self.name, leak.pid, leak.command)
@@ -274,8 +291,11 @@ class PContext(abc.ABC):
         failure = ProcessFailure.observed(
             rank, self.pids().get(rank, -1), exitcode, self.error_files.get(rank, "")
         )
+        early = f"rank {rank} ended before it returned"
         if exitcode == 0 and not self._returned(rank)[0]:
-            failure.message = f"rank {rank} ended before it returned"
+            failure.message = early
+        elif exitcode == -signal.SIGINT:  # So ends `KeyboardInterrupt` too.
+            failure.message = f"{early}: {failure.message}"
         return failure
 
     def _finish(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 from pytest_elastic.multiprocessing._logs import LogsDest, LogsSpecs
 
+START_METHODS = ("spawn", "fork", "forkserver")
+
 _MAPS = ("stdouts", "stderrs", "tee_stdouts", "tee_stderrs", "error_files")
 _FILTERS = ("duplicate_stdout_filters", "duplicate_stderr_filters")
 # What follows `envs` in the constructors, by the name of the kind.
@@ -59,6 +61,7 @@ def read_constructor(
     names = _PAGE.get(kind, _PAGE_BASE) if page else _TORCH.get(kind, _TORCH_BASE)
     given = _bind(kind, names, positional, named)
     refuse_numa(given.get("numa_options"))
+    start_method = check_start_method(given.get("start_method", "spawn"))
     if page:
         missing = [name for name in _MAPS if name not in given]
         if missing:
@@ -78,7 +81,7 @@ def read_constructor(
         dest = specs.reify(envs)
     return LogPlan(
         dest,
-        given.get("start_method", "spawn"),
+        start_method,
         given.get("log_line_prefixes"),
         (given.get(_FILTERS[0]), given.get(_FILTERS[1])),
         given.get("progbar_events"),
@@ -108,10 +111,20 @@ def refuse_numa(options: object) -> None:
         raise NotImplementedError("numa_options other than None are not supported")
 
 
+def check_start_method(method: object) -> str:
+    """`ValueError` unless it is one of the three."""
+    if method not in START_METHODS:
+        raise ValueError(
+            f"start_method {method!r} is not allowed; it must be one of {', '.join(START_METHODS)}"
+        )
+    return str(method)
+
+
 def check_maps(dest: LogsDest, nprocs: int) -> None:
     """The page's maps must fit the ranks and each other."""
     for name in ("stdouts", "stderrs"):
         check_ranks(name, getattr(dest, name), nprocs)
+    check_ranks("error_files", dict.fromkeys(range(nprocs)) | dest.error_files, nprocs)
     for name in ("stdouts", "stderrs"):
         files, teed = getattr(dest, name), getattr(dest, f"tee_{name}")
         for rank, path in teed.items():

@@ -13,17 +13,19 @@ import multiprocessing.context
 import multiprocessing.spawn
 import os
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from multiprocessing import forkserver
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext
-from pytest_elastic.multiprocessing._dialect import as_arguments, read_constructor
+from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now, set_environment
 from pytest_elastic.multiprocessing._rankside import end_well, forget_launcher
@@ -32,7 +34,6 @@ from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
 
-START_METHODS = ("spawn", "fork", "forkserver")
 _PLACE = "PYTEST_ELASTIC_FUNCTION"
 
 
@@ -47,6 +48,8 @@ class MultiprocessContext(PContext):
         TypeError, RuntimeError, ValueError: arguments that do not fit; see `start_processes`.
     """
 
+    kind = "MultiprocessContext"
+
     def __init__(
         self,
         name: str,
@@ -56,10 +59,8 @@ class MultiprocessContext(PContext):
         *logs: Any,
         **named: Any,
     ) -> None:
-        copies = {rank: dict(env) for rank, env in envs.items()}
-        plan = read_constructor("MultiprocessContext", copies, logs, named)
-        self.start_method = check_start_method(plan.start_method)
-        super().__init__(name, entrypoint, args, copies, plan)
+        super().__init__(name, entrypoint, args, envs, *logs, **named)
+        self.start_method = self._plan.start_method
         self._channels = RankChannels(self.envs)
         self._zygote: Zygote | None = None
 
@@ -70,16 +71,20 @@ class MultiprocessContext(PContext):
                 parcel = {} if self.start_method == "fork" else self._pack(rank, stack)
                 end = stack.enter_context(self._channels.open(rank))
                 descriptors[rank] = {"channel": end.fileno(), **parcel}
-            return Group(self._fork(self._starts(lambda rank: dict(os.environ), descriptors)))
+            return Group(self._fork(descriptors))
 
-    def _fork(self, starts: list[RankStart]) -> Channel:
+    def _fork(self, descriptors: dict[int, dict[str, int]]) -> Channel:
+        if self.start_method == "fork":
+            self._zygote = Zygote.fork(self._call_as_fork)
+            return self._zygote.start_group(self._starts(lambda rank: None, descriptors))
         if self.start_method == "spawn":
-            return start_group(__name__, "become_interpreter", starts)
-        if self.start_method == "forkserver":
-            preload = tuple(vars(forkserver)["_forkserver"]._preload_modules)
-            return start_group(__name__, "unpack_and_call", starts, preload)
-        self._zygote = Zygote.fork(self._call_as_fork)
-        return self._zygote.start_group(starts)
+            interpreter = _Interpreter(dict(os.environ))
+            return start_group(self._starts(lambda rank: interpreter, descriptors))
+        preload = vars(forkserver)["_forkserver"]._preload_modules
+        fork = _PlainFork(dict(os.environ))
+        # The zygote's `__main__` is its own; the ranks load this process's by themselves.
+        names = tuple(name for name in preload if name != "__main__")
+        return start_group(self._starts(lambda rank: fork, descriptors), names)
 
     def _call_as_fork(self, start: RankStart) -> int:
         forget_launcher()
@@ -104,15 +109,6 @@ class MultiprocessContext(PContext):
             self._zygote.close()
 
 
-def check_start_method(method: object) -> str:
-    """`ValueError` unless it is one of the three."""
-    if method not in START_METHODS:
-        raise ValueError(
-            f"start_method {method!r} is not allowed; it must be one of {', '.join(START_METHODS)}"
-        )
-    return str(method)
-
-
 class Parcel:
     """A function and its arguments on the way to one rank.
 
@@ -121,12 +117,16 @@ class Parcel:
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._carried: list[int] = []
-        self._payload = -1
+        self._named: dict[str, int] = {}
         multiprocessing.context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
             content = bytes(ForkingPickler.dumps((function, arguments)))
             preparation = multiprocessing.spawn.get_preparation_data(name)
-            self._payload = in_memory(pickle.dumps((preparation, content)))
+            self._named["payload"] = in_memory(pickle.dumps((preparation, content)))
+            # Shared memory belongs to the launcher's tracker; a rank's own one would unlink it at its end.
+            tracker = vars(resource_tracker)["_resource_tracker"]._fd
+            if tracker is not None:
+                self._named["tracker"] = os.dup(tracker)
         except BaseException:
             self.close()
             raise
@@ -145,13 +145,12 @@ class Parcel:
 
     def descriptors(self) -> dict[str, int]:
         """Names and numbers of what goes along."""
-        return {"payload": self._payload, **{f"carried{i}": number for i, number in enumerate(self._carried)}}
+        return {**self._named, **{f"carried{i}": number for i, number in enumerate(self._carried)}}
 
     def close(self) -> None:
         """Close this side's copies."""
-        for number in (self._payload, *self._carried):
-            if number >= 0:
-                os.close(number)
+        for number in (*self._named.values(), *self._carried):
+            os.close(number)
 
 
 class Carried:
@@ -167,14 +166,34 @@ class Carried:
         return self.arrived[f"carried{self._place}"]
 
 
-def become_interpreter(start: RankStart) -> int:
-    """In a forked rank: become a fresh interpreter that goes on with `main`.  Does not return."""
-    for number in start.descriptors.values():
-        os.set_inheritable(number, True)
-    env = {**start.job, **_defined(start.env)}
-    env[_PLACE] = ",".join(f"{name}={number}" for name, number in start.descriptors.items())
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-    os.execve(sys.executable, [sys.executable, "-c", code], env)
+@dataclass(frozen=True, slots=True)
+class _Interpreter:
+    """What a rank becomes under spawn, with the launcher's environment and more."""
+
+    environ: dict[str, str]
+
+    def __call__(self, start: RankStart) -> int:
+        """In the forked rank: become a fresh interpreter that goes on with `main`.  Does not return."""
+        for number in start.descriptors.values():
+            os.set_inheritable(number, True)
+        env = {**self.environ, **_defined(start.env)}
+        env[_PLACE] = ",".join(f"{name}={number}" for name, number in start.descriptors.items())
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+        os.execve(sys.executable, [sys.executable, "-c", code], env)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainFork:
+    """What a rank of the forkserver does, with the launcher's environment and more."""
+
+    environ: dict[str, str]
+
+    def __call__(self, start: RankStart) -> int:
+        """In the forked rank."""
+        forget_launcher()
+        os.environ.clear()
+        set_environment({**self.environ, **start.env})
+        return _unpack(start.descriptors)
 
 
 def main() -> None:
@@ -187,16 +206,10 @@ def main() -> None:
     exit_now(_unpack(descriptors))
 
 
-def unpack_and_call(start: RankStart) -> int:
-    """In a forked rank of the forkserver."""
-    forget_launcher()
-    os.environ.clear()
-    set_environment({**start.job, **start.env})
-    return _unpack(start.descriptors)
-
-
 def _unpack(descriptors: dict[str, int]) -> int:
     Carried.arrived = descriptors
+    if "tracker" in descriptors:
+        vars(resource_tracker)["_resource_tracker"]._fd = descriptors["tracker"]
     preparation, content = pickle.loads(read_memory(descriptors["payload"]))
     multiprocessing.spawn.prepare(preparation)
     function, arguments = pickle.loads(content)
@@ -205,15 +218,15 @@ def _unpack(descriptors: dict[str, int]) -> int:
 
 def _call(number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     """Call it, send the result, end well; the exit code."""
-    channel = Channel.of(number)
     try:
-        value = record(function)(*arguments)
-        channel.send(Returned(record(_dump)(value) or b""))
+        with closing(Channel.of(number)) as channel:
+            value = record(function)(*arguments)
+            channel.send(Returned(record(_dump)(value) or b""))
     except SystemExit as error:
         return _code_of(error)
-    except BaseException:  # The error file has it; the log shall have it too.
+    except BaseException as error:  # The error file has it; the log shall have it too.
         traceback.print_exc()
-        return 1
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return end_well()
 
 

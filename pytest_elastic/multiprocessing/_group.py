@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import select
+import signal
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
@@ -13,7 +16,7 @@ from pytest_elastic.multiprocessing._guardian import Ended, RankExited, Signal, 
 from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
 
 _PATIENCE = 0.3  # Beyond the guardian's own limits, for a busy machine; then the guardian itself is lost.
-_SLICE = 0.1  # One thread reads at a time; another that waits gets its turn after at most this long.
+_SLICE = 0.1  # A thread that sleeps while another one reads or closes learns of it after this long.
 
 
 class Group:
@@ -65,19 +68,8 @@ class Group:
     def take(self, timeout: float = 0.0) -> None:
         """Read what the guardian tells; block up to `timeout` seconds for the first word."""
         deadline = Deadline.after(timeout)
-        while not self.over:
-            with self._lock:
-                if self.over:
-                    return
-                if timeout > 0 and not _readable(self._control, min(deadline.remaining(), _SLICE)):
-                    if deadline.passed():
-                        return
-                    continue
-                for message, _ in self._control.receive():
-                    self._learn(message)
-                if self._control.closed and self.ended is None:
-                    self.lost = True
-                return
+        while not (self._read() or deadline.passed()):
+            sleep_until_readable([self.fileno()], deadline)
 
     def signal(self, ranks: tuple[int, ...], signum: int) -> None:
         """Send a signal to these ranks' processes, those of them that run."""
@@ -89,7 +81,7 @@ class Group:
         self._tell(Stop(signum, grace))
 
     def wait_ended(self, grace: float) -> None:
-        """Block until nothing is left; at most `grace` + 1.3 s after `stop`.
+        """Block until nothing is left; at most `grace` + 1.2 s after `stop`.
 
         Raises:
             SurvivorsError: processes outlived SIGKILL, or the guardian does not answer.
@@ -107,6 +99,7 @@ class Group:
         """Let go of the channel; a guardian that still runs sweeps its group at once."""
         with self._lock:
             if not self.over:
+                self._tell(Stop(signal.SIGKILL, 0))  # A stranger's fork may hold the channel open.
                 self.lost = True
             self._control.close()
 
@@ -116,6 +109,18 @@ class Group:
                 self._control.send(command)
         except OSError:  # It ended meanwhile: `take` will find out how.
             pass
+
+    def _read(self) -> bool:
+        """Whether there was news, or nothing more will happen."""
+        with self._lock:
+            if self.over:
+                return True
+            messages = self._control.receive()
+            for message, _ in messages:
+                self._learn(message)
+            if self._control.closed and self.ended is None:
+                self.lost = True
+            return bool(messages) or self.over
 
     def _learn(self, message: Any) -> None:
         if isinstance(message, Started):
@@ -129,7 +134,13 @@ class Group:
             self._failed = message
 
 
-def _readable(channel: Channel, timeout: float) -> bool:
+def sleep_until_readable(descriptors: Iterable[int], deadline: Deadline) -> None:
+    """Until one of them is readable or the deadline passes, but for a short while only.
+
+    Another thread may read or close them meanwhile, so the caller looks again in any case.
+    """
     poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    return bool(poll.poll(timeout * 1000))
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            poll.register(descriptor, select.POLLIN)
+    poll.poll(math.ceil(min(deadline.remaining(), _SLICE) * 1000))

@@ -9,8 +9,9 @@ group.  It waits for four things at once:
 * a pidfd for every rank: an exit is known when it happens, and no inherited pipe can hide it;
 * commands: a signal for some ranks, or the stop sequence (`_stop`).
 
-When the last rank has ended, what else is left of the group gets `LINGER` to end by itself (helpers such
-as a resource tracker do); the rest is a leak: named, then killed.  The last message, `Ended`, is sent when
+When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself (helpers
+such as a resource tracker do), and when the last one has ended, so does all else: what stays is a leak,
+named and killed.  (Whose a process in a session of its own is cannot be told while ranks run.)  The last message, `Ended`, is sent when
 the kernel has said that no process is left.
 
 A rank is killed by the kernel when its guardian dies (`PR_SET_PDEATHSIG`).  What the ranks had started
@@ -32,7 +33,13 @@ from typing import Any, NoReturn
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._kernel import become_subreaper, descendants, die_with_parent, state
+from pytest_elastic.multiprocessing._kernel import (
+    Process,
+    become_subreaper,
+    descendants,
+    die_with_parent,
+    state,
+)
 from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
 
 LINGER = 0.2
@@ -153,21 +160,24 @@ class _Guardian:
         self.pids, self.control, self.launcher = pids, control, launcher
         self.alive = {os.pidfd_open(pid): rank for rank, pid in pids.items()}
         self.grace = Deadline.after(None)
+        self.left: dict[int, Deadline] = {}  # pid of an ended rank -> until when its children may run.
+        self.leaks: dict[int, Leak] = {}
         self.poll = select.poll()
         for descriptor in (control.fileno(), launcher, *self.alive):
             self.poll.register(descriptor, select.POLLIN)
 
     def watch(self) -> None:
         while self.alive and not self.grace.passed():
-            self._step(self.grace)
-        stopped = bool(self.alive)
-        leaks = () if stopped else self._linger()
+            self._step(min(self.grace, *self.left.values(), key=lambda deadline: deadline.at))
+            self._kill_left()
+        if not self.alive:
+            self._linger()
         survivors = sweep()
         # The sweep may have reaped ranks before their pidfd was looked at: they died by its SIGKILL.
         for rank in self.alive.values():
             if self.pids[rank] not in survivors:
                 self.tell(RankExited(rank, -signal.SIGKILL, SYSTEM_CLOCK.monotonic()))
-        self.tell(Ended(leaks, survivors))
+        self.tell(Ended(tuple(self.leaks.values()), survivors))
 
     def tell(self, message: object) -> None:
         try:
@@ -191,6 +201,7 @@ class _Guardian:
         self.poll.unregister(descriptor)
         os.close(descriptor)
         _, status = os.waitpid(self.pids[rank], 0)
+        self.left[self.pids[rank]] = Deadline.after(LINGER)
         self.tell(RankExited(rank, os.waitstatus_to_exitcode(status), at))
 
     def _obey(self) -> None:
@@ -206,28 +217,48 @@ class _Guardian:
         if self.control.closed:
             self._abandon()
 
-    def _linger(self) -> tuple[Leak, ...]:
+    def _kill_left(self) -> None:
+        groups = {pid for pid, until in self.left.items() if until.passed()}
+        if groups:
+            self.left = {pid: until for pid, until in self.left.items() if pid not in groups}
+            for process in self._note_leaks(groups):
+                with contextlib.suppress(PermissionError):  # The last sweep will name it.
+                    process.send(signal.SIGKILL)
+
+    def _linger(self) -> None:
         deadline = Deadline.after(LINGER).earlier(self.grace)
         self.poll.unregister(self.control.fileno())
         while not reap_all():
             if deadline.passed():
-                return self._leaks()
+                self._note_leaks()
+                return
             if self.poll.poll(5):
                 self._abandon()
-        return ()
 
-    def _leaks(self) -> tuple[Leak, ...]:
+    def _note_leaks(self, groups: set[int] | None = None) -> list[Process]:
+        """Name all that runs, live ranks and what is below them aside; only these process groups if given."""
         ranks = {pid: rank for rank, pid in self.pids.items()}
-        leaks = []
-        for process in descendants(os.getpid()):
-            if state(process.pid) not in ("", "Z", "X"):
-                leaks.append(Leak(process.pid, process.command(), _owner(process.pid, ranks)))
-        return tuple(leaks)
+        found = []
+        for process in descendants(os.getpid(), frozenset(self.pids[rank] for rank in self.alive.values())):
+            ours = groups is None or not groups.isdisjoint(_groups(process.pid))
+            if ours and state(process.pid) not in ("", "Z", "X"):
+                leak = Leak(process.pid, process.command(), _owner(process.pid, ranks))
+                self.leaks.setdefault(process.pid, leak)
+                found.append(process)
+        return found
 
     def _abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""
         sweep()
         os._exit(1)
+
+
+def _groups(pid: int) -> tuple[int, ...]:
+    """Its process group and its session; none if it is gone."""
+    try:
+        return os.getpgid(pid), os.getsid(pid)
+    except ProcessLookupError:
+        return ()
 
 
 def _owner(pid: int, ranks: dict[int, int]) -> int | None:
@@ -283,6 +314,9 @@ def in_child(function: Callable[[], int]) -> NoReturn:
     code = 1
     try:
         code = function()
+    except KeyboardInterrupt:  # An interpreter would end so: whoever waits shall know.
+        sys.excepthook(*sys.exc_info())
+        code = -signal.SIGINT
     except BaseException:  # The last frame of this process: whatever it is, it must be read somewhere.
         sys.excepthook(*sys.exc_info())
     finally:
@@ -290,12 +324,15 @@ def in_child(function: Callable[[], int]) -> NoReturn:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Flush the standard streams and end the process without the interpreter's shutdown."""
+    """Flush the standard streams and end without the interpreter's shutdown; -n is by signal n."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):  # Closed, full or missing: nobody is left to be told.
             pass
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        signal.raise_signal(-code)
     os._exit(code)
 
 

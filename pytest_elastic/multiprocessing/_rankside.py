@@ -8,14 +8,20 @@ modules down may cost more than the work.
 from __future__ import annotations
 
 import atexit
+import signal
 import sys
 import threading
 from functools import partial
 
+from pytest_elastic.multiprocessing import _signals
+
 
 def forget_launcher() -> None:
-    """In a fork: the launcher's `atexit` callbacks and children are the launcher's."""
+    """In a fork: the launcher's `atexit` callbacks, children and signals are the launcher's."""
     atexit._clear()
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is _signals._on_signal:
+            signal.signal(number, signal.SIG_DFL)
     if processes := sys.modules.get("multiprocessing.process"):
         processes.__dict__["_children"].clear()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
-import select
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from typing import Any
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing._group import Group, sleep_until_readable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Returned:
 
 
 class RankChannels:
-    """The launcher's ends.  Not thread-safe.
+    """The launcher's ends.  Thread-safe but for `inbox`.
 
     Attributes:
         inbox: rank -> messages that have arrived and were not taken yet.
@@ -33,6 +35,8 @@ class RankChannels:
     def __init__(self, ranks: Iterable[int]) -> None:
         self.inbox: dict[int, deque[Any]] = {rank: deque() for rank in ranks}
         self._channels: dict[int, Channel] = {}
+        self._values: dict[int, tuple[bool, Any]] = {}
+        self._lock = threading.RLock()
 
     def open(self, rank: int) -> socket.socket:
         """Make one; the other end is the value."""
@@ -49,26 +53,21 @@ class RankChannels:
     def read(self, rank: int) -> deque[Any]:
         """Take in what has arrived; the rank's inbox is the value."""
         channel = self._channels.get(rank)
-        if channel is not None and channel.fileno() >= 0:
-            self.inbox[rank].extend(message for message, _ in channel.receive())
+        with self._lock:
+            if channel is not None and channel.fileno() >= 0:
+                self.inbox[rank].extend(message for message, _ in channel.receive())
         return self.inbox[rank]
 
     def sleep(self, group: Group, ranks: Iterable[int], deadline: Deadline, also: Iterable[int] = ()) -> None:
-        """Until one of these ranks sends, the guardian tells something, or the deadline passes.
+        """Until one of these ranks sends, the guardian tells something, or the deadline passes; maybe less.
 
         Args:
             also: further descriptors that end it when they are readable.
         """
-        poll = select.poll()
-        for descriptor in also:
-            poll.register(descriptor, select.POLLIN)
-        if not group.over:
-            poll.register(group.fileno(), select.POLLIN)
-        for rank in ranks:
-            if not self._channels[rank].closed:
-                poll.register(self._channels[rank].fileno(), select.POLLIN)
-        left = deadline.remaining()
-        poll.poll(None if left == math.inf else math.ceil(left * 1000))
+        open_ones = [self._channels[rank] for rank in ranks if not self._channels[rank].closed]
+        # Where nothing more comes from the guardian, its channel would be readable for ever.
+        ends: list[Group | Channel] = [*open_ones] if group.over else [group, *open_ones]
+        sleep_until_readable([*also, *(end.fileno() for end in ends)], deadline)
 
     def take(self, group: Group, timeout: float) -> None:
         """Wait up to `timeout` seconds for news of any rank, and take them in."""
@@ -79,16 +78,28 @@ class RankChannels:
             self.read(rank)
 
     def returned(self, rank: int, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:
-        """Whether a rank has returned, and its value."""
-        for message in self.read(rank):
-            if isinstance(message, Returned):
-                return True, loads(message.value)
-        return False, None
+        """Whether a rank has returned, and its value; one that `loads` cannot read is logged, and is none."""
+        with self._lock:
+            if rank not in self._values:
+                inbox = self.read(rank)
+                value = next((message.value for message in inbox if isinstance(message, Returned)), None)
+                if value is None:
+                    return False, None
+                self._values[rank] = self._load(rank, value, loads)
+            return self._values[rank]
+
+    def _load(self, rank: int, value: bytes, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:
+        try:
+            return True, loads(value)
+        except Exception:
+            logger.exception("what rank %d returned cannot be unpickled", rank)
+            return False, None
 
     def close(self) -> None:
         """Let go of all; idempotent."""
-        for channel in self._channels.values():
-            channel.close()
+        with self._lock:
+            for channel in self._channels.values():
+                channel.close()
 
 
 def in_memory(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The zygotes that runs without pytest share: fresh interpreters, made at their first use, one per job."""
+"""The zygotes that runs without pytest share: fresh interpreters, made at their first use."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ _lock = threading.Lock()
 _zygotes: dict[tuple[object, ...], Zygote] = {}
 
 
-def start_group(
-    module: str, function: str, starts: list[RankStart], preload: tuple[str, ...] = ()
-) -> Channel:
-    """Have the zygote for this function start a group; one that was killed is replaced.
+def start_group(starts: list[RankStart], preload: tuple[str, ...] = ()) -> Channel:
+    """Have a zygote that has imported `preload` start a group; one that was killed is replaced.
 
-    A zygote idles until this process ends, and then ends by itself.  Thread-safe.
+    The job of each start is called with it in the rank, and gives the exit code.  A zygote idles until this
+    process ends, and then ends by itself.  Thread-safe.
 
     Raises:
         GuardianError: no zygote could be had.
     """
-    key = (os.getpid(), module, function, preload)  # A fork of this process needs its own.
+    key = (os.getpid(), preload)  # A fork of this process needs its own.
     with _lock:
         zygote = _zygotes.get(key)
         if zygote is not None:
@@ -32,5 +31,10 @@ def start_group(
                 return zygote.start_group(starts)
             except GuardianError:
                 zygote.close()
-        zygote = _zygotes[key] = Zygote.spawn(module, function, preload)
+        zygote = _zygotes[key] = Zygote.spawn(__name__, "do_job", preload)
         return zygote.start_group(starts)
+
+
+def do_job(start: RankStart) -> int:
+    """In the rank."""
+    return int(start.job(start))

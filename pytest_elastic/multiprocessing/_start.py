@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_elastic.multiprocessing._binaries import SubprocessContext, find_program
 from pytest_elastic.multiprocessing._context import PContext
-from pytest_elastic.multiprocessing._dialect import LogPlan, check_call, refuse_numa
-from pytest_elastic.multiprocessing._functions import MultiprocessContext, check_start_method
-from pytest_elastic.multiprocessing._logs import LogsDest, LogsSpecs, lay_out
+from pytest_elastic.multiprocessing._dialect import LogPlan, check_call, check_start_method, refuse_numa
+from pytest_elastic.multiprocessing._functions import MultiprocessContext
+from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs, lay_out
 from pytest_elastic.multiprocessing._std import Std, to_map
 
 
@@ -35,7 +37,7 @@ def start_processes(
     """Start `entrypoint` once per rank and return the running context.
 
     A callable runs as a function, text as a program.  Where the logs go is said by `log_dir`, `redirects`
-    and `tee` (an empty directory that exists) or by `logs_specs`, which may also stand in fifth place,
+    and `tee` (`log_dir` is an empty directory) or by `logs_specs`, which may also stand in fifth place,
     followed by `log_line_prefixes`, `start_method` and `numa_options`.
 
     Args:
@@ -65,7 +67,8 @@ def start_processes(
     check_call(entrypoint, args, envs)
     refuse_numa(numa_options)
     if isinstance(entrypoint, str):
-        find_program(entrypoint)
+        for env in envs.values():
+            find_program(entrypoint, env)
     else:
         check_start_method(start_method)
     copies = {rank: dict(env) for rank, env in envs.items()}
@@ -77,9 +80,26 @@ def start_processes(
         progbar_events,
     )
     kind = SubprocessContext if isinstance(entrypoint, str) else MultiprocessContext
-    context = kind(name, entrypoint, args, copies, plan)  # type: ignore[arg-type]
-    context.start()
+    try:
+        context = kind(name, entrypoint, args, copies, plan)  # type: ignore[arg-type]
+        context.start()
+    except BaseException:
+        if logs_specs is None or type(logs_specs) is DefaultLogsSpecs:
+            _clear(plan.dest)
+        raise
     return context
+
+
+def _clear(dest: LogsDest) -> None:
+    """Remove what was laid out for a run that did not start, so that the directory may be used again."""
+    if dest.filtered_stdout:
+        home = os.path.dirname(dest.filtered_stdout)
+        for rank in dest.error_files:
+            shutil.rmtree(os.path.join(home, str(rank)), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(dest.filtered_stdout)
+        with contextlib.suppress(OSError):
+            os.unlink(dest.filtered_stderr)
 
 
 def _destination(

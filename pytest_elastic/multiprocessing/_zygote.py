@@ -13,6 +13,7 @@ own memory into huge pages, which have fewer: shorter runs would not earn that b
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -204,7 +205,8 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
                     try:
                         pidfd, pid = _fork_guardian(request, numbers, ours, run_rank)
                     except OSError as error:  # No process to be had: that group fails, we go on.
-                        Channel.of(numbers[0]).send(StartFailed(-1, error))
+                        if numbers:
+                            Channel.of(numbers[0]).send(StartFailed(-1, error))
                         continue
                     guardians[pidfd] = pid
                     poll.register(pidfd, select.POLLIN)
@@ -217,6 +219,8 @@ def _fork_guardian(
 ) -> tuple[int, int]:
     """Fork one; its pidfd and pid.  `ours` are the zygote's own descriptors, the launcher's pidfd second."""
     try:
+        if len(numbers) <= sum(len(start.descriptors) for start in request.starts):
+            raise OSError(errno.EMFILE, "the kernel had no descriptors left for the ranks")
         pid = fork()
     except OSError:
         for number in numbers[1:]:

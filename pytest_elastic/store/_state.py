@@ -109,7 +109,8 @@ class StoreState:
         return self._block("get", (key,)) if value is None else value
 
     def add(self, key: str, amount: int) -> int:
-        total = _number(key, self._values.get(key, b"0")) + amount
+        value = self._values.get(key, b"0")
+        total = amount + (int(value) if len(value) < _DIGITS and value.isdigit() else _number(key, value))
         if not SMALLEST <= total <= BIGGEST:
             total = (total - SMALLEST) % 2**64 + SMALLEST
         self.set(key, b"%d" % total)
@@ -151,7 +152,10 @@ class StoreState:
     # Values and queues.
 
     def check(self, keys: Iterable[str]) -> bool:
-        return all(key in self._values or key in self._queues for key in keys)
+        for key in keys:  # Not `all`: a generator costs more than most calls need.
+            if key not in self._values and key not in self._queues:
+                return False
+        return True
 
     def wait(self, keys: Sequence[str]) -> Waiter | None:
         for key in keys:
@@ -325,8 +329,6 @@ def _number(key: str, value: bytes) -> int:
         ValueError: it has no digits.
         IndexError: they do not fit 64 bits.
     """
-    if len(value) < _DIGITS and value.isdigit():
-        return int(value)
     if not value:
         return 0
     match = _NUMBER.match(value)

@@ -229,7 +229,6 @@ REQUESTS = {
         Layout(18, "members", "k", _answer("N")),
     )
 }
-BY_CODE = {layout.code: layout for layout in REQUESTS.values()}
 
 _TIMED_OUT = Layout(1, "timeout", "ffT")
 _EMPTY = Layout(2, "empty", "BT")

@@ -1,16 +1,22 @@
-"""Groups of ranks without pytest: a zygote whose ranks do what their job says."""
+"""Groups of ranks without the plugin: of a zygote whose ranks do what their job says, and of `start_processes`."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
+from pytest_elastic.errors import SurvivorsError
+from pytest_elastic.multiprocessing import PContext, RunProcsResult, Std, _shared, start_processes
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
@@ -50,7 +56,7 @@ JOBS: dict[str, Callable[[], object]] = {
     "storm": lambda: (_storm(), time.sleep(1000)),
     "leak": lambda: subprocess.Popen(["sleep", "1000"]),
     "leak-daemon": _daemon,
-    "segfault": lambda: ctypes.string_at(0),
+    "segfault": lambda: (faulthandler.disable(), ctypes.string_at(0)),
     "error": lambda: 1 / 0,
 }
 
@@ -94,3 +100,93 @@ def start(zygote: Zygote, tmp_path) -> Iterator[Callable[..., Group]]:
     yield begin
     for group in groups:
         group.close()
+
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@pytest.fixture(scope="session")
+def shared_zygote() -> Iterator[None]:
+    """The zygote of spawn, forkserver and programs: it idles until the end, and no single test leaves it."""
+    group = Group(_shared.start_group([]))
+    group.wait_started(20)
+    group.wait_ended(20)
+    group.close()
+    yield
+    for zygote in _shared._zygotes.values():
+        zygote.close()
+    _shared._zygotes.clear()
+
+
+@pytest.fixture
+def launch(shared_zygote: None, tmp_path: Path) -> Iterator[Callable[..., PContext]]:
+    """`launch(entrypoint, nprocs)`: `start_processes` by fork, each rank called with its number, all logs in files.
+
+    The handlers of the launcher are as before when all contexts have ended.
+    """
+    contexts: list[PContext] = []
+    handlers = [signal.getsignal(number) for number in HANDLED]
+
+    def begin(entrypoint: object, nprocs: int = 3, **named: object) -> PContext:
+        args = named.pop("args", {rank: (rank,) for rank in range(nprocs)})
+        named.setdefault("start_method", "fork")
+        if "logs_specs" not in named:
+            directory = tmp_path / f"logs{len(contexts)}"
+            directory.mkdir()
+            named = {"log_dir": directory, "redirects": Std.ALL, **named}
+        envs = named.pop("envs", {rank: {} for rank in args})
+        contexts.append(start_processes("trainer", entrypoint, args, envs, **named))
+        return contexts[-1]
+
+    yield begin
+    for context in contexts:
+        with contextlib.suppress(SurvivorsError):
+            context.close(timeout=0)
+    assert [signal.getsignal(number) for number in HANDLED] == handlers
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def nobody_left() -> Callable[[PContext], None]:
+    """Fails if anything of this group runs."""
+
+    def check(context: PContext) -> None:
+        for pid in context.pids().values():
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+        mark = context.marker()["PYTEST_ELASTIC_GROUP"].encode()
+        assert [pid for pid in psutil.pids() if _has(pid, mark)] == []
+
+    return check
+
+
+@pytest.fixture
+def result_of(nobody_left: Callable[[PContext], None]) -> Callable[..., RunProcsResult]:
+    """`wait` for the result; nothing of the group is left then."""
+
+    def finish(context: PContext, period: float = 0.1) -> RunProcsResult:
+        result = context.wait(timeout=20, period=period)
+        assert result is not None
+        nobody_left(context)
+        return result
+
+    return finish
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait until something holds, at most 20 s."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    return wait

@@ -112,7 +112,7 @@ def test_equal_failures_are_folded(run):
     """One traceback for what all ranks say alike."""
     result = run(HEAD + "\ndef test_it(rank):\n    assert [1, 2] == [1, 3]\n")
     result.stdout.fnmatch_lines(["3 of 3 ranks failed: ranks 0-2 alike", "E*At index 1 diff: 2 != 3"])
-    assert result.stdout.str().count("At index 1 diff") == 1
+    assert result.stdout.str().count("E         At index 1 diff") == 1
 
 
 def test_same_line_other_values(run):

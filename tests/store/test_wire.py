@@ -17,7 +17,6 @@ from pytest_elastic.store import _wire
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._wire import (
     ADOPT,
-    BY_CODE,
     GREETING,
     MAX_FRAME,
     MAX_KEY,
@@ -76,7 +75,7 @@ def test_s78_requests_come_out_as_they_went_in(data: st.DataObject) -> None:
     fields = data.draw(REQUEST_FIELDS[name])
     frame = REQUESTS[name].pack(fields)
     assert struct.unpack_from(">I", frame)[0] == len(frame) - 4
-    assert BY_CODE[frame[4]] is REQUESTS[name]
+    assert frame[4] == REQUESTS[name].code
     assert REQUESTS[name].unpack(frame) == list(fields)
 
 
