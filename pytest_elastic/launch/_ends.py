@@ -63,12 +63,12 @@ def unclean_ends(group: RankGroup, ranks: list[int], late: list[int]) -> list[Ra
     ends = []
     stacks = group.stacks(late) if late else {}
     for rank in late:
-        text = "did not exit after its test (a thread or an atexit callback that does not end?)"
+        text = "did not exit after the test (a thread or an atexit callback that does not end?)"
         ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
     for rank in ranks:
         exited = group.group.exits.get(rank)
         if exited is not None and exited.exitcode != 0:
-            text = f"{describe_exit(exited.exitcode)} after its last report"
+            text = f"{describe_exit(exited.exitcode)} after the last report"
             ends.append(RankEnd(rank, "died", exited.at, text))
     return ends
 

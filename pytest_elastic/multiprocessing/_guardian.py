@@ -9,10 +9,10 @@ group.  It waits for four things at once:
 * a pidfd for every rank: an exit is known when it happens, and no inherited pipe can hide it;
 * commands: a signal for some ranks, or the stop sequence (`_stop`).
 
-When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself (helpers
-such as a resource tracker do), and when the last one has ended, so does all else: what stays is a leak,
-named and killed.  (Whose a process in a session of its own is cannot be told while ranks run.)  The last message, `Ended`, is sent when
-the kernel has said that no process is left.
+When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself
+(helpers such as a resource tracker do), and when the last one has ended, so does all else.  What stays is
+a leak: named, then killed.  (Whose a process in a session of its own is cannot be told while ranks run.)
+The last message, `Ended`, is sent when the kernel has said that no process is left.
 
 A rank is killed by the kernel when its guardian dies (`PR_SET_PDEATHSIG`).  What the ranks had started
 then falls to the zygote, which adopts and sweeps it.
@@ -168,7 +168,7 @@ class _Guardian:
 
     def watch(self) -> None:
         while self.alive and not self.grace.passed():
-            self._step(min(self.grace, *self.left.values(), key=lambda deadline: deadline.at))
+            self._step(min((self.grace, *self.left.values()), key=lambda deadline: deadline.at))
             self._kill_left()
         if not self.alive:
             self._linger()

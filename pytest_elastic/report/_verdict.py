@@ -96,9 +96,7 @@ def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         same = [end for end in others if _same(end, others[0])]
         sections.append(_also(same, primary))
         others = [end for end in others if end not in same]
-    sections += _where(
-        "was here when it died", [end for end in failures if end.kind == "died" and end.stacks]
-    )
+    sections += _where("died here", [end for end in failures if end.kind == "died" and end.stacks])
     sections += _where("hung here", [end for end in failures if end.kind == "hung"])
     sections += _where("stood here when stopped", stopped)
     return Verdict("failed", primary, line, sections)

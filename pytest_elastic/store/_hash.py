@@ -57,9 +57,10 @@ class HashStore(Handle):
 
     def _call(self, name: str, *arguments: Any) -> Any:
         data = self._data
+        state = data.state
         with data.lock:
-            answer = getattr(data.state, name)(*arguments)
-            if data.state.woken:
+            answer = getattr(state, name)(*arguments)
+            if state.woken:
                 data.ring()
         return answer
 

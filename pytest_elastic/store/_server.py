@@ -40,7 +40,7 @@ class StoreServer:
         self._host: str | None = None
         self._listener: UnixListener | TcpListener | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal's handler may close the server.
         self._orders: deque[Callable[[], None]] = deque()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
@@ -163,7 +163,7 @@ class StoreServer:
         self._forked = not self._closing
         self._closing = self._closed = True
         self._thread = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal's handler may close the server.
         for end in (self._bell, self._ear, *([self._listener.socket] if self._listener else [])):
             end.close()
         self._service.let_go()

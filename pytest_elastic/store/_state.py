@@ -113,7 +113,9 @@ class StoreState:
         total = amount + (int(value) if len(value) < _DIGITS and value.isdigit() else _number(key, value))
         if not SMALLEST <= total <= BIGGEST:
             total = (total - SMALLEST) % 2**64 + SMALLEST
-        self.set(key, b"%d" % total)
+        self._values[key] = b"%d" % total
+        if key in self._waiters:
+            self._wrote(key)
         return total
 
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:

@@ -10,6 +10,7 @@ import os
 import socket
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -121,6 +122,36 @@ def local_rate(store: Any, operation: Operation, count: int = 20_000) -> float:
     return count / (time.perf_counter() - began)
 
 
+def threads_rate(store: Any, count: int = 5_000) -> float:
+    """Additions per second of four threads together."""
+    threads = [threading.Thread(target=local_rate, args=(store, OPERATIONS["add"], count)) for _ in range(4)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 4 * count / (time.perf_counter() - began)
+
+
+def handover_rate(store: Any, count: int = 1_000) -> float:
+    """Per second, how often two threads wake each other by turns."""
+
+    def answer() -> None:
+        for i in range(count):
+            store.wait([f"ping{i}"])
+            store.set(f"pong{i}", "")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    began = time.perf_counter()
+    for i in range(count):
+        store.set(f"ping{i}", "")
+        store.wait([f"pong{i}"])
+    elapsed = time.perf_counter() - began
+    thread.join()
+    return 2 * count / elapsed
+
+
 def show(title: str, pairs: list[list[float]], *, lower_is_better: bool = False) -> None:
     mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = other / mine if lower_is_better else mine / other
@@ -158,6 +189,9 @@ def locals_(rounds: int) -> None:
         for store in stores:
             store.multi_set(KEYS, ["value"] * len(KEYS))
         pairs = [[local_rate(store, operation) for store in stores] for _ in range(rounds)]
+        show(f"HashStore {name}", pairs)
+    for name, measure in (("add, 4 threads", threads_rate), ("handover, 2 threads", handover_rate)):
+        pairs = [[measure(HashStore()), measure(TorchHashStore())] for _ in range(rounds)]
         show(f"HashStore {name}", pairs)
 
 

@@ -41,7 +41,7 @@ def test_after(world):
     result.stdout.fnmatch_lines(
         [
             'rank 2: timer "exchange" (*.py:*) expired after 0.3 s (1 of 3 ranks failed)*',
-            "*rank 2 was here when it died*",
+            "*rank 2 died here*",
             "  *.py:* in test_hang",
         ]
     )
