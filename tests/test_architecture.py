@@ -124,3 +124,11 @@ def test_what_an_import_does_not_import(module, absent):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_test_files_have_names_of_their_own():
+    """Two test modules of one name cannot be collected in one run, but for those in a package."""
+    root = PACKAGE.parent
+    files = [path for folder in ("tests", "examples") for path in (root / folder).rglob("test_*.py")]
+    names = [path.name for path in files if not (path.parent / "__init__.py").exists()]
+    assert sorted(set(names)) == sorted(names)

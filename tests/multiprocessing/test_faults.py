@@ -2,7 +2,7 @@
 
 Rows that are contract lines of one kind of context stand with it: F1, F3-F6, F9, F23, F34, F38 in
 `test_functions`, F14, F40 and F43 in `test_context`, F16-F18, F20-F22, F25 and F35 in `test_close`, F26 and F27 in
-`test_start`, F28-F31, F46 and F49 in `test_streams`; what ends launchers and guardians is in `test_survival`.
+`test_start`, F28-F31, F46 and F49 in `test_streams`; what ends launchers and guardians is in `test_launcher_end`.
 """
 
 from __future__ import annotations
