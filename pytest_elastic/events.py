@@ -1,0 +1,186 @@
+"""What happened, as frozen records: the only language between what runs and what reports.
+
+An event has the moment (`at`, seconds of the monotonic clock, which all processes share) and the rank it is
+about (`None`: the launcher, or nobody).  A `Sink` takes events; it must be quick and must not raise.  `dump`
+and `load` write and read them as JSON, one line each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all: when, and which rank."""
+
+    at: float
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankStarted(Event):
+    """A rank is ready to work."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankExited(Event):
+    """A rank's process has ended; `exitcode` is negative for a signal."""
+
+    exitcode: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBegan(Event):
+    """A rank was told to run a phase of its test (`"setup"`, `"call"`, `"teardown"`) or its function."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnded(Event):
+    """A rank has reported and waits for orders; until then it writes nothing more to the store.
+
+    Attributes:
+        outcome: `"passed"`, `"failed"`, `"skipped"`, `"exit"`.
+        text: the error's message, `""` if there was none.
+        place: `file:line` of it.
+    """
+
+    phase: str
+    outcome: str
+    text: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RankStood(Event):
+    """What the kernel says of a rank that is not in the store.
+
+    Attributes:
+        state: `"stopped"`, `"spinning"`, `"blocked"`.
+        channel: the kernel's wait channel, `""` where it is not known.
+        peer: for a pipe: who holds its other end, in words; `""` where it is none.
+    """
+
+    state: str
+    channel: str = ""
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCalled(Event):
+    """The server took up a request: these events come in the store's one order.
+
+    Attributes:
+        client: the connection's number; a rank has one for each thread that uses the store.
+        name: the operation.
+        keys: those that it concerns, in the order asked.
+    """
+
+    client: int
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierJoined(Event):
+    """A rank was counted at a barrier of ours.
+
+    Attributes:
+        prefix: the barrier's key prefix.
+        world_size: how many calls release it; 0 where the caller did not say.
+        count: how many have come, this one included.
+    """
+
+    client: int
+    prefix: str
+    world_size: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitBegan(Event):
+    """A request is blocked.
+
+    Attributes:
+        name: the operation.
+        keys: what it asked for; `missing` is the part that is not there.
+        timeout: seconds until it fails by itself.
+        may_timeout: whether the caller counts on that: such a wait is no hang.
+    """
+
+    client: int
+    name: str
+    keys: tuple[str, ...]
+    missing: tuple[str, ...]
+    timeout: float
+    may_timeout: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitEnded(Event):
+    """A blocked request was answered.
+
+    Attributes:
+        how: `"done"`; `"timed out"`, by the machine's clock; `"jumped"`, by ours, since nothing could end
+            it any more; `"gone"`, with its client.
+    """
+
+    client: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineWritten(Event):
+    """A rank wrote a line to `"stdout"` or `"stderr"`."""
+
+    stream: str
+    text: str
+
+
+Sink = Callable[[Event], None]
+
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        RankStarted,
+        RankExited,
+        PhaseBegan,
+        PhaseEnded,
+        RankStood,
+        StoreCalled,
+        BarrierJoined,
+        WaitBegan,
+        WaitEnded,
+        LineWritten,
+    )
+}
+
+
+def dump(event: Event) -> str:
+    """The event as one line of JSON, without its end of line."""
+    return json.dumps({"event": type(event).__name__, **asdict(event)}, separators=(",", ":"))
+
+
+def load(line: str) -> Event:
+    """The event that `dump` wrote.
+
+    Raises:
+        ValueError: the line is no event; the text says what is wrong with it.
+    """
+    try:
+        values = json.loads(line)
+        kind = KINDS[values.pop("event")]
+        return kind(**{name: _restored(value) for name, value in values.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no event: {line[:80]!r} ({type(error).__name__}: {error})") from None
+
+
+def _restored(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
