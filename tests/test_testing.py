@@ -152,6 +152,8 @@ DIFFERENCES = {
     # waiter blocks `set_timeout`; and `queue_push` is what wakes nobody.
     | {"S20", "S24", "S25", "S26", "S27", "S30", "S31", "S34", "S36"},
 }
+# Which of several poppers gets an element is the scheduler's choice in torch: now the first, now another.
+BY_CHANCE = {"HashStore": {"S27"}, "TCPStore": {"S27"}, "FileStore": set()}
 
 
 def test_s88_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
@@ -166,4 +168,5 @@ def test_s88_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
         for kind in DIFFERENCES
     }
     found = {kind: json.loads(process.communicate(timeout=120)[0]) for kind, process in running.items()}
-    assert {kind: set(lines) for kind, lines in found.items()} == DIFFERENCES, found
+    certain = {kind: set(lines) - BY_CHANCE[kind] for kind, lines in found.items()}
+    assert certain == DIFFERENCES, found

@@ -151,7 +151,8 @@ class StoreServer:
         """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""
         with self._lock:
             self._closing = True
-            thread, self._thread = self._thread, None
+            # The thread stays on record: a second closer must not end what it still serves from.
+            thread = self._thread
             self._ring()
         if thread is None:
             self._end()

@@ -124,10 +124,11 @@ def test_s82_close_leaves_nothing() -> None:
 def test_s82_close_is_idempotent_and_from_any_thread(threads: Any) -> None:
     """S82: at once from many threads, before a start, and without one."""
     before = open_files()
-    server = StoreServer()
-    server.start()
-    threads(*[server.close] * 8)
-    server.close()
+    for _ in range(50):
+        server = StoreServer()
+        server.start()
+        threads(*[server.close] * 8)
+        server.close()
     StoreServer().close()
     never_started = StoreServer()
     end = never_started.pair()
