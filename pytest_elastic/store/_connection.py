@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from pytest_elastic.store._state import Waiter
 from pytest_elastic.store._wire import MAX_FRAME, MAX_GREETING, Frames, WireError
@@ -41,6 +41,7 @@ class Connection:
         self.waiter: Waiter | None = None
         self.deadline = self.started = self.timeout = 0.0
         self.backlog: deque[bytes] = deque()
+        self._read: Callable[[int], bytes] = end.recv
         self._frames = Frames(MAX_GREETING)
         self._chunk = MAX_GREETING
         self._out = memoryview(b"")
@@ -67,7 +68,7 @@ class Connection:
             WireError: it broke the protocol.
         """
         try:
-            data = self._read()
+            data = self._read(self._chunk)
         except (BlockingIOError, InterruptedError):
             return []
         if not data:
@@ -106,15 +107,13 @@ class Connection:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
-    def _read(self) -> bytes:
-        return self.socket.recv(self._chunk)
-
 
 class Door(Connection):
     """The end of a socket pair, over which a client hands in further connections."""
 
     def __init__(self, end: socket.socket, label: Hashable) -> None:
         super().__init__(end, label)
+        self._read = self._read_with_descriptors
         self._descriptors: list[int] = []
 
     def adopted(self) -> socket.socket | None:
@@ -132,8 +131,8 @@ class Door(Connection):
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _read(self) -> bytes:
-        data, messages, _, _ = self.socket.recvmsg(self._chunk, _SPACE, _CLOSE_ON_EXEC)
+    def _read_with_descriptors(self, size: int) -> bytes:
+        data, messages, _, _ = self.socket.recvmsg(size, _SPACE, _CLOSE_ON_EXEC)
         for level, kind, content in messages:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")

@@ -29,7 +29,7 @@ class Poller:
     def wait(self, seconds: float) -> list[tuple[int, int]]:
         """The descriptors that are ready, with their bits; waits so many seconds for the first."""
         if self._epoll is not None:
-            return self._epoll.poll(min(seconds, _LONGEST))
+            return self._epoll.poll(seconds if seconds < _LONGEST else _LONGEST)
         return self._poll.poll(math.ceil(min(seconds, _LONGEST) * 1000))
 
     def fileno(self) -> int:

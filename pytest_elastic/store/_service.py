@@ -94,8 +94,9 @@ class Service:
 
     def poll(self, timeout: float) -> None:
         """Serve what is ready, and wait for that for `timeout` seconds at most."""
-        span = min(timeout, self._next - SYSTEM_CLOCK.monotonic()) if self._next < math.inf else timeout
-        for descriptor, _ in self._poller.wait(span if span > 0 else 0.0):
+        if self._next < math.inf:
+            timeout = max(0.0, min(timeout, self._next - SYSTEM_CLOCK.monotonic()))
+        for descriptor, _ in self._poller.wait(timeout):
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._act(connection)
@@ -190,8 +191,13 @@ class Service:
         try:
             if connection.stuck:
                 self._flush(connection)
-            else:
-                self._read(connection)
+                return
+            frames = connection.receive()
+            if len(frames) == 1 and not connection.busy and not connection.backlog:
+                self._serve(connection, frames[0])
+            elif frames:
+                connection.backlog.extend(frames)
+                self._free.append(connection)
         except WireError as error:
             self._refuse(connection, str(error))
         except OSError:
@@ -201,14 +207,6 @@ class Service:
         connection.flush()
         if not connection.stuck:
             self._poller.change(connection.descriptor, READ)
-            self._free.append(connection)
-
-    def _read(self, connection: Connection) -> None:
-        frames = connection.receive()
-        if len(frames) == 1 and not connection.busy and not connection.backlog:
-            self._serve(connection, frames[0])
-        elif frames:
-            connection.backlog.extend(frames)
             self._free.append(connection)
 
     def _go_on(self) -> None:
@@ -271,8 +269,9 @@ class Service:
 
     def _wake(self) -> None:
         """Answer the waiters whom the last write completed."""
-        while self.state.woken:
-            waiter = self.state.woken.pop(0)
+        woken = self.state.woken
+        while woken:
+            waiter = woken.pop(0)
             connection = self._blocked.pop(waiter)
             connection.release()
             try:

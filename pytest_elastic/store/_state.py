@@ -240,12 +240,13 @@ class StoreState:
 
     def _look(self, waiter: Waiter) -> None:
         """Take what is there; register under what is not, or be done."""
+        values = self._values
         if waiter.name == "wait":
-            missing = [key for key in waiter.keys if key not in self._values and key not in self._queues]
+            missing = [key for key in waiter.keys if key not in values and key not in self._queues]
         else:
             for key in waiter.keys:
-                if key in self._values:
-                    waiter.found.setdefault(key, self._values[key])
+                if key in values:
+                    waiter.found.setdefault(key, values[key])
             missing = [key for key in waiter.keys if key not in waiter.found]
         if missing:
             self._register(waiter, missing if self._latched else missing[:1])
@@ -255,7 +256,11 @@ class StoreState:
     def _register(self, waiter: Waiter, keys: Iterable[str]) -> None:
         for key in keys:
             waiter.pending[key] = None
-            self._waiters.setdefault(key, {})[waiter] = None
+            there = self._waiters.get(key)
+            if there is None:
+                self._waiters[key] = {waiter: None}
+            else:
+                there[waiter] = None
 
     def _leave(self, waiter: Waiter) -> None:
         for key in list(waiter.pending):

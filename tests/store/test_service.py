@@ -364,7 +364,7 @@ def test_s37_a_write_at_the_deadline_is_seen() -> None:
         service.add_door(end, None)
         service._connections[end.fileno()].greet()
     theirs.sendall(REQUESTS["wait"].pack((1e-9, ["k"])))
-    service._read(service._connections[ours.fileno()])
+    service._act(service._connections[ours.fileno()])
     writer.sendall(REQUESTS["set"].pack(("k", b"1")))
     service.poll(0.0)
     assert unpack_answer(REQUESTS["wait"], theirs.recv(100)) is None

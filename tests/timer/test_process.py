@@ -95,3 +95,13 @@ def test_this_process_is_asked_again_after_a_fork() -> None:
     if pid == 0:
         os._exit(this_process() == identify(os.getpid()) != parent)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def test_t31_without_a_descriptor_to_look_with_it_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T31: or its timers would be forgotten; the kill fails too, and is tried again."""
+
+    def fail(pid: int) -> int:
+        raise OSError(24, "too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    assert not this_process().ended()

@@ -254,6 +254,45 @@ def test_tf33_p_a_full_channel_is_waited_for_a_second() -> None:
     os.close(theirs)
 
 
+def test_t46_a_pipe_that_was_full_takes_the_request_once_it_is_read(tmp_path: os.PathLike[str]) -> None:
+    """T46: the client is not told that nobody reads."""
+    path = os.path.join(tmp_path, "timer.fifo")
+    server = FileTimerServer(path, "test")
+    _fill_and_read(FileTimerClient(path), server._fifo.fileno(), 1 << 16)
+    server.stop()
+
+
+def test_t50_a_channel_that_was_full_takes_the_request_once_it_is_read() -> None:
+    """T50."""
+    ours, theirs = open_channel()
+    os.set_blocking(ours, False)
+    _fill_and_read(PipeTimerClient(theirs), ours, 4096)
+    os.close(ours)
+    os.close(theirs)
+
+
+def _fill_and_read(client: api.TimerClient, descriptor: int, size: int) -> None:
+    """Send more than the channel holds, while somebody begins to read it after 0.2 s."""
+    done = threading.Event()
+
+    def read() -> None:
+        time.sleep(0.2)
+        while not done.wait(0.001):
+            try:
+                os.read(descriptor, size)
+            except BlockingIOError:
+                pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(1000):
+            client.acquire(str(number), time.time() + 60)
+    finally:
+        done.set()
+        reader.join()
+
+
 def _fill(client: api.TimerClient) -> None:
     begun = 0.0
     with pytest.raises(BrokenPipeError):
