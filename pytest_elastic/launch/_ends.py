@@ -31,7 +31,7 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             text = f": {describe_expiry(group.timers.expiries[rank])}"
             ends.append(RankEnd(rank, "died", exited.at, text, stacks=group.timers.stood[rank]))
         else:
-            last = group.last_stacks(rank)
+            last = group.dumps.last(rank)
             ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
     stacks = group.stacks(answers.silent) if answers.silent else {}
     for rank in answers.silent:

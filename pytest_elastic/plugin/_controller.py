@@ -65,6 +65,7 @@ class Conductor:
             options.live,
             options.start_timeout,
             options.torch_threads,
+            options.clock,
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
@@ -153,6 +154,7 @@ class ItemController:
         __tracebackhide__ = True
         self._finished, self._reports, self._teardown = False, [], Verdict("passed")
         self._group = group = self.conductor.acquire(self)
+        group.lookout.begin(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
@@ -198,7 +200,7 @@ class ItemController:
         if group is None:
             return []
         try:
-            group.order(self._alive, Phase(when))
+            group.begin(self._alive, when, Phase(when))
             answers = group.collect(self._alive, deadline or self._deadline, self._is_failure)
             limit = f"{self._limit()[0] or GRACE:g} s"
             ends = ends_of(answers, group, self.marker.expect, limit)
@@ -252,7 +254,7 @@ class ItemController:
     def _end(self, group: RankGroup, clean: bool) -> list[RankEnd]:
         """Have the ranks exit; stop what does not."""
         try:
-            group.order(self._alive, Bye())
+            group.begin(self._alive, "exit", Bye())
             late = group.wait_exits(self._alive, GRACE)
             ends = unclean_ends(group, self._alive, late)
             for rank in group.directories:

@@ -174,9 +174,12 @@ class StoreServer:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
         self._service.after(seconds, act)
 
-    def jump(self) -> None:
-        """Let the time pass, at once, until the first of the waits has timed out."""
-        self._service.jump()
+    def jump(self, most: float = math.inf) -> None:
+        """Let the time pass, at once, until the first of the waits has timed out.
+
+        Nothing happens if that is `most` seconds away, or more, or never.
+        """
+        self._service.jump(most)
 
     def close(self) -> None:
         """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""
