@@ -43,7 +43,7 @@ class Barrier:
         count: how many calls have come.
         joined: bits of the ranks that called it, in `order`; of those, `left` have given up waiting.
         releaser: the rank whose call was the last one, and who is about to release the others.
-        declared: whether its members are ranks, each of which calls it once.
+        declared: whether its members are ranks, each of which calls it once, and all say one `world_size`.
     """
 
     prefix: str
@@ -73,6 +73,8 @@ class Rank:
         ended: how its phase ended; `None` while it is in one.
         stood: what the kernel said of it last; `None` once it was heard of again.
         extra_threads: how many threads it has that never used the store.
+        unseen: whether its main thread runs but is none of `clients`: all those were blocked when a phase
+            began.
         phased: whether it is told to run phases, so that an exit without a report is an accident.
         calls: how many requests it made; `barriers` of them joined a barrier.
     """
@@ -84,6 +86,7 @@ class Rank:
     exited: RankExited | None = None
     stood: RankStood | None = None
     extra_threads: int = 0
+    unseen: bool = False
     phased: bool = False
     calls: int = 0
     barriers: int = 0
@@ -96,7 +99,7 @@ class Rank:
     @property
     def runs(self) -> bool:
         """Whether one of its threads is not blocked in the store, as far as is known."""
-        return not self.gone and (not self.clients or len(self.waits) < len(self.clients))
+        return not self.gone and (self.unseen or not self.clients or len(self.waits) < len(self.clients))
 
 
 def ranks_of(bits: int) -> tuple[int, ...]:

@@ -200,6 +200,7 @@ class WaitGraph:
                 self._close(last, barrier)
         if barrier.joined >> event.rank & 1:
             self.stale.append(event)
+        barrier.declared &= barrier.world_size == event.world_size
         barrier.count = event.count
         barrier.order.append(event.rank)
         barrier.joined |= 1 << event.rank
@@ -224,8 +225,9 @@ class WaitGraph:
             return False
         rank = self.ranks[event.rank]
         rank.ended, rank.phased = None, True
+        rank.unseen = bool(rank.clients) and len(rank.waits) == len(rank.clients)
         self._weigh(rank)
-        return bool(self.doomed) and self._judge()
+        return self._judge()
 
     def _ended(self, event: PhaseEnded) -> bool:
         if event.rank is None:
@@ -262,6 +264,7 @@ class WaitGraph:
         if client in rank.clients and client not in rank.waits:
             return False
         rank.clients.add(client)
+        rank.unseen = False
         if client in rank.waits:
             self._release(rank.waits[client])
         self._weigh(rank)

@@ -32,7 +32,9 @@ LAST = "/last_member"
 class Tally:
     """A barrier's calls since its counter was last new."""
 
-    world_size: int
+    sizes: set[int] = field(default_factory=set)
+    count: int = 0
+    releaser: int | None = None
     joined: list[int] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
 
@@ -45,6 +47,7 @@ class Snapshot:
         self.gone: set[int] = set()
         self.exited: set[int] = set()
         self.threads: dict[int, int] = {}
+        self.unseen: set[int] = set()
         self.waits: dict[int, WaitBegan] = {}
         self.missing: dict[int, set[str]] = {}
         self.tallies: dict[str, Tally] = {}
@@ -52,10 +55,13 @@ class Snapshot:
             getattr(self, f"on_{type(event).__name__}", lambda event: None)(event)
 
     def on_StoreCalled(self, event: StoreCalled) -> None:
-        self.threads[event.client] = event.rank
+        if event.client not in self.threads:
+            self.threads[event.client] = event.rank
+            self.unseen.discard(event.rank)
         if event.name in ("set", "add", "arrive", "queue_push"):
             for client, missing in list(self.missing.items()):
-                if event.keys[0] in missing:
+                kinds = ("wait",) if event.name == "queue_push" else ("wait", "get", "multi_get")
+                if event.keys[0] in missing and self.waits[client].name in kinds:
                     missing.discard(event.keys[0])
                     if not missing:
                         del self.missing[client], self.waits[client]
@@ -66,7 +72,11 @@ class Snapshot:
     def on_BarrierJoined(self, event: BarrierJoined) -> None:
         if event.count > event.world_size:
             return
-        tally = self.tallies.setdefault(event.prefix + LAST, Tally(event.world_size))
+        tally = self.tallies.setdefault(event.prefix + LAST, Tally())
+        tally.sizes.add(event.world_size)
+        tally.count = event.count
+        if event.count == event.world_size:
+            tally.releaser = event.rank
         tally.joined.append(event.rank)
         tally.left.discard(event.rank)
 
@@ -92,6 +102,10 @@ class Snapshot:
 
     def on_PhaseBegan(self, event: PhaseBegan) -> None:
         self.gone -= {event.rank} - self.exited
+        mine = {client for client, owner in self.threads.items() if owner == event.rank}
+        self.unseen = self.unseen - {event.rank} | (
+            {event.rank} if mine and mine <= set(self.waits) else set()
+        )
 
     def on_RankExited(self, event: RankExited) -> None:
         self.gone.add(event.rank)
@@ -103,7 +117,7 @@ class Snapshot:
         for rank in self.ranks - self.gone:
             mine = {client for client, owner in self.threads.items() if owner == rank}
             patient = [c for c in mine & set(self.waits) if self.waits[c].may_timeout]
-            if patient or not mine or mine - set(self.waits):
+            if rank in self.unseen or patient or not mine or mine - set(self.waits):
                 able.add(rank)
         return able
 
@@ -120,9 +134,9 @@ class Snapshot:
         tally = self.tallies.get(key)
         if tally is None:
             return "plain"
-        if len(tally.joined) == tally.world_size:
+        if tally.releaser is not None:
             return "release"
-        return "members" if tally.world_size <= len(self.ranks) else "plain"
+        return "members" if len(tally.sizes) == 1 and max(tally.sizes) <= len(self.ranks) else "plain"
 
 
 def fixpoint(now: Snapshot) -> set[int]:
@@ -134,9 +148,9 @@ def fixpoint(now: Snapshot) -> set[int]:
             return bool(now.writers(client, key) & able)
         tally = now.tallies[key]
         if now.kind(key) == "release":
-            return tally.joined[-1] in able
+            return tally.releaser in able
         absent = able - (set(tally.joined) - tally.left)
-        return len(absent) >= tally.world_size - len(tally.joined)
+        return len(absent) >= max(tally.sizes) - tally.count
 
     grown = True
     while grown:
@@ -182,9 +196,9 @@ def _moves(now: Snapshot, lacks: Any, able: Any, joins: Any) -> Any:
                 came = {one for name, one in joins if name == key}
                 if rank not in came | (set(tally.joined) - tally.left):
                     more = joins | {(key, rank)}
-                    full = len(tally.joined) + len(came) + 1 >= tally.world_size
+                    full = tally.count + len(came) + 1 >= max(tally.sizes)
                     yield (_without(now, lacks, key, None) if full else lacks, able, more)
-            elif kind == "release" and tally is not None and rank != tally.joined[-1]:
+            elif kind == "release" and tally is not None and rank != tally.releaser:
                 continue
             yield (_without(now, lacks, key, rank, kind == "plain"), able, joins)
 
@@ -240,7 +254,7 @@ def steps_of(group: Group, move: Any) -> Step | None:
     if exited or (client in blocked) != (what == "times_out" or (client in blocked and what in LIFE)):
         return None
     arguments: dict[str, tuple[Any, ...]] = {
-        "wait2": (*KEYS[:2],), "receive": (key, number % group.world_size), "times_out": (), "leaves": (),
+        "wait2": (*KEYS[:2],), "receive": (KEYS[number % 2], number % group.world_size), "times_out": (), "leaves": (),
         "passes": (), "begins": (), "exits": (), "barrier": ("p",), "join": ("p",),
         "barrier2": ("p", number + 1),
     }  # fmt: skip
