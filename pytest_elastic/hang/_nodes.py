@@ -41,7 +41,7 @@ class Barrier:
 
     Attributes:
         count: how many calls have come.
-        joined: bits of the ranks that called it, in `order`; of those, `left` have given up waiting.
+        joined: bits of the ranks that called it; of those, `left` have given up waiting.
         releaser: the rank whose call was the last one, and who is about to release the others.
         declared: whether its members are ranks, each of which calls it once, and all say one `world_size`.
     """
@@ -53,7 +53,15 @@ class Barrier:
     joined: int = 0
     left: int = 0
     releaser: int | None = None
-    order: list[int] = field(default_factory=list)
+
+    def count_in(self, rank: int, count: int, world_size: int) -> None:
+        """A rank called it, as number `count` of `world_size`."""
+        self.declared &= self.world_size == world_size
+        self.count = count
+        self.joined |= 1 << rank
+        self.left &= ~(1 << rank)
+        if count == world_size:
+            self.releaser = rank
 
     def may_open(self, able: int) -> bool:
         """Whether the ranks with these bits can release it."""

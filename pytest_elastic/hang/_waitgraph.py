@@ -74,6 +74,7 @@ class WaitGraph:
         self._waiters: dict[str, dict[Wait, None]] = {}
         self._barriers: dict[str, Barrier] = {}  # By their last key; `_closed` are those with waiters.
         self._closed: dict[str, Barrier] = {}
+        self._native: set[str] = set()  # Prefixes of barriers that the store itself releases.
         self._can = self._all  # Bits of those that could go on when it was last looked at.
         self._takers: dict[type[Event], Callable[[Any], bool]] = {
             StoreCalled: self._called,
@@ -146,6 +147,8 @@ class WaitGraph:
                     del self._barriers[key]
         elif event.name == "delete_key" and event.changed:
             self._deleted_key(event.keys[0], event.rank)
+        elif event.name == "barrier":
+            self._native.add(event.keys[0])
         return opened and bool(self.doomed) and self._judge()
 
     def _began_waiting(self, event: WaitBegan) -> bool:
@@ -187,26 +190,18 @@ class WaitGraph:
         self._heard(event.rank, event.client)
         if event.rank is None:
             return False
-        self.ranks[event.rank].barriers += 1
-        if 0 < event.world_size < event.count:
-            self.stale.append(event)
-            return False
         last = event.prefix + LAST_MEMBER
-        barrier = self._barriers.get(last)
-        if barrier is None or event.count <= barrier.count:
-            declared = 0 < event.world_size <= len(self.ranks)
-            barrier = self._barriers[last] = Barrier(event.prefix, event.world_size, declared)
-            if last in self._waiters:
-                self._close(last, barrier)
-        if barrier.joined >> event.rank & 1:
+        if event.world_size > 0:
+            self.ranks[event.rank].barriers += 1
+            if event.count > event.world_size:
+                self.stale.append(event)
+                return False
+        barrier = self._barrier_for(last, event)
+        if event.world_size > 0 and barrier.joined >> event.rank & 1:
             self.stale.append(event)
-        barrier.declared &= barrier.world_size == event.world_size
-        barrier.count = event.count
-        barrier.order.append(event.rank)
-        barrier.joined |= 1 << event.rank
-        barrier.left &= ~(1 << event.rank)
-        if event.count == event.world_size:
-            barrier.releaser = event.rank
+        barrier.count_in(event.rank, event.count, event.world_size)
+        if barrier.releaser is not None and event.prefix in self._native:
+            self._wrote(last, queue=False)
         return (bool(self.doomed) or last in self._waiters) and self._judge()
 
     def _left(self, event: ClientLeft) -> bool:
@@ -272,7 +267,7 @@ class WaitGraph:
 
     def _wrote(self, key: str, queue: bool) -> None:
         """The key is there: cross it out where that counts."""
-        for wait in list(self._waiters[key]):
+        for wait in list(self._waiters.get(key, ())):
             if wait.name == "wait" if queue else wait.name != "queue_pop":
                 self._cross_out(wait, key)
                 if not wait.missing:
@@ -287,6 +282,17 @@ class WaitGraph:
             last = key.removesuffix("/num_members") + LAST_MEMBER
             self._barriers.pop(last, None)
             self._closed.pop(last, None)
+
+    def _barrier_for(self, last: str, event: BarrierJoined) -> Barrier:
+        """The one that is called; a new one where the counter has begun anew."""
+        barrier = self._barriers.get(last)
+        if barrier is not None and event.count > barrier.count:
+            return barrier
+        declared = 0 < event.world_size <= len(self.ranks)
+        barrier = self._barriers[last] = Barrier(event.prefix, event.world_size, declared)
+        if last in self._waiters:
+            self._close(last, barrier)
+        return barrier
 
     def _close(self, last: str, barrier: Barrier) -> None:
         """A barrier whose last key was waited for before anybody called it."""
