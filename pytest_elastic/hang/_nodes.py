@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_elastic.events import PhaseEnded, RankExited, RankStood
+from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
 
 LAST_MEMBER = "/last_member"
 
@@ -14,25 +14,22 @@ class Wait:
     """A blocked request.
 
     Attributes:
-        missing: the keys that were not there yet, in the order asked.
-        since: when it was blocked; `deadline` is when it fails by itself, both on the events' clock.
+        event: as it was told.
+        rank: whose it is; `client` is the thread.
+        missing: the keys that are not there yet, in the order asked.
         writers: the one rank that may write a key, for keys that have one.
     """
 
+    event: WaitBegan
     rank: int
     client: int
-    name: str
-    keys: tuple[str, ...]
     missing: dict[str, None]
-    since: float
-    timeout: float
-    may_timeout: bool
     writers: dict[str, int]
 
     @property
     def deadline(self) -> float:
-        """The moment at which it fails by itself."""
-        return self.since + self.timeout
+        """The moment at which it fails by itself, on the events' clock."""
+        return self.event.at + self.event.timeout
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +74,7 @@ class Rank:
     """A rank, as its events tell it.
 
     Attributes:
+        bit: of the number.
         clients: its threads that use the store; `waits` are those of them that are blocked.
         ended: how its phase ended; `None` while it is in one.
         stood: what the kernel said of it last; `None` once it was heard of again.
@@ -88,6 +86,7 @@ class Rank:
     """
 
     number: int
+    bit: int
     clients: set[int] = field(default_factory=set)
     waits: dict[int, Wait] = field(default_factory=dict)
     ended: PhaseEnded | None = None
@@ -107,7 +106,9 @@ class Rank:
     @property
     def runs(self) -> bool:
         """Whether one of its threads is not blocked in the store, as far as is known."""
-        return not self.gone and (self.unseen or not self.clients or len(self.waits) < len(self.clients))
+        if self.ended is not None or self.exited is not None:
+            return False
+        return len(self.waits) < len(self.clients) or not self.clients or self.unseen
 
 
 def ranks_of(bits: int) -> tuple[int, ...]:
