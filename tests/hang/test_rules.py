@@ -149,6 +149,10 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (3, [(0, "wait", "k"), (1, "fails"), (2, "passes")]),
         (DoomedWait, (0,), ("k",), 'rank 1 failed and nobody is left to write "k"'),
     ),
+    "a barrier that says no size, without one": (
+        (3, [(0, "count", "n"), (0, "wait", "n/last_member"), (1, "count", "n"), (2, "passes"), (1, "fails")]),
+        (DoomedWait, (0,), ("n/last_member",), 'rank 1 failed and nobody is left to release barrier "n"'),
+    ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
         (DoomedWait, (0,), ("g/1",), 'rank 1 passed without writing "g/1"'),
