@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_elastic.events import Event, LineWritten, StoreCalled
+from pytest_elastic.events import LineWritten, StoreCalled
 from pytest_elastic.hang import cut_harness, fold
 from pytest_elastic.report._picture import (
     LONGEST_KEY,
@@ -102,31 +102,35 @@ class _Packer:
             ],
             "stood": self._fit("states", scene.stood, _OTHERS, self._stood),
             "phases": self._fit("phases", scene.phases, _OTHERS, self._phase),
-            "waits": self._fit("waits", _worst_last(scene.waits), _WAITS, self._wait),
-            "meetings": self._fit("barriers", _incomplete_last(scene.meetings), _OTHERS, self._meeting),
-            "calls": self._fit("store calls", _fair(scene.calls), _CALLS, self._call),
-            "lines": self._fit("log lines", _fair(scene.lines), _LINES, self._line),
+            "waits": self._fit("waits", scene.waits, _WAITS, self._wait, _badness),
+            "meetings": self._fit("barriers", scene.meetings, _OTHERS, self._meeting, _incompleteness),
+            "calls": self._fit("store calls", scene.calls, _CALLS, self._call, _fairness),
+            "lines": self._fit("log lines", scene.lines, _LINES, self._line, _fairness),
             "stacks": self._fit("stacks", self._folded(), _OTHERS, self._stack),
         }
         return {**data, "strings": list(self._strings), "leftOut": self._left_out}
 
-    def _fit(self, name: str, items: Sequence[Item], budget: int, pack: Callable[[Item], Row]) -> list[Row]:
-        """The rows of the last items, as many as fit, in the order of time."""
-        rows: list[Row] = []
-        left = budget
-        for item in reversed(items):
+    def _fit(
+        self,
+        name: str,
+        items: Sequence[Item],
+        budget: int,
+        pack: Callable[[Item], Row],
+        worth: Callable[[Sequence[Item]], list[Any]] | None = None,
+    ) -> list[Row]:
+        """The rows of the items of most worth (the last, where it is equal), as many as fit, in order."""
+        rows: dict[int, Row] = {}
+        worths = worth(items) if worth else []
+        for number in sorted(range(len(items)), key=lambda i: (worths[i] if worths else 0, i), reverse=True):
             before = self._spent
-            row = pack(item)
-            left -= len(_json(row)) + 1 + self._spent - before
-            if left < 0:
-                self._left_out.append(
-                    f"{len(items) - len(rows):,} of {len(items):,} {name} are not on this page"
-                )
+            row = pack(items[number])
+            budget -= len(_json(row)) + 1 + self._spent - before
+            if budget < 0:
+                missing, total = len(items) - len(rows), len(items)
+                self._left_out.append(f"{missing:,} of {total:,} {name} are not on this page")
                 break
-            rows.append(row)
-        rows.reverse()
-        rows.sort(key=lambda row: row[0])
-        return rows
+            rows[number] = row
+        return [rows[number] for number in sorted(rows)]
 
     def _gaps(self) -> list[Row]:
         """The longest spans between two events, of all events: what is left out was not quiet."""
@@ -174,7 +178,7 @@ class _Packer:
 
     def _folded(self) -> list[Any]:
         users = {rank: [cut_harness(one) for one in stacks] for rank, stacks in self._picture.stacks.items()}
-        return [one for one in fold(users) if one[1]][::-1]
+        return [one for one in fold(users) if one[1]]
 
     def _stack(self, folded: Any) -> Row:
         ranks, stacks = folded
@@ -203,19 +207,19 @@ class _Packer:
         return round((at - self._scene.first) * 1e6, 1)
 
 
-def _fair(events: Sequence[Any]) -> list[Any]:
-    """Each rank's newest last, in turns, so that one rank's many do not cost another its few."""
+def _fairness(events: Sequence[Any]) -> list[int]:
+    """Each rank's newest are worth most, so that one rank's many do not cost another its few."""
     seen: Counter[int | None] = Counter()
-    order: list[tuple[int, Event]] = []
+    worths = []
     for event in reversed(events):
         seen[event.rank] += 1
-        order.append((-seen[event.rank], event))
-    return [event for _, event in sorted(order, key=lambda one: one[0])]
+        worths.append(-seen[event.rank])
+    return worths[::-1]
 
 
-def _worst_last(waits: list[Wait]) -> list[Wait]:
-    return sorted(waits, key=lambda wait: not wait.good)
+def _badness(waits: Sequence[Wait]) -> list[bool]:
+    return [not wait.good for wait in waits]
 
 
-def _incomplete_last(meetings: list[Meeting]) -> list[Meeting]:
-    return sorted(meetings, key=lambda meeting: not meeting.complete)
+def _incompleteness(meetings: Sequence[Meeting]) -> list[bool]:
+    return [not meeting.complete for meeting in meetings]

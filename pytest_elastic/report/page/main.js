@@ -172,6 +172,11 @@ function walk(lane, step) {
   choose(mark, lane, box.left + Math.min(mark.x1, mark.x0 + 60), box.top + mark.y1);
 }
 
+function enter(event) {
+  const lane = model.lanes[event.target.closest("g.lane")?.dataset.lane];
+  if (lane && !refocusing && !drag && event.target.matches(":focus-visible")) walk(lane, 1);
+}
+
 function key(event) {
   if (event.target.matches?.("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const lane = model.lanes[event.target.closest?.("g.lane")?.dataset.lane];
@@ -216,7 +221,7 @@ function start() {
   lanes.addEventListener("pointerdown", press);
   lanes.addEventListener("dblclick", showAll);
   lanes.addEventListener("wheel", turn, { passive: false });
-  lanes.addEventListener("focusin", (event) => !refocusing && !drag && event.target.matches(":focus-visible") && walk(model.lanes[event.target.dataset.lane], 1));
+  chart.addEventListener("focusin", enter); // On the drawing itself it would make that a stop of the tab key.
   byId("fold").addEventListener("click", toggleFold);
   byId("closer").addEventListener("click", () => zoom(0.6));
   byId("farther").addEventListener("click", () => zoom(1.67));
