@@ -19,10 +19,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"),
-    pytest.mark.xdist_group("chromium"),
-]
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1280,800",
@@ -101,13 +98,23 @@ def show(chromium, tmp_path):
     assert chromium.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
+def zoom_in(page, part):
+    """Turn the wheel over this part of the chart's width."""
+    script = """const lanes = document.getElementById("lanes"), box = lanes.getBoundingClientRect();
+        const place = {clientX: box.left + box.width * arguments[0], clientY: box.top + 20};
+        lanes.dispatchEvent(new WheelEvent("wheel", {...place, deltaY: -1000, bubbles: true, cancelable: true}))"""
+    before = page.texts("#axis .tick-name")
+    page.driver.execute_script(script, part)
+    page.until(lambda: page.zoomed() and page.texts("#axis .tick-name") != before)
+
+
 @pytest.mark.parametrize("nprocs", [2, 3, 64])
 def test_a_lane_for_each_rank(show, nprocs):
     """In order, named, with what became of it."""
     page = show(failed_barrier(nprocs))
     names = [lane.accessible_name for lane in page.all("[role=list] [role=listitem]")]
     waits = "waits at barrier “epoch1”"
-    ends = [f"rank {rank}: {'SIGKILL · call failed' if rank == 1 else waits}" for rank in range(nprocs)]
+    ends = [f"rank {rank}: {'call failed · SIGKILL' if rank == 1 else waits}" for rank in range(nprocs)]
     assert names == ends
 
 
@@ -160,14 +167,7 @@ def test_the_wheel_zooms_and_a_button_shows_all(show):
     """The times on the axis are others, then as they were."""
     page = show(failed_barrier())
     before = page.texts("#axis .tick-name")
-    for _ in range(4):
-        page.mouse().move_to_element(page.one("#lanes")).perform()
-        page.driver.execute_script(
-            """const box = document.getElementById("lanes").getBoundingClientRect();
-            document.getElementById("lanes").dispatchEvent(new WheelEvent("wheel",
-              {deltaY: -200, clientX: box.left + box.width / 2, clientY: box.top + 20, bubbles: true, cancelable: true}))"""
-        )
-    page.until(page.zoomed)
+    zoom_in(page, 0.5)
     assert page.texts("#axis .tick-name") != before
     page.one("#all").click()
     page.until(lambda: not page.zoomed())
@@ -186,6 +186,14 @@ def test_drag_zooms_into_a_span(show):
     page.until(page.zoomed)
     left, _, right, _ = page.boxes("[data-lane='0'] rect.wait.done")[0]
     assert right - left > 1.5 * width
+
+
+def test_what_lies_beyond_the_view_is_not_drawn_at_its_edge(show):
+    """A failed phase has its end in red where it ends, and only there."""
+    page = show(failed_barrier())
+    assert len(page.all("[data-lane='1'] rect.failure")) == 1
+    zoom_in(page, 0.3)
+    assert page.all("[data-lane='1'] rect.failure") == []
 
 
 def test_keys_walk_from_mark_to_mark(show):
@@ -289,15 +297,17 @@ def test_texts_do_not_hide_each_other(show, nprocs):
     assert overlaps(page.boxes("#axis text")) == []
 
 
-@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_system_says_whether_it_is_dark(show, scheme, dark):
-    """Paper and ink change places."""
+@pytest.mark.parametrize(
+    ("scheme", "media", "dark"), [("light", "", False), ("dark", "", True), ("dark", "print", False)]
+)
+def test_the_system_says_whether_it_is_dark(show, scheme, media, dark):
+    """Paper and ink change places, but not on paper."""
     page = show(failed_barrier())
     features = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
     script = "return getComputedStyle(document.body)[arguments[0]].match(/\\d+/g).map(Number)"
     paper, ink = (sum(page.driver.execute_script(script, name)) for name in ("backgroundColor", "color"))
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     assert (paper < ink) is dark
 
 

@@ -44,7 +44,7 @@ function layoutLane(lane, scale, shape) {
 function spanMark(one, scale, [y0, y1]) {
   const x0 = Math.max(scale.left, scale.x(one.at)), x1 = Math.min(scale.right, scale.x(one.stop));
   if (x1 < scale.left || x0 > scale.right) return null;
-  return { kind: one.kind, x0, x1: Math.max(x1, x0), y0, y1, items: [one] };
+  return { kind: one.kind, x0, x1: Math.max(x1, x0), y0, y1, items: [one], ends: scale.x(one.stop) <= scale.right };
 }
 
 // Each connection of a rank has a row of its own, so that waits of its threads do not hide each other.

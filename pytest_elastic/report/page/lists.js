@@ -26,6 +26,7 @@ function fillHead() {
 }
 
 const LEGEND = [
+  ["bands", "setup, call, teardown", '<rect class="phase setup" x="1" y="1" width="7" height="14"/><rect class="phase call" x="8" y="1" width="7" height="14"/><rect class="phase teardown" x="15" y="1" width="7" height="14"/>'],
   ["wait", "wait", '<rect class="wait done" x="1" y="3" width="20" height="10" rx="2"/>'],
   ["never", "no answer", '<rect class="wait never" x="1" y="3" width="20" height="10" rx="2"/>'],
   ["call", "store call", '<path class="calls" d="M6 3V13M11 3V13M16 3V13"/>'],

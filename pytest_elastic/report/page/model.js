@@ -97,12 +97,12 @@ function stateOf(lane) {
   if (failed) parts.push(`${failed.name} failed`);
   if (wait && !failed) parts.push(`${wait.open && !lane.exit ? "waits" : "waited"} ${aimText(wait)}`);
   if (!parts.length && lane.stood.length) parts.push(lane.stood[lane.stood.length - 1].state);
-  if (lane.exit && (lane.exit.code || !parts.length)) parts.unshift(lane.exit.label);
+  if (lane.exit && (lane.exit.code || !parts.length)) parts.push(lane.exit.label);
   if (!parts.length && open) parts.push(`in ${open.name}`);
   if (!parts.length && lane.phases.length) parts.push(`${lane.phases[lane.phases.length - 1].name} ${lane.phases[lane.phases.length - 1].outcome}`);
   const bad = Boolean(failed || wait || lane.stood.length || (lane.exit && lane.exit.code));
-  const short = lane.exit && lane.exit.code ? lane.exit.label : wait && !failed ? aimText(wait, true) : parts[0] ?? "";
-  return { text: parts.join(" · "), short, bad };
+  const short = wait && !failed ? [aimText(wait, true), ...parts.slice(1)] : parts;
+  return { text: parts.join(" · "), short: short.join(" · "), bad };
 }
 
 function aimText(wait, short = false) {

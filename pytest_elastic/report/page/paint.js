@@ -63,7 +63,7 @@ const PAINT = {
     const [phase] = mark.items, width = mark.x1 - mark.x0;
     const kind = ["setup", "call", "teardown"].includes(phase.name) ? phase.name : "other";
     clip.append(el("rect", { class: `phase ${kind} ${phase.outcome}`, x: mark.x0, y: mark.y0, width: Math.max(width, 0.5), height: mark.y1 - mark.y0 }));
-    if (phase.outcome === "failed") clip.append(el("rect", { class: "failure", x: Math.max(mark.x0, mark.x1 - 3), y: mark.y0, width: 3, height: mark.y1 - mark.y0 }));
+    if (phase.outcome === "failed" && mark.ends) clip.append(el("rect", { class: "failure", x: Math.max(mark.x0, mark.x1 - 3), y: mark.y0, width: 3, height: mark.y1 - mark.y0 }));
   },
   wait(clip, mark, shape) {
     const [wait] = mark.items, width = Math.max(mark.x1 - mark.x0, 1), height = mark.y1 - mark.y0;
