@@ -34,7 +34,15 @@ from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, WaitBegan, WaitEnded
-from pytest_elastic.hang import Diagnosis, Stack, WaitGraph, diagnose
+from pytest_elastic.hang import (
+    Diagnosis,
+    Stack,
+    StalePrefix,
+    WaitGraph,
+    diagnose,
+    diagnose_outside,
+    find_stale,
+)
 from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._kernel import state
@@ -110,6 +118,7 @@ class Lookout:
             self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)
             self._count = 0
             self._known: set[object] = set()
+            self._counted_on: set[int] = set()  # Clients in a wait that may time out.
             self._failed = False
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
@@ -132,6 +141,25 @@ class Lookout:
         """The launcher has a store of its own: from now on it may end any wait."""
         self._launcher_writes = True
 
+    def explain(self, hung: bool) -> tuple[Diagnosis | None, StalePrefix | None]:
+        """The verdict, and a barrier that was called too often.
+
+        Args:
+            hung: whether ranks did not finish in time: what the kernel said of them, and what could only be
+                suspected, is a verdict then.
+        """
+        with self._lock:
+            stale, found = find_stale(self._graph), self.diagnosis
+            if found is None and hung and not self._somebody_else_writes():
+                found = diagnose(self._graph)
+                found = None if found is None else replace(found, exact=False)
+            if found is None and hung:
+                found = next(iter(diagnose_outside(self._graph)), None)
+            return found, stale
+
+    def _somebody_else_writes(self) -> bool:
+        return self._launcher_writes or self._group.server.listens
+
     def _settle(self) -> None:
         self._group.server.settle(self._look)
 
@@ -141,14 +169,26 @@ class Lookout:
         self._count += 1
         self._graph.take(event)
         kind = type(event)
-        if kind is WaitBegan:
+        if isinstance(event, WaitBegan):
             self._waiting += 1
-        elif kind is WaitEnded:
+            if event.may_timeout:
+                self._counted_on.add(event.client)
+        elif isinstance(event, WaitEnded):
             self._waiting -= 1
+            self._end_wait(event)
         elif kind is PhaseBegan or kind is PhaseEnded or kind is RankExited:
             self._present = sum(not rank.gone for rank in self._graph.ranks)
             self._failed |= _is_failure(event)
         return bool(self._graph.doomed) or self._is_still()
+
+    def _end_wait(self, event: WaitEnded) -> None:
+        """A rank that has hung and was served since has dealt with it; the next hang is another one."""
+        may_timeout = event.client in self._counted_on
+        self._counted_on.discard(event.client)
+        if event.how != "done" or may_timeout or self._failed or self.diagnosis is None:
+            return
+        if event.rank in self.diagnosis.doomed:
+            self.diagnosis, self.stacks = None, {}
 
     def _is_still(self) -> bool:
         """Whether every rank waits; the first question is the cheap one."""
@@ -159,8 +199,7 @@ class Lookout:
     def _look(self) -> None:
         with self._lock:
             still = self._is_still()
-            outside = self._launcher_writes or self._group.server.listens
-            if outside or not (still or self._graph.doomed):
+            if self._somebody_else_writes() or not (still or self._graph.doomed):
                 self._suspicion = None
                 return
             exact = self._is_closed()
@@ -225,7 +264,7 @@ class Lookout:
 
     def _take_stacks(self) -> None:
         pids = self._group.pids()
-        ranks = [rank.number for rank in self._graph.ranks if rank.exited is None and rank.number in pids]
+        ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
         # A stopped rank writes nothing before it is resumed, which is not ours to do.
         with suppress(OSError):
             self.stacks = self._group.dumps.take(

@@ -213,3 +213,24 @@ class Family:
 
     def _pids(self) -> list[int]:
         return [self.pid, *(process.pid for process in descendants(self.pid))]
+
+
+class Standing:
+    """Where a process stands that should have moved on; `until_now` compares with a moment later."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._ticks = pid, ticks(pid)
+        self._threads = threads(pid)
+
+    def until_now(self) -> tuple[str, str, str]:
+        """What it did meanwhile: `"stopped"`, `"spinning"` or `"blocked"`, the channel, the other end."""
+        if not self._threads:
+            return "blocked", "", ""
+        main = self._threads[0]
+        if main.state in "Tt":
+            return "stopped", "", ""
+        if main.state == "R" or ticks(self._pid) > self._ticks:
+            return "spinning", "", ""
+        found = ((thread, other_end(thread, self._pid)) for thread in self._threads)
+        at_pipe = next(((thread.channel, peer) for thread, peer in found if peer), None)
+        return ("blocked", *(at_pipe or (main.channel, "")))

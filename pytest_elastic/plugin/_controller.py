@@ -23,6 +23,7 @@ import pytest
 from pytest_elastic.clock import Deadline
 from pytest_elastic.launch import GRACE, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
+from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import Options
@@ -183,8 +184,10 @@ class ItemController:
         __tracebackhide__ = True
         ends = self._finish()
         verdict, self._teardown = self._teardown, Verdict("passed")
+        if ends and verdict.kind == "passed":
+            verdict = self._judge(ends)
         self._group = None
-        self._raise("teardown", self._judge(ends) if ends and verdict.kind == "passed" else verdict)
+        self._raise("teardown", verdict)
 
     # What they have in common.
 
@@ -322,7 +325,11 @@ class ItemController:
         self._raise(when, self._judge(ends))
 
     def _judge(self, ends: list[RankEnd]) -> Verdict:
-        return judge(ends, self.size, self.conductor.options.partial_skip)
+        verdict = judge(ends, self.size, self.conductor.options.partial_skip)
+        if self._group is not None:
+            where = self.conductor.options.artifacts
+            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where)
+        return verdict
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True
