@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, WaitBegan, WaitEnded
+from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, RankStood, WaitBegan, WaitEnded
 from pytest_elastic.hang import (
     Diagnosis,
     Stack,
@@ -94,6 +94,7 @@ class Lookout:
         events: what happened, the last 65,536.
         diagnosis: the verdict; `None` while there is none.
         stacks: where the ranks stood when everybody waited.
+        explained: whether a report has told of it; the first phase that fails does.
     """
 
     def __init__(self, group: Watched, world_size: int, clock: str) -> None:
@@ -119,7 +120,8 @@ class Lookout:
             self._count = 0
             self._known: set[object] = set()
             self._counted_on: set[int] = set()  # Clients in a wait that may time out.
-            self._failed = False
+            self._failed = self._stacks_due = False
+            self.explained = False
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
 
@@ -141,21 +143,20 @@ class Lookout:
         """The launcher has a store of its own: from now on it may end any wait."""
         self._launcher_writes = True
 
-    def explain(self, hung: bool) -> tuple[Diagnosis | None, StalePrefix | None]:
-        """The verdict, and a barrier that was called too often.
-
-        Args:
-            hung: whether ranks did not finish in time: what the kernel said of them, and what could only be
-                suspected, is a verdict then.
-        """
+    def give_up(self, stood: Iterable[RankStood]) -> None:
+        """The time is over: what could only be suspected, or what the kernel says, is the verdict now."""
+        self.note(stood)
         with self._lock:
-            stale, found = find_stale(self._graph), self.diagnosis
-            if found is None and hung and not self._somebody_else_writes():
-                found = diagnose(self._graph)
-                found = None if found is None else replace(found, exact=False)
-            if found is None and hung:
-                found = next(iter(diagnose_outside(self._graph)), None)
-            return found, stale
+            found = None if self._somebody_else_writes() else diagnose(self._graph)
+            if self.diagnosis is None and found is not None:
+                self.diagnosis = replace(found, exact=False)
+            elif self.diagnosis is None:
+                self.diagnosis = next(iter(diagnose_outside(self._graph)), None)
+
+    def stale(self) -> StalePrefix | None:
+        """A barrier that was called too often, whether or not anybody hung."""
+        with self._lock:
+            return find_stale(self._graph)
 
     def _somebody_else_writes(self) -> bool:
         return self._launcher_writes or self._group.server.listens
@@ -205,10 +206,10 @@ class Lookout:
             exact = self._is_closed()
             if not exact and not self._is_confirmed():
                 return
-            found = self._find(exact)
+            self._find(exact)
         if not still:
             return
-        if found:
+        if self._stacks_due:
             # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
             self._take_stacks()
             self._settle()
@@ -247,22 +248,22 @@ class Lookout:
                 found.append((Family(pids[rank.number]), len(rank.waits) + (rank.ended is not None)))
         return found
 
-    def _find(self, exact: bool) -> bool:
+    def _find(self, exact: bool) -> None:
         """Note the verdict, if there is one that was not known."""
         doomed = set(self._graph.doomed)
         if doomed <= self._known:
-            return False
+            return
         consequence = self.diagnosis is not None and self._failed and bool(self._known)
         self._known |= doomed
         found = diagnose(self._graph)
         if found is None or consequence:
-            return False
+            return
         elapsed = SYSTEM_CLOCK.monotonic() - self._graph.last
         self.diagnosis = replace(found, exact=exact and found.exact, elapsed=elapsed)
-        self._failed = False
-        return True
+        self._failed, self._stacks_due = False, True
 
     def _take_stacks(self) -> None:
+        self._stacks_due = False
         pids = self._group.pids()
         ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
         # A stopped rank writes nothing before it is resumed, which is not ours to do.
