@@ -120,6 +120,15 @@ def explain(
     return findings.properties(verdict)
 
 
+def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title: str) -> BaseException:
+    """Note on an error what is known of a hang of these failed ranks; the error."""
+    findings = find(group, [RankEnd(rank, "hung", math.inf) for rank in ranks])
+    for _, text in findings.sections():
+        error.add_note(f"\n{text}")
+    _write(findings, group.plan.directory, title, "failed")
+    return error
+
+
 def _name(title: str) -> str:
     """A directory's name for a test: readable, and another one for another test."""
     words = re.sub(r"[^\w.=-]+", "-", title).strip("-")[-80:]

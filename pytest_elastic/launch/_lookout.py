@@ -11,7 +11,9 @@ arrived meanwhile (`settle`); if they still are there, it is a verdict, with no 
   none was in anything that might end by itself.  A thread that sleeps and then writes the key is never
   taken for hung, however long it sleeps.
 
-Where the launcher itself or somebody from outside may write the store there is no verdict at all.
+Where the launcher itself or somebody from outside may write the store there is no verdict at all: while a
+test holds the group in its hands (`Elastic.start`) and does not wait for its end, or has made a store of its
+own.
 
 When every rank waits, the clock jumps: the stacks are taken, then the wait with the earliest deadline fails
 as if its time had passed, in the code under test and at its own line.  What that rank does then may let
@@ -97,8 +99,8 @@ class Lookout:
         explained: whether a report has told of it; the first phase that fails does.
     """
 
-    def __init__(self, group: Watched, world_size: int, clock: str) -> None:
-        self.clock = clock
+    def __init__(self, group: Watched, world_size: int, clock: str, launcher_waits: bool) -> None:
+        self.clock, self._launcher_waits = clock, launcher_waits
         self._group, self._world_size = group, world_size
         self._lock = threading.RLock()
         self._launcher_writes = False
@@ -143,6 +145,12 @@ class Lookout:
         """The launcher has a store of its own: from now on it may end any wait."""
         self._launcher_writes = True
 
+    def launcher_waits(self, waits: bool) -> None:
+        """Whether all that the launcher does is to wait for the group's end."""
+        self._launcher_waits = waits
+        if waits:
+            self._group.server.order(self._settle)
+
     def give_up(self, stood: Iterable[RankStood]) -> None:
         """The time is over: what could only be suspected, or what the kernel says, is the verdict now."""
         self.note(stood)
@@ -159,7 +167,7 @@ class Lookout:
             return find_stale(self._graph)
 
     def _somebody_else_writes(self) -> bool:
-        return self._launcher_writes or self._group.server.listens
+        return self._launcher_writes or not self._launcher_waits or self._group.server.listens
 
     def _settle(self) -> None:
         self._group.server.settle(self._look)

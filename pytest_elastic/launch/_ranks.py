@@ -29,7 +29,7 @@ from pytest_elastic.launch._rank import Hello, RankJob
 from pytest_elastic.launch._ranklogs import RankLogs
 from pytest_elastic.launch._timers import GroupTimers
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
@@ -123,7 +123,7 @@ class RankGroup(PContext):
         self.dumps = Dumps(self.directories)
         self._noted: set[int] = set()
         self.fresh = True
-        self.lookout = Lookout(self, plan.nprocs, plan.clock)
+        self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
         self.server = StoreServer(sink=self.lookout.sink)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
@@ -192,6 +192,16 @@ class RankGroup(PContext):
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
         now = SYSTEM_CLOCK.monotonic()
         self.lookout.note(events.RankStarted(now, rank, pid) for rank, pid in self.pids().items())
+
+    def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
+        """As in every context; who waits without a timeout leaves the store to the ranks."""
+        self.lookout.launcher_waits(timeout < 0)
+        return super().wait(timeout, period)
+
+    def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
+        """`wait` for a caller who will do nothing in the store after it either."""
+        self.lookout.launcher_waits(True)
+        return super().wait(timeout, period)
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
