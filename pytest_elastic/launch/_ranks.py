@@ -281,7 +281,7 @@ class RankGroup(PContext):
     def _note_report(self, reply: object) -> None:
         if isinstance(reply, PhaseReport):
             ended = events.PhaseEnded(
-                reply.at, reply.rank, reply.when, reply.outcome, reply.crash, reply.place
+                reply.at, reply.rank, reply.when, reply.outcome, reply.crash, os.path.basename(reply.place)
             )
             self.lookout.note([ended])
 
