@@ -197,7 +197,10 @@ def test_what_lies_beyond_the_view_is_not_drawn_at_its_edge(show):
 
 
 def test_keys_walk_from_mark_to_mark(show):
-    """A lane that gets the focus shows its first mark; arrows go on, and to other lanes; Escape ends it."""
+    """A lane that gets the focus shows its first mark; arrows go on, and to other lanes; Escape ends it.
+
+    Drawing anew keeps the focus, and shows no card by itself.
+    """
     page = show(failed_barrier())
     page.one("#all").send_keys(Keys.TAB)
     assert page.driver.switch_to.active_element.get_attribute("data-lane") == "0"
@@ -206,7 +209,9 @@ def test_keys_walk_from_mark_to_mark(show):
         page.driver.switch_to.active_element.send_keys(key)
         titles.append(page.one("#card h3").text)
     assert titles == ["rank 0 call", "rank 0 wrote to stdout", "rank 0 called set", "rank 1 call: failed"]
-    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE, "+")
+    page.until(page.zoomed)
+    assert page.driver.switch_to.active_element.get_attribute("data-lane") == "1"
     assert not page.one("#card").is_displayed()
 
 
@@ -214,7 +219,8 @@ def test_a_click_keeps_the_card(show):
     """So that its text can be taken; a second click lets it go."""
     page = show(failed_barrier())
     page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
-    assert page.hover(page.one("h1")).startswith("rank 1 ended: SIGKILL")
+    for other in ("h1", "[data-lane='2'] rect.wait.done"):
+        assert page.hover(page.one(other)).startswith("rank 1 ended: SIGKILL")
     page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
     assert not page.one("#card").is_displayed()
 
