@@ -8,7 +8,16 @@ import psutil
 import pytest
 from report.histories import failed_barrier
 
-from pytest_elastic.events import LineWritten, PhaseBegan, StoreCalled, WaitBegan
+from pytest_elastic.events import (
+    LineWritten,
+    PhaseBegan,
+    PhaseEnded,
+    RankExited,
+    RankStood,
+    StoreCalled,
+    WaitBegan,
+    WaitEnded,
+)
 from pytest_elastic.report.pictures import Picture, write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -20,6 +29,9 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
+PHASE, WAIT = PhaseBegan(1.0, 0, "call"), WaitBegan(2.0, 0, 0, "wait", ("k",), ("k",), 300.0)
+PASSED = PhaseEnded(3.5, 0, "call", "passed")
+FAILED = PhaseEnded(3.5, 0, "call", "failed", "ValueError: boom", "t.py:41")
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1280,800",
@@ -114,8 +126,28 @@ def test_a_lane_for_each_rank(show, nprocs):
     page = show(failed_barrier(nprocs))
     names = [lane.accessible_name for lane in page.all("[role=list] [role=listitem]")]
     waits = "waits at barrier “epoch1”"
-    ends = [f"rank {rank}: {'call failed · SIGKILL' if rank == 1 else waits}" for rank in range(nprocs)]
+    ends = [
+        f"rank {rank}: {'call failed: ValueError: boom · SIGKILL' if rank == 1 else waits}"
+        for rank in range(nprocs)
+    ]
     assert names == ends
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "jumped"), FAILED], "waited for “k” · call failed"),
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "timed out"), PASSED], "call passed"),
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "gone"), RankExited(4.0, 0, -15)], "waited for “k” · SIGTERM"),
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "done"), FAILED], "call failed: ValueError: boom"),
+        ([PHASE, RankStood(3.0, 0, "spinning")], "spinning"),
+        ([PHASE], "in call"),
+        ([PHASE, PASSED, RankExited(4.0, 0, 0)], "exit 0"),
+    ],
+)
+def test_what_became_of_a_rank(show, events, state):
+    """What it waited for in vain comes first, then its failure, then its end."""
+    assert show(Picture("t", 1, events)).one("[role=listitem]").accessible_name == f"rank 0: {state}"
 
 
 def test_the_cause_comes_first(show):

@@ -7,6 +7,7 @@ from report.histories import failed_barrier, meeting
 
 from pytest_elastic.events import (
     BarrierJoined,
+    Event,
     PhaseBegan,
     PhaseEnded,
     StoreCalled,
@@ -89,6 +90,12 @@ def test_phases():
         (0, None),
         (1, "passed"),
     ]
+
+
+def test_what_has_nothing_to_be_seen_is_passed_over():
+    """Rule 4: it is a moment of the run all the same."""
+    scene = scene_of(PhaseBegan(1.0, 0, "call"), Event(2.0, 0))
+    assert (len(scene.phases), scene.last) == (1, 2.0)
 
 
 def test_a_run_without_events():
