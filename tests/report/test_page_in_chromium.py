@@ -331,7 +331,8 @@ def test_texts_do_not_hide_each_other(show, nprocs):
     names = page.boxes("#lanes text.name") + page.boxes("#lanes text.state")
     assert len(names) == 2 * nprocs
     assert overlaps(names) == []
-    assert max(right for _, _, right, _ in names) <= page.boxes("#lanes")[0][0] + 196
+    plot = float(page.one("#plot rect").get_attribute("x"))
+    assert max(right for _, _, right, _ in names) <= page.boxes("#lanes")[0][0] + plot
     assert overlaps(page.boxes("#axis text")) == []
 
 
