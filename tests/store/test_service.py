@@ -301,6 +301,8 @@ def test_s80_only_sockets_can_be_handed_in(server: StoreServer) -> None:
     assert unpack_answer(GREETING, door.recv(100)) is None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         socket.send_fds(door, [ADOPT.pack(())], [other.fileno()])
+    with open(os.devnull) as file:  # Two in one piece: the second is served from the backlog.
+        socket.send_fds(door, [ADOPT.pack(()) * 2], [file.fileno()] * 2)
     door.sendall(ADOPT.pack(()))  # And none at all.
     door.sendall(REQUESTS["add"].pack(("n", 1)))
     assert unpack_answer(REQUESTS["add"], door.recv(100)) == 1
@@ -339,6 +341,36 @@ def test_sf15_descriptors_used_up(server: StoreServer, raw: Any, wait_for: Any, 
         for end in ends:
             end.close()
     assert len(caplog.records) == 2
+
+
+def test_sf15_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SF15: a child that is forked meanwhile does not close what has its number by then."""
+    service, seen = Service(StoreState()), []
+    close = os.close
+
+    def note(descriptor: int) -> None:
+        seen.append(service._spare)
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", note)
+    service.let_go()
+    service.let_go()
+    assert seen == [None]
+
+
+def test_s80_a_client_that_hangs_up_while_it_is_looked_at(
+    server: StoreServer, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S80: the system may refuse to say who it was; the others go on."""
+    store = server.store()
+    prompt(store)
+
+    def refuse(peer: socket.socket) -> int:
+        raise OSError("Invalid argument")
+
+    monkeypatch.setattr("pytest_elastic.store._address.peer_user", refuse)
+    assert raw(greeted=False).answer() == b""
+    prompt(store)
 
 
 def test_sf17_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting: Any) -> None:
