@@ -144,3 +144,62 @@ def test_s27_an_interrupted_popper_loses_no_element(wait_for: Any, threads: Any)
         waiter.result = b"again"
         store._data.bells[waiter].release()
     assert threads.join() == [b"again"]
+
+
+def test_s40_a_waiter_whose_thread_was_interrupted_wedges_nobody() -> None:
+    """S40: not even before it had hung its bell; an element goes to the next one."""
+    store = HashStore()
+    store._data.state.get("k")
+    store._data.state.queue_pop("q")
+    store.set("k", "1")
+    store.queue_push("q", "1")
+    assert (store.get("k"), store.queue_pop("q", False)) == (b"1", b"1")
+    assert store._data.state.waiters() == []
+
+
+def test_s40_an_interrupt_on_the_way_into_a_wait_leaves_no_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S40: an element that comes later is not lost to it."""
+    store = HashStore()
+
+    def interrupt(waiter: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._data, "hang_bell", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.queue_pop("q")
+    assert store._data.state.waiters() == []
+    store.queue_push("q", "1")
+    assert store.queue_pop("q", False) == b"1"
+
+
+def test_s36_a_bell_that_rings_may_be_rung_again() -> None:
+    """S36: its thread woke by itself, looked, and waits for another key by now."""
+    store = HashStore()
+    data = store._data
+    waiter: Any = data.state.wait(["a", "b"])
+    bell = data.hang_bell(waiter)
+    store.set("a", "1")
+    assert not data.state.resume(waiter)
+    store.set("b", "2")
+    assert not bell.locked()
+    assert data.state.resume(waiter)
+
+
+def test_s40_a_forked_child_has_the_data_and_neither_locks_nor_waiters(
+    threads: Any, wait_for: Any, fork: Any
+) -> None:
+    """S40: the threads that held or waited are the parent's."""
+    store = HashStore()
+    store.set("k", "1")
+    threads.start(lambda: store.queue_pop("q"))
+    wait_for(lambda: store._data.bells)
+
+    def child() -> tuple[bytes, bytes]:
+        store.queue_push("q", "child")
+        return store.get("k"), store.queue_pop("q", False)
+
+    with store._data.lock:
+        forked = fork(child)
+    assert forked.outcome() == (b"1", b"child")
+    store.queue_push("q", "parent")
+    assert threads.join() == [b"parent"]
