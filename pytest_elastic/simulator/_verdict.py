@@ -1,12 +1,15 @@
 """What can be wrong with an execution.
 
-| what happened                                                  | verdict                | a failure            |
-|----------------------------------------------------------------|------------------------|----------------------|
-| a rank does not come to a scheduling point                     | `UncontrolledBlocking` | yes                  |
-| an exception left a rank's function                            | `RankFailed`           | yes                  |
-| ranks wait, nobody can run, no deadline is set                 | `Deadlock`             | yes                  |
-| ranks wait, nobody can run, only a deadline can end it         | `HangUntilTimeout`     | unless `may_timeout` |
-| every rank's function returned                                 | none                   | no                   |
+| what happened                                  | verdict                | a failure                   |
+|------------------------------------------------|------------------------|-----------------------------|
+| a rank does not come to a scheduling point     | `UncontrolledBlocking` | yes                         |
+| an exception left a rank's function            | `RankFailed`           | yes                         |
+| an expiring timer killed a rank                | `TimerExpired`         | yes                         |
+| ranks run, and nothing changes any more        | `Livelock`             | yes                         |
+| ranks wait, nobody can run, no deadline is set | `Deadlock`             | yes                         |
+| ranks wait, nobody can run, a deadline is set  | `HangUntilTimeout`     | unless `may_timeout`        |
+| the same schedule enables other steps          | `Nondeterminism`       | yes, found by running again |
+| every rank returned, or was killed by a fault  | none                   | no                          |
 
 The first row that fits is the verdict: an exception that makes others wait is the cause, not the wait.
 
