@@ -79,3 +79,17 @@ def test_s86_process_group_is_skipped_without_torch(run: Any) -> None:
     )
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*torch*"])
+
+
+def test_s83_the_exit_of_a_rank_is_told_to_the_server(run: Any) -> None:
+    """S83: by the group that saw it, under the rank's label; a copy of its socket cannot hide it."""
+    run(
+        """
+        def test_it(elastic):
+            group = elastic.start(lambda rank, world_size: rank, nprocs=2)
+            drop, told = group.server.drop, []
+            group.server.drop = lambda label: (told.append(label), drop(label))
+            assert group.wait(timeout=30).return_values == {0: 0, 1: 1}
+            assert set(told) == {0, 1}
+        """
+    ).assert_outcomes(passed=1)
