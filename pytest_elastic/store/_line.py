@@ -215,7 +215,7 @@ class Lines:
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal's handler may close the store.
         self._closed = False
         self._all: weakref.WeakSet[Line] = weakref.WeakSet()
         self._local: Any = threading.local()
@@ -242,7 +242,7 @@ class Lines:
 
     def after_fork(self) -> None:
         """In a forked child: none of the lines is ours."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for line in list(self._all):
             line.let_go()
         self._all.clear()
@@ -251,8 +251,14 @@ class Lines:
 
     def _dial(self) -> Line:
         with self._lock:
-            if self._closed:
-                raise DistNetworkError("this store has been closed")
+            self._check_open()
             line = self._dialer.dial()
             self._all.add(line)
+            if self._closed:
+                line.close()
+            self._check_open()
             return line
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DistNetworkError("this store has been closed")

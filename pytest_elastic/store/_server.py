@@ -105,8 +105,9 @@ class StoreServer:
         with self._lock:
             self._check_open()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve what is ready from the calling thread, and wait for it at most `timeout` seconds.

@@ -156,6 +156,23 @@ def test_lines_are_closed_when_they_are_forgotten() -> None:
     theirs.close()
 
 
+def test_a_store_may_be_closed_while_it_dials(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal's handler; the new line is closed, too."""
+    store = server.store()
+    lines = store._lines
+    dial, made = lines._dialer.dial, []
+
+    def close_meanwhile() -> Line:
+        made.append(dial())
+        store.close()
+        return made[0]
+
+    monkeypatch.setattr(lines._dialer, "dial", close_meanwhile)
+    with pytest.raises(DistNetworkError, match="this store has been closed"):
+        store.set("k", "1")
+    assert not made[0].open
+
+
 def test_the_given_socket_belongs_to_the_store() -> None:
     """It is closed with the store."""
     ours, theirs = socket.socketpair()

@@ -157,6 +157,21 @@ def test_s82_start_is_idempotent() -> None:
         assert threading.active_count() == before + 1
 
 
+def test_s82_a_server_that_cannot_start_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S82: when the system has no thread left."""
+    before, server = open_files(), StoreServer()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            server.start()
+    server.close()
+    assert open_files() == before
+
+
 def test_s82_a_loop_of_the_callers(threads: Any) -> None:
     """S82: without a thread, served when the caller says so."""
     server = StoreServer()

@@ -468,7 +468,8 @@ class Fuzzer:
     def step(self) -> None:
         door = self.random.random() < 0.2
         greeted = self.random.random() < 0.9
-        end = self.server.pair() if door else self.connect(greeted=greeted).end
+        label = object()
+        end = self.server.pair(label) if door else self.connect(greeted=greeted).end
         end.settimeout(0.001)
         try:
             if door and greeted:
@@ -481,6 +482,7 @@ class Fuzzer:
         except OSError:
             pass
         end.close()
+        self.server.drop(label)  # It has ended, and may have handed in its own end, which stays open then.
 
     def send(self, end: socket.socket, door: bool) -> None:
         if not door or self.random.random() < 0.5:
@@ -512,8 +514,8 @@ class Fuzzer:
         return REQUESTS[name].pack([fields[kind] for kind in kinds])
 
 
-def test_sf10_fuzz(server: StoreServer, raw: Any, caplog: Any) -> None:
-    """SF10: no crash, no hang, bounded memory, and a healthy client is served throughout."""
+def test_sf10_fuzz(server: StoreServer, raw: Any, caplog: Any, wait_for: Any) -> None:
+    """SF10: no crash, no hang, bounded memory, no leak, and a healthy client is served throughout."""
     caplog.set_level(logging.CRITICAL)
     store = server.store()
     seed = random.randrange(2**32) if FUZZ_SECONDS > 1 else 0
@@ -531,6 +533,7 @@ def test_sf10_fuzz(server: StoreServer, raw: Any, caplog: Any) -> None:
                 server._order(server.state._values.clear)
                 server._order(server.state._queues.clear)
     prompt(store)
+    wait_for(lambda: len(server._service._connections) == 2)  # The healthy client's door and line.
     grown = max(grown, psutil.Process().memory_info().rss - before)
     assert grown < 64 * 2**20
     print(f"seed {seed}: {fuzzer.sent} messages on {rounds} connections, {grown / 2**20:.0f} MiB grown")
