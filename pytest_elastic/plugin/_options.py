@@ -54,6 +54,7 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
     live: bool
     setup_show: bool
     full_trace: bool
+    debugging_stops_clocks: bool
 
     @classmethod
     def read(cls, config: pytest.Config) -> Options:
@@ -74,7 +75,15 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
             live=config.getoption("capture") == "no",
             setup_show=bool(config.getoption("setupshow") or config.getoption("setuponly")),
             full_trace=bool(config.getoption("fulltrace")),
+            debugging_stops_clocks=not _of_timeout(config, "timeout_disable_debugger_detection"),
         )
+
+
+def _of_timeout(config: pytest.Config, name: str) -> Any:
+    """An option of pytest-timeout; `None` where it is switched off."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        return None
+    return config.getoption(name, None) or config.getini(name)
 
 
 def _value(config: pytest.Config, name: str) -> tuple[str, Any]:
