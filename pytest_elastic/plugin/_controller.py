@@ -27,7 +27,7 @@ from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan,
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.plugin._accounting import raise_verdict
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
-from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem
 from pytest_elastic.plugin._stash import TIMEOUT, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
@@ -226,7 +226,8 @@ class ItemController:
         """Seconds allowed and whether only the call is timed; the marker, then pytest-timeout, then ours."""
         seconds, call_only = self.marker.timeout, False
         if seconds is None:
-            seconds, call_only = self.item.stash.get(TIMEOUT, (self.conductor.options.timeout, False))
+            default = 0.0 if timeout_is_off(self.item) else self.conductor.options.timeout
+            seconds, call_only = self.item.stash.get(TIMEOUT, (default, False))
         return seconds or math.inf, call_only
 
     def _phase(self, when: str, limit: float | None = None) -> list[RankEnd]:
