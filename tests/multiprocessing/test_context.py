@@ -301,7 +301,7 @@ def test_p49_failures_in_order_of_exit(launch, result_of):
 
 
 def test_p49_programs_list_those_we_stopped(launch, result_of):
-    """As torch counts; they are in `stopped` too."""
+    """As torch counts; P50: they are in `stopped` too, and marked so in both."""
     result = result_of(launch("sh", args={0: ("-c", "sleep 1000"), 1: ("-c", "exit 138")}))
     assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: 138, 0: -15}
     assert {rank: failure.exitcode for rank, failure in result.stopped.items()} == {0: -15}

@@ -268,6 +268,27 @@ def test_tf23_kills_at_any_moment_hinder_nobody(run, rounds):
     ).assert_outcomes(passed=1)
 
 
+def test_a_group_that_nobody_waits_for(run):
+    """The timers of a started group are looked after all the same."""
+    run(
+        HEAD.replace("pytestmark", "_")
+        + """
+def work(rank, world_size):
+    with expires(after=0.2):
+        time.sleep(100 if rank else 0)
+    time.sleep(100)
+
+def test_it(elastic):
+    group = elastic.start(work, nprocs=2)
+    while group.group.take(0.1) or not group.group.exits:
+        pass
+    assert group.group.exits[1].exitcode == -signal.SIGKILL
+    assert group.timers.stood[1]
+    assert 0 not in group.group.exits
+"""
+    ).assert_outcomes(passed=1)
+
+
 def test_function_ranks_have_timers_too(run):
     """In the controller style as well, while the group is waited for."""
     run(
