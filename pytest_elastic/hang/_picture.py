@@ -29,11 +29,11 @@ def _wait(graph: WaitGraph, wait: Wait) -> WaitSeen:
     return WaitSeen(
         wait.rank,
         wait.client,
-        wait.name,
-        wait.keys,
+        wait.event.name,
+        wait.event.keys,
         tuple(wait.missing),
-        wait.since,
-        wait.timeout,
+        wait.event.at,
+        wait.event.timeout,
         barrier_name(at[0].prefix) if at else "",
         wait in graph.doomed,
     )
