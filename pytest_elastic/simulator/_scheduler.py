@@ -6,8 +6,8 @@ such a point, blocked, asleep or ended when a decision is made, so that the enab
 them is a guess.  The world does the step that the scheduler chooses and lets those ranks run that have an
 answer, up to their next points.
 
-*Enabled steps* come in a fixed order: what ranks can do (`"call"`, `"point"`, `"sleep"`, `"resume"`), by
-rank; then what time can do (`"expire"`), by rank.  A rank is in the first part at most once.
+*Enabled steps* come in a fixed order: what ranks can do, by rank, each at most once; then what time can do
+(`"expire"`), by rank.
 
 *The default schedule* continues the rank that ran last, else the next one in the ring of those that can do
 something; time comes last.  A schedule is a short list of *delays* from it: (gap, shift) is "`gap` decisions
@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-Kind = Literal["call", "resume", "expire", "sleep", "point", "fault"]
+Delays = tuple[tuple[int, int], ...]
+Kind = Literal["call", "resume", "expire", "sleep", "timer", "point", "fault"]
 
 
 class Step(NamedTuple):
@@ -29,9 +30,10 @@ class Step(NamedTuple):
     Attributes:
         rank: to whom it happens.
         kind: `"call"`, an operation is applied to the store (which may block the rank); `"resume"`, a
-            blocked one is looked at again, under the store's `"level"` rule; `"expire"`, a deadline fires;
-            `"sleep"`; `"point"`; `"fault"`, which is recorded but never offered.
-        name: the operation (for `"resume"` and `"expire"` the one that is blocked; `"sleep"`, `"timer"`).
+            blocked one is looked at again, under the store's `"level"` rule; `"expire"`, an alarm rings;
+            `"sleep"`; `"timer"`, one is armed or taken away; `"point"`; `"fault"`, which is recorded where it
+            happened but never offered.
+        name: the operation; for `"resume"` and `"expire"` the one that is blocked, or the alarm's name.
         arguments: the operation's.
     """
 
@@ -153,7 +155,7 @@ def ring_order(steps: Sequence[Step], last: int) -> list[int]:
     return [*range(first, able), *range(first), *range(able, len(steps))]
 
 
-def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> tuple[tuple[int, int], ...]:
+def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> Delays:
     """The sparse schedule that makes these choices.
 
     Args:

@@ -13,14 +13,17 @@
 
 The first row that fits is the verdict: an exception that makes others wait is the cause, not the wait.
 
-Each has a `key`, which is the same for the same defect under another schedule, and is raised from a line of
-its own, since Hypothesis tells failures apart by type and line.
+Each has a `key`, which is the same for the same defect under another schedule, and raises itself from a line
+of its own (`throw`), since Hypothesis tells failures apart by type and line.
 """
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from pytest_elastic.errors import ElasticError, name_ranks
 from pytest_elastic.simulator._execution import Blocked
+from pytest_elastic.simulator._scheduler import Step
 
 
 class Verdict(ElasticError):
@@ -37,6 +40,10 @@ class Verdict(ElasticError):
         """What it has in common with the same defect under another schedule."""
         return (type(self).__name__, *sorted(self.ranks))
 
+    def throw(self) -> NoReturn:
+        """Raise it."""
+        raise self
+
 
 class RankFailed(Verdict):
     """An exception left a rank's function; others may wait for it.
@@ -48,16 +55,35 @@ class RankFailed(Verdict):
         blocked: who waited at the end.
     """
 
-    def __init__(
-        self, rank: int, type_name: str, text: str, trace: str, blocked: tuple[Blocked, ...] = ()
-    ) -> None:
+    def __init__(self, rank: int, error: BaseException, trace: str, blocked: tuple[Blocked, ...]) -> None:
         self.rank, self.ranks = rank, [rank]
-        self.type_name, self.trace, self.blocked = type_name, trace, blocked
-        super().__init__(f"rank {rank} failed: {type_name}: {text}{_waits(blocked)}")
+        self.type_name, self.trace, self.blocked = type(error).__name__, trace, blocked
+        super().__init__(f"rank {rank} failed: {self.type_name}: {error}{_waits(blocked)}\n{trace}")
+        self.__context__ = self.__cause__ = error
 
     @property
     def key(self) -> tuple[object, ...]:
         return ("RankFailed", self.rank, self.type_name)
+
+    def throw(self) -> NoReturn:
+        raise self
+
+
+class TimerExpired(Verdict):
+    """A timer of `pytest_elastic.timer` ended a rank.
+
+    Attributes:
+        rank: the first one.
+        scope: the timer's name.
+        blocked: who waited at the end.
+    """
+
+    def __init__(self, rank: int, scope: str, blocked: tuple[Blocked, ...]) -> None:
+        self.rank, self.ranks, self.scope, self.blocked = rank, [rank], scope, blocked
+        super().__init__(f"the timer {scope!r} of rank {rank} expired{_waits(blocked)}")
+
+    def throw(self) -> NoReturn:
+        raise self
 
 
 class Deadlock(Verdict):
@@ -68,9 +94,11 @@ class Deadlock(Verdict):
     """
 
     def __init__(self, blocked: tuple[Blocked, ...]) -> None:
-        self.blocked = blocked
-        self.ranks = [each.rank for each in blocked]
+        self.blocked, self.ranks = blocked, [each.rank for each in blocked]
         super().__init__(f"deadlock of {name_ranks(self.ranks)}{_waits(blocked)}")
+
+    def throw(self) -> NoReturn:
+        raise self
 
 
 class HangUntilTimeout(Verdict):
@@ -82,15 +110,34 @@ class HangUntilTimeout(Verdict):
     """
 
     def __init__(self, blocked: tuple[Blocked, ...], seconds: float) -> None:
-        self.blocked, self.seconds = blocked, seconds
-        self.ranks = [each.rank for each in blocked]
+        self.blocked, self.seconds, self.ranks = blocked, seconds, [each.rank for each in blocked]
         super().__init__(
             f"{name_ranks(self.ranks)} would hang for {seconds:g} s, until a timeout{_waits(blocked)}"
         )
 
+    def throw(self) -> NoReturn:
+        raise self
+
+
+class Livelock(Verdict):
+    """Ranks run and get nowhere, though each has its turn.
+
+    Attributes:
+        steps: what they did last.
+    """
+
+    def __init__(self, steps: tuple[Step, ...]) -> None:
+        self.steps, self.ranks = steps, sorted({step.rank for step in steps})
+        last = {step.rank: step for step in steps}
+        doing = "".join(f"\n  {last[rank]}" for rank in self.ranks)
+        super().__init__(f"livelock of {name_ranks(self.ranks)}, which do again and again:{doing}")
+
+    def throw(self) -> NoReturn:
+        raise self
+
 
 class UncontrolledBlocking(Verdict):
-    """A rank blocks, or computes, outside of what the simulator controls: nothing is known of the rest.
+    """A rank blocks, or computes, outside of what the simulator controls: nothing is known of the others.
 
     Attributes:
         rank: which one.
@@ -103,6 +150,34 @@ class UncontrolledBlocking(Verdict):
             f"uncontrolled blocking: rank {rank} came to no operation of the store, sleep or point()"
             f" in time; it stands at\n{stack}"
         )
+
+    def throw(self) -> NoReturn:
+        raise self
+
+
+class Nondeterminism(Verdict):
+    """Two executions of one schedule differ: something else than the schedule decides.
+
+    Attributes:
+        at: the number of the first step that differs.
+        once: what could be done there, the first time.
+        again: what could be done there, the second time.
+    """
+
+    def __init__(self, at: int, once: tuple[Step, ...], again: tuple[Step, ...]) -> None:
+        self.at, self.once, self.again = at, once, again
+        self.ranks = sorted({step.rank for step in set(once) ^ set(again)})
+        super().__init__(
+            f"one schedule, two executions: they differ at step {at}"
+            f"\n  once:  {_list(once)}\n  again: {_list(again)}"
+        )
+
+    def throw(self) -> NoReturn:
+        raise self
+
+
+def _list(steps: tuple[Step, ...]) -> str:
+    return "; ".join(map(str, steps)) or "nothing more"
 
 
 def _waits(blocked: tuple[Blocked, ...]) -> str:
