@@ -191,7 +191,10 @@ class GreenletCrew:
 
     def _serve(self, member: int) -> None:
         while True:
-            to = self._body(member)
+            try:
+                to = self._body(member)
+            except Interrupted:
+                to = HOME
             self._holder = to = HOME if self._stuck is not None else to
             self._members[to].switch(to)
 

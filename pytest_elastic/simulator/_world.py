@@ -15,7 +15,7 @@ from pytest_elastic.simulator._run import Run
 from pytest_elastic.simulator._scheduler import Cut, Scheduler
 from pytest_elastic.simulator._seat import ENDED, Seat, Unwind
 from pytest_elastic.simulator._store import SimStore
-from pytest_elastic.simulator._task import HOME, Crew, Stuck, make_crew
+from pytest_elastic.simulator._task import HOME, Crew, Interrupted, Stuck, make_crew
 
 RankFunction = Callable[[int, int, Any], Any]
 
@@ -108,7 +108,7 @@ class Simulation:
                 result = self.function(number, self.setting.ranks, SimStore(seat))
                 if not seat.unwinding:
                     execution.results[number] = result
-        except Unwind:
+        except (Unwind, Interrupted):
             pass
         except BaseException as error:
             if not seat.unwinding:
