@@ -62,7 +62,7 @@ def visits(search: type[Dpor], function: RankFunction, setting: Setting) -> Iter
             left = scheduler.advance()
 
 
-def compare(function: RankFunction, setting: Setting) -> Comparison:
+def compare_searches(function: RankFunction, setting: Setting) -> Comparison:
     """Search a program twice; it must be small, since the oracle is slow."""
     found = []
     for search in (Dpor, SleepSets):

@@ -86,6 +86,15 @@ class Trace:
                 self._note(place, access, number)
         return races
 
+    def would_race(self, process: int, touched: Footprint) -> list[tuple[int, list[int]]]:
+        """The races of a step that is not done, each with its initials."""
+        clock, races = self._race(self._clocks[process], touched)
+        number = len(self.events)
+        self.events.append(Event(process, clock[process], None, clock))
+        found = [(race, self.initials(race, number)) for race in races]
+        self.events.pop()
+        return found
+
     def wait(self, process: int, keys: Iterable[Place], missing: Iterable[Place]) -> None:
         """The last event waits for these keys: its process goes on after those who create them."""
         lacking = set(missing)

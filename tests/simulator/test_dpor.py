@@ -7,15 +7,15 @@ import time
 from typing import Any
 
 import pytest
-from corpus import KERNELS
 
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
-from pytest_elastic.simulator._oracle import SleepSets, compare, visits
+from pytest_elastic.simulator._oracle import SleepSets, compare_searches, visits
 from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.simulator._world import RankFunction
 from pytest_elastic.store import barrier
 from pytest_elastic.store._arguments import Arrival
+from simulator.corpus import KERNELS
 
 BIG = {"generation_after_add", "generation_before_add", "prefix_reuse", "reset_race"}
 PROGRAMS = [
@@ -31,7 +31,7 @@ PROGRAMS = [
 def test_the_oracle_agrees(function: RankFunction, kernel: Any, wake: Any) -> None:
     """On each kernel and its twin: no trace is missing, none is extra, none is visited twice."""
     ranks = 2 if wake == "level" else kernel.ranks
-    comparison = compare(function, Setting(ranks, **kernel.options | {"wake": wake}))
+    comparison = compare_searches(function, Setting(ranks, **kernel.options | {"wake": wake}))
     assert comparison.agree, comparison
 
 

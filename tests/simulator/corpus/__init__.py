@@ -3,8 +3,8 @@
 A kernel's docstring says what went wrong, its twin's what makes it right.
 """
 
-from corpus import barriers, leaders, times, waits
-from corpus._kernel import Kernel
+from simulator.corpus import barriers, leaders, times, waits
+from simulator.corpus._kernel import Kernel
 
 KERNELS = sorted(
     barriers.KERNELS + waits.KERNELS + leaders.KERNELS + times.KERNELS, key=lambda kernel: kernel.number

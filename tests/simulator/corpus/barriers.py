@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from corpus._kernel import Kernel
 from pytest_elastic.store import barrier
+from simulator.corpus._kernel import Kernel
 
 
 def missing_rank(rank: int, world_size: int, store: Any) -> None:

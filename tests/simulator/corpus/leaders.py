@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from corpus._kernel import Kernel
+from simulator.corpus._kernel import Kernel
 
 
 def leader_leaves(rank: int, world_size: int, store: Any) -> None:

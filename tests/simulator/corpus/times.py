@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from corpus._kernel import Kernel
 from pytest_elastic.errors import DistStoreError
+from simulator.corpus._kernel import Kernel
 
 
 def slow_joiner(rank: int, world_size: int, store: Any) -> None:
@@ -51,5 +51,5 @@ def _accuse(rank: int, world_size: int, store: Any, patience: float) -> None:
 
 KERNELS = [
     Kernel(14, slow_joiner, awaited_joiner, always=True, fails="error"),
-    Kernel(19, hasty_accuser, patient_accuser, always=True, fails="error"),
+    Kernel(19, hasty_accuser, patient_accuser, always=True, fails="error", options={"may_timeout": True}),
 ]

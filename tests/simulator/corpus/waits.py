@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from corpus._kernel import Kernel
+from simulator.corpus._kernel import Kernel
 
 
 def circular_wait(rank: int, world_size: int, store: Any) -> None:
