@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 
 from pytest_elastic.simulator._execution import Execution
 from pytest_elastic.simulator._scheduler import Step
@@ -26,7 +25,7 @@ def judge(execution: Execution, stuck: Stuck | None) -> Verdict | None:
     if stuck is not None:
         return UncontrolledBlocking(stuck.member, "".join(stuck.stack))
     for rank, error in execution.errors.items():
-        return RankFailed(rank, error, "".join(traceback.format_exception(error)), blocked)
+        return RankFailed(rank, error, blocked)
     for rank, scope in execution.expired.items():
         return TimerExpired(rank, scope, blocked)
     if execution.livelocked:

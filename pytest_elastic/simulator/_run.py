@@ -33,6 +33,7 @@ from pytest_elastic.simulator._task import HOME, Crew
 from pytest_elastic.simulator._turns import UNFAIR, Turns
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store._torch import as_torchs
 
 
 class Run:
@@ -170,7 +171,8 @@ class Run:
     def _time_out(self, seat: Seat) -> None:
         assert seat.waiter is not None
         elapsed = (self.clock.now - seat.began) * seat.speed
-        self.fail(seat, timeout_error(self.state.missing(seat.waiter), seat.seconds, elapsed))
+        error = timeout_error(self.state.missing(seat.waiter), seat.seconds, elapsed)
+        self.fail(seat, as_torchs(error))
 
     def fail(self, seat: Seat, error: Exception) -> None:
         """End a rank's wait with an error."""

@@ -34,7 +34,7 @@ class Step(NamedTuple):
             `"sleep"`; `"timer"`, one is armed or taken away; `"point"`; `"fault"`, which is recorded where it
             happened but never offered.
         name: the operation; for `"resume"` and `"expire"` the one that is blocked, or the alarm's name.
-        arguments: the operation's.
+        arguments: the operation's; several keys are a tuple.
     """
 
     rank: int
@@ -183,7 +183,8 @@ _SHOWN = 40
 def keys_of(name: str, arguments: tuple[Any, ...]) -> tuple[str, ...] | None:
     """The keys that an operation touches; `None` is all of them."""
     if name in _MANY:
-        return tuple(arguments[0])
+        keys: tuple[str, ...] = arguments[0]
+        return keys
     if name in ("num_keys", "list_keys"):
         return None
     if name == "barrier":
@@ -192,5 +193,5 @@ def keys_of(name: str, arguments: tuple[Any, ...]) -> tuple[str, ...] | None:
 
 
 def _shown(argument: Any) -> str:
-    text = repr(argument)
+    text = repr(list(argument) if isinstance(argument, tuple) else argument)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

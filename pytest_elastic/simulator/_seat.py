@@ -75,10 +75,10 @@ class Seat:
     def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
         """Come to a scheduling point; returns when the step is done, with its answer."""
         table, number = self.table, self.number
+        if not table.crew.runs(number):
+            raise RuntimeError(f"what belongs to simulated rank {number} was used by another rank or thread")
         if self.unwinding or table.over:
             raise Unwind
-        if table.current != number or not table.crew.runs(number):
-            raise RuntimeError(f"what belongs to simulated rank {number} was used by another rank or thread")
         self.step, self.status = Step(number, kind, name, arguments), PENDING
         table.crew.beat += 1
         to = table.next()

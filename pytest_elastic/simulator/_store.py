@@ -31,7 +31,11 @@ class SimStore(Handle):
         return other
 
     def _call(self, name: str, *arguments: Any) -> Any:
+        if arguments and type(arguments[0]) is list:
+            arguments = tuple(map(tuple, arguments))  # Steps can be hashed.
         return self._seat.perform(name, arguments, 0.0)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        if type(arguments[0]) is list:
+            arguments = (tuple(arguments[0]),)
         return self._seat.perform(name, arguments, seconds)

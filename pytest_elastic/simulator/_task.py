@@ -86,6 +86,7 @@ class ThreadCrew:
     def __init__(self, size: int, body: Body) -> None:
         self.beat = 0
         self._body, self._holder, self._closed = body, HOME, False
+        self._lost = HOME
         self._home = _held()
         self._batons = [_held() for _ in range(size)]
         self._threads = [
@@ -102,8 +103,8 @@ class ThreadCrew:
         beat = self.beat
         while not self._home.acquire(timeout=PATIENCE):
             if self.beat == beat:
-                frame = sys._current_frames().get(self._idents[self._holder])
-                raise Stuck(self._holder, _stack_of(frame))
+                self._lost = self._holder
+                raise Stuck(self._lost, _stack_of(sys._current_frames().get(self._idents[self._lost])))
             beat = self.beat
 
     def switch(self, me: int, to: int) -> None:
@@ -111,7 +112,7 @@ class ThreadCrew:
         self._batons[me].acquire()
 
     def runs(self, member: int) -> bool:
-        return threading.get_ident() == self._idents[member]
+        return threading.get_ident() == self._idents[member] and member != self._lost
 
     def close(self) -> None:
         self._closed = True
@@ -135,7 +136,7 @@ class ThreadCrew:
                 if self._closed:
                     return
                 to = self._body(member)
-                if self._closed:  # It was stuck, and is not any more.
+                if member == self._lost:  # It was stuck, and is not any more: others have the baton.
                     return
                 self._hand(to)
         except Interrupted:

@@ -19,11 +19,16 @@ of its own (`throw`), since Hypothesis tells failures apart by type and line.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from pytest_elastic.errors import ElasticError, name_ranks
 from pytest_elastic.simulator._execution import Blocked
 from pytest_elastic.simulator._scheduler import Step
+
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 class Verdict(ElasticError):
@@ -50,20 +55,24 @@ class RankFailed(Verdict):
 
     Attributes:
         rank: the first one.
-        type_name: the exception's type.
-        trace: its traceback, as text.
+        type_name: the exception's type; itself it is the cause, as long as this is not pickled.
+        place: `file:line` in the rank's code.
+        trace: the traceback, as text.
         blocked: who waited at the end.
     """
 
-    def __init__(self, rank: int, error: BaseException, trace: str, blocked: tuple[Blocked, ...]) -> None:
-        self.rank, self.ranks = rank, [rank]
-        self.type_name, self.trace, self.blocked = type(error).__name__, trace, blocked
-        super().__init__(f"rank {rank} failed: {self.type_name}: {error}{_waits(blocked)}\n{trace}")
+    def __init__(self, rank: int, error: BaseException, blocked: tuple[Blocked, ...]) -> None:
+        self.rank, self.ranks, self.blocked = rank, [rank], blocked
+        trace = error.__traceback__
+        inner = trace.tb_next if trace is not None else None  # Without our own frame.
+        self.type_name, self.place = type(error).__name__, _place(inner)
+        self.trace = "".join(traceback.format_exception(type(error), error, inner))
+        super().__init__(f"rank {rank} failed at {self.place}: {self.type_name}: {error}{_waits(blocked)}")
         self.__context__ = self.__cause__ = error
 
     @property
     def key(self) -> tuple[object, ...]:
-        return ("RankFailed", self.rank, self.type_name)
+        return ("RankFailed", self.rank, self.type_name, self.place)
 
     def throw(self) -> NoReturn:
         raise self
@@ -174,6 +183,13 @@ class Nondeterminism(Verdict):
 
     def throw(self) -> NoReturn:
         raise self
+
+
+def _place(trace: TracebackType | None) -> str:
+    """The innermost line that is not this package's, as `file:line`."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
+    theirs = [place for place in frames if not place[0].startswith(_PACKAGE)]
+    return "{}:{}".format(*(theirs or frames or [("?", 0)])[-1])
 
 
 def _list(steps: tuple[Step, ...]) -> str:

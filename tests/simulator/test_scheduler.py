@@ -16,7 +16,7 @@ from pytest_elastic.simulator._scheduler import (
 from simulator.programs import count_by_hand, exchange
 
 CALLS = [Step(rank, "call", "set", (f"k{rank}", b"")) for rank in range(4)]
-EXPIRE = Step(1, "expire", "wait", (["k"],))
+EXPIRE = Step(1, "expire", "wait", (("k",),))
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_following_what_cannot_happen():
     ("name", "arguments", "keys"),
     [
         ("set", ("k", b"v"), ("k",)),
-        ("wait", (["a", "b"],), ("a", "b")),
-        ("multi_set", (["a"], [b""]), ("a",)),
+        ("wait", (("a", "b"),), ("a", "b")),
+        ("multi_set", (("a",), (b"",)), ("a",)),
         ("barrier", ("b", 3), ("b/num_members", "b/last_member")),
         ("num_keys", (), None),
         ("list_keys", (), None),
@@ -120,6 +120,6 @@ def test_keys(name, arguments, keys):
 def test_steps_read_well():
     """A step says who does what, and long values are cut."""
     assert str(Step(2, "call", "set", ("k", b"v"))) == "rank 2: set('k', b'v')"
-    assert str(Step(1, "resume", "wait", (["k"],))) == "rank 1: resume of wait(['k'])"
+    assert str(Step(1, "resume", "wait", (("k",),))) == "rank 1: resume of wait(['k'])"
     assert str(Step(1, "sleep", "sleep", (1.0,))) == "rank 1: sleep(1.0)"
     assert len(str(Step(2, "call", "set", ("k", b"v" * 1000)))) < 70
