@@ -90,6 +90,7 @@ class Dpor:
         self._eager = self._explored or simulation.setting.wake == "level"
         self._frames: list[_Frame] = []
         self._known = 0
+        self._run: Run
         self._begin()
 
     def _begin(self) -> None:
@@ -101,6 +102,9 @@ class Dpor:
         self._open = False
 
     def choose(self, decision: Decision) -> int:
+        if self._depth == 0:
+            assert self._simulation._run is not None
+            self._run = self._simulation._run
         if self._open:
             self._settle(decision.steps)
         self._pass_time()
@@ -142,12 +146,6 @@ class Dpor:
                 return True
             self._frames.pop()
         return False
-
-    @property
-    def _run(self) -> Run:
-        run = self._simulation._run
-        assert run is not None
-        return run
 
     @property
     def share(self) -> float:
