@@ -186,7 +186,7 @@ class _Composer:
 
     def _call(self, call: StoreCalled) -> None:
         self._scene.calls.append(call)
-        if call.name in _WRITES:
+        if call.name in _WRITES and call.changed:
             self._writes.update(dict.fromkeys(call.keys, call))
 
     def _join(self, join: BarrierJoined) -> None:

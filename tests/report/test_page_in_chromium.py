@@ -188,6 +188,20 @@ def test_hover_tells_what_a_mark_is(show, selector, words):
     assert [word for word in words if word not in card] == []
 
 
+def test_a_wait_names_those_who_may_end_it(show):
+    """Where the caller has said so; and a call that changed nothing says that."""
+    wait = WaitBegan(2.0, 0, 0, "wait", ("a", "b"), ("a",), 9.0, writers=(2, 1))
+    page = show(
+        Picture(
+            "t",
+            3,
+            [StoreCalled(1.0, 1, 1, "compare_set", ("a",), False), wait, LineWritten(9.0, 1, "stdout", "")],
+        )
+    )
+    assert "ranks 1–2 alone" in page.hover(page.one("#lanes rect.wait.never"))
+    assert "it changed nothing" in page.hover(page.one("#lanes path.calls"))
+
+
 def test_barriers_are_linked(show):
     """One line through those that came, one through those that did not."""
     page = show(failed_barrier())

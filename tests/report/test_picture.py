@@ -60,6 +60,15 @@ def test_who_released_a_wait(writes, expected):
     assert scene.waits[0].by == (None if expected is None else calls[expected])
 
 
+def test_a_call_that_changed_nothing_releases_nobody():
+    """Rule 2 is about writes: a `compare_set` that found another value is none."""
+    call, vain = StoreCalled(2.0, 1, 1, "set", ("a",)), StoreCalled(3.0, 1, 1, "compare_set", ("a",), False)
+    scene = scene_of(
+        call, vain, WaitBegan(1.0, 0, 0, "wait", ("a",), ("a",), 9.0), WaitEnded(4.0, 0, 0, "done")
+    )
+    assert scene.waits[0].by == call
+
+
 def test_only_an_answer_has_a_releaser():
     """A wait that timed out was released by nobody, whatever was written."""
     began, call = WaitBegan(1.0, 0, 0, "wait", ("a",), ("a",), 9.0), StoreCalled(2.0, 1, 1, "set", ("a",))

@@ -18,17 +18,17 @@ function readModel(raw) {
     stood: rows("stood", ([at, rank, state, channel, peer]) => ({ kind: "stood", at, lane: lane(rank), state, channel, peer })),
     phases: rows("phases", ([at, rank, name, until, outcome, error, place]) =>
       ({ kind: "phase", at, lane: lane(rank), name, until, outcome, error, place })),
-    waits: rows("waits", ([at, rank, client, name, asked, askedCount, missing, missingCount, timeout, may, ended, by]) => ({
+    waits: rows("waits", ([at, rank, client, name, asked, askedCount, missing, missingCount, timeout, may, ended, by, writers]) => ({
       kind: "wait", at, lane: lane(rank), client, name: text(name), keys: keys(asked, askedCount),
-      missing: keys(missing, missingCount), timeout, may, until: ended && ended[0], how: ended ? ended[1] : "never ended",
+      missing: keys(missing, missingCount), timeout, may, writers, until: ended && ended[0], how: ended ? ended[1] : "never ended",
       by: by && { at: by[0], lane: lane(by[1]), name: text(by[2]) },
     })),
     meetings: rows("meetings", ([at, prefix, expected, complete, joins, absent]) => ({
       at, prefix: text(prefix), expected, complete: Boolean(complete), absent,
       joins: joins.map(([at, rank, client]) => ({ at, lane: lane(rank), client })),
     })),
-    calls: rows("calls", ([at, rank, client, name, shown, count]) =>
-      ({ kind: "call", at, lane: lane(rank), client, name: text(name), keys: keys(shown, count) })),
+    calls: rows("calls", ([at, rank, client, name, shown, count, changed = 1]) =>
+      ({ kind: "call", at, lane: lane(rank), client, name: text(name), keys: keys(shown, count), changed })),
     lines: rows("lines", ([at, rank, error, line]) => ({ kind: "line", at, lane: lane(rank), error: Boolean(error), text: line })),
   };
   const others = [found.starts, found.exits, found.stood, found.phases, found.waits, found.calls, found.lines];
