@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,13 @@ from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack, parse_stacks
 from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._debugger import Borrow, OpenTerminal, lend
+from pytest_elastic.launch._files import RankLogs
+from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
 from pytest_elastic.launch._timers import GroupTimers
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
@@ -61,6 +64,8 @@ class Plan:
         live: whether lines are shown as they are written.
         start_timeout: seconds until every rank must be ready.
         torch_threads: see `RankJob`.
+        terminal: for debuggers in the ranks.
+        debugging_stops_clocks: whether deadlines and timers stand still while one is open.
     """
 
     nprocs: int
@@ -69,6 +74,8 @@ class Plan:
     live: bool = False
     start_timeout: float = 60.0
     torch_threads: int = 1
+    terminal: OpenTerminal = nullcontext
+    debugging_stops_clocks: bool = True
 
 
 @dataclass(slots=True)
@@ -88,35 +95,6 @@ class Answers:
     expired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RankLogs:
-    """The files that a rank writes; they may be read at any time.
-
-    Attributes:
-        directory: where they are.
-    """
-
-    directory: Path
-
-    @property
-    def stdout(self) -> str:
-        """What it wrote to descriptor 1 so far."""
-        return self._read("stdout.log")
-
-    @property
-    def stderr(self) -> str:
-        """What it wrote to descriptor 2 so far."""
-        return self._read("stderr.log")
-
-    def tail(self, lines: int = 40) -> str:
-        """The last lines of both."""
-        return "\n".join((self.stdout + self.stderr).splitlines()[-lines:])
-
-    def _read(self, name: str) -> str:
-        path = self.directory / name
-        return path.read_text("utf-8", "replace") if path.exists() else ""
-
-
 class RankGroup(PContext):
     """N ranks.  Not thread-safe but for `close`.
 
@@ -124,7 +102,8 @@ class RankGroup(PContext):
         plan: what it was made from.
         directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
         server: the group's store.
-        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits.
+        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits, and always
+            once `watch_timers` was called.
         fresh: whether no item ran on it yet.
     """
 
@@ -139,10 +118,11 @@ class RankGroup(PContext):
             {rank: str(directory / file) for rank, directory in self.directories.items()}
             for file in ("stdout.log", "stderr.log", "error.json")
         )
-        self._port = _reserve_port()
+        self._port = reserve_port()
         self._channels = RankChannels(self.directories)
         self.timers = GroupTimers()
         self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
+        self._enough = False  # Of debuggers.
         self.fresh = True
         self.server = StoreServer()
         shown = (outs, errs) if plan.live else ({}, {})
@@ -235,6 +215,8 @@ class RankGroup(PContext):
         patience = Deadline.after(None)
         while waiting:
             self._gather(answers, waiting)
+            paused = self._lend_terminal(deadline)
+            deadline, patience = deadline.later(paused), patience.later(paused)
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
                 patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
             until = deadline.earlier(patience)
@@ -247,6 +229,39 @@ class RankGroup(PContext):
                 )
                 self._expire(sorted(waiting))
         return answers
+
+    def _lend_terminal(self, deadline: Deadline) -> float:
+        """Serve the debuggers that opened in ranks; the seconds for which the clocks stood still."""
+        begin = self.timers.paused
+        for inbox in self._channels.inbox.values():
+            while inbox and isinstance(inbox[0], Borrow):
+                self._debug(inbox.popleft(), deadline)
+        return self.timers.paused - begin
+
+    def _debug(self, borrow: Borrow, deadline: Deadline) -> None:
+        stops = self.plan.debugging_stops_clocks
+
+        def over() -> bool:
+            self._expire(list(self.directories))
+            return self._gone(borrow.rank) or (not stops and deadline.passed())
+
+        with self.timers.standing_still() if stops else nullcontext():
+            terminal = nullcontext if self._enough else self.plan.terminal
+            self._enough |= lend(
+                terminal, borrow, lambda: self.group.signal((borrow.rank,), signal.SIGINT), over
+            )
+
+    def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
+        """As for every context; time with a debugger open in a rank does not count."""
+        paused, result = self.timers.paused, super().wait(timeout, period)
+        while result is None and self.timers.paused > paused:
+            more, paused = self.timers.paused - paused, self.timers.paused
+            result = super().wait(more, period)
+        return result
+
+    def watch_timers(self) -> None:
+        """Look after the timers in a thread from now on, whoever waits or not."""
+        self.timers.watch(lambda: self._expire(list(self.directories)))
 
     def _expire(self, ranks: list[int]) -> None:
         """Kill the ranks whose timers have expired, once everybody's stacks are written."""
@@ -262,7 +277,7 @@ class RankGroup(PContext):
             ended = self.group.exits.get(rank)
             inbox = self._channels.read(rank)
             # Past its timer a rank is dead, whatever it could still send before the kill.
-            if inbox and rank not in self.timers.expiries:
+            if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
                 waiting.discard(rank)
             elif ended is not None or self.group.over:
@@ -351,6 +366,7 @@ class RankGroup(PContext):
             self._channels.sleep(self.group, self.directories, until, self.timers.descriptors())
         self._expire([rank for rank in self.directories if rank not in self.group.exits])
         self._channels.take(self.group, 0)
+        self._lend_terminal(Deadline.after(None))
         for rank in self.group.exits:
             self.server.drop(rank)
 
@@ -358,6 +374,9 @@ class RankGroup(PContext):
         return self._channels.returned(rank, _byvalue.loads)
 
     def _release(self) -> None:
+        for inbox in self._channels.inbox.values():
+            while inbox and isinstance(inbox[0], Borrow):
+                os.close(inbox.popleft().descriptor)
         self._channels.close()
         self.server.close()
         self.timers.close()
@@ -366,25 +385,3 @@ class RankGroup(PContext):
 
 def _has_ended(answer: Any) -> bool:
     return isinstance(answer, RankExited)
-
-
-def _reserve_port() -> socket.socket:
-    """A port of the loopback that is ours but listens to nobody.
-
-    With SO_REUSEADDR on both sides a server may bind it while we hold it, since we do not listen; the
-    kernel gives it to nobody who did not ask for it by number.
-    """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
-
-
-def describe_exit(exitcode: int) -> str:
-    """An exit code in words: "died by SIGSEGV", "exited with code 3"."""
-    if exitcode >= 0:
-        return f"exited with code {exitcode}"
-    try:
-        return f"died by {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"died by signal {-exitcode}"

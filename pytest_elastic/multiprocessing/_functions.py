@@ -105,8 +105,10 @@ class MultiprocessContext(PContext):
 
     def _release(self) -> None:
         self._channels.close()
-        if self._zygote is not None:
-            self._zygote.close()
+        if self._zygote is not None and self._group is not None and self._group.ended is not None:
+            self._zygote.leave()  # Nothing is left of the group.
+        elif self._zygote is not None:
+            self._zygote.close()  # It sweeps in the guardian's place.
 
 
 class Parcel:

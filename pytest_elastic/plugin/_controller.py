@@ -9,23 +9,25 @@ the teardown said is raised in the teardown phase, where it belongs.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import warnings
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_timeout
 
 from pytest_elastic.clock import Deadline
-from pytest_elastic.launch import GRACE, Bye, Elastic, Launchers, Plan, RankGroup
+from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup, Terminal
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.plugin._accounting import raise_verdict
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
-from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem
 from pytest_elastic.plugin._stash import TIMEOUT, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
@@ -44,6 +46,8 @@ class Conductor:
         self._count = 0
         self._kept: dict[Any, RankGroup] = {}
         self._last_use: dict[Any, pytest.Item] = {}
+        self._elastic: Elastic | None = None
+        self._debugging = ExitStack()
 
     def adopt(self, items: list[pytest.Item]) -> None:
         """Make these items run on ranks."""
@@ -65,13 +69,16 @@ class Conductor:
             options.live,
             options.start_timeout,
             options.torch_threads,
+            self.terminal,
+            options.debugging_stops_clocks,
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
     def controller(self) -> Elastic:
         """What the `elastic` fixture gives."""
         make = partial(self.make, method=self.launchers.method(None))
-        return Elastic(make, self.options.nprocs, self.options.timeout)
+        self._elastic = Elastic(make, self.options.nprocs, self.options.timeout)
+        return self._elastic
 
     def acquire(self, controller: ItemController) -> RankGroup:
         """The kept group for this item, or a new one, started."""
@@ -105,6 +112,35 @@ class Conductor:
         capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             self.session.config.get_terminal_writer().write(text)
+
+    @contextmanager
+    def terminal(self) -> Iterator[Terminal | None]:
+        """Inside, the terminal is free, for a debugger in a rank; `None` where pytest has none."""
+        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
+        capture.suspend(in_=True) if capture else None
+        try:
+            yield Terminal(0, self._show) if os.isatty(0) else None
+        finally:
+            capture.resume() if capture else None
+
+    def _show(self, text: str) -> None:
+        writer = self.session.config.get_terminal_writer()
+        writer.write(text, flush=True)
+
+    def is_debugging(self) -> bool:
+        """Whether pytest itself runs in a debugger, as far as pytest-timeout can tell: limits are off then.
+
+        That pytest's own debugger was open before is no reason: the time was not charged.
+        """
+        suppressed = pytest_timeout.SUPPRESS_TIMEOUT
+        return self.options.debugging_stops_clocks and not suppressed and pytest_timeout.is_debugging()
+
+    def debug(self, debugging: bool) -> None:
+        """A debugger opens in pytest itself, or is left: timers that are looked after stand still."""
+        self._debugging.close()
+        if debugging and self._elastic is not None and self.options.debugging_stops_clocks:
+            for group in self._elastic.groups:
+                self._debugging.enter_context(group.timers.standing_still())
 
     def close(self) -> None:
         """End every kept group, then the launchers; bounded."""
@@ -144,7 +180,7 @@ class ItemController:
         self._reports: list[PhaseReport] = []
         self._starts: dict[str, int] = {}
         self._teardown = Verdict("passed")
-        self._deadline = Deadline.after(None)
+        self._left = math.inf  # Seconds; what passes between two phases is not charged.
 
     # The three phases.
 
@@ -157,7 +193,7 @@ class ItemController:
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
         seconds, call_only = self._limit()
-        self._deadline = Deadline.after(None if call_only else seconds)
+        self._left = math.inf if call_only else seconds
         following = self.conductor.next_use(self)
         order = RunItem(self.item.nodeid, following.nodeid if following else None)
         if group.fresh or self.marker.lifetime != "test":
@@ -172,7 +208,7 @@ class ItemController:
         __tracebackhide__ = True
         seconds, call_only = self._limit()
         if call_only:
-            self._deadline = Deadline.after(seconds)
+            self._left = seconds
         ends = self._phase("call")
         self._conclude("call", expected_but_alive([*ends, *self._finish()], self.marker.expect))
 
@@ -186,22 +222,22 @@ class ItemController:
 
     # What they have in common.
 
-    def _limit(self) -> tuple[float | None, bool]:
+    def _limit(self) -> tuple[float, bool]:
         """Seconds allowed and whether only the call is timed; the marker, then pytest-timeout, then ours."""
         seconds, call_only = self.marker.timeout, False
         if seconds is None:
-            seconds, call_only = self.item.stash.get(TIMEOUT, (self.conductor.options.timeout, False))
-        return seconds or None, call_only
+            default = 0.0 if timeout_is_off(self.item) else self.conductor.options.timeout
+            seconds, call_only = self.item.stash.get(TIMEOUT, (default, False))
+        return seconds or math.inf, call_only
 
-    def _phase(self, when: str, deadline: Deadline | None = None) -> list[RankEnd]:
+    def _phase(self, when: str, limit: float | None = None) -> list[RankEnd]:
         group = self._group
         if group is None:
             return []
         try:
             group.order(self._alive, Phase(when))
-            answers = group.collect(self._alive, deadline or self._deadline, self._is_failure)
-            limit = f"{self._limit()[0] or GRACE:g} s"
-            ends = ends_of(answers, group, self.marker.expect, limit)
+            answers = self._answers(group, self._left if limit is None else limit)
+            ends = ends_of(answers, group, self.marker.expect, f"{limit or self._limit()[0]:g} s")
         except BaseException:
             self._abort()
             raise
@@ -217,6 +253,15 @@ class ItemController:
             group.group.signal(hung, signal.SIGCONT)
         return ends
 
+    def _answers(self, group: RankGroup, seconds: float) -> Answers:
+        """What the ranks answer within so many seconds; what is left of them is for the next phase."""
+        if self.conductor.is_debugging():
+            return group.collect(self._alive, Deadline.after(None), self._is_failure)
+        deadline, paused = Deadline.after(seconds), group.timers.paused
+        answers = group.collect(self._alive, deadline, self._is_failure)
+        self._left = deadline.later(group.timers.paused - paused).remaining()
+        return answers
+
     def _is_failure(self, answer: Any) -> bool:
         if isinstance(answer, PhaseReport):
             return answer.outcome in ("failed", "exit")
@@ -229,8 +274,7 @@ class ItemController:
             return []
         self._finished = True
         whole = len(self._alive) + len(set(self.marker.expect) - set(self._alive)) >= self.size
-        deadline = self._deadline if whole else Deadline.after(GRACE)
-        ends = self._phase("teardown", deadline)
+        ends = self._phase("teardown", None if whole else GRACE)
         group.timers.disarm()
         self._teardown = self._judge(ends)
         clean = (

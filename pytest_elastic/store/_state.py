@@ -118,6 +118,10 @@ class StoreState:
             self._wrote(key)
         return total
 
+    def peek(self, key: str) -> bytes | None:
+        """The value, `None` where there is none; no operation, for those who carry the state."""
+        return self._values.get(key)
+
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
         present = self._values.get(key)
         if present == expected or (present is None and not expected):
@@ -198,6 +202,11 @@ class StoreState:
     def members(self, key: str) -> list[int]:
         """The ranks that arrived, in their order."""
         return self._members.get(key, [])[:]
+
+    def digest(self) -> int:
+        """A number that is the same for the same values and queues, in this process."""
+        queues = {(key, tuple(queue)) for key, queue in self._queues.items()}
+        return hash((frozenset(self._values.items()), frozenset(queues)))
 
     # Waiters.
 

@@ -164,9 +164,9 @@ def test_f37_ctrl_c(tmp_path, until):
 
 
 @pytest.mark.parametrize("kind", [*METHODS, "program"])
-def test_f39_closed_right_after_the_start(kind, launch, nobody_left):
+def test_f39_closed_right_after_the_start(kind, launch, nobody_left, rounds):
     """At once, and all are reaped."""
-    for _ in range(50):
+    for _ in range(rounds(8, 50)):
         if kind == "program":
             context = launch("sleep", args={0: (1000,), 1: (1000,)})
         else:
