@@ -8,7 +8,7 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._handle import Handle, timeout_error
-from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store._state import OPERATIONS, StoreState, Waiter
 
 
 class _Data:
@@ -16,6 +16,7 @@ class _Data:
 
     def __init__(self) -> None:
         self.state = StoreState(wake="level")
+        self.operations = {name: getattr(self.state, name) for name in OPERATIONS}
         self.lock = threading.Lock()
         self.bells: dict[Waiter, threading.Lock] = {}
         watch(self)
@@ -73,22 +74,21 @@ class HashStore(Handle):
 
     def _call(self, name: str, *arguments: Any) -> Any:
         data = self._data
-        state = data.state
         with data.lock:
-            answer = getattr(state, name)(*arguments)
-            if state.woken:
+            answer = data.operations[name](*arguments)
+            if data.state.woken:
                 data.ring()
-        return answer
+            return answer
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
         data = self._data
         waiter: Waiter | None = None
         try:
             with data.lock:
-                answer = getattr(data.state, name)(*arguments)
+                answer = data.operations[name](*arguments)
                 if data.state.woken:
                     data.ring()
-                if not isinstance(answer, Waiter):
+                if type(answer) is not Waiter:
                     return answer
                 waiter = answer
                 bell = data.hang_bell(waiter)

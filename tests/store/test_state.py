@@ -376,6 +376,16 @@ def test_s61_arrivals_are_remembered_until_the_counter_goes(state: StoreState) -
     assert state.members("n") == []
 
 
+def test_s40_a_waiter_that_was_registered_by_half_can_be_abandoned(state: StoreState) -> None:
+    """S40: an interrupt hits anywhere, and must not become another error."""
+    waiter = blocked(state.queue_pop("q"))
+    waiter.pending["never registered"] = None
+    state.abandon(waiter)
+    assert (waiter.pending, state.waiters()) == ({}, [])
+    state.queue_push("q", b"1")
+    assert (state.woken, state.queue_len("q")) == ([], 1)
+
+
 def test_sf17_a_notify_storm_loses_nobody(state: StoreState) -> None:
     """SF17: 64 waiters on 64 keys, one multi_set of all, each woken once, 1,000 times."""
     keys = [f"key{i}" for i in range(64)]
