@@ -27,7 +27,7 @@ from pytest_elastic.launch._debugger import Borrow, OpenTerminal, lend
 from pytest_elastic.launch._files import RankLogs
 from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
-from pytest_elastic.launch._timers import GroupTimers
+from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
@@ -36,6 +36,8 @@ from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
+from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.report import stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
 
 GRACE = 2.0
@@ -372,6 +374,13 @@ class RankGroup(PContext):
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)
+
+    def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
+        failure = super()._failure(rank, exitcode)
+        if rank in self.timers.expiries:
+            stood = stack_text(self.timers.stood.get(rank, []))
+            failure.message = f"{describe_expiry(self.timers.expiries[rank])}\n{stood}"
+        return failure
 
     def _release(self) -> None:
         for inbox in self._channels.inbox.values():
