@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
 from pytest_elastic.errors import DebuggerError
-from pytest_elastic.launch._debugger import OpenTerminal, RankTerminal, Terminal, lend
+from pytest_elastic.launch._debugger import Loans, OpenTerminal, RankTerminal, Terminal
 from pytest_elastic.multiprocessing._channel import Channel
 
 
@@ -25,8 +27,9 @@ class Desk:
         self.rank = RankTerminal(3, Channel(theirs))
         self.keys, self.keyboard = os.pipe()
         self.shown: list[str] = []
-        self.freed = 0
-        self.ends = [self.launcher, self.rank._channel]
+        self.freed = self.stood = 0
+        self.inbox: deque[Any] = deque()
+        self.ends: list[Any] = [self.launcher, self.rank._channel]
 
     @contextmanager
     def terminal(self) -> Iterator[Terminal | None]:
@@ -37,9 +40,24 @@ class Desk:
     def nothing(self) -> Iterator[Terminal | None]:
         yield None
 
-    def lend(self, open_terminal: OpenTerminal, interrupt: Callable[[], object] = lambda: None) -> bool:
+    def loans(self, open_terminal: OpenTerminal) -> Loans:
+        self.ends.append(made := Loans(open_terminal, {3: self.inbox}, self.clocks))
+        return made
+
+    def serve(
+        self,
+        loans: Loans,
+        interrupt: Callable[[int], object] = lambda _: None,
+        over: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         borrow, (descriptor,) = self.launcher.wait()
-        return lend(open_terminal, replace(borrow, descriptor=descriptor), interrupt, lambda: False)
+        self.inbox.append(replace(borrow, descriptor=descriptor))
+        loans.serve(interrupt, over)
+
+    @contextmanager
+    def clocks(self) -> Iterator[None]:
+        self.stood += 1
+        yield
 
     def type(self, text: str) -> None:
         os.write(self.keyboard, text.encode())
@@ -84,7 +102,8 @@ def test_to_and_fro(desk, aside):
 
     aside(debug)
     desk.type("line\n")
-    assert desk.lend(desk.terminal) is False
+    desk.serve(desk.loans(desk.terminal))
+    assert desk.stood == 1
     assert "".join(desk.shown) == "\nrank 3 is in a debugger, the other ranks run on\nprompt ä LINE\n"
 
 
@@ -98,16 +117,45 @@ def test_borrowed_again(desk, aside):
             desk.rank.give_back()
 
     aside(debug)
+    loans = desk.loans(desk.terminal)
     for _ in range(2):
-        desk.lend(desk.terminal)
+        desk.serve(loans)
     assert ("".join(desk.shown).count("again"), desk.freed) == (2, 2)
 
 
+def refused(desk, post_mortem=False):
+    with pytest.raises(DebuggerError):
+        desk.rank.borrow(post_mortem)
+
+
 def test_quit(desk, aside):
-    """It is known, so that no other rank asks; the mark itself is not shown."""
-    aside(lambda: (desk.rank.write("bye\n"), desk.rank.quit()))
-    assert desk.lend(desk.terminal) is True
+    """Nobody gets it any more; the mark itself is not shown."""
+    loans = desk.loans(desk.terminal)
+    aside(lambda: (desk.rank.write("bye\n"), desk.rank.quit(), refused(desk)))
+    desk.serve(loans)
+    desk.serve(loans)
     assert "".join(desk.shown).endswith("\nbye\n")
+    assert desk.freed == 1
+
+
+def test_the_first_failure_is_shown(desk, aside):
+    """Others are refused, until there is another phase; breakpoints are not concerned."""
+    loans = desk.loans(desk.terminal)
+
+    def debug() -> None:
+        for _ in range(2):
+            desk.rank.borrow(post_mortem=True)
+            desk.rank.give_back()
+            refused(desk, post_mortem=True)
+        desk.rank.borrow()
+        desk.rank.give_back()
+
+    aside(debug)
+    for shown in (False, True, False, True, True):
+        loans.shown = shown
+        desk.serve(loans)
+    assert desk.shown.count("\nrank 3 has failed, the other ranks run on\n") == 2
+    assert desk.shown.count("\nrank 3 is in a debugger, the other ranks run on\n") == 1
 
 
 def test_no_terminal(desk, aside):
@@ -120,7 +168,7 @@ def test_no_terminal(desk, aside):
         errors.append(caught.value.rank)
 
     aside(debug)
-    aside(partial(desk.lend, desk.nothing))
+    aside(partial(desk.serve, desk.loans(desk.nothing)))
     while not errors:
         time.sleep(0.001)
     assert errors == [3]
@@ -137,7 +185,7 @@ def test_the_end_of_input_is_the_ranks_too(desk, aside):
     aside(debug)
     os.close(desk.keyboard)
     desk.keyboard = os.dup(desk.keys)
-    assert desk.lend(desk.terminal) is False
+    desk.serve(desk.loans(desk.terminal))
     assert lines == [""]
 
 
@@ -160,17 +208,17 @@ def test_interrupted(desk, aside):
         desk.rank.write(desk.rank.readline())
         desk.rank.give_back()
 
-    def interrupt() -> None:
-        interrupts.append(1)
+    def interrupt(rank: int) -> None:
+        interrupts.append(rank)
         desk.type("typed after it\n")
 
     aside(debug)
-    desk.lend(terminal, interrupt)
-    assert (interrupts, desk.shown[-2]) == ([1], "typed after it\n")
+    desk.serve(desk.loans(terminal), interrupt)
+    assert (interrupts, desk.shown[-2]) == ([3], "typed after it\n")
 
 
 def test_taken_away(desk, aside):
-    """Where time is over the rank reads the end of input, and giving back is fine."""
+    """Where time is over the rank stays in its debugger, until nobody gets the terminal any more."""
     lines = []
 
     def debug() -> None:
@@ -180,8 +228,10 @@ def test_taken_away(desk, aside):
         desk.rank.give_back()
 
     aside(debug)
-    borrow, (descriptor,) = desk.launcher.wait()
-    lend(desk.terminal, replace(borrow, descriptor=descriptor), lambda: None, lambda: "x" in desk.shown)
+    loans = desk.loans(desk.terminal)
+    desk.serve(loans, over=lambda _: "x" in desk.shown)
+    assert lines == []
+    loans.close()
     while not lines:
         time.sleep(0.001)
     assert lines == [""]
