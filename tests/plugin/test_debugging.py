@@ -323,3 +323,19 @@ def test_t56_a_breakpoint_in_pytest_itself(console):
     time.sleep(1.5)
     running.type("c")
     assert "1 passed" in running.end()
+
+
+@pytest.mark.parametrize(("arguments", "failed"), [([], 0), (["--timeout-disable-debugger-detection"], 1)])
+def test_t56_a_debugger_that_holds_pytest(run, arguments, failed):
+    """As pytest-timeout finds it, by its trace function: limits are off."""
+    conftest = """
+import sys, types
+
+pydevd = sys.modules["pydevd"] = types.ModuleType("pydevd")
+exec("def trace(*_): pass", vars(pydevd))
+
+def pytest_runtest_setup(item):
+    sys.settrace(pydevd.trace)
+"""
+    code = HEAD + "\n@pytest.mark.elastic(timeout=0.3)\ndef test_it(rank):\n    time.sleep(0.8)\n"
+    run(code, *arguments, conftest=conftest).assert_outcomes(passed=1 - failed, failed=failed)
