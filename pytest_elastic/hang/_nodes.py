@@ -18,6 +18,7 @@ class Wait:
         rank: whose it is; `client` is the thread.
         missing: the keys that are not there yet, in the order asked.
         writers: the one rank that may write a key, for keys that have one.
+        free: whether any rank may end it: it is for plain keys only.
     """
 
     event: WaitBegan
@@ -25,6 +26,7 @@ class Wait:
     client: int
     missing: dict[str, None]
     writers: dict[str, int]
+    free: bool
 
     @property
     def deadline(self) -> float:
@@ -51,14 +53,15 @@ class Barrier:
     left: int = 0
     releaser: int | None = None
 
-    def count_in(self, rank: int, count: int, world_size: int) -> None:
+    def count_in(self, rank: Rank, count: int, world_size: int) -> None:
         """A rank called it, as number `count` of `world_size`."""
-        self.declared &= self.world_size == world_size
         self.count = count
-        self.joined |= 1 << rank
-        self.left &= ~(1 << rank)
+        self.joined |= rank.bit
+        self.left &= ~rank.bit
+        if world_size != self.world_size:
+            self.declared = False
         if count == world_size:
-            self.releaser = rank
+            self.releaser = rank.number
 
     def may_open(self, able: int) -> bool:
         """Whether the ranks with these bits can release it."""
