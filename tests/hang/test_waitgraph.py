@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from histories import Group, Step
+import pytest
+from histories import Group, Step, events_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,3 +291,42 @@ def test_graph_equals_fixpoint_and_search(world_size: int, moves: list[Any]) -> 
             assert doomed == fixpoint(now)
             assert doomed == search(now)
             assert new == bool(doomed - before)
+
+
+def test_a_verdict_is_taken_back() -> None:
+    """Where somebody else than the ranks ends a doomed wait, it is doomed no more from that event on."""
+    graph = WaitGraph(2)
+    steps: list[Step] = [(0, "wait", "k"), (1, "passes"), (None, "set", "k")]
+    history = events_of(2, steps)
+    assert [graph.take(event) for event in history] == [False, False, True, False, False]
+    assert graph.doomed == ()
+
+
+def test_quiescent() -> None:
+    """Everybody in a phase waits, whether or not a timeout is counted on; and there is somebody."""
+    graph, said = WaitGraph(3), []
+    group = Group(3)
+    for step in [
+        (0, "wait", "a"),
+        (1, "try", "b"),
+        (2, "passes"),
+        (0, "times_out"),
+        (0, "fails"),
+        (1, "fails"),
+    ]:
+        for event in group.step(*step):
+            graph.take(event)
+        said.append(graph.quiescent)
+    assert said == [False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("what", ["barrier", "gather"])
+def test_healthy_groups_cost_no_fixpoint(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nobody is late or gone, an event costs a few bits, however many ranks there are."""
+    steps = [((rank + shift) % 16, what, f"p{shift}/") for shift in range(4) for rank in range(16)]
+    computed: list[int] = []
+    monkeypatch.setattr("pytest_elastic.hang._waitgraph.grow", lambda *arguments: computed.append(1))
+    graph = WaitGraph(16)
+    for event in events_of(16, steps):
+        graph.take(event)
+    assert computed == []
