@@ -5,7 +5,9 @@ Both read a history anew at each event and know nothing of the graph's bits and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import pytest
@@ -330,3 +332,40 @@ def test_healthy_groups_cost_no_fixpoint(what: str, monkeypatch: pytest.MonkeyPa
     for event in events_of(16, steps):
         graph.take(event)
     assert computed == []
+
+
+OPERATIONS = [("set", "a"), ("set", "b"), ("wait", "a"), ("wait", "b"), ("barrier", "p")]
+PROGRAMS = [list(program) for length in range(3) for program in product(OPERATIONS, repeat=length)]
+SHORT = [program for program in PROGRAMS if len(program) < 2]
+WORLDS = [*product(PROGRAMS, PROGRAMS), *product(SHORT, SHORT, SHORT)]
+
+
+def runs(programs: Any) -> Iterator[list[Step]]:
+    """All ways in which these programs can go, each rank's end included, as far as they get."""
+
+    def go_on(done: list[Step], at: tuple[int, ...]) -> Iterator[list[Step]]:
+        group = Group(len(programs))
+        for step in done:
+            group.step(*step)
+        able = [r for r, i in enumerate(at) if r * 10 not in group.blocked and i <= len(programs[r])]
+        if not able:
+            yield done
+        for rank in able:
+            i = at[rank]
+            step = (rank, *programs[rank][i]) if i < len(programs[rank]) else (rank, "passes")
+            yield from go_on([*done, step], (*at[:rank], i + 1, *at[rank + 1 :]))
+
+    yield from go_on([], (0,) * len(programs))
+
+
+@pytest.mark.parametrize("number", range(0, len(WORLDS), 13))
+def test_every_run_of_small_programs(number: int) -> None:
+    """A wait that was called doomed never ends; when nothing goes on, every wait was called doomed."""
+    programs = WORLDS[number]
+    for run in runs(programs):
+        graph, doomed = WaitGraph(len(programs)), set()
+        for event in events_of(len(programs), run):
+            graph.take(event)
+            doomed |= {wait.client for wait in graph.doomed}
+            assert not (isinstance(event, WaitEnded) and event.client in doomed)
+        assert doomed == {wait.client for wait in graph.waits()}
