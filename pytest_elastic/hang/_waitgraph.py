@@ -164,10 +164,11 @@ class WaitGraph:
 
     def _began_waiting(self, rank: Rank, event: WaitBegan) -> bool:
         self._heard(rank, event.client)
+        missing = event.missing
         writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else _NOBODY
-        wait = Wait(event, rank.number, event.client, dict.fromkeys(event.missing), writers, not writers)
+        wait = Wait(event, rank.number, event.client, writers, len(missing), not writers)
         waiters = self._waiters
-        for key in event.missing:
+        for key in missing:
             if key in waiters:
                 waiters[key][wait] = None
             else:
@@ -179,7 +180,12 @@ class WaitGraph:
                 self._awaited[writers[key]] += 1
                 self._owing |= 1 << writers[key]
         rank.waits[event.client] = wait
-        self._weigh(rank)
+        if len(rank.clients) == 1 and not (rank.unseen or event.may_timeout or rank.gone):
+            self._able &= ~rank.bit  # What `_weigh` would find.
+            if wait.free:
+                self._free |= rank.bit
+        else:
+            self._weigh(rank)
         return (bool(self.doomed) or self._can_be_doomed()) and self._judge()
 
     def _ended_waiting(self, rank: Rank, event: WaitEnded) -> bool:
@@ -202,12 +208,20 @@ class WaitGraph:
             if event.count > event.world_size:
                 self.stale.append(event)
                 return False
-        barrier = self._barrier_for(last, event)
-        if event.world_size > 0 and barrier.joined & rank.bit:
+        barrier = self._barriers.get(last)
+        if barrier is None or event.count <= barrier.count:
+            barrier = self._new_barrier(last, event)
+        if barrier.joined & rank.bit and event.world_size > 0:
             self.stale.append(event)
-        barrier.count_in(rank, event.count, event.world_size)
-        if barrier.releaser is not None and event.prefix in self._native:
-            self._wrote(last, queue=False)
+        barrier.count = event.count
+        barrier.joined |= rank.bit
+        barrier.left &= ~rank.bit
+        if event.world_size != barrier.world_size:
+            barrier.declared = False
+        if event.count == event.world_size:
+            barrier.releaser = rank.number
+            if event.prefix in self._native:
+                self._wrote(last, queue=False)
         return (bool(self.doomed) or last in self._waiters) and self._judge()
 
     def _left(self, rank: Rank, event: ClientLeft) -> bool:
@@ -273,11 +287,11 @@ class WaitGraph:
             if name == "queue_pop" or (queue and name != "wait"):
                 kept[wait] = None
                 continue
-            missing = wait.missing
-            del missing[key]
-            if key in wait.writers:
+            if wait.writers:
                 self._paid(wait.writers[key])
-            if not missing:
+            if wait.lacks > 1:
+                wait.see(key)
+            else:
                 rank = self.ranks[wait.rank]
                 del rank.waits[wait.client]
                 if rank.runs:
@@ -296,11 +310,8 @@ class WaitGraph:
             self._barriers.pop(last, None)
             self._closed.pop(last, None)
 
-    def _barrier_for(self, last: str, event: BarrierJoined) -> Barrier:
-        """The one that is called; a new one where the counter has begun anew."""
-        barrier = self._barriers.get(last)
-        if barrier is not None and event.count > barrier.count:
-            return barrier
+    def _new_barrier(self, last: str, event: BarrierJoined) -> Barrier:
+        """One that is called for the first time since its counter began."""
         declared = 0 < event.world_size <= len(self.ranks)
         barrier = self._barriers[last] = Barrier(event.prefix, event.world_size, declared)
         if last in self._waiters:
@@ -314,20 +325,6 @@ class WaitGraph:
             wait.free = False
             self._weigh(self.ranks[wait.rank])
 
-    def _cross_out(self, wait: Wait, key: str) -> None:
-        del wait.missing[key]
-        there = self._waiters[key]
-        del there[wait]
-        if not there:
-            del self._waiters[key]
-            self._closed.pop(key, None)
-        if key in wait.writers:
-            self._paid(wait.writers[key])
-
-    def _owe(self, writer: int) -> None:
-        self._awaited[writer] += 1
-        self._owing |= 1 << writer
-
     def _paid(self, writer: int) -> None:
         """A declared key less is missing."""
         self._awaited[writer] -= 1
@@ -336,8 +333,14 @@ class WaitGraph:
 
     def _release(self, wait: Wait) -> None:
         """It waits no more."""
-        for key in list(wait.missing):
-            self._cross_out(wait, key)
+        for key in wait.missing:
+            there = self._waiters[key]
+            del there[wait]
+            if not there:
+                del self._waiters[key]
+                self._closed.pop(key, None)
+            if wait.writers:
+                self._paid(wait.writers[key])
         waits = self.ranks[wait.rank].waits
         if waits.get(wait.client) is wait:
             del waits[wait.client]
