@@ -1,6 +1,6 @@
 """A deterministic simulator: rank functions over a simulated store, under every schedule that you ask for.
 
-* `explore` searches for a schedule that fails, `prove` runs all there are, `prove_kills` with each single kill.
+* `explore` searches for a schedule that fails, `prove` runs all, `prove_kills` with each single kill.
 * `simulate` runs one schedule and returns its `Execution`, whose `check()` raises a `Verdict`; `replay` runs
   a token's.
 * `Simulation` runs many, under any `Scheduler`.
