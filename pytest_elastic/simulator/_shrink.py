@@ -22,8 +22,11 @@ from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._judge import compare
 from pytest_elastic.simulator._scheduler import Delays, SparseScheduler
-from pytest_elastic.simulator._verdict import Nondeterminism, RankFailed, Verdict
+from pytest_elastic.simulator._verdict import Nondeterminism, RankFailed, UncontrolledBlocking, Verdict
 from pytest_elastic.simulator._world import RankFunction, Simulation
+
+COME_ONCE = (UncontrolledBlocking, Nondeterminism)
+"""The verdicts that are not looked for again: one costs seconds, the other does not come again."""
 
 BUDGET = 100_000
 TIMES = 10
@@ -40,6 +43,8 @@ def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> 
     If the failure does not come again, the execution that came instead, which has the verdict
     `Nondeterminism`.
     """
+    if isinstance(failure.verdict, COME_ONCE):
+        return failure
     trials = _Trials(function, failure, budget)
     try:
         if trials.try_out(failure.setting, failure.delays, any_size=True) is None:
@@ -65,6 +70,8 @@ def confirm(function: RankFunction, failure: Execution, times: int = TIMES) -> E
 
     The latter has the verdict `Nondeterminism`.
     """
+    if isinstance(failure.verdict, COME_ONCE):
+        return failure
     with Simulation(function, failure.setting) as simulation:
         for _ in range(times):
             again = simulation.run(SparseScheduler(failure.delays))

@@ -9,16 +9,19 @@ import pytest
 
 from pytest_elastic.faults import delay, kill
 from pytest_elastic.simulator import (
+    Execution,
     HangUntilTimeout,
     Nondeterminism,
     RankFailed,
+    Schedule,
     Setting,
     Simulation,
+    UncontrolledBlocking,
     compare,
+    confirm,
+    shrink,
     simulate,
 )
-from pytest_elastic.simulator._schedule import Schedule
-from pytest_elastic.simulator._shrink import confirm, shrink
 from simulator.programs import count_by_hand, end_alone, exchange
 
 
@@ -183,3 +186,11 @@ def test_a_failure_in_which_only_the_end_differs():
     found = confirm(work, fails(work, (), ranks=1))
     assert isinstance(found.verdict, Nondeterminism)
     assert found.verdict.once == found.verdict.again == ()
+
+
+@pytest.mark.parametrize("simplify", [shrink, confirm])
+@pytest.mark.parametrize("verdict", [UncontrolledBlocking(0, ""), Nondeterminism(0, (), ())])
+def test_what_is_not_looked_for_again(simplify, verdict):
+    """A rank that blocks for seconds is not run again, nor what does not come again."""
+    failure = Execution(Setting(2), verdict=verdict)
+    assert simplify(exchange, failure) is failure
