@@ -8,7 +8,7 @@ Each candidate is run; what counts is what happened, not what was asked for.
   written for three ranks fails on two for reasons of its own.
 * Delays: one alone, tried everywhere; else what is left when none can be taken away (Zeller, Hildebrandt:
   Simplifying and Isolating Failure-Inducing Input, TSE 2002), or when the last ones are replaced by another;
-  else two, tried everywhere.
+  else two, three, ... of them, tried everywhere.
 * The budget is counted in steps, so that the same failure always becomes the same one.
 """
 
@@ -55,7 +55,7 @@ def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> 
             _fewer_expiries,
             _fewer_delays,
             _smaller_delays,
-            _two_delays,
+            _fewest_delays,
         ):
             simplify(trials)
     except _SpentError:
@@ -156,7 +156,9 @@ def _fewer_expiries(trials: _Trials) -> None:
 
 def _fewer_delays(trials: _Trials) -> None:
     setting = trials.best.setting
-    if not trials.best.delays or trials.try_out(setting, ()) or _one_more(trials, ()):
+    if not trials.best.delays or trials.try_out(setting, ()):
+        return
+    if len(trials.best.delays) > 1 and _more(trials, (), 1):
         return
     _minimize(
         list(_places(trials.best.delays)),
@@ -164,7 +166,7 @@ def _fewer_delays(trials: _Trials) -> None:
     )
     kept = 1
     while kept < len(trials.best.delays) - 1:
-        if not _one_more(trials, trials.best.delays[:kept]):
+        if not _more(trials, trials.best.delays[:kept], 1):
             kept += 1
 
 
@@ -185,20 +187,20 @@ def _smaller(delays: Delays) -> Iterator[Delays]:
             yield _delays((*places[:index], candidate, *places[index + 1 :]))
 
 
-def _two_delays(trials: _Trials) -> None:
-    setting = trials.best.setting
-    if len(trials.best.delays) > 2:
-        for single in _extensions(trials.run(setting, ())):
-            if _one_more(trials, single):
-                return
+def _fewest_delays(trials: _Trials) -> None:
+    """All schedules of two delays, of three, ...: what is found then cannot be simpler."""
+    for count in range(2, len(trials.best.delays)):
+        if _more(trials, (), count):
+            return
 
 
-def _one_more(trials: _Trials, delays: Delays) -> bool:
-    """Try these delays and one more, anywhere after them."""
+def _more(trials: _Trials, delays: Delays, count: int) -> bool:
+    """Try these delays and `count` more, anywhere after them."""
     setting = trials.best.setting
-    if len(trials.best.delays) <= len(delays) + 1:
-        return False
-    return any(trials.try_out(setting, longer) for longer in _extensions(trials.run(setting, delays)))
+    for longer in _extensions(trials.run(setting, delays)):
+        if _more(trials, longer, count - 1) if count > 1 else trials.try_out(setting, longer):
+            return True
+    return False
 
 
 def _minimize(items: list[T], attempt: Callable[[Sequence[T]], bool]) -> None:
