@@ -20,6 +20,7 @@ from pytest_elastic.simulator._explore import (
 from pytest_elastic.simulator._judge import compare
 from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
 from pytest_elastic.simulator._scheduler import Cut, Decision, Scheduler, SparseScheduler, Step
+from pytest_elastic.simulator._shrink import confirm, shrink
 from pytest_elastic.simulator._simulate import replay, simulate
 from pytest_elastic.simulator._verdict import (
     Deadlock,
@@ -37,6 +38,6 @@ __all__ = [
     "Blocked", "Certificate", "Cut", "Deadlock", "Decision", "Execution", "Exploration",
     "HangUntilTimeout", "Livelock", "Nondeterminism", "NotExhaustedError", "RankFailed", "Schedule",
     "Scheduler", "Setting", "Simulation", "SparseScheduler", "Step", "TimerExpired", "TokenError",
-    "UncontrolledBlocking", "Verdict", "compare", "explore", "parse_token", "point", "prove",
-    "prove_kills", "replay", "schedule_of", "simulate",
+    "UncontrolledBlocking", "Verdict", "compare", "confirm", "explore", "parse_token", "point", "prove",
+    "prove_kills", "replay", "schedule_of", "shrink", "simulate",
 ]  # fmt: skip

@@ -74,8 +74,8 @@ class Run:
     def next(self) -> int:
         """Who runs next: a rank with code to run, or `HOME` when the execution is over."""
         seat = self.seats[self.current]
-        if seat.status == PENDING:
-            self.offer(seat)
+        if seat.status == PENDING and not seat.frozen:
+            self.offers[seat.number] = seat.step
         try:
             while not self.ready and not self.over:
                 steps = [step for step in self.offers if step]
