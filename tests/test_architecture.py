@@ -25,8 +25,10 @@ THIRD_PARTIES = {
     "psutil": {"multiprocessing"},
     "hypothesis": {"strategies", "stateful"},
     "pytest": {"plugin"},
+    "pytest_timeout": {"plugin"},
     "_pytest": set(),
     "torch": {"store"},
+    "greenlet": {"simulator"},
 }
 # Signatures that are torch's.
 WIDE = {

@@ -38,12 +38,19 @@ class Elastic:
         args: tuple[Any, ...] = (),
         env: dict[str, str] | None = None,
     ) -> RankGroup:
-        """Start `fn` on ranks; returns the group when every rank is ready.
+        """Start `fn` on ranks; returns the group when every rank is ready.  Its timers are looked after.
 
         Raises:
             StartError: some ranks did not come up.
             TypeError: `fn` or `args` cannot be sent.
         """
+        group = self._begin(fn, nprocs, args, env)
+        group.watch_timers()
+        return group
+
+    def _begin(
+        self, fn: Callable[..., Any], nprocs: int | None, args: tuple[Any, ...], env: dict[str, str] | None
+    ) -> RankGroup:
         size = self.default_nprocs if nprocs is None else nprocs
         if type(size) is not int or size < 1:
             raise ValueError(f"nprocs must be a whole number from 1, not {size!r}")
@@ -70,7 +77,7 @@ class Elastic:
             GroupTimeoutError: ranks did not finish in time; the text says where they stood.
         """
         __tracebackhide__ = True
-        group = self.start(fn, nprocs, args, env)
+        group = self._begin(fn, nprocs, args, env)
         limit = self.default_timeout if timeout is None else timeout
         try:
             # Nobody else has this group: while it runs nothing else happens here.

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_elastic.errors import name_ranks
+from pytest_elastic.launch._exits import describe_exit
 from pytest_elastic.launch._findings import give_up
-from pytest_elastic.launch._ranks import Answers, RankGroup, describe_exit
+from pytest_elastic.launch._plan import Answers
+from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.report import PhaseReport, RankEnd
 
