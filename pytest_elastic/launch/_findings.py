@@ -74,6 +74,7 @@ class Findings:
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
     """What the group's lookout knows of a phase that ended so, and failed."""
+    group.lookout.catch_up()
     diagnosis, stale = group.lookout.diagnosis, group.lookout.stale()
     failed = {end.rank for end in ends if end.kind not in _ANSWERED}
     if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):

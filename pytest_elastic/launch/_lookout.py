@@ -53,6 +53,7 @@ from pytest_elastic.store import StoreServer
 
 _MOST_EVENTS = 65_536
 _CONFIRM = 1.0  # Seconds without any use of the processor.
+_PATIENCE = 0.5  # Seconds for the serving thread to tell what it knows.
 _SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
 
 
@@ -137,9 +138,9 @@ class Lookout:
     def note(self, events: Iterable[Event]) -> None:
         """What happened to ranks, as the launcher knows it."""
         with self._lock:
-            closed = [self._take(event) for event in events]
-        if any(closed):
-            self._group.server.order(self._settle)
+            known = [self._take(event) for event in events]
+        if known:
+            self._group.server.order(self._catch_up)
 
     def launcher_writes(self) -> None:
         """The launcher has a store of its own: from now on it may end any wait."""
@@ -153,6 +154,7 @@ class Lookout:
 
     def give_up(self, stood: Iterable[RankStood]) -> None:
         """The time is over: what could only be suspected, or what the kernel says, is the verdict now."""
+        self.catch_up()
         self.note(stood)
         with self._lock:
             found = None if self._somebody_else_writes() else diagnose(self._graph)
@@ -168,6 +170,26 @@ class Lookout:
 
     def _somebody_else_writes(self) -> bool:
         return self._launcher_writes or not self._launcher_waits or self._group.server.listens
+
+    def catch_up(self) -> None:
+        """Hear what the server has not told yet; blocks for a moment."""
+        heard = threading.Event()
+
+        def hear() -> None:
+            self._catch_up()
+            heard.set()
+
+        if self._group.server.order(hear):
+            heard.wait(_PATIENCE)
+
+    def _catch_up(self) -> None:
+        self._group.server.tell()
+        if self._is_closed_or_still():
+            self._settle()
+
+    def _is_closed_or_still(self) -> bool:
+        with self._lock:
+            return bool(self._graph.doomed) or self._is_still()
 
     def _settle(self) -> None:
         self._group.server.settle(self._look)
@@ -186,9 +208,14 @@ class Lookout:
             self._waiting -= 1
             self._end_wait(event)
         elif kind is PhaseBegan or kind is PhaseEnded or kind is RankExited:
-            self._present = sum(not rank.gone for rank in self._graph.ranks)
+            self._count_present()
             self._failed |= _is_failure(event)
         return bool(self._graph.doomed) or self._is_still()
+
+    def _count_present(self) -> None:
+        """With every rank there, nothing is lost before all of them wait: that is when to be told."""
+        self._present = sum(not rank.gone for rank in self._graph.ranks)
+        self._group.server.tell_when(self._present if self._present == self._world_size else 0)
 
     def _end_wait(self, event: WaitEnded) -> None:
         """A rank that has hung and was served since has dealt with it; the next hang is another one."""

@@ -169,13 +169,23 @@ class StoreServer:
         """Whether the address was asked for, so that anybody may connect."""
         return self._listener is not None
 
-    def order(self, act: Callable[[], None]) -> None:
-        """Have the serving thread do this next; nothing if the server is closed."""
+    def order(self, act: Callable[[], None]) -> bool:
+        """Have the serving thread do this next; whether it will: not so if the server is closed."""
         with self._lock:
             if not self._closing:
                 self._order(act)
+            return not self._closing
+
+    def tell_when(self, blocked: int) -> None:
+        """Let the sink be told when so many requests are blocked, or when there is time; 0: at once."""
+        if self._service.reporter is not None:
+            self._service.reporter.patience = blocked
 
     # For the sink and for what was ordered: from the serving thread only.
+
+    def tell(self) -> None:
+        """Tell the sink all that was not told yet."""
+        self._service.tell()
 
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""

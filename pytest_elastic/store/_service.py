@@ -39,6 +39,7 @@ from pytest_elastic.store._wire import (
     pack_refusal,
 )
 
+_QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
 Known = tuple[bool, Sequence[int]]
@@ -103,7 +104,11 @@ class Service:
             timeout = 0.0
         elif self._next < math.inf:
             timeout = max(0.0, min(timeout, self._next - self.clock.monotonic()))
-        for descriptor, _ in self._poller.wait(timeout):
+        noted = self.reporter is not None and bool(self.reporter.noted)
+        ready = self._poller.wait(min(timeout, _QUIET) if noted else timeout)
+        if noted and not ready:
+            self.tell()
+        for descriptor, _ in ready:
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._act(connection)
@@ -120,6 +125,11 @@ class Service:
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
         self._settled = act
+
+    def tell(self) -> None:
+        """Tell the sink all that was noted."""
+        if self.reporter is not None:
+            self.reporter.tell()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
