@@ -128,6 +128,11 @@ class Lookout:
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
 
+    @property
+    def moves(self) -> bool:
+        """Whether ranks that hang are on their way out, one after the other."""
+        return self.clock == "auto" and self.diagnosis is not None
+
     def sink(self, event: Event) -> None:
         """What happened at the store."""
         with self._lock:
@@ -246,7 +251,7 @@ class Lookout:
             return
         if self._stacks_due:
             # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
-            self._take_stacks()
+            self._complete()
             self._settle()
         elif self.clock == "auto":
             self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic())
@@ -297,8 +302,13 @@ class Lookout:
         self.diagnosis = replace(found, exact=exact and found.exact, elapsed=elapsed)
         self._failed, self._stacks_due = False, True
 
-    def _take_stacks(self) -> None:
+    def _complete(self) -> None:
+        """Everybody waits: what was found while others still worked can be told of all."""
         self._stacks_due = False
+        with self._lock:
+            found, whole = self.diagnosis, diagnose(self._graph)
+            if found is not None and whole is not None:
+                self.diagnosis = replace(whole, exact=found.exact, elapsed=found.elapsed)
         pids = self._group.pids()
         ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
         # A stopped rank writes nothing before it is resumed, which is not ours to do.
