@@ -185,11 +185,12 @@ class StoreServer:
 
     def tell(self) -> None:
         """Tell the sink all that was not told yet."""
-        self._service.tell()
+        if self._service.reporter is not None:
+            self._service.reporter.tell()
 
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._service.settle(act)
+        self._service.agenda.settled = act
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
