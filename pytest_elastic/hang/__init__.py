@@ -18,6 +18,7 @@ from pytest_elastic.hang._diagnosis import (
     WaitSeen,
 )
 from pytest_elastic.hang._merge import Branch, main_stack, merge, tree_dot, tree_text
+from pytest_elastic.hang._report import report_dot, report_json, report_text
 from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
 from pytest_elastic.hang._stacks import Frame, Stack, cut_harness, fold, parse_stacks
 from pytest_elastic.hang._waitgraph import WaitGraph
@@ -50,6 +51,9 @@ __all__ = [
     "main_stack",
     "merge",
     "parse_stacks",
+    "report_dot",
+    "report_json",
+    "report_text",
     "tree_dot",
     "tree_text",
 ]

@@ -14,9 +14,11 @@ import codecs
 import os
 import select
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pytest_elastic.errors import DebuggerError
@@ -29,9 +31,16 @@ _LOOK_UP = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Borrow:
-    """From the rank: it wants the terminal, and talks to it through the socket that comes along."""
+    """From the rank: it wants the terminal, and talks to it through the socket that comes along.
+
+    Attributes:
+        rank: which.
+        post_mortem: it has failed; the first one's failure is shown, and no other's.
+        descriptor: of the socket, in the launcher.
+    """
 
     rank: int
+    post_mortem: bool = False
     descriptor: int = -1
 
 
@@ -61,17 +70,17 @@ class RankTerminal:
         self._rank, self._channel = rank, channel
         self._file: Any = None
 
-    def borrow(self) -> Any:
+    def borrow(self, post_mortem: bool = False) -> Any:
         """Have it; blocks until the launcher waits for this rank and no other rank has it.
 
         Raises:
-            DebuggerError: pytest has no terminal.
+            DebuggerError: pytest has no terminal, or lends it to this rank no more.
         """
         __tracebackhide__ = True
         if self._file is None:
             ours, theirs = socket.socketpair()
             with ours, theirs:
-                self._channel.send(Borrow(self._rank), (theirs.fileno(),))
+                self._channel.send(Borrow(self._rank, post_mortem), (theirs.fileno(),))
                 theirs.close()
                 if ours.recv(1) != _GRANTED:
                     raise DebuggerError(self._rank)
@@ -104,23 +113,70 @@ class RankTerminal:
             self._file.flush()
 
 
-def lend(
-    open_terminal: OpenTerminal, borrow: Borrow, interrupt: Callable[[], object], over: Callable[[], bool]
-) -> bool:
-    """In the launcher: let a rank have the terminal until it gives it back; whether that was by quitting.
+class Loans:
+    """In the launcher: who has the terminal.  One for each group.
 
     Args:
         open_terminal: frees it.
-        borrow: what the rank sent; its descriptor is closed at the end.
-        interrupt: what Ctrl-C does meanwhile.
-        over: asked several times a second; ends it.
+        inbox: rank -> what it has sent.
+        standing_still: while the context lasts, clocks stand still.
+
+    Attributes:
+        shown: somebody has seen a rank's failure in its debugger.
     """
-    with socket.socket(fileno=borrow.descriptor) as rank, open_terminal() as terminal:
-        if terminal is not None:
-            terminal.write(f"\nrank {borrow.rank} is in a debugger, the other ranks run on\n")
+
+    def __init__(
+        self,
+        open_terminal: OpenTerminal,
+        inbox: Mapping[int, deque[Any]],
+        standing_still: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._open, self._inbox, self._standing_still = open_terminal, inbox, standing_still
+        self._enough = False
+        self._lent: list[socket.socket] = []
+        self.shown = False
+
+    def wanted(self) -> bool:
+        """Whether a rank waits for it."""
+        return any(inbox and isinstance(inbox[0], Borrow) for inbox in self._inbox.values())
+
+    def serve(self, interrupt: Callable[[int], object], over: Callable[[int], bool]) -> None:
+        """Let ranks that want the terminal have it, in turn.
+
+        Args:
+            interrupt: what Ctrl-C does to the rank that has it.
+            over: asked several times a second whether to take it away from that rank.
+        """
+        for borrow in self._asked():
+            with self._standing_still():
+                self._lend(borrow, partial(interrupt, borrow.rank), partial(over, borrow.rank))
+
+    def close(self) -> None:
+        """Nobody gets it any more."""
+        for borrow in self._asked():
+            os.close(borrow.descriptor)
+        for rank in self._lent:
+            rank.close()
+
+    def _asked(self) -> Iterator[Borrow]:
+        for inbox in self._inbox.values():
+            while inbox and isinstance(inbox[0], Borrow):
+                yield inbox.popleft()
+
+    def _lend(self, borrow: Borrow, interrupt: Callable[[], object], over: Callable[[], bool]) -> None:
+        refused = self._enough or (borrow.post_mortem and self.shown)
+        with nullcontext() if refused else self._open() as terminal:
+            rank = socket.socket(fileno=borrow.descriptor)
+            if terminal is None:
+                rank.close()
+                return
+            # Kept open: a rank whose time is over shall be seen in its debugger, and not on its way out.
+            self._lent.append(rank)
+            what = "has failed" if borrow.post_mortem else "is in a debugger"
+            terminal.write(f"\nrank {borrow.rank} {what}, the other ranks run on\n")
             rank.sendall(_GRANTED)
-            return _Exchange(terminal, rank).run(interrupt, over)
-    return False
+            self.shown |= borrow.post_mortem
+            self._enough |= _Exchange(terminal, rank).run(interrupt, over)
 
 
 class _Exchange:

@@ -23,11 +23,11 @@ from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack, parse_stacks
 from pytest_elastic.launch import _byvalue
-from pytest_elastic.launch._debugger import Borrow, OpenTerminal, lend
+from pytest_elastic.launch._debugger import Borrow, Loans, OpenTerminal
 from pytest_elastic.launch._files import RankLogs
 from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
-from pytest_elastic.launch._timers import GroupTimers
+from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
@@ -36,6 +36,8 @@ from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
+from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.report import stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
 
 GRACE = 2.0
@@ -104,6 +106,7 @@ class RankGroup(PContext):
         server: the group's store.
         timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits, and always
             once `watch_timers` was called.
+        loans: of the terminal, to debuggers in the ranks.
         fresh: whether no item ran on it yet.
     """
 
@@ -121,8 +124,9 @@ class RankGroup(PContext):
         self._port = reserve_port()
         self._channels = RankChannels(self.directories)
         self.timers = GroupTimers()
+        stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
+        self.loans = Loans(plan.terminal, self._channels.inbox, stand)
         self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
-        self._enough = False  # Of debuggers.
         self.fresh = True
         self.server = StoreServer()
         shown = (outs, errs) if plan.live else ({}, {})
@@ -215,8 +219,10 @@ class RankGroup(PContext):
         patience = Deadline.after(None)
         while waiting:
             self._gather(answers, waiting)
-            paused = self._lend_terminal(deadline)
-            deadline, patience = deadline.later(paused), patience.later(paused)
+            if self.loans.wanted():
+                paused = self._lend_terminal(deadline)
+                deadline, patience = deadline.later(paused), patience.later(paused)
+                self._gather(answers, waiting)  # What others sent meanwhile was in time.
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
                 patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
             until = deadline.earlier(patience)
@@ -232,24 +238,14 @@ class RankGroup(PContext):
 
     def _lend_terminal(self, deadline: Deadline) -> float:
         """Serve the debuggers that opened in ranks; the seconds for which the clocks stood still."""
-        begin = self.timers.paused
-        for inbox in self._channels.inbox.values():
-            while inbox and isinstance(inbox[0], Borrow):
-                self._debug(inbox.popleft(), deadline)
-        return self.timers.paused - begin
 
-    def _debug(self, borrow: Borrow, deadline: Deadline) -> None:
-        stops = self.plan.debugging_stops_clocks
-
-        def over() -> bool:
+        def over(rank: int) -> bool:
             self._expire(list(self.directories))
-            return self._gone(borrow.rank) or (not stops and deadline.passed())
+            return self._gone(rank) or (not self.plan.debugging_stops_clocks and deadline.passed())
 
-        with self.timers.standing_still() if stops else nullcontext():
-            terminal = nullcontext if self._enough else self.plan.terminal
-            self._enough |= lend(
-                terminal, borrow, lambda: self.group.signal((borrow.rank,), signal.SIGINT), over
-            )
+        paused = self.timers.paused
+        self.loans.serve(lambda rank: self.group.signal((rank,), signal.SIGINT), over)
+        return self.timers.paused - paused
 
     def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
         """As for every context; time with a debugger open in a rank does not count."""
@@ -373,10 +369,15 @@ class RankGroup(PContext):
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)
 
+    def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
+        failure = super()._failure(rank, exitcode)
+        if rank in self.timers.expiries:
+            stood = stack_text(self.timers.stood.get(rank, []))
+            failure.message = f"{describe_expiry(self.timers.expiries[rank])}\n{stood}"
+        return failure
+
     def _release(self) -> None:
-        for inbox in self._channels.inbox.values():
-            while inbox and isinstance(inbox[0], Borrow):
-                os.close(inbox.popleft().descriptor)
+        self.loans.close()
         self._channels.close()
         self.server.close()
         self.timers.close()

@@ -29,7 +29,7 @@ from pytest_elastic.plugin._fixtures import (
 )
 from pytest_elastic.plugin._marker import SIGNATURE, check_marker, is_elastic, parametrize_sizes
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, TIMEOUT, VERDICT
+from pytest_elastic.plugin._stash import CENSUS, LAUNCHERS, TIMEOUT, VERDICT
 
 __all__ = [
     "_elastic_nprocs",
@@ -133,16 +133,6 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
     return True if isinstance(item, pytest.Item) and is_elastic(item) else None
-
-
-def pytest_enter_pdb(config: pytest.Config) -> None:
-    if CONDUCTOR in config.stash:
-        config.stash[CONDUCTOR].debug(True)
-
-
-def pytest_leave_pdb(config: pytest.Config) -> None:
-    if CONDUCTOR in config.stash:
-        config.stash[CONDUCTOR].debug(False)
 
 
 def _launchers_of(config: pytest.Config) -> Any:

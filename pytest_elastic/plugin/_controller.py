@@ -13,23 +13,23 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_timeout
 
 from pytest_elastic.clock import Deadline
-from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup, Terminal
+from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.plugin._accounting import raise_verdict
+from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem
-from pytest_elastic.plugin._stash import TIMEOUT, VERDICT
+from pytest_elastic.plugin._stash import DEBUGGED, TIMEOUT, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
 
 
@@ -46,8 +46,7 @@ class Conductor:
         self._count = 0
         self._kept: dict[Any, RankGroup] = {}
         self._last_use: dict[Any, pytest.Item] = {}
-        self._elastic: Elastic | None = None
-        self._debugging = ExitStack()
+        self.debugging = Debugging(session.config)
 
     def adopt(self, items: list[pytest.Item]) -> None:
         """Make these items run on ranks."""
@@ -69,7 +68,7 @@ class Conductor:
             options.live,
             options.start_timeout,
             options.torch_threads,
-            self.terminal,
+            self.debugging.terminal,
             options.debugging_stops_clocks,
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
@@ -77,8 +76,8 @@ class Conductor:
     def controller(self) -> Elastic:
         """What the `elastic` fixture gives."""
         make = partial(self.make, method=self.launchers.method(None))
-        self._elastic = Elastic(make, self.options.nprocs, self.options.timeout)
-        return self._elastic
+        self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
+        return self.debugging.elastic
 
     def acquire(self, controller: ItemController) -> RankGroup:
         """The kept group for this item, or a new one, started."""
@@ -112,35 +111,6 @@ class Conductor:
         capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             self.session.config.get_terminal_writer().write(text)
-
-    @contextmanager
-    def terminal(self) -> Iterator[Terminal | None]:
-        """Inside, the terminal is free, for a debugger in a rank; `None` where pytest has none."""
-        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
-        capture.suspend(in_=True) if capture else None
-        try:
-            yield Terminal(0, self._show) if os.isatty(0) else None
-        finally:
-            capture.resume() if capture else None
-
-    def _show(self, text: str) -> None:
-        writer = self.session.config.get_terminal_writer()
-        writer.write(text, flush=True)
-
-    def is_debugging(self) -> bool:
-        """Whether pytest itself runs in a debugger, as far as pytest-timeout can tell: limits are off then.
-
-        That pytest's own debugger was open before is no reason: the time was not charged.
-        """
-        suppressed = pytest_timeout.SUPPRESS_TIMEOUT
-        return self.options.debugging_stops_clocks and not suppressed and pytest_timeout.is_debugging()
-
-    def debug(self, debugging: bool) -> None:
-        """A debugger opens in pytest itself, or is left: timers that are looked after stand still."""
-        self._debugging.close()
-        if debugging and self._elastic is not None and self.options.debugging_stops_clocks:
-            for group in self._elastic.groups:
-                self._debugging.enter_context(group.timers.standing_still())
 
     def close(self) -> None:
         """End every kept group, then the launchers; bounded."""
@@ -180,6 +150,7 @@ class ItemController:
         self._reports: list[PhaseReport] = []
         self._starts: dict[str, int] = {}
         self._teardown = Verdict("passed")
+        self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
         self._left = math.inf  # Seconds; what passes between two phases is not charged.
 
     # The three phases.
@@ -235,8 +206,10 @@ class ItemController:
         if group is None:
             return []
         try:
+            group.loans.shown = False
             group.order(self._alive, Phase(when))
             answers = self._answers(group, self._left if limit is None else limit)
+            self._debugged = self._debugged - {when} | ({when} if group.loans.shown else set())
             ends = ends_of(answers, group, self.marker.expect, f"{limit or self._limit()[0]:g} s")
         except BaseException:
             self._abort()
@@ -255,7 +228,7 @@ class ItemController:
 
     def _answers(self, group: RankGroup, seconds: float) -> Answers:
         """What the ranks answer within so many seconds; what is left of them is for the next phase."""
-        if self.conductor.is_debugging():
+        if self.conductor.debugging.is_debugged():
             return group.collect(self._alive, Deadline.after(None), self._is_failure)
         deadline, paused = Deadline.after(seconds), group.timers.paused
         answers = group.collect(self._alive, deadline, self._is_failure)
@@ -368,7 +341,7 @@ class ItemController:
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True
-        self.item.stash[VERDICT] = verdict
+        self.item.stash[VERDICT], self.item.stash[DEBUGGED] = verdict, when in self._debugged
         if when != "setup":  # Which includes the start of the ranks; the call includes no teardown.
             verdict.duration = max((r.duration for r in self._reports if r.when == when), default=0.0)
         log = self.conductor.options.log

@@ -9,6 +9,7 @@ launcher reports; global capture is off, since the rank's descriptors are files 
 from __future__ import annotations
 
 import io
+import pdb
 import pickle
 import threading
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.plugin._stash import RANK
@@ -168,6 +170,12 @@ class RankRunner:
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
         report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        if (
+            self._config.getoption("usepdb")
+            and _outcome(call) == "failed"
+            and not hasattr(report, "wasxfail")
+        ):
+            call = self._post_mortem(call, report)
         outcome = _outcome(call)
         if self._subtests and outcome == "passed":
             outcome, report = "failed", self._subtests[0]
@@ -183,6 +191,25 @@ class RankRunner:
             properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
             **_describe(call, report),
         )
+
+    def _post_mortem(self, call: pytest.CallInfo[Any], report: Any) -> pytest.CallInfo[Any]:
+        """Show the failure in a debugger, if this is the first rank to ask; then what came of the phase."""
+        terminal = self._terminal
+        assert terminal is not None
+        assert call.excinfo is not None
+        try:
+            terminal.borrow(post_mortem=True)
+        except DebuggerError:
+            return call
+        terminal.write(f"{report.longreprtext}\n")
+        debugger = pdb.Pdb(stdin=terminal, stdout=terminal)  # type: ignore[arg-type]
+        debugger.reset()
+        debugger.interaction(None, call.excinfo.tb)
+        if not debugger.quitting:
+            terminal.give_back()
+            return call
+        terminal.quit()
+        return pytest.CallInfo.from_call(lambda: pytest.exit("Quitting debugger"), when=call.when)
 
     def _serialise(self, report: Any) -> dict[str, Any]:
         report.user_properties = []

@@ -39,6 +39,7 @@ from pytest_elastic.store._state import Operation
 VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST = (1 << i for i in range(9))
 _WRITES = OVERWRITE | CREATE | DELETE
 _MEETING = MEET | LAST
+_SIZES = 16  # From this bit on: which world size it is that meets.
 
 Place = str | tuple[str, str]
 Footprint = dict[Place, int]
@@ -58,16 +59,21 @@ _CONFLICTS = {
 }
 
 
-def _against(access: int) -> int:
-    """Every access that does not commute with this one."""
-    found = 0
-    for bit, others in _CONFLICTS.items():
-        if access & bit:
-            found |= others
-    return found
+class _Against(dict[int, int]):
+    """By access: every access that does not commute with it."""
+
+    def __missing__(self, access: int) -> int:
+        found = 0
+        for bit, others in _CONFLICTS.items():
+            if access & bit:
+                found |= others
+        if access >> _SIZES:  # Who meets, meets those of the same world size.
+            found &= ~(access >> _SIZES << _SIZES)
+        self[access] = found
+        return found
 
 
-AGAINST = [_against(access) for access in range(1 << len(_CONFLICTS))]
+AGAINST = _Against()
 
 
 def commute(one: Footprint, other: Footprint) -> bool:
@@ -142,6 +148,7 @@ def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footp
     place = int(count) + 1 if count.isdigit() else 0
     if not eager and 0 < place <= world_size and state.peek(last) is None and not _is_awaited(state, members):
         access = LAST if place == world_size else MEET
+        access |= 1 << _SIZES + world_size
         return {members: access, last: access, EVERYTHING: MEET}
     found = _counting(state, eager, members)
     found |= _writing(state, eager, last) if place == world_size else {}

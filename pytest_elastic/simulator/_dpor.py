@@ -48,7 +48,8 @@ _CLOCK: Place = ("clock", "")
 _DEADLINES: Place = ("clock", "deadlines")
 _WAITING = frozenset({"get", "multi_get", "wait", "barrier"})
 _BLOCKING = _WAITING | {"queue_pop", "sleep"}
-_HOLDING = frozenset({"kill", "exit", "stop", "delay", "late_join"})
+_SLOWING = frozenset({"stop", "delay", "late_join"})
+_HOLDING = _SLOWING | {"kill", "exit"}
 
 
 @dataclass(slots=True)
@@ -86,7 +87,9 @@ class Dpor:
         self._simulation = simulation
         self._ranks = simulation.setting.ranks
         self._explored = simulation.setting.expiries > 0
-        self._entangled = any(map(_is_far, simulation.setting.faults))
+        faults = simulation.setting.faults
+        self._slowed = {fault.rank for fault in faults if fault.kind in _SLOWING}
+        self._entangled = any(map(_is_far, faults))
         self._eager = self._explored or simulation.setting.wake == "level"
         self._frames: list[_Frame] = []
         self._known = 0
@@ -202,7 +205,7 @@ class Dpor:
             found = footprint((step.name, *step.arguments), run.state, self._eager or seat.seconds <= 0)
         if self._explored:
             found[_CLOCK] = OVERWRITE if step.kind == "expire" else MEET
-            if step.name in _BLOCKING or step.kind == "timer":
+            if step.name in _BLOCKING or step.kind == "timer" or step.rank in self._slowed:
                 found[_DEADLINES] = OVERWRITE
         if self._entangled:
             found[_CLOCK] = OVERWRITE

@@ -18,6 +18,7 @@ from pytest_elastic.simulator._execution import Execution, Setting, Wake
 from pytest_elastic.simulator._plan import Plan, every_trace, plan_of
 from pytest_elastic.simulator._progress import Progress
 from pytest_elastic.simulator._schedule import schedule_of
+from pytest_elastic.simulator._shrink import COME_ONCE, TIMES, confirm, shrink
 from pytest_elastic.simulator._world import RankFunction, Simulation
 
 
@@ -224,9 +225,14 @@ def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
 
 
 def _raise(function: RankFunction, failure: Execution, found: _Found) -> NoReturn:
-    verdict = failure.verdict
-    assert verdict is not None
-    token = schedule_of(failure)
-    verdict.add_note(f"found by {found.last!r} in schedule {found.schedules}; to run it again:")
-    verdict.add_note(f"    replay({getattr(function, '__name__', function)}, {str(token)!r})")
-    verdict.throw()
+    best = confirm(function, shrink(function, failure))
+    assert best.verdict is not None
+    how = f"found by {found.last!r} in schedule {found.schedules}"
+    if isinstance(best.verdict, COME_ONCE):
+        best.verdict.add_note(how)
+        best.verdict.throw()
+    besides = ", may_timeout=True" if best.setting.may_timeout else ""
+    name = getattr(function, "__name__", function)
+    best.verdict.add_note(f"{how}, shrunk, and reproduced {TIMES}/{TIMES}; to run it again:")
+    best.verdict.add_note(f"    replay({name}, {str(schedule_of(best))!r}{besides})")
+    best.verdict.throw()

@@ -12,7 +12,7 @@ from random import Random
 
 from pytest_elastic.simulator._scheduler import Decision, Scheduler, Step, default_choice
 
-_STRETCH = 0.2
+_STRETCH = 0.5  # Of an execution, at most.
 
 
 class RandomWalk:

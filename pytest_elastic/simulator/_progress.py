@@ -34,10 +34,11 @@ class Progress:
         if self._shown and (now := self._clock.monotonic()) - self._last >= _INTERVAL:
             self._last = now
             rate = self.schedules / (now - self._started)
-            part = (
-                f"{share:.1%} of the space" if share is not None else f"{self.schedules / self._budget:.0%}"
-            )
-            self._show(f"{self._title}: {self.schedules} schedules, {rate:.0f}/s, no failure, {part}")
+            text = f"{self._title}: {self.schedules} schedules, {rate:.0f}/s, no failure, "
+            if share is None:
+                self._show(text + f"{self.schedules / self._budget:.0%} of the budget")
+            else:
+                self._show(text + f"{share:.1%} of the space")
 
     def close(self) -> None:
         """Wipe the line."""

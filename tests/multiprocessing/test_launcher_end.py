@@ -87,11 +87,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_p70_f36_sigkill_to_the_launcher(method, tmp_path, until):
+def test_p70_f36_sigkill_to_the_launcher(method, tmp_path, until, rounds):
     """Ranks of every kind go with it, whenever it is killed."""
     script = tmp_path / "launcher.py"
     script.write_text(LAUNCHER)
-    for number in range(10 if method == "fork" else 2):
+    for number in range(rounds(5 if method == "fork" else 2, 50)):
         mark = f"{MARK}={os.getpid()}-{method}-{number}"
         logs = tmp_path / str(number)
         logs.mkdir()

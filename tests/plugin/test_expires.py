@@ -290,7 +290,7 @@ def test_it(elastic):
 
 
 def test_function_ranks_have_timers_too(run):
-    """In the controller style as well, while the group is waited for."""
+    """In the controller style as well; the failure names the timer and the line."""
     run(
         HEAD.replace("pytestmark", "_")
         + """
@@ -301,5 +301,8 @@ def work(rank, world_size):
 def test_it(elastic):
     result = elastic.start(work, nprocs=2).wait(timeout=10, period=0.1)
     assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: -9}
+    message = result.failures[1].message
+    assert "timer at test_function_ranks_have_timers_too.py:" in message
+    assert "in work" in message
 """
     ).assert_outcomes(passed=1)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -24,7 +24,7 @@ from pytest_elastic.timer._api import Origin
 from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
 from pytest_elastic.timer._process import identify
 
-from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, assert_killed, eventually, hang, note
+from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, Rounds, assert_killed, eventually, hang, note
 
 
 def test_tf14_a_stranger_with_a_used_pid_lives(rig: Rig) -> None:
@@ -195,9 +195,7 @@ def work() -> None:
             pass
 
 
-def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(
-    make_rig: MakeRig, rounds: Callable[[int, int], int]
-) -> None:
+def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig, rounds: Rounds) -> None:
     """T50: kills in a loop of acquire and release, beside a rank that works on."""
     rig = make_rig("P")
     worker = rig.start(work)

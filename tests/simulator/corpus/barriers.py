@@ -182,6 +182,6 @@ KERNELS = [
     Kernel(9, prefix_reuse, prefix_of_its_own, always=False, fails="error"),
     Kernel(10, reset_race, no_reset, always=False, delays=1),
     Kernel(13, generation_after_add, generation_before_add, always=False, delays=1),
-    Kernel(21, cross_matched, named_barriers, always=False, fails="error"),
+    Kernel(21, cross_matched, named_barriers, always=True, fails="error"),
     Kernel(34, barrier_at_exit, barrier_at_success, always=True),
 ]
