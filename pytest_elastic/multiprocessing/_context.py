@@ -208,6 +208,8 @@ class PContext(abc.ABC):
     def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
         """Stop what runs and wait until nothing is left, at most `timeout` + 1.2 s; idempotent.
 
+        Lines that are shown may take longer: 5 s more where nobody takes them.
+
         Args:
             death_sig: sent first; SIGTERM by default.
             timeout: seconds until SIGKILL.
