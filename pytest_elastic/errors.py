@@ -169,3 +169,32 @@ class GroupTimeoutError(GroupError):
 
 class PartialSkipError(GroupError):
     """Some ranks skipped the test and others did not."""
+
+
+class FaultPlanError(ElasticError, ValueError):
+    """A fault plan says something that is not allowed.
+
+    Attributes:
+        what: what is wrong.
+        allowed: what would be right.
+        where: the fault in the plan's text, `""` where the plan was made in Python.
+    """
+
+    def __init__(self, what: str, allowed: str, where: str = "") -> None:
+        self.what, self.allowed, self.where = what, allowed, where
+        super().__init__(
+            f"fault plan{f', {where}' if where else ''}: {what} is not allowed; allowed: {allowed}"
+        )
+
+
+class UnfiredFaultError(ElasticError):
+    """Planned faults never fired, so nothing was tested.
+
+    Attributes:
+        unfired: for each, the fault and what was seen of its trigger.
+    """
+
+    def __init__(self, unfired: list[tuple[str, str]]) -> None:
+        self.unfired = unfired
+        lines = [f"{fault} never fired: {story}" for fault, story in unfired]
+        super().__init__("\n".join(["a planned fault did not happen", *lines]))

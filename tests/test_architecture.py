@@ -28,6 +28,7 @@ THIRD_PARTIES = {
     "pytest_timeout": {"plugin"},
     "_pytest": set(),
     "torch": {"store"},
+    "greenlet": {"simulator"},
 }
 # Signatures that are torch's.
 WIDE = {

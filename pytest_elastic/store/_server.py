@@ -41,6 +41,7 @@ class StoreServer:
         self._listener: UnixListener | TcpListener | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # A signal's handler may close the server.
+        self._turn = threading.RLock()  # Who polls, or ends a server that was not started.
         self._orders: deque[Callable[[], None]] = deque()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
@@ -104,15 +105,25 @@ class StoreServer:
         with self._lock:
             self._check_open()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve what is ready from the calling thread, and wait for it at most `timeout` seconds.
 
         For a server that was not started.  Always the same thread must call it.
+
+        Raises:
+            DistNetworkError: the server is closed.
         """
-        self._service.poll(timeout)
+        with self._turn:
+            self._check_open()
+            try:
+                self._service.poll(timeout)
+            except Exception:
+                if not self._closed:  # By a signal's handler, in the middle of it.
+                    raise
 
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""
@@ -155,7 +166,9 @@ class StoreServer:
             thread = self._thread
             self._ring()
         if thread is None:
-            self._end()
+            if self._turn.acquire(timeout=_CLOSING_TIME):
+                self._end()
+                self._turn.release()
         elif thread is not threading.current_thread():
             thread.join(_CLOSING_TIME)
 
@@ -164,7 +177,8 @@ class StoreServer:
         self._forked = not self._closing
         self._closing = self._closed = True
         self._thread = None
-        self._lock = threading.RLock()  # A signal's handler may close the server.
+        self._lock = threading.RLock()
+        self._turn = threading.RLock()
         for end in (self._bell, self._ear, *([self._listener.socket] if self._listener else [])):
             end.close()
         self._service.let_go()
@@ -185,8 +199,9 @@ class StoreServer:
         self._service.close()
         if self._listener is not None:
             self._listener.close()
-        self._bell.close()
-        self._ear.close()
+        with self._lock:  # Nobody rings with a descriptor that is another's by then.
+            self._bell.close()
+            self._ear.close()
 
     def _check_open(self) -> None:
         if self._closing:

@@ -124,9 +124,7 @@ class Service:
             connection.socket.close()
         self._connections.clear()
         self._poller.close()
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
+        self._spend_spare()
 
     # Connections come and go.
 
@@ -139,7 +137,11 @@ class Service:
             self._turn_away(listener, error)
             return
         connection = Connection(end, None)
-        reason = listener.refusal(end)
+        try:
+            reason = listener.refusal(end)
+        except OSError:  # It has hung up already.
+            connection.close()
+            return
         if reason:
             self._add(connection)
             self._refuse(connection, reason)
@@ -151,16 +153,19 @@ class Service:
 
     def _turn_away(self, listener: Listener, error: OSError) -> None:
         """Out of descriptors: tell the client so by the spare one, or it would stay ready for ever."""
-        if self._spare is not None:
-            os.close(self._spare)
+        self._spend_spare()
         with suppress(OSError):
             end, _ = listener.socket.accept()
             with end:
                 end.send(pack_refusal(f"the store's server cannot take a client: {error}"))
-        self._spare = None
         with suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY)
         _log.warning("a client was turned away: %s", error)
+
+    def _spend_spare(self) -> None:
+        spare, self._spare = self._spare, None  # First: a child forked meanwhile must not close it again.
+        if spare is not None:
+            os.close(spare)
 
     def _add(self, connection: Connection) -> None:
         self._connections[connection.descriptor] = connection

@@ -118,6 +118,10 @@ class StoreState:
             self._wrote(key)
         return total
 
+    def peek(self, key: str) -> bytes | None:
+        """The value, `None` where there is none; no operation, for those who carry the state."""
+        return self._values.get(key)
+
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
         present = self._values.get(key)
         if present == expected or (present is None and not expected):
@@ -199,6 +203,11 @@ class StoreState:
         """The ranks that arrived, in their order."""
         return self._members.get(key, [])[:]
 
+    def digest(self) -> int:
+        """A number that is the same for the same values and queues, in this process."""
+        queues = {(key, tuple(queue)) for key, queue in self._queues.items()}
+        return hash((frozenset(self._values.items()), frozenset(queues)))
+
     # Waiters.
 
     def waiters(self) -> list[Waiter]:
@@ -267,11 +276,11 @@ class StoreState:
             self._unregister(waiter, key)
 
     def _unregister(self, waiter: Waiter, key: str) -> None:
-        del waiter.pending[key]
-        there = self._waiters[key]
-        del there[waiter]
+        waiter.pending.pop(key, None)
+        there = self._waiters.get(key, {})  # An interrupt may have ended `_register` halfway.
+        there.pop(waiter, None)
         if not there:
-            del self._waiters[key]
+            self._waiters.pop(key, None)
 
     def _wrote(self, key: str) -> None:
         """A value is there: tell all but the poppers."""

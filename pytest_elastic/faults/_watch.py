@@ -1,0 +1,153 @@
+"""Says which faults of a plan are due now: fed with what ranks do, the same for simulated and real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from pytest_elastic.errors import UnfiredFaultError
+from pytest_elastic.faults._lost import WRITES
+from pytest_elastic.faults._plan import Fault, FaultPlan
+
+_ARRIVAL = "/num_members"
+_SHOWN = 8
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a rank did so far."""
+
+    operations: int = 0
+    last: str = "none"
+    keys: dict[str, None] = field(default_factory=dict)
+    barriers: dict[str, None] = field(default_factory=dict)
+    lines: int = 0
+
+    def take(self, name: str, keys: Sequence[str], prefix: str) -> None:
+        self.operations += 1
+        self.last = f"{name}({_named(keys)})"
+        self.keys.update(dict.fromkeys(keys))
+        if prefix:
+            self.barriers[prefix] = None
+
+
+@dataclass(slots=True)
+class _Armed:
+    """A fault that has not fired, and how often its trigger's pattern has matched."""
+
+    fault: Fault
+    matches: int = 0
+
+    def counts(self) -> bool:
+        """Count a match; whether it is the one."""
+        self.matches += 1
+        return self.matches == self.fault.trigger.nth
+
+
+class Watch:
+    """The faults of one run that have not fired yet.  Not thread-safe, no clock.
+
+    Feed it each operation of each rank before it is applied, and each line that a rank writes.  It costs
+    one test where no fault is left.
+
+    Attributes:
+        fired: the faults that have fired, in their order.
+    """
+
+    __slots__ = ("_armed", "_operations", "_seen", "fired")
+
+    def __init__(self, plan: FaultPlan) -> None:
+        self.fired: list[Fault] = []
+        self._armed = [_Armed(fault) for fault in plan.faults]
+        self._seen: dict[int, _Seen] = {}
+        self._operations = 0
+
+    @property
+    def pending(self) -> tuple[Fault, ...]:
+        """The faults that have not fired, in the plan's order."""
+        return tuple(armed.fault for armed in self._armed)
+
+    def called(self, rank: int, name: str, keys: Sequence[str]) -> Sequence[Fault]:
+        """The faults that are due at this operation of the rank, in the plan's order."""
+        if not self._armed:
+            return ()
+        seen = self._seen.setdefault(rank, _Seen())
+        prefix = barrier_of(name, keys)
+        seen.take(name, keys, prefix)
+        self._operations += 1
+        return self._fire(
+            [one for one in self._of(rank) if self._is_due(one, seen.operations, name, keys, prefix)]
+        )
+
+    def wrote(self, rank: int, line: str) -> Sequence[Fault]:
+        """The faults that are due at this line of the rank's output."""
+        if not self._armed:
+            return ()
+        self._seen.setdefault(rank, _Seen()).lines += 1
+        lines = [one for one in self._of(rank) if one.fault.trigger.where == "line"]
+        return self._fire([one for one in lines if one.fault.trigger.text in line and one.counts()])
+
+    def check(self) -> None:
+        """Check that every fault has fired.
+
+        Raises:
+            UnfiredFaultError: some have not; with what was seen instead.
+        """
+        if self._armed:
+            raise UnfiredFaultError([(repr(one.fault), self._story(one)) for one in self._armed])
+
+    def _of(self, rank: int) -> list[_Armed]:
+        return [one for one in self._armed if one.fault.watched in (rank, None)]
+
+    def _is_due(self, one: _Armed, operation: int, name: str, keys: Sequence[str], prefix: str) -> bool:
+        trigger = one.fault.trigger
+        if one.fault.kind == "drop" and name not in WRITES:
+            return False
+        if trigger.where == "op":
+            return trigger.nth == (self._operations if one.fault.watched is None else operation)
+        if trigger.where == "key":
+            return any(fnmatchcase(key, trigger.text) for key in keys) and one.counts()
+        return trigger.where == "barrier" and is_barrier(prefix, trigger.text) and one.counts()
+
+    def _fire(self, due: list[_Armed]) -> Sequence[Fault]:
+        if due:
+            self._armed = [one for one in self._armed if not any(one is other for other in due)]
+            self.fired += (one.fault for one in due)
+        return [one.fault for one in due]
+
+    def _story(self, one: _Armed) -> str:
+        """What was seen of a fault's trigger, in words."""
+        rank, trigger = one.fault.watched, one.fault.trigger
+        whose = [seen for owner, seen in self._seen.items() if rank in (owner, None)]
+        operations = sum(seen.operations for seen in whose)
+        who = "the ranks" if rank is None else f"rank {rank}"
+        if one.fault.kind == "drop" and trigger.where == "op" and operations >= trigger.nth:
+            return f"operation {trigger.nth} of {who} writes nothing that could be dropped"
+        text = f"{who} did {operations} operations"
+        if trigger.where == "op":
+            return text + (f", the last one {whose[-1].last}" if whose else "")
+        matches = f"{one.matches} of {trigger.nth} matches"
+        if trigger.where == "line":
+            return f"{text} and wrote {sum(seen.lines for seen in whose)} lines, {matches}"
+        met = [seen.keys if trigger.where == "key" else seen.barriers for seen in whose]
+        names = list(dict.fromkeys(name for names in met for name in names))
+        return f"{text}, {matches} among the {trigger.where}s {_named(names) or '(none)'}"
+
+
+def barrier_of(name: str, keys: Sequence[str]) -> str:
+    """The prefix of the barrier at which this operation arrives; `""` if it does not."""
+    if name in ("arrive", "add") and keys[0].endswith(_ARRIVAL):
+        return keys[0].removesuffix(_ARRIVAL)
+    return keys[0] if name == "barrier" else ""
+
+
+def is_barrier(prefix: str, name: str) -> bool:
+    """Whether a barrier's prefix is the one meant: it matches, or is that of `world.barrier(name)`."""
+    return bool(prefix) and (fnmatchcase(prefix, name) or fnmatchcase(prefix, f"world/barrier/{name}/*"))
+
+
+def _named(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(map(repr, shown[:_SHOWN])) + more
