@@ -70,7 +70,9 @@ class WaitGraph:
         self.outsiders: set[int] = set()
         self.last = 0.0
         self._all = (1 << world_size) - 1
-        self._able = self._all  # Bits of the ranks that run, or that wait for a timeout which they count on.
+        self._present = self._all  # Bits of the ranks that are in a phase; of those, the ones that run.
+        self._running = self._all
+        self._patient = 0  # Of those with a wait for a timeout which they count on.
         self._free = 0  # Of those with a wait that any rank may end.
         self._awaited = [0] * world_size  # How many declared keys are missing, by writer.
         self._owing = 0  # Bits of the writers among them.
@@ -104,8 +106,7 @@ class WaitGraph:
     @property
     def quiescent(self) -> bool:
         """Whether every rank in a phase waits, and there is one: only timeouts can change anything."""
-        present = [rank for rank in self.ranks if not rank.gone]
-        return bool(present) and not any(rank.runs for rank in present)
+        return not self._running and self._present != 0
 
     def waits(self) -> list[Wait]:
         """All of ranks that are in a phase, in the order in which they began."""
@@ -181,7 +182,7 @@ class WaitGraph:
                 self._owing |= 1 << writers[key]
         rank.waits[event.client] = wait
         if len(rank.clients) == 1 and not (rank.unseen or event.may_timeout or rank.gone):
-            self._able &= ~rank.bit  # What `_weigh` would find.
+            self._running &= ~rank.bit  # What `_weigh` would find.
             if wait.free:
                 self._free |= rank.bit
         else:
@@ -296,8 +297,9 @@ class WaitGraph:
                 del rank.waits[wait.client]
                 if rank.runs:
                     running |= rank.bit
-        self._able |= running
+        self._running |= running
         self._free &= ~running
+        self._patient &= ~running
         if kept:
             self._waiters[key] = kept
         else:
@@ -353,16 +355,18 @@ class WaitGraph:
     def _weigh(self, rank: Rank) -> None:
         """Set the rank's bits anew."""
         bit = rank.bit
+        self._running &= ~bit
+        self._patient &= ~bit
         self._free &= ~bit
         if rank.runs:
-            self._able |= bit
-            return
-        self._able &= ~bit
+            self._running |= bit
         if rank.gone:
+            self._present &= ~bit
             return
+        self._present |= bit
         for wait in rank.waits.values():
             if wait.event.may_timeout:
-                self._able |= bit
+                self._patient |= bit
             elif wait.free:
                 self._free |= bit
 
@@ -374,13 +378,13 @@ class WaitGraph:
             return False
         before = self.doomed
         waits = self.waits()
-        self._can = grow(self._able, waits, self._barriers)
+        self._can = grow(self._running | self._patient, waits, self._barriers)
         self.doomed = tuple(w for w in waits if not w.event.may_timeout and self.stuck(w))
         return any(wait not in before for wait in self.doomed)
 
     def _can_be_doomed(self) -> bool:
         """What holds whenever a wait is doomed, and seldom otherwise."""
-        able = self._able
+        able = self._running | self._patient
         if not able:
             return True
         able |= self._free

@@ -166,6 +166,10 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (2, [(0, "queue_pop", "q"), (1, "set", "q"), (1, "passes")]),
         (DoomedWait, (0,), ("q",), 'nobody is left to write "q": rank 1 passed'),
     ),
+    "after a wait that might have timed out and did not": (
+        (2, [(0, "try", "k"), (1, "set", "k"), (0, "wait", "never"), (1, "passes")]),
+        (DoomedWait, (0,), ("never",), 'nobody is left to write "never": rank 1 passed'),
+    ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
         (DoomedWait, (0,), ("g/1",), 'rank 1 passed without writing "g/1"'),
