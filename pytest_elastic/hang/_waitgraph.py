@@ -43,7 +43,7 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang._fixpoint import grow, stuck
-from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Rank, Wait
+from pytest_elastic.hang._nodes import LAST_MEMBER, NUM_MEMBERS, Barrier, Rank, Wait
 
 _WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
 _READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
@@ -158,7 +158,7 @@ class WaitGraph:
                 elif key in self._barriers:
                     del self._barriers[key]
         elif name == "delete_key" and event.changed:
-            self._deleted_key(event.keys[0], event.rank)
+            opened = self._deleted_key(event.keys[0], event.rank)
         elif name == "barrier":
             self._native.add(event.keys[0])
         return opened
@@ -305,12 +305,14 @@ class WaitGraph:
         else:
             self._closed.pop(key, None)
 
-    def _deleted_key(self, key: str, by: int | None) -> None:
+    def _deleted_key(self, key: str, by: int | None) -> bool:
+        """Whether it was a counter that opens a barrier to all, since it counts from 1 again."""
         self.deleted[key] = by
-        if key.endswith("/num_members"):  # The barrier counts from 1 again.
-            last = key.removesuffix("/num_members") + LAST_MEMBER
-            self._barriers.pop(last, None)
-            self._closed.pop(last, None)
+        if not key.endswith(NUM_MEMBERS):
+            return False
+        last = key.removesuffix(NUM_MEMBERS) + LAST_MEMBER
+        self._barriers.pop(last, None)
+        return self._closed.pop(last, None) is not None
 
     def _new_barrier(self, last: str, event: BarrierJoined) -> Barrier:
         """One that is called for the first time since its counter began."""

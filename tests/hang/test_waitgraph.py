@@ -304,6 +304,17 @@ def test_a_verdict_is_taken_back() -> None:
     assert graph.doomed == ()
 
 
+def test_a_deleted_counter_opens_a_barrier() -> None:
+    """Whoever waits without having called it is not doomed once the counter is gone."""
+    graph, said = WaitGraph(2), []
+    group = Group(2)
+    for step in [(0, "join", "p"), (1, "wait", "p/last_member"), (0, "delete_key", "p/num_members")]:
+        for event in group.step(*step):
+            graph.take(event)
+        said.append([wait.rank for wait in graph.doomed])
+    assert said == [[], [1], []]
+
+
 def test_quiescent() -> None:
     """Everybody in a phase waits, whether or not a timeout is counted on; and there is somebody."""
     graph, said = WaitGraph(3), []
