@@ -217,7 +217,7 @@ def _order(case: _Case) -> Diagnosis | None:
         others = [p for p, ranks in at.items() if p != barrier.prefix and set(ranks) & set(absent)]
         if others:
             places = [barrier.prefix, *others]
-            where = ", ".join(f"{names(at[p])} at barrier {barrier_name(p)}" for p in places)
+            where = ", ".join(f"{names(at[p])} {_be(at[p])} at barrier {barrier_name(p)}" for p in places)
             ranks = _sorted(rank for p in places for rank in at[p])
             if len({barrier_family(p) for p in places}) == 1:
                 return StalePrefix(ranks, tuple(places), f"different uses of one barrier meet: {where}")

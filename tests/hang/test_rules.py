@@ -55,11 +55,11 @@ BUGS: dict[str, tuple[World, Expected]] = {
     ),
     "different order": (
         (2, [(0, "barrier", "a"), (1, "barrier", "b")]),
-        (OrderMismatch, (0, 1), ("a", "b"), 'rank 0 at barrier "a", rank 1 at barrier "b"'),
+        (OrderMismatch, (0, 1), ("a", "b"), 'rank 0 is at barrier "a", rank 1 is at barrier "b"'),
     ),
     "different order, while one computes": (
         (4, [(0, "barrier", "a"), (2, "barrier", "a"), (3, "barrier", "b")]),
-        (OrderMismatch, (0, 2, 3), ("a", "b"), 'ranks 0, 2 at barrier "a", rank 3 at barrier "b"'),
+        (OrderMismatch, (0, 2, 3), ("a", "b"), 'ranks 0, 2 are at barrier "a", rank 3 is at barrier "b"'),
     ),
     "circular wait for two keys": (
         (2, [(0, "wait", "a"), (1, "wait", "b")]),
@@ -118,7 +118,7 @@ BUGS: dict[str, tuple[World, Expected]] = {
     "two uses of one barrier meet": (
         (2, [(0, "barrier", "world/barrier/b/1"), (1, "barrier", "world/barrier/b/2")]),
         (StalePrefix, (0, 1), ("world/barrier/b/1", "world/barrier/b/2"),
-         'different uses of one barrier meet: rank 0 at barrier "b", rank 1 at barrier "b" (use 2)'),
+         'different uses of one barrier meet: rank 0 is at barrier "b", rank 1 is at barrier "b" (use 2)'),
     ),
     "rank exits 0 early": (
         (3, [(1, "begins"), (0, "barrier", "b"), (1, "exits", 0)]),
