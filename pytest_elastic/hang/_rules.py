@@ -59,8 +59,6 @@ _STANDING: dict[str, type[Diagnosis]] = {
     "spinning": Spinning,
     "blocked": BlockedOutside,
 }
-
-
 _SHOWN = 8  # Waits of a circle that the sentence names.
 
 
@@ -97,9 +95,8 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
         return None
     first = graph.stale[0]
     again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
-    which = f"call {first.count} of {first.world_size}" if first.world_size else f"call {first.count}"
-    who, name = names(again), barrier_name(first.prefix)
-    cause = f"{who} called barrier {name} again ({which}): a prefix synchronises only once"
+    what = f"barrier {barrier_name(first.prefix)} again (call {first.count} of {first.world_size})"
+    cause = f"{names(again)} called {what}: a prefix synchronises only once"
     return StalePrefix(_sorted(again), (first.prefix,), cause)
 
 

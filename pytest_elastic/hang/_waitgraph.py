@@ -48,6 +48,7 @@ from pytest_elastic.hang._nodes import LAST_MEMBER, NUM_MEMBERS, Barrier, Rank, 
 _WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
 _READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
 _NOBODY: dict[str, int] = {}
+_MOST_DELETED = 10_000
 
 
 class WaitGraph:
@@ -56,7 +57,7 @@ class WaitGraph:
     Attributes:
         ranks: by number; all are there, and able to run, from the start.
         doomed: the waits that nothing can end but their timeouts, in the order in which they began.
-        deleted: for keys that were deleted and not written again, the rank that did it.
+        deleted: for the last keys that were deleted and not written again, the rank that did it.
         stale: calls of a barrier that had been complete before: such a call synchronises nothing.
         outsiders: connections that belong to no rank.
         last: the moment of the last event.
@@ -308,6 +309,8 @@ class WaitGraph:
     def _deleted_key(self, key: str, by: int | None) -> bool:
         """Whether it was a counter that opens a barrier to all, since it counts from 1 again."""
         self.deleted[key] = by
+        if len(self.deleted) > _MOST_DELETED:
+            del self.deleted[next(iter(self.deleted))]
         if not key.endswith(NUM_MEMBERS):
             return False
         last = key.removesuffix(NUM_MEMBERS) + LAST_MEMBER
@@ -345,14 +348,12 @@ class WaitGraph:
                 self._closed.pop(key, None)
             if wait.writers:
                 self._paid(wait.writers[key])
-        waits = self.ranks[wait.rank].waits
-        if waits.get(wait.client) is wait:
-            del waits[wait.client]
+        del self.ranks[wait.rank].waits[wait.client]
 
     def _give_up(self, wait: Wait) -> None:
-        for key in wait.missing:
-            if key in self._barriers:
-                self._barriers[key].left |= self._barriers[key].joined & 1 << wait.rank
+        for barrier in map(self._barriers.get, wait.missing):
+            if barrier is not None:
+                barrier.left |= barrier.joined & 1 << wait.rank
 
     def _weigh(self, rank: Rank) -> None:
         """Set the rank's bits anew."""

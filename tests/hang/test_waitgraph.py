@@ -315,6 +315,16 @@ def test_a_deleted_counter_opens_a_barrier() -> None:
     assert said == [[], [1], []]
 
 
+def test_deleted_keys_are_forgotten_in_the_end() -> None:
+    """A run that uses each key once does not grow for ever."""
+    graph = WaitGraph(1)
+    for number in range(10_050):
+        graph.take(StoreCalled(0.0, 0, 1, "delete_key", (f"k{number}",)))
+    assert len(graph.deleted) == 10_000
+    assert "k0" not in graph.deleted
+    assert "k10049" in graph.deleted
+
+
 def test_quiescent() -> None:
     """Everybody in a phase waits, whether or not a timeout is counted on; and there is somebody."""
     graph, said = WaitGraph(3), []
