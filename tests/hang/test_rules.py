@@ -170,6 +170,22 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (2, [(0, "try", "k"), (1, "set", "k"), (0, "wait", "never"), (1, "passes")]),
         (DoomedWait, (0,), ("never",), 'nobody is left to write "never": rank 1 passed'),
     ),
+    "circle after waits that were served, while one computes": (
+        (3, [(0, "wait", "k"), (1, "wait", "k"), (2, "set", "k"), (0, "receive", "x", 1), (1, "receive", "y", 0)]),
+        (Deadlock, (0, 1), ("x", "y"), 'ranks 0-1 wait for each other: rank 0 for "x", rank 1 for "y"'),
+    ),
+    "the writer has ended, but for a thread that waits": (
+        (3, [(1, "check", "x"), (1, "passes"), (1, "wait", "k"), (0, "receive", "x", 1)]),
+        (DoomedWait, (0,), ("x",), 'rank 1 passed without writing "x"'),
+    ),
+    "an element is no value": (
+        (2, [(0, "get", "q"), (1, "queue_push", "q"), (1, "passes")]),
+        (DoomedWait, (0,), ("q",), 'nobody is left to write "q": rank 1 passed'),
+    ),
+    "one of two threads is gone": (
+        (2, [((0, 0), "wait", "a"), ((0, 1), "check", "x"), ((0, 1), "wait", "b"), ((0, 0), "leaves"), (1, "passes")]),
+        (DoomedWait, (0,), ("b",), 'nobody is left to write "b": rank 1 passed'),
+    ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
         (DoomedWait, (0,), ("g/1",), 'rank 1 passed without writing "g/1"'),
@@ -253,6 +269,9 @@ REPAIRED: dict[str, World] = {
             (2, "delete_key", "b/last_member"), (0, "wait", "b/last_member"), (2, "passes"),
             (1, "set", "b/last_member")],
     ),
+    "the thread of a phase was not seen yet": (
+        2, [(0, "wait", "k"), (0, "begins"), (1, "set", "k"), (0, "wait", "m"), (1, "passes")],
+    ),
     "queue": (2, [(0, "queue_pop", "q"), (1, "queue_push", "q"), (1, "passes")]),
     "the launcher writes": (1, [(0, "set", "x"), (None, "set", "k"), (0, "wait", "k")]),
     "a rank goes on to the next phase": (
@@ -324,6 +343,7 @@ def test_fresh_prefixes() -> None:
     [
         ([(0, "barrier", "b"), (1, "passes")], True),
         ([(None, "set", "x"), (0, "barrier", "b"), (1, "passes")], False),
+        ([(None, "wait", "x"), (None, "leaves"), (0, "barrier", "b"), (1, "passes")], True),
         ([(None, "set", "x"), (None, "leaves"), (0, "barrier", "b"), (1, "passes")], True),
         ([((1, 0), "set", "x"), ((1, 1), "set", "y"), (0, "barrier", "b"), (1, "passes")], False),
         ([((1, 0), "set", "x"), ((1, 1), "set", "y"), (0, "barrier", "b"), (1, "exits", 1)], True),
