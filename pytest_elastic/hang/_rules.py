@@ -285,8 +285,9 @@ def _timeout(case: _Case) -> Diagnosis:
     keys = tuple(case.keys)
     ranks = _sorted(wait.rank for wait in case.stuck)
     verb = "wait" if len(ranks) > 1 else "waits"
-    left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):g} s away"
-    cause = f"{names(ranks)} {verb} for {key_names(keys)}, which nobody wrote; {left}"
+    did = "releases" if all(key.endswith(LAST_MEMBER) for key in keys) else "wrote"
+    left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
+    cause = f"{names(ranks)} {verb} for {key_names(keys)}, which nobody {did}; {left}"
     return HangUntilTimeout(ranks, tuple(map(_plain, keys)), cause)
 
 

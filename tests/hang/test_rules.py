@@ -186,6 +186,19 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (2, [((0, 0), "wait", "a"), ((0, 1), "check", "x"), ((0, 1), "wait", "b"), ((0, 0), "leaves"), (1, "passes")]),
         (DoomedWait, (0,), ("b",), 'nobody is left to write "b": rank 1 passed'),
     ),
+    "two sizes of one barrier": (
+        (2, [(0, "barrier", "p", 2), (1, "barrier", "p", 3)]),
+        (HangUntilTimeout, (0, 1), ("p",),
+         'ranks 0-1 wait for barrier "p", which nobody releases; the first timeout is 299 s away'),
+    ),
+    "both threads of a rank": (
+        (2, [(0, "wait", "k"), (0, "begins"), ((0, 1), "wait", "m"), (1, "passes")]),
+        (Deadlock, (0,), ("k", "m"), 'threads of rank 0 wait for each other: rank 0 for "k", rank 0 for "m"'),
+    ),
+    "one of two keys came": (
+        (2, [(0, "wait", "x0", "x1"), (1, "set", "x0"), (1, "passes")]),
+        (DoomedWait, (0,), ("x1",), 'nobody is left to write "x1": rank 1 passed'),
+    ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
         (DoomedWait, (0,), ("g/1",), 'rank 1 passed without writing "g/1"'),
