@@ -7,6 +7,7 @@ import pytest
 from pytest_elastic.faults import kill
 from pytest_elastic.simulator import (
     HangUntilTimeout,
+    RankFailed,
     Schedule,
     Setting,
     TokenError,
@@ -14,7 +15,7 @@ from pytest_elastic.simulator import (
     schedule_of,
     simulate,
 )
-from simulator.programs import count_by_hand, exchange
+from simulator.programs import count_by_hand, end_alone, exchange
 
 
 def test_the_schedule_in_each_form():
@@ -89,3 +90,13 @@ def test_both_crews_do_the_same(function, token, monkeypatch):
     assert runs[0].steps == runs[1].steps
     assert runs[0].results == runs[1].results
     assert repr(runs[0].verdict) == repr(runs[1].verdict)
+
+
+def test_a_verdict_says_how_to_run_it_again():
+    """Its note is a line of code that does."""
+    execution = simulate(end_alone, "E1.2.l", may_timeout=True)
+    (note,) = execution.verdict.__notes__
+    recipe = note.removeprefix("to run it again: ")
+    assert recipe == f"replay(end_alone, {str(schedule_of(execution))!r}, may_timeout=True)"
+    with pytest.raises(RankFailed):
+        eval(recipe)
