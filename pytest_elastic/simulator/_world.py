@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from pytest_elastic.errors import UnfiredFaultError
-from pytest_elastic.simulator._ambient import installed
+from pytest_elastic.simulator._ambient import installed, listening
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._judge import judge
 from pytest_elastic.simulator._run import Run
@@ -39,6 +39,8 @@ class Simulation:
 
     def __enter__(self) -> Simulation:
         self._exit.enter_context(installed(self._caller))
+        if any(fault.trigger.where == "line" for fault in self.setting.faults):
+            self._exit.enter_context(listening(self._caller))
         self._exit.callback(self._dismiss)
         return self
 
