@@ -92,6 +92,10 @@ class Simulation:
             run.crew.resume(number)
         except Stuck as stuck:
             return stuck
+        except BaseException:  # The user's interrupt: whoever runs now comes to no other step.
+            run.over = True
+            self._dismiss()
+            raise
         return None
 
     def _dismiss(self) -> None:
@@ -112,6 +116,8 @@ class Simulation:
                     execution.results[number] = result
         except (Unwind, Interrupted):
             pass
+        except KeyboardInterrupt as interrupt:
+            run.crash, run.over = interrupt, True
         except BaseException as error:
             if not seat.unwinding:
                 execution.errors[number] = error
