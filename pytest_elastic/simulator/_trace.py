@@ -56,6 +56,16 @@ class Event(NamedTuple):
     clock: Stamp
 
 
+class Mark(NamedTuple):
+    """A point to which a trace can be taken back."""
+
+    events: int
+    clocks: list[Stamp]
+    creators: dict[Place, int]
+    awaited: dict[int, set[Place]]
+    met: dict[Place, int]
+
+
 class Trace:
     """An execution as a partial order; grows by `add`.
 
@@ -64,6 +74,7 @@ class Trace:
 
     def __init__(self, ranks: int) -> None:
         self.events: list[Event] = []
+        self._touched: list[Footprint] = []
         self._ranks = ranks
         self._clocks: list[Stamp] = [(0,) * 2 * ranks] * 2 * ranks
         self._history: dict[Place, list[tuple[int, int]]] = {}
@@ -77,6 +88,7 @@ class Trace:
         clock, races = self._race(self._clocks[process], touched)
         clock = (*clock[:process], index + 1, *clock[process + 1 :])
         self.events.append(Event(process, index, label, clock))
+        self._touched.append(touched)
         rank = process % self._ranks
         self._clocks[rank] = self._clocks[rank + self._ranks] = clock
         self._awaited.pop(rank, None)
@@ -85,6 +97,22 @@ class Trace:
             if access & (CREATE | DELETE | MEET | LAST):
                 self._note(place, access, number)
         return races
+
+    def mark(self) -> Mark:
+        """This point."""
+        awaited = {process: set(places) for process, places in self._awaited.items()}
+        met = {place: len(numbers) for place, numbers in self._met.items()}
+        return Mark(len(self.events), self._clocks[:], self._creators.copy(), awaited, met)
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget what was noted since."""
+        for touched in self._touched[mark.events :]:
+            for place in touched:
+                self._history[place].pop()
+        del self.events[mark.events :], self._touched[mark.events :]
+        self._clocks, self._creators = mark.clocks[:], mark.creators.copy()
+        self._awaited = {process: set(places) for process, places in mark.awaited.items()}
+        self._met = {place: self._met[place][:number] for place, number in mark.met.items()}
 
     def would_race(self, process: int, touched: Footprint) -> list[tuple[int, list[int]]]:
         """The races of a step that is not done, each with its initials."""
