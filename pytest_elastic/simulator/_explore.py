@@ -17,7 +17,7 @@ from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
 from pytest_elastic.simulator._plan import Plan, cost, every_trace, plan_of
 from pytest_elastic.simulator._progress import Progress
-from pytest_elastic.simulator._schedule import schedule_of
+from pytest_elastic.simulator._schedule import recipe
 from pytest_elastic.simulator._shrink import COME_ONCE, TIMES, confirm, shrink
 from pytest_elastic.simulator._world import RankFunction, Simulation
 
@@ -233,8 +233,7 @@ def _raise(function: RankFunction, failure: Execution, found: _Found) -> NoRetur
     if isinstance(best.verdict, COME_ONCE):
         best.verdict.add_note(how)
         best.verdict.throw()
-    besides = ", may_timeout=True" if best.setting.may_timeout else ""
-    name = getattr(function, "__name__", function)
+    name = getattr(function, "__name__", "function")
     best.verdict.add_note(f"{how}, shrunk, and reproduced {TIMES}/{TIMES}; to run it again:")
-    best.verdict.add_note(f"    replay({name}, {str(schedule_of(best))!r}{besides})")
+    best.verdict.add_note(f"    {recipe(name, best)}")
     best.verdict.throw()
