@@ -132,6 +132,9 @@ class StoreServer:
             except Exception:
                 if not self._closed:  # By a signal's handler, in the middle of it.
                     raise
+            finally:
+                if self._closing:
+                    self._end()
 
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""

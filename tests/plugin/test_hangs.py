@@ -128,6 +128,30 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
     assert (folder / "hang.dot").read_text().startswith("digraph hang {")
 
 
+def test_the_report_tells_how_it_ended(run):
+    """A verdict that came while others still ran is told by what became of them."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=4)
+        def test_epoch(world):
+            if world.rank == 1:
+                while len(world.store.list_keys()) < 2:  # Until somebody is at either barrier.
+                    pass
+                raise ValueError("boom")
+            world.barrier("eval" if world.rank == 3 else "epoch3")
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            '  barrier "epoch3": arrived 0, 2; absent 1 (failed: ValueError: boom, *.py:8), 3 (waits for *',
+            '  cause: rank 1 failed before joining "epoch3"',
+        ]
+    )
+
+
 def test_artifacts_can_be_elsewhere_or_nowhere(run, pytester):
     """`--elastic-artifacts=DIR`; the ini's empty value is for none."""
     run(HANG, "--elastic-artifacts=seen/there")
