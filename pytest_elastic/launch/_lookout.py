@@ -189,6 +189,11 @@ class Lookout:
             elif self.diagnosis is None:
                 self.diagnosis = next(iter(diagnose_outside(self._graph)), None)
 
+    def history(self) -> tuple[Event, ...]:
+        """What happened so far, oldest first."""
+        with self._lock:
+            return tuple(self.events)
+
     def stale(self) -> StalePrefix | None:
         """A barrier that was called too often, whether or not anybody hung."""
         with self._lock:
