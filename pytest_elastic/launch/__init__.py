@@ -9,8 +9,9 @@ from pytest_elastic.launch._elastic import Elastic
 from pytest_elastic.launch._exits import describe_exit
 from pytest_elastic.launch._launchers import Launchers
 from pytest_elastic.launch._outcomes import raises_on_ranks
+from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
-from pytest_elastic.launch._ranks import GRACE, Answers, Launcher, Plan, RankGroup
+from pytest_elastic.launch._ranks import GRACE, RankGroup
 from pytest_elastic.launch._spawn import FreshInterpreters, start_of_this_interpreter
 from pytest_elastic.launch._world import World
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_elastic.errors import GroupTimeoutError
+from pytest_elastic.launch._findings import annotate, give_up
 from pytest_elastic.launch._ranks import GRACE, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError
 from pytest_elastic.report import stack_text
@@ -79,14 +80,18 @@ class Elastic:
         group = self._begin(fn, nprocs, args, env)
         limit = self.default_timeout if timeout is None else timeout
         try:
-            result = group.wait(limit or -1, period=0.5)
+            # Nobody else has this group: while it runs nothing else happens here.
+            result = group.wait_alone(limit or -1, period=0.5)
             if result is None:
                 ranks = [rank for rank in group.pids() if rank not in group.group.exits]
+                give_up(group, ranks)
                 places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in group.stacks(ranks).items()]
                 text = f"{len(ranks)} of {group.nprocs} ranks did not finish within {limit:g} s"
-                raise GroupTimeoutError(ranks, "\n".join([text, *places]))
+                late = GroupTimeoutError(ranks, "\n".join([text, *places]))
+                raise annotate(late, group, ranks, group.name)
             if result.is_failed():
-                raise ChildFailedError(group.name, result.failures)
+                failed = ChildFailedError(group.name, result.failures)
+                raise annotate(failed, group, list(result.failures), group.name)
             return list(result.return_values.values())
         finally:
             group.close(timeout=GRACE)

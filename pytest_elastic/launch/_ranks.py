@@ -11,90 +11,37 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic import events
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
-from pytest_elastic.hang import Stack, parse_stacks
+from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
-from pytest_elastic.launch._debugger import Borrow, Loans, OpenTerminal
+from pytest_elastic.launch._debugger import Borrow, Loans
+from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._files import RankLogs
+from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._port import reserve_port
-from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
+from pytest_elastic.launch._rank import Hello, RankJob
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
-from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.multiprocessing._guardian import RankExited
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
-from pytest_elastic.report import stack_text
+from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
-_DUMP_LIMIT = 0.5
-
-
-class Launcher(Protocol):
-    """Where guardians come from."""
-
-    def start_group(self, starts: list[RankStart]) -> Channel:
-        """Fork a guardian that starts these ranks."""
-
-    def close(self) -> None:
-        """End it, and every group of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a group shall be.
-
-    Attributes:
-        nprocs: how many ranks.
-        directory: for the ranks' files; must exist.
-        env: added to every rank's environment.
-        live: whether lines are shown as they are written.
-        start_timeout: seconds until every rank must be ready.
-        torch_threads: see `RankJob`.
-        terminal: for debuggers in the ranks.
-        debugging_stops_clocks: whether deadlines and timers stand still while one is open.
-    """
-
-    nprocs: int
-    directory: Path
-    env: dict[str, str] = field(default_factory=dict)
-    live: bool = False
-    start_timeout: float = 60.0
-    torch_threads: int = 1
-    terminal: OpenTerminal = nullcontext
-    debugging_stops_clocks: bool = True
-
-
-@dataclass(slots=True)
-class Answers:
-    """What came of one `collect`: every rank is in exactly one of the three.
-
-    Attributes:
-        replies: what the rank sent.
-        exits: it ended instead.
-        silent: neither, when the time was over.
-        expired: whether it was the deadline; else the siblings' period.
-    """
-
-    replies: dict[int, Any] = field(default_factory=dict)
-    exits: dict[int, RankExited] = field(default_factory=dict)
-    silent: list[int] = field(default_factory=list)
-    expired: bool = False
 
 
 class RankGroup(PContext):
@@ -107,6 +54,7 @@ class RankGroup(PContext):
         timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits, and always
             once `watch_timers` was called.
         loans: of the terminal, to debuggers in the ranks.
+        lookout: finds out that ranks hang.
         fresh: whether no item ran on it yet.
     """
 
@@ -126,9 +74,11 @@ class RankGroup(PContext):
         self.timers = GroupTimers()
         stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
         self.loans = Loans(plan.terminal, self._channels.inbox, stand)
-        self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
+        self.dumps = Dumps(self.directories)
+        self._noted: set[int] = set()
         self.fresh = True
-        self.server = StoreServer()
+        self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
+        self.server = StoreServer(sink=self.lookout.sink)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -194,16 +144,25 @@ class RankGroup(PContext):
             text = self.logs[missing[0]].tail()
             self.close(timeout=0)
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+        now = SYSTEM_CLOCK.monotonic()
+        self.lookout.note(events.RankStarted(now, rank, pid) for rank, pid in self.pids().items())
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
         for rank in ranks:
             self._channels.send(rank, order)
 
+    def begin(self, ranks: Iterable[int], phase: str, order: object) -> None:
+        """Order ranks to run a phase."""
+        now, ranks = SYSTEM_CLOCK.monotonic(), list(ranks)
+        self.lookout.note(events.PhaseBegan(now, rank, phase) for rank in ranks)
+        self.order(ranks, order)
+
     def renew_store(self, order: object) -> None:
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
-        self.server = StoreServer()
+        self.lookout.renew()
+        self.server = StoreServer(sink=self.lookout.sink)
         self.server.start()
         for rank in self.directories:
             with self.server.pair(rank) as store:
@@ -248,7 +207,19 @@ class RankGroup(PContext):
         return self.timers.paused - paused
 
     def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
-        """As for every context; time with a debugger open in a rank does not count."""
+        """As for every context; time with a debugger open in a rank does not count.
+
+        Who waits without a timeout leaves the store to the ranks.
+        """
+        self.lookout.launcher_waits(timeout < 0)
+        return self._wait(timeout, period)
+
+    def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
+        """`wait` for a caller who will do nothing in the store after it either."""
+        self.lookout.launcher_waits(True)
+        return self._wait(timeout, period)
+
+    def _wait(self, timeout: float, period: float) -> RunProcsResult | None:
         paused, result = self.timers.paused, super().wait(timeout, period)
         while result is None and self.timers.paused > paused:
             more, paused = self.timers.paused - paused, self.timers.paused
@@ -268,6 +239,7 @@ class RankGroup(PContext):
 
     def _gather(self, answers: Answers, waiting: set[int]) -> None:
         self.group.take()
+        self._note_exits()
         for rank in sorted(waiting):
             # The exit is looked at first: what the rank sent before it is then there to be read.
             ended = self.group.exits.get(rank)
@@ -275,11 +247,24 @@ class RankGroup(PContext):
             # Past its timer a rank is dead, whatever it could still send before the kill.
             if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
+                self._note_report(answers.replies[rank])
                 waiting.discard(rank)
             elif ended is not None or self.group.over:
                 answers.exits[rank] = ended or RankExited(rank, -signal.SIGKILL, 0.0)
-                self.server.drop(rank)
                 waiting.discard(rank)
+
+    def _note_exits(self) -> None:
+        """Tell the lookout of ranks that have ended since the last call; the store forgets them."""
+        for rank, exited in list(self.group.exits.items()):
+            if rank not in self._noted:
+                self._noted.add(rank)
+                self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode)])
+                self.server.drop(rank)
+
+    def _note_report(self, reply: object) -> None:
+        if isinstance(reply, PhaseReport):
+            how = (reply.when, reply.outcome, reply.crash, os.path.basename(reply.place))
+            self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
@@ -296,6 +281,7 @@ class RankGroup(PContext):
             if deadline.passed():
                 break
             self.group.take(deadline.remaining())
+            self._note_exits()
         return left
 
     def stacks(self, ranks: list[int]) -> dict[int, list[Stack]]:
@@ -303,30 +289,12 @@ class RankGroup(PContext):
 
         A rank that SIGSTOP holds has to be resumed to write its own; it stays resumed.
         """
-        begins = {rank: self._dump_size(rank) for rank in ranks}
-        self.group.signal(tuple(ranks), DUMP_SIGNAL)
-        stopped = tuple(rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T")
-        self.group.signal(stopped, signal.SIGCONT)
-        deadline, sizes = Deadline.after(_DUMP_LIMIT), begins
-        # The writer says nothing at its end: a file that has grown and no longer grows is complete.
-        while not deadline.passed():
-            time.sleep(0.005)
-            now = {rank: self._dump_size(rank) for rank in ranks}
-            if now == sizes and all(now[rank] > begins[rank] or self._gone(rank) for rank in ranks):
-                break
-            sizes = now
-        self._dumped |= begins
-        return {rank: self.last_stacks(rank) for rank in ranks}
+        stopped = [rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T"]
+        return self.dumps.take(self.group, ranks, stopped)
 
-    def last_stacks(self, rank: int) -> list[Stack]:
-        """The stacks that a rank wrote last: on demand, or at a fatal error."""
-        file = self.directories[rank] / "stacks.log"
-        data = file.read_bytes() if file.exists() else b""
-        return parse_stacks(data[self._dumped.get(rank, 0) :].decode("utf-8", "replace"))
-
-    def _dump_size(self, rank: int) -> int:
-        file = self.directories[rank] / "stacks.log"
-        return file.stat().st_size if file.exists() else 0
+    def next_timer(self) -> float:
+        """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
+        return self.timers.next_deadline().at
 
     def _gone(self, rank: int) -> bool:
         self.group.take()
@@ -335,6 +303,7 @@ class RankGroup(PContext):
     @cached_property
     def store(self) -> RemoteStore:
         """The group's store, for the launcher; it ends with the group."""
+        self.lookout.launcher_writes()
         return RemoteStore(self.server.pair("launcher"))
 
     @property
@@ -363,8 +332,7 @@ class RankGroup(PContext):
         self._expire([rank for rank in self.directories if rank not in self.group.exits])
         self._channels.take(self.group, 0)
         self._lend_terminal(Deadline.after(None))
-        for rank in self.group.exits:
-            self.server.drop(rank)
+        self._note_exits()
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)

@@ -55,16 +55,15 @@ class GroupTimers:
             return list(self._table.channels())
 
     def next_deadline(self) -> Deadline:
-        """When the next timer expires."""
+        """When the next timer expires, what the ranks have just sent included."""
         with self._lock:
+            self._read()
             return Deadline(self._table.next_deadline())
 
     def expired(self) -> list[int]:
         """Take what the ranks have sent; the ranks whose timers have expired, each once."""
         with self._lock:
-            for rank in list(self._table.channels().values()):
-                if not self._table.read(rank):
-                    self._table.detach(rank)
+            self._read()
             expiries = self._table.expired()
             self.expiries |= {expiry.rank: expiry for expiry in expiries}
         return [expiry.rank for expiry in expiries]
@@ -99,6 +98,11 @@ class GroupTimers:
             self._watch.end()
         with self._lock:
             self._table.close()
+
+    def _read(self) -> None:
+        for rank in list(self._table.channels().values()):
+            if not self._table.read(rank):
+                self._table.detach(rank)
 
 
 class _Watch:

@@ -24,6 +24,7 @@ import pytest
 from pytest_elastic.clock import Deadline
 from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
+from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
@@ -68,6 +69,7 @@ class Conductor:
             options.live,
             options.start_timeout,
             options.torch_threads,
+            options.clock,
             self.debugging.terminal,
             options.debugging_stops_clocks,
         )
@@ -160,6 +162,7 @@ class ItemController:
         __tracebackhide__ = True
         self._finished, self._reports, self._teardown = False, [], Verdict("passed")
         self._group = group = self.conductor.acquire(self)
+        group.lookout.begin(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
@@ -188,8 +191,10 @@ class ItemController:
         __tracebackhide__ = True
         ends = self._finish()
         verdict, self._teardown = self._teardown, Verdict("passed")
+        if ends and verdict.kind == "passed":
+            verdict = self._judge(ends)
         self._group = None
-        self._raise("teardown", self._judge(ends) if ends and verdict.kind == "passed" else verdict)
+        self._raise("teardown", verdict)
 
     # What they have in common.
 
@@ -207,7 +212,7 @@ class ItemController:
             return []
         try:
             group.loans.shown = False
-            group.order(self._alive, Phase(when))
+            group.begin(self._alive, when, Phase(when))
             answers = self._answers(group, self._left if limit is None else limit)
             self._debugged = self._debugged - {when} | ({when} if group.loans.shown else set())
             ends = ends_of(answers, group, self.marker.expect, f"{limit or self._limit()[0]:g} s")
@@ -269,7 +274,7 @@ class ItemController:
     def _end(self, group: RankGroup, clean: bool) -> list[RankEnd]:
         """Have the ranks exit; stop what does not."""
         try:
-            group.order(self._alive, Bye())
+            group.begin(self._alive, "exit", Bye())
             late = group.wait_exits(self._alive, GRACE)
             ends = unclean_ends(group, self._alive, late)
             for rank in group.directories:
@@ -337,7 +342,11 @@ class ItemController:
         self._raise(when, self._judge(ends))
 
     def _judge(self, ends: list[RankEnd]) -> Verdict:
-        return judge(ends, self.size, self.conductor.options.partial_skip)
+        verdict = judge(ends, self.size, self.conductor.options.partial_skip)
+        if self._group is not None:
+            where = self.conductor.options.artifacts
+            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where)
+        return verdict
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True

@@ -40,7 +40,7 @@ from pytest_elastic.simulator._dependence import (
 )
 from pytest_elastic.simulator._run import Run
 from pytest_elastic.simulator._scheduler import Cut, Decision, Step, keys_of, ring_order
-from pytest_elastic.simulator._trace import Trace
+from pytest_elastic.simulator._trace import Mark, Trace
 from pytest_elastic.simulator._verdict import Nondeterminism
 from pytest_elastic.simulator._world import Simulation
 
@@ -61,6 +61,7 @@ class _Frame:
         indices: where, among the steps of the decision.
         touched: what each of them touches.
         asleep: those that were tried before, elsewhere, with nothing dependent since.
+        before: where the trace, the clock and the numbers of calls stood.
         todo: those to be tried, tried ones included.
         tried: the finished ones.
         current: the one being tried.
@@ -70,6 +71,7 @@ class _Frame:
     indices: dict[int, int]
     touched: dict[int, Footprint]
     asleep: set[int]
+    before: tuple[Mark, float, tuple[int, ...]]
     todo: set[int] = field(default_factory=set)
     tried: set[int] = field(default_factory=set)
     current: int = -1
@@ -92,33 +94,30 @@ class Dpor:
         self._entangled = any(map(_is_far, faults))
         self._eager = self._explored or simulation.setting.wake == "level"
         self._frames: list[_Frame] = []
-        self._known = 0
         self._run: Run
-        self._begin()
-
-    def _begin(self) -> None:
         self.trace = Trace(self._ranks)
         self._depth = 0
+        self._open = False  # Whether the last step is not noted yet.
         self._now = 0.0
         self._calls = [0] * self._ranks
         self._excused = False
-        self._open = False
 
     def choose(self, decision: Decision) -> int:
         if self._depth == 0:
             assert self._simulation._run is not None
             self._run = self._simulation._run
-        if self._open:
-            self._settle(decision.steps)
-        self._pass_time()
-        if self._depth < len(self._frames):
+        if self._depth < len(self._frames):  # As in the execution before, which is noted already.
             frame = self._frames[self._depth]
+            self._open = self._depth == len(self._frames) - 1
         else:
+            if self._open:
+                self._settle(decision.steps)
+            self._pass_time()
             frame = self._grow(decision)
             self._frames.append(frame)
-        self._depth, self._open = self._depth + 1, True
-        step = frame.steps[frame.current]
-        self._excused = self._run.seats[step.rank].excused
+            self._open = True
+        self._depth += 1
+        self._excused = self._run.seats[frame.steps[frame.current].rank].excused
         return self._same(frame, decision)
 
     def _same(self, frame: _Frame, decision: Decision) -> int:
@@ -144,8 +143,10 @@ class Dpor:
             left = [process for process in frame.steps if process in frame.todo - frame.tried - frame.asleep]
             if left:
                 frame.current = left[0]
-                self._known = len(self._frames) - 1
-                self._begin()
+                self._depth, self._open = 0, False
+                mark, self._now, calls = frame.before
+                self._calls = list(calls)
+                self.trace.rewind(mark)
                 return True
             self._frames.pop()
         return False
@@ -165,7 +166,8 @@ class Dpor:
             step = decision.steps[index]
             process = self._process(step)
             steps[process], indices[process], touched[process] = step, index, self._touched(step)
-        frame = _Frame(steps, indices, touched, self._sleepers(steps))
+        before = self.trace.mark(), self._now, tuple(self._calls)
+        frame = _Frame(steps, indices, touched, self._sleepers(steps), before)
         awake = [process for process in steps if process not in frame.asleep]
         if not awake:
             raise Cut
@@ -213,12 +215,13 @@ class Dpor:
 
     def _is_held(self, step: Step) -> bool:
         """Whether a fault keeps the operation from being done now."""
-        if step.kind != "call" or self._run.seats[step.rank].excused:
+        faults = self._simulation.setting.faults
+        if not faults or step.kind != "call" or self._run.seats[step.rank].excused:
             return False
         number = self._calls[step.rank] + 1
         return any(
             fault.rank == step.rank and fault.trigger.nth == number
-            for fault in self._simulation.setting.faults
+            for fault in faults
             if fault.kind in _HOLDING and fault.trigger.where == "op"
         )
 
@@ -235,8 +238,7 @@ class Dpor:
         for other in steps:
             if other.rank != step.rank and self._process(other) not in frame.steps:
                 trace.wake(number, self._process(other))
-        if number >= self._known:
-            self._find_more(steps, races)
+        self._find_more(steps, races)
 
     def _wait(self, step: Step) -> None:
         """Note what the rank waits for, if it does."""

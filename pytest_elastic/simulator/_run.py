@@ -28,7 +28,7 @@ from pytest_elastic.faults import Watch
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PASSING, PENDING, READY, Seat
-from pytest_elastic.simulator._strike import strike
+from pytest_elastic.simulator._strike import strike, strike_at_line
 from pytest_elastic.simulator._task import HOME, Crew
 from pytest_elastic.simulator._turns import UNFAIR, Turns
 from pytest_elastic.store._handle import timeout_error
@@ -70,6 +70,10 @@ class Run:
     def now(self, speed: float) -> float:
         self.asked_time = True
         return self.clock.now * speed
+
+    def wrote(self, seat: Seat, line: str) -> None:
+        if self.watch is not None and not self.over:
+            strike_at_line(self, seat, self.watch.wrote(seat.number, line))
 
     def next(self) -> int:
         """Who runs next: a rank with code to run, or `HOME` when the execution is over."""

@@ -38,6 +38,9 @@ class Table(Protocol):
     def now(self, speed: float) -> float:
         """Virtual seconds on a clock of this speed."""
 
+    def wrote(self, seat: Seat, line: str) -> None:
+        """A rank wrote a line of output."""
+
 
 class Seat:
     """One rank of one execution.
@@ -51,6 +54,7 @@ class Seat:
         woken: its wait is to be looked at again.
         frozen: it is stopped by a fault.
         excused: the faults of its pending step have been dealt with.
+        line: what it wrote since its last end of line.
         unwinding: it will not come to another step.
     """
 
@@ -60,6 +64,7 @@ class Seat:
     due = math.inf
     woken = frozen = excused = unwinding = False
     answer: Any = None
+    line = ""
     error: BaseException | None = None
     source: random.Random | None = None
 
@@ -91,6 +96,14 @@ class Seat:
     def now(self) -> float:
         """Virtual seconds on the rank's own clock."""
         return self.table.now(self.speed)
+
+    def wrote(self, text: str) -> None:
+        """It wrote this to its output, where faults may wait for a line."""
+        *lines, self.line = f"{self.line}{text}".split("\n")
+        for line in lines:
+            self.table.wrote(self, line)
+            if self.unwinding:
+                raise Unwind
 
     def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""

@@ -39,6 +39,8 @@ from pytest_elastic.simulator._dependence import (
 
 Stamp = tuple[int, ...]
 
+_NOTHING: dict[tuple[int, int], list[int]] = {}
+
 
 class Event(NamedTuple):
     """One step of one process.
@@ -56,6 +58,16 @@ class Event(NamedTuple):
     clock: Stamp
 
 
+class Mark(NamedTuple):
+    """A point to which a trace can be taken back."""
+
+    events: int
+    clocks: list[Stamp]
+    creators: dict[Place, int]
+    awaited: dict[int, set[Place]]
+    met: dict[Place, int]
+
+
 class Trace:
     """An execution as a partial order; grows by `add`.
 
@@ -64,9 +76,11 @@ class Trace:
 
     def __init__(self, ranks: int) -> None:
         self.events: list[Event] = []
+        self._touched: list[Footprint] = []
         self._ranks = ranks
         self._clocks: list[Stamp] = [(0,) * 2 * ranks] * 2 * ranks
-        self._history: dict[Place, list[tuple[int, int]]] = {}
+        # By place, process and access.  Only the latest of a kind can race, since it comes after the others.
+        self._history: dict[Place, dict[tuple[int, int], list[int]]] = {}
         self._creators: dict[Place, int] = {}
         self._awaited: dict[int, set[Place]] = {}
         self._met: dict[Place, list[int]] = {}
@@ -77,14 +91,32 @@ class Trace:
         clock, races = self._race(self._clocks[process], touched)
         clock = (*clock[:process], index + 1, *clock[process + 1 :])
         self.events.append(Event(process, index, label, clock))
+        self._touched.append(touched)
         rank = process % self._ranks
         self._clocks[rank] = self._clocks[rank + self._ranks] = clock
         self._awaited.pop(rank, None)
         for place, access in touched.items():
-            self._history.setdefault(place, []).append((number, access))
+            self._history.setdefault(place, {}).setdefault((process, access), []).append(number)
             if access & (CREATE | DELETE | MEET | LAST):
                 self._note(place, access, number)
         return races
+
+    def mark(self) -> Mark:
+        """This point."""
+        awaited = {process: set(places) for process, places in self._awaited.items()}
+        met = {place: len(numbers) for place, numbers in self._met.items()}
+        return Mark(len(self.events), self._clocks[:], self._creators.copy(), awaited, met)
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget what was noted since."""
+        for number in range(mark.events, len(self.events)):
+            process = self.events[number].process
+            for place, access in self._touched[number].items():
+                self._history[place][process, access].pop()
+        del self.events[mark.events :], self._touched[mark.events :]
+        self._clocks, self._creators = mark.clocks[:], mark.creators.copy()
+        self._awaited = {process: set(places) for process, places in mark.awaited.items()}
+        self._met = {place: self._met[place][:number] for place, number in mark.met.items()}
 
     def would_race(self, process: int, touched: Footprint) -> list[tuple[int, list[int]]]:
         """The races of a step that is not done, each with its initials."""
@@ -146,9 +178,9 @@ class Trace:
         rivals = set()
         for place, access in touched.items():
             against = AGAINST[access]
-            for number, other in self._history.get(place, ()):
-                if against & other:
-                    rivals.add(number)
+            for (_, other), numbers in self._history.get(place, _NOTHING).items():
+                if against & other and numbers:
+                    rivals.add(numbers[-1])
         races = []
         for number in sorted(rivals, reverse=True):
             rival = self.events[number]

@@ -12,11 +12,13 @@ from contextlib import suppress
 from functools import partial
 
 from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.events import Sink
 from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._reporter import Reporter
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
@@ -30,11 +32,15 @@ class StoreServer:
     Everything but `poll` may be called from any thread.  A context manager, which starts and closes.
     Nothing listens until `address` is asked for; ranks that were given a `pair` need no address.
 
+    Args:
+        timeout: of the handles that `store` gives.
+        sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
+
     Attributes:
         state: the data and the waiters; only the serving thread may touch it while it runs.
     """
 
-    def __init__(self, timeout: Span = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, timeout: Span = DEFAULT_TIMEOUT, sink: Sink | None = None) -> None:
         self.state = StoreState(wake="latched")
         self._timeout = timeout
         self._host: str | None = None
@@ -48,6 +54,8 @@ class StoreServer:
         self._ear.setblocking(False)
         self._service = Service(self.state)
         self._service.watch(self._ear, self._obey)
+        if sink is not None:
+            self._service.reporter = Reporter(sink, self.state)
         self._closing = self._closed = self._forked = False
         watch(self)
 
@@ -124,6 +132,9 @@ class StoreServer:
             except Exception:
                 if not self._closed:  # By a signal's handler, in the middle of it.
                     raise
+            finally:
+                if self._closing:
+                    self._end()
 
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""
@@ -154,9 +165,35 @@ class StoreServer:
 
         For a client that has exited: another process may hold a copy of its sockets.
         """
+        self.order(partial(self._service.drop, label))
+
+    @property
+    def listens(self) -> bool:
+        """Whether the address was asked for, so that anybody may connect."""
+        return self._listener is not None
+
+    def order(self, act: Callable[[], None]) -> None:
+        """Have the serving thread do this next; nothing if the server is closed."""
         with self._lock:
             if not self._closing:
-                self._order(partial(self._service.drop, label))
+                self._order(act)
+
+    # For the sink and for what was ordered: from the serving thread only.
+
+    def settle(self, act: Callable[[], None]) -> None:
+        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
+        self._service.settle(act)
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
+        self._service.after(seconds, act)
+
+    def jump(self, most: float = math.inf) -> None:
+        """Let the time pass, at once, until the first of the waits has timed out.
+
+        Nothing happens if that is `most` seconds away, or more, or never.
+        """
+        self._service.jump(most)
 
     def close(self) -> None:
         """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""

@@ -1,146 +1,205 @@
-"""What knowing of hangs costs: `python tests/benchmarks/bench_hang.py [rounds]`.
+"""What the report of a hang costs and how fast it is there: `python tests/benchmarks/bench_hang.py [part ...]`.
 
-* The wait graph, per event, on barriers and gathers of 8, 64 and 256 ranks: making the event and taking it.
-* That cost beside the barriers themselves: 50 barriers of 64 forked processes over a server.
-* From the event that closes a wait to the verdict, and the report of 8 ranks from their stacks.
-
-Printed are medians of the rounds, and of both sides of a ratio, which alternate.
+`verdict`: from the last event at the server to the verdict, 8 real ranks of which one leaves.  `report`: from a
+hung barrier with a timeout of 300 s to the finished report of pytest.  `tracking`: 50 barriers of 64 ranks, the
+lookout on and off in turns.  `stacks`: from the request to 8 ranks' stacks, and to their merged report.
+`corpus`: recall on the kernels of `tests/hang/corpus`.  Printed are medians, with the goals beside them.
 """
 
 from __future__ import annotations
 
-import os
-import socket
+import json
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import astuple
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "hang"))
+HERE = Path(__file__).parent
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+ROUNDS = 20
 
-from histories import events_of
+LEAVING = f"""
+import pytest
 
-from pytest_elastic.events import Event
-from pytest_elastic.hang import Frame, Stack, WaitGraph, diagnose, report_text
-from pytest_elastic.store import RemoteStore, StoreServer, barrier
+@pytest.mark.elastic(nprocs=8)
+@pytest.mark.parametrize("turn", range({ROUNDS}))
+def test_leaving(world, turn):
+    if world.rank == turn % 8:
+        return
+    world.barrier("epoch", timeout=300)
+"""
+STAMPED = """
+import time
+import pytest
 
-BARRIERS, RANKS = 50, 64
+@pytest.mark.elastic(nprocs=4)
+def test_hang(world):
+    if world.rank == 1:
+        with open("began", "w") as file:
+            file.write(str(time.monotonic()))
+        return
+    world.barrier("epoch", timeout=300)
+"""
+STAMP = """
+import time
+import pytest
 
-
-def barrier_history(ranks: int, barriers: int) -> list[Event]:
-    """All ranks meet at one barrier after the other, each time another one first."""
-    order = [(i, (i + rank) % ranks) for i in range(barriers) for rank in range(ranks)]
-    return events_of(ranks, [(rank, "barrier", f"world/barrier/b/{i}") for i, rank in order])
-
-
-def gather_history(ranks: int, gathers: int) -> list[Event]:
-    return events_of(ranks, [(rank, "gather", f"g{i}/") for i in range(gathers) for rank in range(ranks)])
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def take_all(ranks: int, events: list[Event]) -> None:
-    take = WaitGraph(ranks).take
-    for event in events:
-        take(event)
-
-
-def tell_all(ranks: int, parts: list[tuple[type[Event], tuple[object, ...]]]) -> None:
-    """As a server does: make each event, and give it to the graph."""
-    take = WaitGraph(ranks).take
-    for kind, values in parts:
-        take(kind(*values))  # type: ignore[arg-type]
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure():
+    with open("ended", "w") as file:
+        file.write(str(time.monotonic()))
+"""
 
 
-def graph(rounds: int) -> None:
-    histories = {
-        "barriers of 8": (8, barrier_history(8, BARRIERS)),
-        "barriers of 64": (64, barrier_history(64, BARRIERS)),
-        "barriers of 256": (256, barrier_history(256, 10)),
-        "gathers of 64": (64, gather_history(64, 5)),
-    }
-    for name, (ranks, events) in histories.items():
-        spans = [seconds_of(partial(take_all, ranks, events)) for _ in range(rounds)]
-        print(f"{name:18} {statistics.median(spans) / len(events) * 1e6:6.2f} us/event, {len(events)} events")
+def run(directory: Path, code: str, *arguments: str, conftest: str = "") -> str:
+    (directory / "test_it.py").write_text(code)
+    (directory / "conftest.py").write_text(conftest)
+    command = [*PYTEST, *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False).stdout
 
 
-def meet() -> float:
-    """Seconds for `BARRIERS` barriers of `RANKS` processes over one server."""
-    with StoreServer() as server:
-        lines = [socket.socketpair() for _ in range(RANKS)]
-        for rank in range(RANKS):
-            end = server.pair(rank)
-            if not os.fork():
-                store = RemoteStore(end)
-                barrier(store, RANKS, "start", rank=rank)
-                lines[rank][1].send(b".")
-                lines[rank][1].recv(1)
-                for number in range(BARRIERS):
-                    barrier(store, RANKS, f"b{number}", rank=rank)
-                lines[rank][1].send(b".")
-                os._exit(0)
-            end.close()
-        for ours, _ in lines:
-            ours.recv(1)
-        began = time.perf_counter()
-        for act in (lambda line: line.send(b"."), lambda line: line.recv(1)):
-            for ours, _ in lines:
-                act(ours)
-        span = time.perf_counter() - began
-        for line in lines:
-            os.wait()
-            line[0].close()
-            line[1].close()
-        return span
+def diagnoses(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in directory.glob(".pytest_elastic/*/hang.json")]
 
 
-def beside_barriers(rounds: int) -> None:
-    parts = [(type(event), astuple(event)) for event in barrier_history(RANKS, BARRIERS)]
-    pairs = [(meet(), seconds_of(lambda: tell_all(RANKS, parts))) for _ in range(rounds)]
-    real, told = (statistics.median(side) for side in zip(*pairs, strict=True))
+def verdict(directory: Path) -> None:
+    """From the last event to the verdict."""
+    output = run(directory, LEAVING)
+    spans = [found["elapsed"] * 1000 for found in diagnoses(directory)]
+    assert len(spans) == ROUNDS, output
+    spread = f"least {min(spans):.2f}, most {max(spans):.2f}, {len(spans)} rounds"
+    print(f"verdict, 8 ranks: {statistics.median(spans):.2f} ms after the last event ({spread}; goal: 1 ms)")
+
+
+def report(directory: Path) -> None:
+    """From the hung barrier to the finished report."""
+    spans = []
+    for _ in range(5):
+        run(directory, STAMPED, conftest=STAMP)
+        spans.append(float((directory / "ended").read_text()) - float((directory / "began").read_text()))
     print(
-        f"{BARRIERS} barriers of {RANKS}: {real * 1e3:.0f} ms; their events, made and taken: {told * 1e3:.1f} ms"
+        f"report of a barrier with a timeout of 300 s: {statistics.median(spans):.2f} s"
+        f" (least {min(spans):.2f}, most {max(spans):.2f}, {len(spans)} rounds; goal: 1 s)"
     )
-    print(f"{'':18} {told / real:.1%}")
 
 
-def verdict(rounds: int) -> None:
-    for ranks in (4, 8, 64):
-        events = events_of(ranks, [*[(r, "barrier", "b") for r in range(1, ranks)], (0, "passes")])
-        closing, saying = [], []
-        for _ in range(rounds * 10):
-            one = WaitGraph(ranks)
-            for event in events[:-1]:
-                one.take(event)
-            closing.append(seconds_of(partial(one.take, events[-1])))
-            saying.append(seconds_of(partial(diagnose, one)))
-        print(f"verdict, {ranks} ranks: {statistics.median(closing) * 1e6:.0f} us to know,", end=" ")
-        print(f"{statistics.median(saying) * 1e6:.0f} us to say")
+def barriers(sink: Any, ranks: int = 64, rounds: int = 50) -> float:
+    """Seconds for these barriers, each rank a thread of one of four processes, by one server."""
+    import os
+
+    from pytest_elastic.store import RemoteStore, StoreServer, barrier
+
+    with StoreServer(sink=sink) as server:
+        pairs = [server.pair(rank) for rank in range(ranks)]
+        go, gone = os.pipe()
+        children = []
+        for part in range(4):
+            pid = os.fork()
+            if pid == 0:
+                os.close(gone)
+                mine = [(rank, RemoteStore(pairs[rank])) for rank in range(part, ranks, 4)]
+
+                def work(rank: int, store: RemoteStore) -> None:
+                    barrier(store, ranks, "start", rank=rank)
+                    os.read(go, 1)
+                    for number in range(rounds):
+                        barrier(store, ranks, str(number), rank=rank)
+
+                threads = [threading.Thread(target=work, args=one) for one in mine]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                os._exit(0)
+            children.append(pid)
+        for pair in pairs:
+            pair.close()
+        observer = server.store("observer")
+        observer.wait(["start/last_member"])
+        began = time.perf_counter()
+        os.close(gone)  # All read the end of the pipe.
+        observer.wait([f"{rounds - 1}/last_member"])
+        took = time.perf_counter() - began
+        for pid in children:
+            os.waitpid(pid, 0)
+        observer.close()
+        os.close(go)
+        return took
 
 
-def report(rounds: int) -> None:
-    """Stacks of 40 frames of pytest and 32 of a user, in three classes."""
-    events = events_of(8, [*[(r, "barrier", "b") for r in range(1, 8)], (0, "passes")])
-    one = WaitGraph(8)
-    for event in events:
-        one.take(event)
-    found = diagnose(one)
-    assert found is not None
-    pytest_ = [Frame(f"/site-packages/_pytest/x{i}.py", i, "call") for i in range(40)]
-    user = [Frame(f"/suite/m{i}.py", i, f"f{i}") for i in range(31)]
-    stacks = {r: [Stack((*pytest_, *user, Frame("/suite/t.py", r % 3, "leaf")), True)] for r in range(8)}
-    spans = [seconds_of(lambda: report_text(found, stacks)) for _ in range(rounds * 10)]
-    print(f"report of 8 ranks: {statistics.median(spans) * 1e3:.2f} ms")
+class Nobody:
+    """A group for a lookout that never finds anything."""
 
+    def __init__(self) -> None:
+        self.server = self
+
+    listens = False
+
+    def settle(self, act: Any) -> None:
+        """Nothing hangs here."""
+
+
+def tracking(directory: Path) -> None:
+    """50 barriers of 64 ranks, with and without."""
+    from pytest_elastic.launch._lookout import Lookout
+
+    on, off = [], []
+    for _ in range(9):
+        off.append(barriers(None))
+        on.append(barriers(Lookout(Nobody(), 64, "real", False).sink))  # type: ignore[arg-type]
+    ratio = statistics.median(one / other for one, other in zip(on, off, strict=True))
+    print(
+        f"50 barriers of 64 ranks: {statistics.median(on) * 1000:.0f} ms tracked,"
+        f" {statistics.median(off) * 1000:.0f} ms not: {(ratio - 1) * 100:+.1f} % (goal: 10 %)"
+    )
+
+
+STACKS = """
+import pathlib, statistics, time
+from pytest_elastic.hang import Diagnosis, Picture, report_text
+
+def wait(rank, world_size):
+    time.sleep(60)
+
+def test_stacks(elastic):
+    group = elastic.start(wait, nprocs=8)
+    taken, merged = [], []
+    for _ in range(20):
+        began = time.perf_counter()
+        stacks = group.stacks(list(range(8)))
+        middle = time.perf_counter()
+        report_text(Diagnosis((), (), "", picture=Picture(8)), stacks)
+        merged.append((time.perf_counter() - middle) * 1000)
+        taken.append((middle - began) * 1000)
+    pathlib.Path("result").write_text(f"{statistics.median(taken)} {statistics.median(merged)}")
+"""
+
+
+def stacks(directory: Path) -> None:
+    """Eight ranks' stacks, taken and merged."""
+    output = run(directory, STACKS)
+    assert (directory / "result").exists(), output
+    taken, merged = map(float, (directory / "result").read_text().split())
+    print(f"stacks of 8 ranks: taken in {taken:.1f} ms, merged in {merged:.2f} ms (goal: 20 ms for both)")
+
+
+def corpus(directory: Path) -> None:
+    """Recall, and accusations of the twins."""
+    command = [*PYTEST, str(HERE.parent / "hang" / "test_corpus.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(f"corpus (a test for each kernel, one for each twin): {done.stdout.strip().splitlines()[-1]}")
+    for line in re.findall(r"^FAILED .*", done.stdout, re.MULTILINE):
+        print(f"  {line}")
+
+
+PARTS = {"verdict": verdict, "report": report, "tracking": tracking, "stacks": stacks, "corpus": corpus}
 
 if __name__ == "__main__":
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    for part in (graph, verdict, report, beside_barriers):
-        part(rounds)
+    for name in sys.argv[1:] or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            PARTS[name](Path(folder))

@@ -73,7 +73,7 @@ def test_root_cause_first(run):
 def test_it(rank, world):
     if rank == 1:
         raise ValueError("boom")
-    world.barrier("never")
+    time.sleep(100)
 """
     )
     result.assert_outcomes(failed=1)
