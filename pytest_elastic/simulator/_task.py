@@ -6,10 +6,11 @@ a thread costs more than a short execution.  The baton of a thread is a lock of 
 direct, one wake-up for each hand-over.
 
 A member that does not come to a scheduling point for `PATIENCE` seconds keeps the baton for ever, as far as
-anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that is stuck
-gets an exception, which ends it if it runs Python code; if it is in a call that never returns it stays, as a
-daemon, until the interpreter ends.  Greenlets are in the way of the thread that should raise, so there a
-watching thread sends that one a signal; this is why they work in the main thread only.
+anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that computes
+gets an exception; one that is in a call stays, as a daemon, until that returns.  (An exception that is
+pending for a thread which does not take it makes others loop for ever, under tracing, in CPython 3.11.)
+Greenlets are in the way of the thread that should raise, so there a watching thread sends that one a signal;
+this is why they work in the main thread only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -123,8 +125,9 @@ class ThreadCrew:
             if baton.locked():
                 baton.release()
         for thread in self._threads:
+            used = _time_used(thread)
             thread.join(_MOMENT)
-            if thread.is_alive():
+            if thread.is_alive() and _time_used(thread) > used:
                 _raise_in(thread.ident or 0)
                 thread.join(_MOMENT)
 
@@ -233,6 +236,14 @@ def _held() -> _thread.LockType:
 
 def _stack_of(frame: FrameType | None) -> list[str]:
     return traceback.format_stack(frame)
+
+
+def _time_used(thread: threading.Thread) -> int:
+    """Nanoseconds of a processor's time; 0 where that is not known, or for a thread that has ended."""
+    try:
+        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _raise_in(ident: int) -> None:
