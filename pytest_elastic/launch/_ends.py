@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_elastic.errors import name_ranks
-from pytest_elastic.launch._ranks import Answers, RankGroup, describe_exit
+from pytest_elastic.launch._exits import describe_exit
+from pytest_elastic.launch._findings import give_up
+from pytest_elastic.launch._plan import Answers
+from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.report import PhaseReport, RankEnd
 
@@ -31,8 +34,10 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             text = f": {describe_expiry(group.timers.expiries[rank])}"
             ends.append(RankEnd(rank, "died", exited.at, text, stacks=group.timers.stood[rank]))
         else:
-            last = group.last_stacks(rank)
+            last = group.dumps.last(rank)
             ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
+    if answers.expired:
+        give_up(group, answers.silent)
     stacks = group.stacks(answers.silent) if answers.silent else {}
     for rank in answers.silent:
         if answers.expired:

@@ -11,110 +11,37 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic import events
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
-from pytest_elastic.hang import Stack, parse_stacks
+from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
-from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
-from pytest_elastic.launch._timers import GroupTimers
-from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.launch._debugger import Borrow, Loans
+from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.launch._files import RankLogs
+from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.launch._plan import Answers, Launcher, Plan
+from pytest_elastic.launch._port import reserve_port
+from pytest_elastic.launch._rank import Hello, RankJob
+from pytest_elastic.launch._timers import GroupTimers, describe_expiry
+from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.multiprocessing._guardian import RankExited
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
+from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
-_DUMP_LIMIT = 0.5
-
-
-class Launcher(Protocol):
-    """Where guardians come from."""
-
-    def start_group(self, starts: list[RankStart]) -> Channel:
-        """Fork a guardian that starts these ranks."""
-
-    def close(self) -> None:
-        """End it, and every group of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a group shall be.
-
-    Attributes:
-        nprocs: how many ranks.
-        directory: for the ranks' files; must exist.
-        env: added to every rank's environment.
-        live: whether lines are shown as they are written.
-        start_timeout: seconds until every rank must be ready.
-        torch_threads: see `RankJob`.
-    """
-
-    nprocs: int
-    directory: Path
-    env: dict[str, str] = field(default_factory=dict)
-    live: bool = False
-    start_timeout: float = 60.0
-    torch_threads: int = 1
-
-
-@dataclass(slots=True)
-class Answers:
-    """What came of one `collect`: every rank is in exactly one of the three.
-
-    Attributes:
-        replies: what the rank sent.
-        exits: it ended instead.
-        silent: neither, when the time was over.
-        expired: whether it was the deadline; else the siblings' period.
-    """
-
-    replies: dict[int, Any] = field(default_factory=dict)
-    exits: dict[int, RankExited] = field(default_factory=dict)
-    silent: list[int] = field(default_factory=list)
-    expired: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RankLogs:
-    """The files that a rank writes; they may be read at any time.
-
-    Attributes:
-        directory: where they are.
-    """
-
-    directory: Path
-
-    @property
-    def stdout(self) -> str:
-        """What it wrote to descriptor 1 so far."""
-        return self._read("stdout.log")
-
-    @property
-    def stderr(self) -> str:
-        """What it wrote to descriptor 2 so far."""
-        return self._read("stderr.log")
-
-    def tail(self, lines: int = 40) -> str:
-        """The last lines of both."""
-        return "\n".join((self.stdout + self.stderr).splitlines()[-lines:])
-
-    def _read(self, name: str) -> str:
-        path = self.directory / name
-        return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
 class RankGroup(PContext):
@@ -124,7 +51,10 @@ class RankGroup(PContext):
         plan: what it was made from.
         directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
         server: the group's store.
-        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits.
+        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits, and always
+            once `watch_timers` was called.
+        loans: of the terminal, to debuggers in the ranks.
+        lookout: finds out that ranks hang.
         fresh: whether no item ran on it yet.
     """
 
@@ -139,12 +69,16 @@ class RankGroup(PContext):
             {rank: str(directory / file) for rank, directory in self.directories.items()}
             for file in ("stdout.log", "stderr.log", "error.json")
         )
-        self._port = _reserve_port()
+        self._port = reserve_port()
         self._channels = RankChannels(self.directories)
         self.timers = GroupTimers()
-        self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
+        stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
+        self.loans = Loans(plan.terminal, self._channels.inbox, stand)
+        self.dumps = Dumps(self.directories)
+        self._noted: set[int] = set()
         self.fresh = True
-        self.server = StoreServer()
+        self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
+        self.server = StoreServer(sink=self.lookout.sink)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -210,16 +144,25 @@ class RankGroup(PContext):
             text = self.logs[missing[0]].tail()
             self.close(timeout=0)
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+        now = SYSTEM_CLOCK.monotonic()
+        self.lookout.note(events.RankStarted(now, rank, pid) for rank, pid in self.pids().items())
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
         for rank in ranks:
             self._channels.send(rank, order)
 
+    def begin(self, ranks: Iterable[int], phase: str, order: object) -> None:
+        """Order ranks to run a phase."""
+        now, ranks = SYSTEM_CLOCK.monotonic(), list(ranks)
+        self.lookout.note(events.PhaseBegan(now, rank, phase) for rank in ranks)
+        self.order(ranks, order)
+
     def renew_store(self, order: object) -> None:
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
-        self.server = StoreServer()
+        self.lookout.renew()
+        self.server = StoreServer(sink=self.lookout.sink)
         self.server.start()
         for rank in self.directories:
             with self.server.pair(rank) as store:
@@ -235,6 +178,10 @@ class RankGroup(PContext):
         patience = Deadline.after(None)
         while waiting:
             self._gather(answers, waiting)
+            if self.loans.wanted():
+                paused = self._lend_terminal(deadline)
+                deadline, patience = deadline.later(paused), patience.later(paused)
+                self._gather(answers, waiting)  # What others sent meanwhile was in time.
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
                 patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
             until = deadline.earlier(patience)
@@ -248,6 +195,41 @@ class RankGroup(PContext):
                 self._expire(sorted(waiting))
         return answers
 
+    def _lend_terminal(self, deadline: Deadline) -> float:
+        """Serve the debuggers that opened in ranks; the seconds for which the clocks stood still."""
+
+        def over(rank: int) -> bool:
+            self._expire(list(self.directories))
+            return self._gone(rank) or (not self.plan.debugging_stops_clocks and deadline.passed())
+
+        paused = self.timers.paused
+        self.loans.serve(lambda rank: self.group.signal((rank,), signal.SIGINT), over)
+        return self.timers.paused - paused
+
+    def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
+        """As for every context; time with a debugger open in a rank does not count.
+
+        Who waits without a timeout leaves the store to the ranks.
+        """
+        self.lookout.launcher_waits(timeout < 0)
+        return self._wait(timeout, period)
+
+    def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
+        """`wait` for a caller who will do nothing in the store after it either."""
+        self.lookout.launcher_waits(True)
+        return self._wait(timeout, period)
+
+    def _wait(self, timeout: float, period: float) -> RunProcsResult | None:
+        paused, result = self.timers.paused, super().wait(timeout, period)
+        while result is None and self.timers.paused > paused:
+            more, paused = self.timers.paused - paused, self.timers.paused
+            result = super().wait(more, period)
+        return result
+
+    def watch_timers(self) -> None:
+        """Look after the timers in a thread from now on, whoever waits or not."""
+        self.timers.watch(lambda: self._expire(list(self.directories)))
+
     def _expire(self, ranks: list[int]) -> None:
         """Kill the ranks whose timers have expired, once everybody's stacks are written."""
         for rank in self.timers.expired():
@@ -257,18 +239,32 @@ class RankGroup(PContext):
 
     def _gather(self, answers: Answers, waiting: set[int]) -> None:
         self.group.take()
+        self._note_exits()
         for rank in sorted(waiting):
             # The exit is looked at first: what the rank sent before it is then there to be read.
             ended = self.group.exits.get(rank)
             inbox = self._channels.read(rank)
             # Past its timer a rank is dead, whatever it could still send before the kill.
-            if inbox and rank not in self.timers.expiries:
+            if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
+                self._note_report(answers.replies[rank])
                 waiting.discard(rank)
             elif ended is not None or self.group.over:
                 answers.exits[rank] = ended or RankExited(rank, -signal.SIGKILL, 0.0)
-                self.server.drop(rank)
                 waiting.discard(rank)
+
+    def _note_exits(self) -> None:
+        """Tell the lookout of ranks that have ended since the last call; the store forgets them."""
+        for rank, exited in list(self.group.exits.items()):
+            if rank not in self._noted:
+                self._noted.add(rank)
+                self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode)])
+                self.server.drop(rank)
+
+    def _note_report(self, reply: object) -> None:
+        if isinstance(reply, PhaseReport):
+            how = (reply.when, reply.outcome, reply.crash, os.path.basename(reply.place))
+            self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
@@ -285,6 +281,7 @@ class RankGroup(PContext):
             if deadline.passed():
                 break
             self.group.take(deadline.remaining())
+            self._note_exits()
         return left
 
     def stacks(self, ranks: list[int]) -> dict[int, list[Stack]]:
@@ -292,30 +289,12 @@ class RankGroup(PContext):
 
         A rank that SIGSTOP holds has to be resumed to write its own; it stays resumed.
         """
-        begins = {rank: self._dump_size(rank) for rank in ranks}
-        self.group.signal(tuple(ranks), DUMP_SIGNAL)
-        stopped = tuple(rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T")
-        self.group.signal(stopped, signal.SIGCONT)
-        deadline, sizes = Deadline.after(_DUMP_LIMIT), begins
-        # The writer says nothing at its end: a file that has grown and no longer grows is complete.
-        while not deadline.passed():
-            time.sleep(0.005)
-            now = {rank: self._dump_size(rank) for rank in ranks}
-            if now == sizes and all(now[rank] > begins[rank] or self._gone(rank) for rank in ranks):
-                break
-            sizes = now
-        self._dumped |= begins
-        return {rank: self.last_stacks(rank) for rank in ranks}
+        stopped = [rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T"]
+        return self.dumps.take(self.group, ranks, stopped)
 
-    def last_stacks(self, rank: int) -> list[Stack]:
-        """The stacks that a rank wrote last: on demand, or at a fatal error."""
-        file = self.directories[rank] / "stacks.log"
-        data = file.read_bytes() if file.exists() else b""
-        return parse_stacks(data[self._dumped.get(rank, 0) :].decode("utf-8", "replace"))
-
-    def _dump_size(self, rank: int) -> int:
-        file = self.directories[rank] / "stacks.log"
-        return file.stat().st_size if file.exists() else 0
+    def next_timer(self) -> float:
+        """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
+        return self.timers.next_deadline().at
 
     def _gone(self, rank: int) -> bool:
         self.group.take()
@@ -324,6 +303,7 @@ class RankGroup(PContext):
     @cached_property
     def store(self) -> RemoteStore:
         """The group's store, for the launcher; it ends with the group."""
+        self.lookout.launcher_writes()
         return RemoteStore(self.server.pair("launcher"))
 
     @property
@@ -351,13 +331,21 @@ class RankGroup(PContext):
             self._channels.sleep(self.group, self.directories, until, self.timers.descriptors())
         self._expire([rank for rank in self.directories if rank not in self.group.exits])
         self._channels.take(self.group, 0)
-        for rank in self.group.exits:
-            self.server.drop(rank)
+        self._lend_terminal(Deadline.after(None))
+        self._note_exits()
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)
 
+    def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
+        failure = super()._failure(rank, exitcode)
+        if rank in self.timers.expiries:
+            stood = stack_text(self.timers.stood.get(rank, []))
+            failure.message = f"{describe_expiry(self.timers.expiries[rank])}\n{stood}"
+        return failure
+
     def _release(self) -> None:
+        self.loans.close()
         self._channels.close()
         self.server.close()
         self.timers.close()
@@ -366,25 +354,3 @@ class RankGroup(PContext):
 
 def _has_ended(answer: Any) -> bool:
     return isinstance(answer, RankExited)
-
-
-def _reserve_port() -> socket.socket:
-    """A port of the loopback that is ours but listens to nobody.
-
-    With SO_REUSEADDR on both sides a server may bind it while we hold it, since we do not listen; the
-    kernel gives it to nobody who did not ask for it by number.
-    """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
-
-
-def describe_exit(exitcode: int) -> str:
-    """An exit code in words: "died by SIGSEGV", "exited with code 3"."""
-    if exitcode >= 0:
-        return f"exited with code {exitcode}"
-    try:
-        return f"died by {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"died by signal {-exitcode}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 
 BAR_PATIENCE = 1.0
 
@@ -52,6 +53,7 @@ class Sink:
     Attributes:
         error: the first one.
         closed: there is nobody to write for any more.
+        writing_since: when the write that is under way began; `inf` if there is none.
     """
 
     def __init__(self, dst: Destination, lock: Any, events: Mapping[str, Event] | None) -> None:
@@ -60,11 +62,16 @@ class Sink:
         self._flush: Callable[[], object] = getattr(dst, "flush", lambda: None)
         self.error: Exception | None = None
         self.closed = False
+        self.writing_since = math.inf
 
     def write(self, text: str) -> None:
         """Write and flush; text that cannot be written is lost."""
-        if not text or self.closed:
-            return
+        if text and not self.closed:
+            self.writing_since = SYSTEM_CLOCK.monotonic()
+            self._write(text)
+            self.writing_since = math.inf
+
+    def _write(self, text: str) -> None:
         try:
             with self._lock, self._bar.away() if self._bar else contextlib.nullcontext():
                 self._dst.write(text)
@@ -73,6 +80,11 @@ class Sink:
             self.closed = getattr(self._dst, "closed", False) is True
             if not self.closed:
                 self.error = self.error or error
+
+    def give_up(self, why: str) -> None:
+        """Write nothing more, though a write may be under way; for another thread than the writer."""
+        self.error = self.error or TimeoutError(why)
+        self.closed = True
 
     def hurry(self) -> None:
         """From now on, wait for the bar no longer than `BAR_PATIENCE` in all."""

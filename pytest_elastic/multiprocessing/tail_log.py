@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pytest_elastic.clock import to_seconds
+from pytest_elastic.clock import SYSTEM_CLOCK, to_seconds
 from pytest_elastic.multiprocessing._follow import LineFilter, Lines, LogFile
 from pytest_elastic.multiprocessing._sink import Destination, Event, Sink
 from pytest_elastic.multiprocessing._watch import Watcher
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
 _LARGER_BLOCK = 8 << 20
+_STUCK = 5.0  # Seconds that one write may take when somebody waits for the end.
+_LOOK_UP = 0.05
 
 
 class TailLog:
@@ -84,8 +86,8 @@ class TailLog:
         self._sink = Sink(dst, None, progbar_events) if dst else None
         self._lock = threading.RLock()
         self._watcher: Watcher | None = None
-        self._thread: threading.Thread | None = None
         self._stopping = self._stopped = False
+        self._drained = threading.Event()
 
     @property
     def _threadpool(self) -> SimpleNamespace:
@@ -109,14 +111,15 @@ class TailLog:
     def stop(self) -> None:
         """Copy what the files hold now, and end; blocks for as long as `dst` takes to write that.
 
-        What went wrong since the start is logged.  Idempotent, also before `start`.
+        A `dst` that holds one write for 5 s (a pipe that nobody reads) loses the rest.  What went wrong since
+        the start is logged.  Idempotent, also before `start`.
         """
         with self._lock:
             self._stopping = True
-            if self._watcher is not None and self._thread is not None and not self._stopped:
+            if self._watcher is not None and self._sink is not None and not self._stopped:
                 self._watcher.wake()
-                self._thread.join()
-            # Asked again: a signal handler may have stopped the tail while this thread was in join().
+                self._await_drained(self._sink)
+            # Asked again: a signal handler may have stopped the tail while this thread was waiting.
             if not self._stopped:
                 self._finish()
             self._stopped = True
@@ -135,17 +138,27 @@ class TailLog:
         try:
             thread.start()
         except RuntimeError:
+            watcher.deafen()
             watcher.close()
             raise
-        self._watcher, self._thread = watcher, thread
+        self._watcher = watcher
 
     def _run(self, watcher: Watcher, sink: Sink) -> None:
-        queue = list(watcher.look())
-        while not (self._stopping or sink.closed):
-            news = watcher.wait(block=not queue)
-            queue = _copy(dict.fromkeys([*queue, *news]), sink)
-        watcher.unwatch()
-        _drain(self._files, sink)
+        try:
+            queue = list(watcher.look())
+            while not (self._stopping or sink.closed):
+                news = watcher.wait(block=not queue)
+                queue = _copy(dict.fromkeys([*queue, *news]), sink)
+            _drain(self._files, sink)
+        finally:
+            self._drained.set()
+            watcher.deafen()
+
+    def _await_drained(self, sink: Sink) -> None:
+        while not self._drained.wait(_LOOK_UP):
+            if SYSTEM_CLOCK.monotonic() - sink.writing_since > _STUCK:
+                sink.give_up(f"it took nothing for {_STUCK:g} s; the files have the rest")
+                break
 
     def _finish(self) -> None:
         if self._watcher is not None:

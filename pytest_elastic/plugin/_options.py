@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
@@ -10,9 +11,11 @@ if TYPE_CHECKING:
     from pytest_elastic.report import PartialSkip
 
 START_METHODS = ("auto", "fork", "spawn")
+CLOCKS = ("auto", "real")
 _CHOICES = {
     "log": ("failed", "all", "none"),
     "start_method": START_METHODS,
+    "clock": CLOCKS,
     "partial_skip": ("fail", "skip", "pass"),
     "leaks": ("warn", "fail"),
 }
@@ -24,6 +27,11 @@ _INI = {
     "log": ("failed", "whose output is reported: failed, all or none"),
     "partial_skip": ("fail", "what a skip on some of the ranks is: fail, skip or pass"),
     "leaks": ("warn", "what a process that a passing test leaves behind is: warn or fail"),
+    "clock": (
+        "auto",
+        "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real",
+    ),
+    "artifacts": (".pytest_elastic", "directory for the files of failed tests on ranks, empty for none"),
     "torch_threads": ("1", "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone"),
 }
 
@@ -31,9 +39,9 @@ _INI = {
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
     group = parser.getgroup("elastic", "tests on many ranks")
-    for name in ("nprocs", "timeout", "start_method", "log"):
+    for name in ("nprocs", "timeout", "start_method", "clock", "artifacts", "log"):
         flag = "--elastic-" + name.replace("_", "-")
-        metavar = {"nprocs": "N", "timeout": "SECONDS"}.get(name)
+        metavar = {"nprocs": "N", "timeout": "SECONDS", "artifacts": "DIR"}.get(name)
         choices = _CHOICES.get(name)
         group.addoption(flag, metavar=metavar, choices=choices, default=None, help=_INI[name][1])
     for name, (default, text) in _INI.items():
@@ -51,9 +59,12 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
     partial_skip: PartialSkip
     leaks: str
     torch_threads: int
+    clock: str
+    artifacts: Path | None
     live: bool
     setup_show: bool
     full_trace: bool
+    debugging_stops_clocks: bool
 
     @classmethod
     def read(cls, config: pytest.Config) -> Options:
@@ -71,10 +82,30 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
             partial_skip=cast("PartialSkip", _choice(config, "partial_skip")),
             leaks=_choice(config, "leaks"),
             torch_threads=int(_number(config, "torch_threads", 0, whole=True)),
+            clock=_choice(config, "clock"),
+            artifacts=config.rootpath / where if (where := _value(config, "artifacts")[1]) else None,
             live=config.getoption("capture") == "no",
             setup_show=bool(config.getoption("setupshow") or config.getoption("setuponly")),
             full_trace=bool(config.getoption("fulltrace")),
+            debugging_stops_clocks=not _of_timeout(config, "timeout_disable_debugger_detection"),
         )
+
+
+def timeout_is_off(item: pytest.Item) -> bool:
+    """Whether pytest-timeout was asked for no limit, of which it tells nobody."""
+    mark = item.get_closest_marker("timeout")
+    of_mark = mark and (mark.args[0] if mark.args else mark.kwargs.get("timeout"))
+    of_run = _of_timeout(item.config, "timeout")
+    given = of_run if of_mark is None else of_mark
+    return given is not None and float(given) == 0
+
+
+def _of_timeout(config: pytest.Config, name: str) -> Any:
+    """An option of pytest-timeout; `None` where it is not given, or the plugin switched off."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        return None
+    given = config.getoption(name, None)
+    return (config.getini(name) or None) if given is None else given
 
 
 def _value(config: pytest.Config, name: str) -> tuple[str, Any]:

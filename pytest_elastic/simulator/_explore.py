@@ -15,7 +15,7 @@ from pytest_elastic.errors import ElasticError, UnfiredFaultError
 from pytest_elastic.faults import FaultPlan, kill_points
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
-from pytest_elastic.simulator._plan import Plan, every_trace, plan_of
+from pytest_elastic.simulator._plan import Plan, cost, every_trace, plan_of
 from pytest_elastic.simulator._progress import Progress
 from pytest_elastic.simulator._schedule import recipe
 from pytest_elastic.simulator._shrink import COME_ONCE, TIMES, confirm, shrink
@@ -104,6 +104,7 @@ def explore(
     Args:
         strategy: `"auto"`, see `_plan`; or one part of it: `"dpor"`, `"delays"`, `"random"`, `"pos"`,
             `"pct2"`, `"pct3"`, `"starvation"`.
+        max_schedules: how many; one of more than 500 steps, as of a rank that polls, counts for more.
         seed: of the randomised ones.
 
     Raises:
@@ -171,7 +172,7 @@ class _Found:
     """What a search has seen so far."""
 
     def __init__(self, ranks: int) -> None:
-        self.schedules = self.whole = 0
+        self.schedules = self.whole = self.spent = 0
         self.tries: Counter[str] = Counter()
         self.operations = [0] * ranks
         self.exhausted = False
@@ -182,6 +183,7 @@ class _Found:
 
     def take(self, name: str, execution: Execution) -> None:
         self.schedules += 1
+        self.spent += cost(execution)
         self.tries[name] += 1
         self.last = name
         if execution.cut:
@@ -212,7 +214,7 @@ def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
             progress.count(scheduler.share if isinstance(scheduler, Dpor) else None)
             if found.failure is not None:
                 return found
-            if found.schedules >= budget:
+            if found.spent >= budget:
                 # The plan may have come to its end with this one.
                 found.exhausted = isinstance(scheduler, Dpor) and not scheduler.advance()
                 return found

@@ -12,7 +12,6 @@ traces were seen.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from itertools import count
 from random import Random
 
 from pytest_elastic.simulator._dpor import Dpor
@@ -24,6 +23,7 @@ from pytest_elastic.simulator._world import Simulation
 Plan = Generator[tuple[str, Scheduler], Execution, bool]
 
 _PATIENCE = 100  # Executions, before a guess at the size of the tree counts.
+_LONG = 500  # Steps.
 
 
 def plan_of(strategy: str, simulation: Simulation, budget: int, seed: int) -> Plan:
@@ -56,26 +56,31 @@ def _auto(simulation: Simulation, budget: int, chance: Random) -> Plan:
     search = Dpor(simulation)
     default = yield "default", search
     search.finish()
-    delays = single_delays(default)
-    for done in count(2):
-        if not search.advance():
-            return True
-        if done > _PATIENCE and not _fits(search, done, budget):
+    spent, delays = cost(default), single_delays(default)
+    while search.advance():
+        if spent > _PATIENCE and not _fits(search, spent, budget):
             break
-        yield "dpor", search
+        spent += cost((yield "dpor", search))
         search.finish()
         for delay in delays:
-            yield "delays", delay
+            spent += cost((yield "delays", delay))
             break
+    else:
+        return True
     for delay in delays:
         yield "delays", delay
     yield from _slices(simulation, default, chance)
     return False
 
 
-def _fits(search: Dpor, done: int, budget: int) -> bool:
-    """Whether the tree, as far as it is known, has an end within the budget."""
-    return done < budget * max(search.share, 1 / budget) * 2 if search.share else done < budget / 2
+def cost(execution: Execution) -> int:
+    """What an execution takes of the budget: 1, and more if it is very long."""
+    return max(1, len(execution.steps) // _LONG)
+
+
+def _fits(search: Dpor, spent: int, budget: int) -> bool:
+    """Whether the tree, as far as it is known, has an end within twice the budget."""
+    return spent < budget / 2 if search.share == 0 else spent / search.share < 2 * budget
 
 
 def _one(strategy: str, simulation: Simulation, chance: Random) -> Plan:

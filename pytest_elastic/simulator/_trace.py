@@ -39,6 +39,8 @@ from pytest_elastic.simulator._dependence import (
 
 Stamp = tuple[int, ...]
 
+_NOTHING: dict[tuple[int, int], list[int]] = {}
+
 
 class Event(NamedTuple):
     """One step of one process.
@@ -77,7 +79,8 @@ class Trace:
         self._touched: list[Footprint] = []
         self._ranks = ranks
         self._clocks: list[Stamp] = [(0,) * 2 * ranks] * 2 * ranks
-        self._history: dict[Place, list[tuple[int, int]]] = {}
+        # By place, process and access.  Only the latest of a kind can race, since it comes after the others.
+        self._history: dict[Place, dict[tuple[int, int], list[int]]] = {}
         self._creators: dict[Place, int] = {}
         self._awaited: dict[int, set[Place]] = {}
         self._met: dict[Place, list[int]] = {}
@@ -93,7 +96,7 @@ class Trace:
         self._clocks[rank] = self._clocks[rank + self._ranks] = clock
         self._awaited.pop(rank, None)
         for place, access in touched.items():
-            self._history.setdefault(place, []).append((number, access))
+            self._history.setdefault(place, {}).setdefault((process, access), []).append(number)
             if access & (CREATE | DELETE | MEET | LAST):
                 self._note(place, access, number)
         return races
@@ -106,9 +109,10 @@ class Trace:
 
     def rewind(self, mark: Mark) -> None:
         """Forget what was noted since."""
-        for touched in self._touched[mark.events :]:
-            for place in touched:
-                self._history[place].pop()
+        for number in range(mark.events, len(self.events)):
+            process = self.events[number].process
+            for place, access in self._touched[number].items():
+                self._history[place][process, access].pop()
         del self.events[mark.events :], self._touched[mark.events :]
         self._clocks, self._creators = mark.clocks[:], mark.creators.copy()
         self._awaited = {process: set(places) for process, places in mark.awaited.items()}
@@ -174,9 +178,9 @@ class Trace:
         rivals = set()
         for place, access in touched.items():
             against = AGAINST[access]
-            for number, other in self._history.get(place, ()):
-                if against & other:
-                    rivals.add(number)
+            for (_, other), numbers in self._history.get(place, _NOTHING).items():
+                if against & other and numbers:
+                    rivals.add(numbers[-1])
         races = []
         for number in sorted(rivals, reverse=True):
             rival = self.events[number]

@@ -12,11 +12,13 @@ from contextlib import suppress
 from functools import partial
 
 from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.events import Sink
 from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._reporter import Reporter
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
@@ -30,23 +32,30 @@ class StoreServer:
     Everything but `poll` may be called from any thread.  A context manager, which starts and closes.
     Nothing listens until `address` is asked for; ranks that were given a `pair` need no address.
 
+    Args:
+        timeout: of the handles that `store` gives.
+        sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
+
     Attributes:
         state: the data and the waiters; only the serving thread may touch it while it runs.
     """
 
-    def __init__(self, timeout: Span = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, timeout: Span = DEFAULT_TIMEOUT, sink: Sink | None = None) -> None:
         self.state = StoreState(wake="latched")
         self._timeout = timeout
         self._host: str | None = None
         self._listener: UnixListener | TcpListener | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # A signal's handler may close the server.
+        self._turn = threading.RLock()  # Who polls, or ends a server that was not started.
         self._orders: deque[Callable[[], None]] = deque()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
         self._service = Service(self.state)
         self._service.watch(self._ear, self._obey)
+        if sink is not None:
+            self._service.reporter = Reporter(sink, self.state)
         self._closing = self._closed = self._forked = False
         watch(self)
 
@@ -104,15 +113,28 @@ class StoreServer:
         with self._lock:
             self._check_open()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve what is ready from the calling thread, and wait for it at most `timeout` seconds.
 
         For a server that was not started.  Always the same thread must call it.
+
+        Raises:
+            DistNetworkError: the server is closed.
         """
-        self._service.poll(timeout)
+        with self._turn:
+            self._check_open()
+            try:
+                self._service.poll(timeout)
+            except Exception:
+                if not self._closed:  # By a signal's handler, in the middle of it.
+                    raise
+            finally:
+                if self._closing:
+                    self._end()
 
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""
@@ -143,9 +165,35 @@ class StoreServer:
 
         For a client that has exited: another process may hold a copy of its sockets.
         """
+        self.order(partial(self._service.drop, label))
+
+    @property
+    def listens(self) -> bool:
+        """Whether the address was asked for, so that anybody may connect."""
+        return self._listener is not None
+
+    def order(self, act: Callable[[], None]) -> None:
+        """Have the serving thread do this next; nothing if the server is closed."""
         with self._lock:
             if not self._closing:
-                self._order(partial(self._service.drop, label))
+                self._order(act)
+
+    # For the sink and for what was ordered: from the serving thread only.
+
+    def settle(self, act: Callable[[], None]) -> None:
+        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
+        self._service.settle(act)
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
+        self._service.after(seconds, act)
+
+    def jump(self, most: float = math.inf) -> None:
+        """Let the time pass, at once, until the first of the waits has timed out.
+
+        Nothing happens if that is `most` seconds away, or more, or never.
+        """
+        self._service.jump(most)
 
     def close(self) -> None:
         """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""
@@ -155,7 +203,9 @@ class StoreServer:
             thread = self._thread
             self._ring()
         if thread is None:
-            self._end()
+            if self._turn.acquire(timeout=_CLOSING_TIME):
+                self._end()
+                self._turn.release()
         elif thread is not threading.current_thread():
             thread.join(_CLOSING_TIME)
 
@@ -164,7 +214,8 @@ class StoreServer:
         self._forked = not self._closing
         self._closing = self._closed = True
         self._thread = None
-        self._lock = threading.RLock()  # A signal's handler may close the server.
+        self._lock = threading.RLock()
+        self._turn = threading.RLock()
         for end in (self._bell, self._ear, *([self._listener.socket] if self._listener else [])):
             end.close()
         self._service.let_go()
@@ -185,8 +236,9 @@ class StoreServer:
         self._service.close()
         if self._listener is not None:
             self._listener.close()
-        self._bell.close()
-        self._ear.close()
+        with self._lock:  # Nobody rings with a descriptor that is another's by then.
+            self._bell.close()
+            self._ear.close()
 
     def _check_open(self) -> None:
         if self._closing:

@@ -193,10 +193,14 @@ class StoreState:
 
     # Who has come to a barrier.
 
-    def arrive(self, key: str, rank: int) -> int:
-        """`add(key, 1)` which remembers that this rank did it."""
+    def arrive(self, key: str, rank: int, world_size: int = 0) -> int:
+        """`add(key, 1)` which remembers that this rank did it; -1 is nobody in particular.
+
+        `world_size`, how many are to come, is for those who look on.
+        """
         total = self.add(key, 1)
-        self._members.setdefault(key, []).append(rank)
+        if rank >= 0:
+            self._members.setdefault(key, []).append(rank)
         return total
 
     def members(self, key: str) -> list[int]:
@@ -276,11 +280,11 @@ class StoreState:
             self._unregister(waiter, key)
 
     def _unregister(self, waiter: Waiter, key: str) -> None:
-        del waiter.pending[key]
-        there = self._waiters[key]
-        del there[waiter]
+        waiter.pending.pop(key, None)
+        there = self._waiters.get(key, {})  # An interrupt may have ended `_register` halfway.
+        there.pop(waiter, None)
         if not there:
-            del self._waiters[key]
+            self._waiters.pop(key, None)
 
     def _wrote(self, key: str) -> None:
         """A value is there: tell all but the poppers."""

@@ -3,7 +3,8 @@
 *Theory of operation.*  A frame is a 4-byte big-endian length and a body.  A body begins with a code of one
 byte: an operation's in requests, 0 or an error's in answers.  Then come its numbers and the lengths or
 counts of its other fields, at fixed places, then the fields' bytes one after the other.  A request that
-may block starts with its timeout in seconds.  There is one answer to each request, in order.
+may block starts with its timeout in seconds, and one for many keys ends with what the caller knows of the
+wait, for those who look on.  There is one answer to each request, in order.
 
 A connection's first request is the greeting: the protocol's version and the token (empty where none is
 needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves.
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from pytest_elastic.errors import DistNetworkError, DistStoreError, QueueEmptyError
 from pytest_elastic.store._handle import timeout_error
 
-VERSION = 1
+VERSION = 2
 MAX_KEY = 64 * 2**10
 MAX_KEYS = 65_536
 MAX_VALUE = 16 * 2**20
@@ -49,16 +50,22 @@ class Layout:
         code: the first byte of the body.
         name: the operation.
         blocks: whether the first field is a timeout.
+        declares: whether the last two fields are what the caller knows of the wait (`Asked`): whether it may
+            time out, and the writers.
         answer: the layout of the answer.
     """
 
     def __init__(self, code: int, name: str, fields: str, answer: Layout | None = None) -> None:
         self.code, self.name = code, name
         self.blocks = fields.startswith("f")
+        self.declares = fields.endswith("bN")
         self.answer = self if answer is None else answer
         numbers = "".join(_NUMBERS.get(letter, "I") for letter in fields)
         self._head, self._numbers = struct.Struct(f">IB{numbers}"), struct.Struct(f">5x{numbers}")
-        self._fields = [(i, _FIELDS[letter]) for i, letter in enumerate(fields) if letter in _FIELDS]
+        self._least = self._head.size - _SIZE.size
+        places = [(i, _FIELDS[letter]) for i, letter in enumerate(fields) if letter in _FIELDS]
+        self._pack = [(place, field.pack) for place, field in places]
+        self._unpack = [(place, field.unpack) for place, field in places]
 
     def pack(self, values: Iterable[Any]) -> bytes:
         """The frame.
@@ -68,10 +75,10 @@ class Layout:
         """
         heads = list(values)
         body = b""
-        for place, field in self._fields:
-            part, heads[place] = field.pack(heads[place])
+        for place, pack in self._pack:
+            part, heads[place] = pack(heads[place])
             body = body + part if body else part
-        size = self._head.size - _SIZE.size + len(body)
+        size = self._least + len(body)
         if size > MAX_FRAME:
             raise _too_long("frame", size, MAX_FRAME)
         return self._head.pack(size, self.code, *heads) + body
@@ -85,8 +92,8 @@ class Layout:
         try:
             values = list(self._numbers.unpack_from(frame))
             at = self._numbers.size
-            for place, field in self._fields:
-                values[place], at = field.unpack(frame, at, values[place])
+            for place, unpack in self._unpack:
+                values[place], at = unpack(frame, at, values[place])
         except (struct.error, UnicodeDecodeError) as error:
             raise WireError(f"{self.name}: {error}") from None
         if at != len(frame):
@@ -174,6 +181,8 @@ def _unpack_keys(frame: bytes, at: int, count: int) -> tuple[list[str], int]:
 
 
 def _pack_numbers(numbers: Sequence[int]) -> tuple[bytes, int]:
+    if not numbers:
+        return b"", 0
     return struct.pack(f">{len(numbers)}q", *numbers), len(numbers)
 
 
@@ -213,19 +222,19 @@ REQUESTS = {
         Layout(2, "get", "fk", _BYTES),
         Layout(3, "add", "kn", _COUNT),
         Layout(4, "compare_set", "kvv", _BYTES),
-        Layout(5, "wait", "fK", _NOTHING),
+        Layout(5, "wait", "fKbN", _NOTHING),
         Layout(6, "check", "K", _TRUTH),
         Layout(7, "delete_key", "k", _TRUTH),
         Layout(8, "append", "kv", _NOTHING),
         Layout(9, "multi_set", "KV", _NOTHING),
-        Layout(10, "multi_get", "fK", _answer("L")),
+        Layout(10, "multi_get", "fKbN", _answer("L")),
         Layout(11, "num_keys", "", _COUNT),
         Layout(12, "list_keys", "", _answer("T")),
         Layout(13, "queue_push", "kv", _NOTHING),
         Layout(14, "queue_pop", "fkb", _BYTES),
         Layout(15, "queue_len", "k", _COUNT),
         Layout(16, "barrier", "fkn", _NOTHING),
-        Layout(17, "arrive", "kn", _COUNT),
+        Layout(17, "arrive", "knn", _COUNT),
         Layout(18, "members", "k", _answer("N")),
     )
 }
@@ -270,6 +279,7 @@ def unpack_answer(layout: Layout, frame: bytes) -> Any:
     Raises:
         Exception: what the operation raised; `DistNetworkError` if the server refused the connection.
     """
+    __tracebackhide__ = True
     if frame[4] == 0:
         values = layout.answer.unpack(frame)
         return values[0] if values else None

@@ -119,9 +119,9 @@ def proofs() -> None:
 def peers(python: str) -> None:
     """The other tools, each in its own interpreter."""
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    done = subprocess.run(
-        [python, str(PEERS)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+    wrapper = Path(python).with_name("frontrun")  # It wants to be started by its own command.
+    command = [*([str(wrapper)] if wrapper.exists() else []), python, str(PEERS)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     for line in done.stdout.splitlines():
         if line.count("\t") == 4:
             tool, kernel, schedules, seconds, end = line.split("\t")

@@ -230,7 +230,7 @@ def test_p69_f20_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(SurvivorsError) as caught:
         context.close(timeout=0.5)
-    assert time.monotonic() - begin < 1.8
+    assert time.monotonic() - begin < 3
     assert (list(caught.value.pids), caught.value.ranks) == ([context.pids()[1]], [1])
     result = context.wait(0)
     assert {rank: failure.exitcode for rank, failure in result.stopped.items()} == {0: -15, 1: -9, 2: -15}

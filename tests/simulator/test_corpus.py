@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pytest_elastic.simulator import RankFailed, Setting, Verdict
+from pytest_elastic.simulator import (
+    Execution,
+    RankFailed,
+    Setting,
+    SparseScheduler,
+    Verdict,
+    explore,
+    parse_token,
+)
 from pytest_elastic.simulator._dpor import Dpor
-from pytest_elastic.simulator._explore import explore
 from pytest_elastic.simulator._oracle import visits
-from pytest_elastic.simulator._scheduler import DefaultScheduler
 from pytest_elastic.simulator._world import Simulation
 from simulator.corpus import KERNELS
 from simulator.corpus._kernel import Kernel
@@ -54,9 +61,29 @@ def test_when_it_fails(kernel: Kernel) -> None:
     assert ends == expected
 
 
+def every_schedule(simulation: Simulation, delays: int) -> Iterator[Execution]:
+    """All with at most so many delays."""
+    pending: list[tuple[tuple[int, int], ...]] = [()]
+    while pending:
+        schedule = pending.pop()
+        execution = simulation.run(SparseScheduler(schedule))
+        yield execution
+        if len(schedule) < delays:
+            used = sum(gap + 1 for gap, _ in schedule)
+            choices = [len(steps) for steps in execution.enabled if len(steps) > 1][used:]
+            pending += [
+                (*schedule, (gap, shift)) for gap, count in enumerate(choices) for shift in range(1, count)
+            ]
+
+
 @by_name
 def test_how_deep_it_is(kernel: Kernel) -> None:
-    """The default schedule finds those that need no delay, and no others."""
-    with Simulation(kernel.buggy, Setting(kernel.ranks, **kernel.options)) as simulation:
-        failed = simulation.run(DefaultScheduler()).verdict is not None
-    assert failed == (kernel.delays == 0)
+    """No schedule with fewer delays fails, and what is found is shrunk to so many."""
+    setting = Setting(kernel.ranks, **kernel.options)
+    with Simulation(kernel.buggy, setting) as simulation:
+        if kernel.delays:
+            assert all(each.verdict is None for each in every_schedule(simulation, kernel.delays - 1))
+    with pytest.raises(Verdict) as info:
+        explore(kernel.buggy, kernel.ranks, **kernel.options)
+    token = info.value.__notes__[-1].split("'")[1]
+    assert len(parse_token(token).delays) == kernel.delays

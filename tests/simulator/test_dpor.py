@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pytest_elastic.faults import (
+    FaultPlan,
+    delay,
+    drop,
+    exit,
+    kill,
+    late_join,
+    resume,
+    server_gone,
+    stop,
+)
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._oracle import SleepSets, compare_searches, visits
@@ -123,6 +135,18 @@ def test_an_expiry_may_come_first() -> None:
     assert any("seen" in end for end in ends)
 
 
+def test_an_expiry_may_come_before_the_rest() -> None:
+    """Ranks that hang at the end wait with a deadline, which could have fired while others ran."""
+
+    def program(rank: int, world_size: int, store: Any) -> Any:
+        return store.num_keys() if rank == 0 else store.wait(["k"])
+
+    setting = Setting(2, expiries=1)
+    every = traces(program, setting, AllSchedules)
+    assert traces(program, setting) == every
+    assert sum("missing keys: 'k'" in end for end in every.values()) == 1
+
+
 class AllSchedules(SleepSets):
     """No reduction at all."""
 
@@ -189,9 +213,50 @@ def random_program(seed: int) -> tuple[RankFunction, Setting]:
         ranks,
         wake=chance.choice(["latched", "level"]),
         expiries=chance.choice([0, 0, 1]),
-        may_timeout=chance.random() < 0.5,
+        may_timeout=True,
     )
     return program, setting
+
+
+def random_fault(seed: int, ranks: int) -> FaultPlan:
+    """One that happens to its victim at an operation of its own."""
+    chance = random.Random(seed)
+    rank, op = chance.randrange(ranks), chance.randint(1, 3)
+    return chance.choice(
+        [
+            kill(rank, op=op),
+            exit(rank, 1, op=op),
+            delay(rank, 1.0, op=op),
+            stop(rank, 1.0, op=op),
+            drop(rank, op=op),
+            late_join(rank, 1.0),
+            kill(rank, key=chance.choice("ab")),
+        ]
+    )
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_nothing_is_lost_with_faults(batch: int) -> None:
+    """Neither in programs whose ranks are killed, stopped, slowed down, or lose a write."""
+    for seed in range(batch * 25, batch * 25 + 25):
+        program, setting = random_program(1000 + seed)
+        setting = replace(setting, faults=random_fault(seed, setting.ranks))
+        every = traces(program, setting, AllSchedules)
+        assert traces(program, setting) == every, f"seed {seed}: {setting} {program.__doc__}"
+
+
+@pytest.mark.parametrize(
+    "faults", [server_gone(op=2), kill(0, op=1, of=1), stop(0, op=1, of=1) | resume(0, op=2, of=1)]
+)
+def test_nothing_is_lost_when_one_ranks_doing_strikes_another(faults: FaultPlan) -> None:
+    """Then nothing is reduced."""
+
+    def program(rank: int, world_size: int, store: Any) -> list[int]:
+        store.add(f"k{rank}", 1)
+        return [store.add("n", 1), store.add("n", 1)]
+
+    setting = Setting(2, faults=faults, may_timeout=True)
+    assert traces(program, setting) == traces(program, setting, AllSchedules)
 
 
 @pytest.mark.parametrize("batch", range(4))

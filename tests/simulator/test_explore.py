@@ -13,6 +13,7 @@ from pytest_elastic.faults import kill, kill_points
 from pytest_elastic.simulator import (
     Deadlock,
     HangUntilTimeout,
+    Nondeterminism,
     RankFailed,
     Setting,
     Verdict,
@@ -228,7 +229,14 @@ def test_the_barrier_is_proved(barriers: int, ranks: int) -> None:
 
 @pytest.mark.parametrize(
     ("barriers", "ranks", "victims"),
-    [(1, 2, [0, 1]), (2, 2, [0, 1]), (1, 3, [0, 1, 2]), (2, 3, [0, 1, 2]), (1, 4, [0, 1, 2, 3])],
+    [
+        (1, 2, [0, 1]),
+        (2, 2, [0, 1]),
+        (1, 3, [0, 1, 2]),
+        (2, 3, [0, 1, 2]),
+        (1, 4, [0, 1, 2, 3]),
+        (2, 4, [0, 1]),  # Ranks 2 and 3 do what rank 1 does, under other keys.
+    ],
 )
 def test_the_barrier_is_proved_with_every_single_kill(barriers: int, ranks: int, victims: list[int]) -> None:
     """In every schedule: survivors pass together or time out, and never blame another survivor."""
@@ -256,6 +264,32 @@ def test_prove_kills_finds_the_point() -> None:
     with pytest.raises(RankFailed, match="missing keys") as info:
         prove_kills(atomic_counter, 2)
     assert "+K0@" in token_of(info.value)
+
+
+def test_what_is_not_deterministic() -> None:
+    """Is told, not searched."""
+    calls = iter(range(1000))
+
+    def program(rank: int, world_size: int, store: Any) -> None:
+        store.add("n", 1)
+        store.add(f"k{next(calls)}", 1)
+        store.add("n", 1)
+
+    with pytest.raises(Nondeterminism):
+        prove(program, 2)
+
+
+def test_a_long_execution_counts_for_more() -> None:
+    """A rank that polls makes executions of thousands of steps."""
+
+    def program(rank: int, world_size: int, store: Any) -> None:
+        if rank == 0:
+            store.set("k", "1")
+        while not store.check(["k"]):
+            pass
+
+    found = explore(program, 2, "pct2", max_schedules=100)
+    assert 5 < found.schedules < 60
 
 
 def test_lost_wakeups_hang_in_one_of_two_traces() -> None:

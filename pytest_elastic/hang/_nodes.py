@@ -1,0 +1,125 @@
+"""What a wait graph consists of: ranks, waits and barriers.  Only the graph changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
+
+LAST_MEMBER = "/last_member"
+NUM_MEMBERS = "/num_members"
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """A blocked request.
+
+    Attributes:
+        event: as it was told.
+        rank: whose it is; `client` is the thread.
+        writers: the one rank that may write a key, for keys that have one.
+        lacks: how many keys are missing; those that have come since it began are in `came`.
+        free: whether any rank may end it: it is for plain keys only.
+    """
+
+    event: WaitBegan
+    rank: int
+    client: int
+    writers: dict[str, int]
+    lacks: int
+    free: bool
+    came: set[str] | None = None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The keys that are not there yet, in the order asked."""
+        if self.came is None:
+            return self.event.missing
+        return tuple(key for key in self.event.missing if key not in self.came)
+
+    def see(self, key: str) -> None:
+        """One of several keys has come."""
+        self.lacks -= 1
+        if self.came is None:
+            self.came = set()
+        self.came.add(key)
+
+    @property
+    def deadline(self) -> float:
+        """The moment at which it fails by itself, on the events' clock."""
+        return self.event.at + self.event.timeout
+
+
+@dataclass(slots=True, eq=False)
+class Barrier:
+    """A barrier of ours that has not been released.
+
+    Attributes:
+        count: how many calls have come.
+        joined: bits of the ranks that called it; of those, `left` have given up waiting.
+        releaser: the rank whose call was the last one, and who is about to release the others.
+        declared: whether its members are ranks, each of which calls it once, and all say one `world_size`.
+    """
+
+    prefix: str
+    world_size: int
+    declared: bool
+    count: int = 0
+    joined: int = 0
+    left: int = 0
+    releaser: int | None = None
+
+    def may_open(self, able: int) -> bool:
+        """Whether the ranks with these bits can release it."""
+        if self.releaser is not None:
+            return bool(able >> self.releaser & 1)
+        if not self.declared:
+            return bool(able)
+        return (able & (~self.joined | self.left)).bit_count() >= self.world_size - self.count
+
+
+@dataclass(slots=True, eq=False)
+class Rank:
+    """A rank, as its events tell it.
+
+    Attributes:
+        bit: of the number.
+        clients: its threads that use the store; `waits` are those of them that are blocked.
+        ended: how its phase ended; `None` while it is in one.
+        stood: what the kernel said of it last; `None` once it was heard of again.
+        extra_threads: how many threads it has that never used the store.
+        unseen: whether its main thread runs but is none of `clients`: all those were blocked when a phase
+            began.
+        phased: whether it is told to run phases, so that an exit without a report is an accident.
+        calls: how many requests it made; `barriers` of them joined a barrier.
+    """
+
+    number: int
+    bit: int
+    clients: set[int] = field(default_factory=set)
+    waits: dict[int, Wait] = field(default_factory=dict)
+    ended: PhaseEnded | None = None
+    exited: RankExited | None = None
+    stood: RankStood | None = None
+    extra_threads: int = 0
+    unseen: bool = False
+    phased: bool = False
+    calls: int = 0
+    barriers: int = 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether it will write nothing more."""
+        return self.ended is not None or self.exited is not None
+
+    @property
+    def runs(self) -> bool:
+        """Whether one of its threads is not blocked in the store, as far as is known."""
+        if self.ended is not None or self.exited is not None:
+            return False
+        return len(self.waits) < len(self.clients) or not self.clients or self.unseen
+
+
+def ranks_of(bits: int) -> tuple[int, ...]:
+    """The ranks whose bits are set, ascending."""
+    return tuple(rank for rank in range(bits.bit_length()) if bits >> rank & 1)
