@@ -73,6 +73,9 @@ class Crew(Protocol):
     def runs(self, member: int) -> bool:
         """Whether the caller is this member, and not another or just some thread."""
 
+    def frame(self, member: int) -> FrameType | None:
+        """From home: where a member that waits for the baton stands."""
+
     def close(self) -> None:
         """End the members: those in their bodies get `Interrupted` where they wait, or when they do."""
 
@@ -108,7 +111,7 @@ class ThreadCrew:
             beat = self.beat
             if waited >= PATIENCE:
                 self._lost = self._holder
-                raise Stuck(self._lost, _stack_of(sys._current_frames().get(self._idents[self._lost])))
+                raise Stuck(self._lost, traceback.format_stack(self.frame(self._lost)))
 
     def switch(self, me: int, to: int) -> None:
         self._hand(to)
@@ -118,6 +121,9 @@ class ThreadCrew:
 
     def runs(self, member: int) -> bool:
         return threading.get_ident() == self._idents[member] and member != self._lost
+
+    def frame(self, member: int) -> FrameType | None:
+        return sys._current_frames().get(self._idents[member])
 
     def close(self) -> None:
         self._closed = True
@@ -188,6 +194,10 @@ class GreenletCrew:
     def runs(self, member: int) -> bool:
         return self._getcurrent() is self._members[member]
 
+    def frame(self, member: int) -> FrameType | None:
+        frame: FrameType | None = self._members[member].gr_frame
+        return frame
+
     def close(self) -> None:
         self._done.set()
         self._watcher.join()
@@ -209,7 +219,8 @@ class GreenletCrew:
         beat, holder = self.beat, self._holder
         while not self._done.wait(PATIENCE):
             if holder != HOME and (self.beat, self._holder) == (beat, holder):
-                self._stuck = Stuck(holder, _stack_of(sys._current_frames().get(self._ident)))
+                stack = traceback.format_stack(sys._current_frames().get(self._ident))
+                self._stuck = Stuck(holder, stack)
                 signal.pthread_kill(self._ident, _SIGNAL)
             beat, holder = self.beat, self._holder
 
@@ -232,10 +243,6 @@ def _held() -> _thread.LockType:
     lock = _thread.allocate_lock()
     lock.acquire()
     return lock
-
-
-def _stack_of(frame: FrameType | None) -> list[str]:
-    return traceback.format_stack(frame)
 
 
 def _time_used(thread: threading.Thread) -> int:
