@@ -84,7 +84,7 @@ class Run:
             self.offers[seat.number] = seat.step
         try:
             while not self.ready and not self.over:
-                steps = [step for step in self.offers if step]
+                steps = list(filter(None, self.offers))
                 if not steps or self._jumped or self._expiries:
                     steps += self._timed(steps)
                 if steps:
@@ -145,11 +145,12 @@ class Run:
     def call(self, seat: Seat) -> None:
         step = seat.step
         self.offers[seat.number] = None
-        if self.watch is not None and not seat.excused:
-            seat.excused = True
-            if strike(self, seat, self.watch):
-                return
-        seat.excused = False
+        if self.watch is not None:
+            if not seat.excused:
+                seat.excused = True
+                if strike(self, seat, self.watch):
+                    return
+            seat.excused = False
         try:
             if self.gone:
                 raise DistNetworkError("the store's server is gone")
