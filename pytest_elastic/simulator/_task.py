@@ -201,7 +201,7 @@ class GreenletCrew:
     def close(self) -> None:
         self._done.set()
         self._watcher.join()
-        signal.signal(_SIGNAL, self._old_handler)
+        signal.signal(_SIGNAL, self._old_handler or signal.SIG_DFL)
         for member in self._members[:HOME]:
             if member:
                 member.throw()
