@@ -135,6 +135,18 @@ def test_an_expiry_may_come_first() -> None:
     assert any("seen" in end for end in ends)
 
 
+def test_an_expiry_may_come_before_the_rest() -> None:
+    """Ranks that hang at the end wait with a deadline, which could have fired while others ran."""
+
+    def program(rank: int, world_size: int, store: Any) -> Any:
+        return store.num_keys() if rank == 0 else store.wait(["k"])
+
+    setting = Setting(2, expiries=1)
+    every = traces(program, setting, AllSchedules)
+    assert traces(program, setting) == every
+    assert sum("missing keys: 'k'" in end for end in every.values()) == 1
+
+
 class AllSchedules(SleepSets):
     """No reduction at all."""
 
