@@ -65,7 +65,7 @@ def test_nobody_is_accused_who_may_go_on(run):
         def test_a_wait_that_may_time_out(world):
             if world.rank == 0:
                 with pytest.raises(RuntimeError):
-                    world.store.wait(["never"], 300, may_timeout=True)
+                    world.store.wait(["never"], 100, may_timeout=True)
                 world.store.set("go", "1")
             else:
                 world.store.wait(["go"])
