@@ -16,6 +16,8 @@ from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._fork import watch
+from pytest_elastic.store._gate import Gate
+from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
@@ -32,9 +34,13 @@ class StoreServer:
 
     Attributes:
         state: the data and the waiters; only the serving thread may touch it while it runs.
+
+    Args:
+        timeout: of the handles that `store` gives.
+        gate: is asked about each request of a labelled client, see `_gate`.
     """
 
-    def __init__(self, timeout: Span = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, timeout: Span = DEFAULT_TIMEOUT, gate: Gate | None = None) -> None:
         self.state = StoreState(wake="latched")
         self._timeout = timeout
         self._host: str | None = None
@@ -45,7 +51,7 @@ class StoreServer:
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
-        self._service = Service(self.state)
+        self._service = Service(self.state) if gate is None else GatedService(self.state, gate, self.close)
         self._service.watch(self._ear, self._obey)
         self._closing = self._closed = self._forked = False
         watch(self)
@@ -146,6 +152,18 @@ class StoreServer:
         with self._lock:
             if not self._closing:
                 self._order(partial(self._service.drop, label))
+
+    def pass_to(self, gate: Gate) -> None:
+        """Ask this gate from now on; for a server that was made with one.  Blocks until that is so."""
+        assert isinstance(self._service, GatedService)
+        with self._lock:
+            if self._closing or self._thread is None:
+                self._service.pass_to(gate)
+                return
+            done = threading.Event()
+            self._order(partial(self._service.pass_to, gate))
+            self._order(done.set)
+        done.wait(_CLOSING_TIME)
 
     def close(self) -> None:
         """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""

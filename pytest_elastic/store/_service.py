@@ -16,10 +16,11 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
 from socket import socket as Socket
-from typing import Protocol
+from typing import Any, Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.store._connection import Connection, Door
+from pytest_elastic.store._gate import Ending
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._poller import READ, WRITE, Poller
 from pytest_elastic.store._state import StoreState, Waiter
@@ -28,6 +29,7 @@ from pytest_elastic.store._wire import (
     GREETING,
     REQUESTS,
     VERSION,
+    Layout,
     WireError,
     pack_answer,
     pack_error,
@@ -175,8 +177,10 @@ class Service:
         del self._connections[connection.descriptor]
         self._strangers.pop(connection, None)
         if connection.waiter is not None:
-            del self._blocked[connection.waiter]
-            self.state.abandon(connection.waiter)
+            waiter = connection.waiter
+            del self._blocked[waiter]
+            self._ended(connection, "gone")
+            self.state.abandon(waiter)
             self._wake()
 
     def _refuse(self, connection: Connection, reason: str) -> None:
@@ -240,7 +244,12 @@ class Service:
             self._meet(connection, frame)
             return
         layout, apply = operation
-        arguments = layout.unpack(frame)
+        self._take(connection, layout, apply, layout.unpack(frame))
+
+    def _take(
+        self, connection: Connection, layout: Layout, apply: Callable[..., Any], arguments: list[Any]
+    ) -> None:
+        """Apply a request, answer it, and answer those whom it wakes."""
         seconds = arguments.pop(0) if layout.blocks else 0.0
         try:
             answer = apply(*arguments)
@@ -273,7 +282,7 @@ class Service:
         while woken:
             waiter = woken.pop(0)
             connection = self._blocked.pop(waiter)
-            connection.release()
+            self._ended(connection, "done")
             try:
                 reply = pack_answer(REQUESTS[waiter.name], waiter.result)
             except ValueError as error:
@@ -287,14 +296,23 @@ class Service:
             self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
         for waiter, connection in [(w, c) for w, c in self._blocked.items() if c.deadline <= now]:
             if connection.waiter is waiter:
-                missing = self.state.missing(waiter)
-                self.state.abandon(waiter)
-                del self._blocked[waiter]
-                connection.release()
-                error = timeout_error(missing, connection.timeout, now - connection.started)
-                self._answer(connection, pack_error(error))
+                self._end_wait(connection, waiter, now)
         waiting = [*self._strangers, *self._blocked.values()]
         self._next = min((connection.deadline for connection in waiting), default=math.inf)
+
+    def _end_wait(self, connection: Connection, waiter: Waiter, now: float) -> None:
+        """Its timeout has passed, or is taken to have."""
+        missing = self.state.missing(waiter)
+        self.state.abandon(waiter)
+        del self._blocked[waiter]
+        self._ended(connection, "timed out")
+        self._answer(
+            connection, pack_error(timeout_error(missing, connection.timeout, now - connection.started))
+        )
+
+    def _ended(self, connection: Connection, how: Ending) -> None:
+        """Its wait is over."""
+        connection.release()
 
     # Greetings.
 
