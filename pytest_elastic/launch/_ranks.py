@@ -34,6 +34,7 @@ from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.store import RemoteStore, StoreServer
+from pytest_elastic.store._gate import Gate, OpenGate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
@@ -144,7 +145,8 @@ class RankGroup(PContext):
         self.timers = GroupTimers()
         self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
         self.fresh = True
-        self.server = StoreServer()
+        self._gate: Gate = OpenGate()
+        self.server = StoreServer(gate=self._gate)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -219,11 +221,16 @@ class RankGroup(PContext):
     def renew_store(self, order: object) -> None:
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
-        self.server = StoreServer()
+        self.server = StoreServer(gate=self._gate)
         self.server.start()
         for rank in self.directories:
             with self.server.pair(rank) as store:
                 self._channels.send(rank, order, (store.fileno(),))
+
+    def pass_to(self, gate: Gate) -> None:
+        """Have the store, and those that follow it, ask this gate."""
+        self._gate = gate
+        self.server.pass_to(gate)
 
     def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
         """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.

@@ -1,0 +1,157 @@
+"""What a served store did, in its one order: a recording, in memory and as JSON lines.
+
+*Rules.*  An entry is made when a request is applied, and when a blocked one ends.  Values are not recorded:
+ranks are taken to be deterministic but for the order in which the store serves them, so that the order alone
+brings everything back.  Timeouts are entries like others; a machine's clock has no part in a replay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.faults._stage import Stage
+from pytest_elastic.store._gate import Ending, Gate, Request
+
+FORMAT = "elastic-recording/1"
+MOST = 64 * 2**10
+
+How = Literal["applied", "blocked", "done", "timed out", "gone"]
+Party = tuple[int, int]  # A rank and the number of its connection; rank -1 is the launcher.
+_FIRST = ("applied", "blocked")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened.
+
+    Attributes:
+        rank: who asked; -1 is the launcher.
+        client: which of its connections (threads), from 0.
+        how: `"applied"` or `"blocked"`: the request came; else it had been blocked, and ended so.
+        name, keys: the operation's.
+        at: seconds since the recording began.
+    """
+
+    rank: int
+    client: int
+    how: How
+    name: str
+    keys: tuple[str, ...] = ()
+    at: float = 0.0
+
+    @property
+    def party(self) -> Party:
+        """Whose request it is."""
+        return self.rank, self.client
+
+    @property
+    def begins(self) -> bool:
+        """Whether the request came, rather than ended."""
+        return self.how in _FIRST
+
+    def __str__(self) -> str:
+        who = "the launcher" if self.rank < 0 else f"rank {self.rank}"
+        thread = f" (connection {self.client})" if self.client else ""
+        return f"{who}{thread}: {self.name}({', '.join(map(repr, self.keys[:8]))})"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The history of one group.
+
+    Attributes:
+        entries: in their order.
+        header: what it is a recording of: version, nprocs, test, python, wake, faults.
+        lost: how many entries from its beginning are not here: it cannot be replayed then.
+    """
+
+    entries: tuple[Entry, ...]
+    header: dict[str, Any] = field(default_factory=dict)
+    lost: int = 0
+
+    def dump(self) -> str:
+        """As lines of JSON: the header, then the entries."""
+        header = {"format": FORMAT, **self.header, "lost": self.lost}
+        lines = [header, *map(_row, self.entries)]
+        return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def load(text: str) -> list[Recording]:
+    """The recordings that were dumped one after the other.
+
+    Raises:
+        ValueError: the text is none; with the line and what is wrong.
+    """
+    recordings: list[Recording] = []
+    entries: list[Entry] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict):
+                header = dict(row)
+                if header.pop("format") != FORMAT:
+                    raise ValueError(f"the format must be {FORMAT!r}, not {row['format']!r}")
+                entries = []
+                recordings.append(Recording((), header, header.pop("lost")))
+            else:
+                entries.append(_entry(row))
+                last = recordings[-1]
+                recordings[-1] = Recording(tuple(entries), last.header, last.lost)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"no recording, line {number}: {type(error).__name__}: {error}")
+    if not recordings:
+        raise ValueError("no recording: the text is empty")
+    return recordings
+
+
+def _row(entry: Entry) -> list[Any]:
+    return [entry.rank, entry.client, entry.how, entry.name, list(entry.keys), round(entry.at, 6)]
+
+
+def _entry(row: list[Any]) -> Entry:
+    rank, client, how, name, keys, at = row
+    if how not in ("applied", "blocked", "done", "timed out", "gone"):
+        raise ValueError(f"an entry that is {how!r}")
+    return Entry(int(rank), int(client), how, str(name), tuple(map(str, keys)), float(at))
+
+
+def party_of(request: Request) -> Party:
+    """Whose request it is."""
+    label: Hashable = request.label
+    return (label if isinstance(label, int) else -1), request.client
+
+
+class RecordStage(Stage):
+    """Notes everything that passes; the last `MOST` entries are kept."""
+
+    def __init__(self, following: Gate, most: int = MOST) -> None:
+        super().__init__(following)
+        self._began = SYSTEM_CLOCK.monotonic()
+        self._rows: deque[tuple[Party, How, str, list[str], float]] = deque(maxlen=most)
+        self._count = 0
+
+    def applied(self, request: Request, blocked: bool) -> None:
+        self._note(request, "blocked" if blocked else "applied")
+        super().applied(request, blocked)
+
+    def ended(self, request: Request, how: Ending) -> None:
+        if request.blocked:
+            self._note(request, how)
+        super().ended(request, how)
+
+    def _note(self, request: Request, how: How) -> None:
+        self._count += 1
+        self._rows.append((party_of(request), how, request.name, request.keys, SYSTEM_CLOCK.monotonic()))
+
+    def recording(self, header: dict[str, Any]) -> Recording:
+        """What was noted so far; from any thread, once the server is closed or its clients are idle."""
+        rows = self._rows.copy()
+        entries = [
+            Entry(*party, how, name, tuple(keys), at - self._began) for party, how, name, keys, at in rows
+        ]
+        return Recording(tuple(entries), header, self._count - len(rows))
