@@ -54,6 +54,29 @@ class VirtualClock:
         self.now += seconds
 
 
+class LeapingClock:
+    """The machine's clock, which can be put forward.  Not thread-safe.
+
+    Attributes:
+        ahead: by how many seconds in all.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def time(self) -> float:
+        return time.time() + self.ahead
+
+    def leap(self, seconds: float) -> None:
+        """Put it forward; a negative span is `ValueError`."""
+        if not seconds >= 0:
+            raise ValueError(f"a clock moves forward only, not by {seconds!r} s")
+        self.ahead += seconds
+
+
 SYSTEM_CLOCK = SystemClock()
 
 

@@ -81,11 +81,21 @@ class StoreCalled(Event):
         client: the connection's number; a rank has one for each thread that uses the store.
         name: the operation.
         keys: those that it concerns, in the order asked.
+        changed: whether it changed them, if it is one that may: not so where it raised, where
+            `compare_set` found another value, where `delete_key` found none.
     """
 
     client: int
     name: str
     keys: tuple[str, ...]
+    changed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLeft(Event):
+    """A connection that was not blocked has ended; its thread uses the store no more."""
+
+    client: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,8 @@ class WaitBegan(Event):
         keys: what it asked for; `missing` is the part that is not there.
         timeout: seconds until it fails by itself.
         may_timeout: whether the caller counts on that: such a wait is no hang.
+        writers: the rank (as in `rank`) that alone may write each of `keys`, in their order; `()` where
+            the caller did not say.
     """
 
     client: int
@@ -121,6 +133,7 @@ class WaitBegan(Event):
     missing: tuple[str, ...]
     timeout: float
     may_timeout: bool = False
+    writers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +168,7 @@ KINDS: dict[str, type[Event]] = {
         PhaseEnded,
         RankStood,
         StoreCalled,
+        ClientLeft,
         BarrierJoined,
         WaitBegan,
         WaitEnded,

@@ -9,6 +9,7 @@ import pytest
 from pytest_elastic.events import (
     KINDS,
     BarrierJoined,
+    ClientLeft,
     Event,
     LineWritten,
     PhaseBegan,
@@ -30,8 +31,10 @@ EVENTS = [
     PhaseEnded(2.0, 0, "call", "failed", "ValueError: boom", "t.py:41"),
     RankStood(2.5, 3, "blocked", "pipe_write", "pid 12"),
     StoreCalled(3.0, None, 7, "multi_get", ("a", "ü\n")),
+    StoreCalled(3.1, 0, 7, "compare_set", ("a",), False),
+    ClientLeft(3.2, 0, 7),
     BarrierJoined(3.5, 2, 7, "epoch3", 4, 1),
-    WaitBegan(4.0, 2, 7, "wait", ("a", "b"), ("b",), 300.0, True),
+    WaitBegan(4.0, 2, 7, "wait", ("a", "b"), ("b",), 300.0, True, (0, 1)),
     WaitEnded(4.5, 2, 7, "jumped"),
     LineWritten(5.0, 1, "stdout", "a line with \x00 in it"),
 ]

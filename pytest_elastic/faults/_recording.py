@@ -141,7 +141,7 @@ class RecordStage(Stage):
 
     def ended(self, request: Request, how: Ending) -> None:
         if request.blocked:
-            self._note(request, how)
+            self._note(request, "timed out" if how == "jumped" else how)
         super().ended(request, how)
 
     def _note(self, request: Request, how: How) -> None:

@@ -1,5 +1,49 @@
-"""What the ranks' stacks say about a hang."""
+"""What hangs, and why: the graph of who waits for whom, verdicts, and what the ranks' stacks say."""
 
+from pytest_elastic.hang._diagnosis import (
+    BarrierSeen,
+    BlockedOutside,
+    CountMismatch,
+    Deadlock,
+    Diagnosis,
+    DoomedWait,
+    Exited,
+    HangUntilTimeout,
+    MissingRank,
+    OrderMismatch,
+    Picture,
+    Spinning,
+    StalePrefix,
+    Stopped,
+    WaitSeen,
+)
+from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
 from pytest_elastic.hang._stacks import Frame, Stack, cut_harness, fold, parse_stacks
+from pytest_elastic.hang._waitgraph import WaitGraph
 
-__all__ = ["Frame", "Stack", "cut_harness", "fold", "parse_stacks"]
+__all__ = [
+    "BarrierSeen",
+    "BlockedOutside",
+    "CountMismatch",
+    "Deadlock",
+    "Diagnosis",
+    "DoomedWait",
+    "Exited",
+    "Frame",
+    "HangUntilTimeout",
+    "MissingRank",
+    "OrderMismatch",
+    "Picture",
+    "Spinning",
+    "Stack",
+    "StalePrefix",
+    "Stopped",
+    "WaitGraph",
+    "WaitSeen",
+    "cut_harness",
+    "diagnose",
+    "diagnose_outside",
+    "find_stale",
+    "fold",
+    "parse_stacks",
+]

@@ -6,9 +6,23 @@ import contextlib
 import os
 import socket
 import struct
+from socket import socket as Socket
+from typing import Protocol
 
 _LONGEST_PATH = 100  # A unix socket's path has 107 bytes on Linux, 103 elsewhere.
 _BACKLOG = 128
+
+
+class Listener(Protocol):
+    """A listening socket and its rules."""
+
+    socket: Socket
+
+    def refusal(self, peer: Socket) -> str:
+        """Why this peer is not served; empty if it is."""
+
+    def close(self) -> None:
+        """Stop listening and leave no file."""
 
 
 class UnixListener:

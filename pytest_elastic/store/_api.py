@@ -42,7 +42,7 @@ class Store(Protocol):
         """Store `desired` if the value is `expected` (`""`: or there is none); returns what is then there."""
 
     def wait(self, keys: Iterable[Key], timeout: Span | None = None) -> None:
-        """Block until all keys exist."""
+        """Block until all keys exist.  Ours also take `may_timeout=True`: see `Handle.wait`."""
 
     def check(self, keys: Iterable[Key]) -> bool:
         """Whether all keys exist now."""

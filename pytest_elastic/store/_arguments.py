@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import index
 
@@ -12,25 +13,46 @@ SMALLEST, BIGGEST = -(2**63), 2**63 - 1
 
 
 class Arrival(int):
-    """The amount 1 of an `add`, which also says which rank arrives at a barrier.
+    """The amount 1 of an `add`, which also says who arrives at a barrier.
 
     Other stores see the number 1; ours remember the rank, so that a barrier's error can name the missing.
+
+    Attributes:
+        rank: `None` where the caller did not say.
+        world_size: how many arrivals release the barrier; 0 where the caller did not say.
     """
 
-    rank: int
+    rank: int | None
+    world_size: int
 
-    def __new__(cls, rank: int) -> Arrival:
+    def __new__(cls, rank: int | None, world_size: int = 0) -> Arrival:
         arrival = super().__new__(cls, 1)
-        arrival.rank = rank
+        arrival.rank, arrival.world_size = rank, world_size
         return arrival
 
 
-class Brief(list[str]):
-    """Keys of a `wait` that our stores end after `seconds` at the latest; other stores see a list."""
+class Asked(list[str]):
+    """Keys to wait for, with what the caller knows beyond them; other stores see a list.
 
-    def __init__(self, keys: list[str], seconds: float) -> None:
+    Attributes:
+        seconds: after which our stores end the wait at the latest.
+        writers: the rank that alone writes each of the keys, in their order; `()` where that is not known.
+        may_timeout: whether the caller counts on a timeout, so that the wait is no hang.
+    """
+
+    def __init__(
+        self,
+        keys: list[str],
+        seconds: float = math.inf,
+        writers: Sequence[int] = (),
+        may_timeout: bool = False,
+    ) -> None:
         super().__init__(keys)
-        self.seconds = seconds
+        self.seconds, self.writers, self.may_timeout = seconds, writers, may_timeout
+
+    def of(self, keys: list[str]) -> Asked:
+        """The same knowledge of other names of the keys."""
+        return Asked(keys, self.seconds, self.writers, self.may_timeout)
 
 
 def as_key(key: object, name: str = "key") -> str:
@@ -56,13 +78,21 @@ def as_key(key: object, name: str = "key") -> str:
 
 def as_keys(keys: object, name: str = "keys") -> list[str]:
     """The keys as a list; errors as in `as_key`, and `TypeError` for a bare key or a mapping."""
-    if type(keys) is list:
+    if type(keys) is list or type(keys) is Asked:
         for key in keys:
             if type(key) is not str or not key.isascii():
                 break
         else:
             return keys[:]
     return [as_key(key, f"every one of {name}") for key in _iterate(keys, name)]
+
+
+def as_asked(keys: object, may_timeout: bool = False) -> list[str]:
+    """`as_keys` that keeps what the caller knows of them."""
+    names = as_keys(keys)
+    if type(keys) is Asked:
+        return Asked(names, keys.seconds, keys.writers, keys.may_timeout or may_timeout)
+    return Asked(names, may_timeout=True) if may_timeout else names
 
 
 def as_value(value: object, name: str = "value") -> bytes:

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from pytest_elastic.store._api import Span
+from pytest_elastic.store._arguments import Asked
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT, Handle
 from pytest_elastic.store._line import AddressDialer, Lines, PairDialer
 from pytest_elastic.store._wire import REQUESTS, unpack_answer
@@ -37,7 +38,7 @@ class RemoteStore(Handle):
     def clone(self) -> RemoteStore:
         """A handle on the same connections with its own timeout, equal at first."""
         other = object.__new__(RemoteStore)
-        other._lines = self._lines
+        other._lines, other.place = self._lines, self.place
         other.set_timeout(self._timeout)
         return other
 
@@ -50,5 +51,10 @@ class RemoteStore(Handle):
         return unpack_answer(REQUESTS[name], answer)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
-        answer = self._lines.mine().exchange(REQUESTS[name].pack((seconds, *arguments)), seconds)
-        return unpack_answer(REQUESTS[name], answer)
+        layout = REQUESTS[name]
+        if layout.declares:
+            asked = arguments[0]
+            known = (asked.may_timeout, asked.writers) if type(asked) is Asked else (False, ())
+            arguments = (asked, *known)
+        answer = self._lines.mine().exchange(layout.pack((seconds, *arguments)), seconds)
+        return unpack_answer(layout, answer)

@@ -2,9 +2,9 @@
 
 These take any store (ours, torch's, a mock) and call nothing on it but the operations that are listed in
 their docstrings, in that order.  On stores of ours two arguments say more than they say to others: the
-amount of `barrier`'s `add` tells the rank (`Arrival`), and the keys of the wait for rank 0's findings bound
-it (`Brief`).  So our stores know who arrived at a barrier, exactly, and `barrier` asks them
-(`members`) before it raises.
+amount of an `add` tells the rank and how many are to come (`Arrival`), and keys tell who writes them, that
+a timeout is counted on, or a bound of their wait (`Asked`).  So our stores know who arrived at a barrier,
+exactly, and `barrier` asks them (`members`) before it raises.
 
 A prefix is good for one use: its keys stay in the store.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.store._api import Value
-from pytest_elastic.store._arguments import Arrival, Brief
+from pytest_elastic.store._arguments import Arrival, Asked
 from pytest_elastic.store._handle import members_of
 
 _NUM_MEMBERS = "/num_members"
@@ -58,8 +58,8 @@ def get_all(store: Any, rank: int, prefix: str, world_size: int) -> list[bytes]:
         DistStoreError: values did not come within the store's timeout.
     """
     _check(world_size, rank)
-    values: list[bytes] = store.multi_get([f"{prefix}{i}" for i in range(world_size)])
-    last = _check_in(store, world_size, f"{prefix}/finished", 1)
+    values: list[bytes] = store.multi_get(_asked_of_all(store, rank, prefix, world_size))
+    last = _check_in(store, world_size, f"{prefix}/finished", rank)
     if rank == 0:
         store.wait([last])
     return values
@@ -123,14 +123,16 @@ def barrier(
     started = SYSTEM_CLOCK.monotonic()
     old = store.timeout
     store.set_timeout(timedelta(seconds=barrier_timeout))
-    last = _check_in(store, world_size, key_prefix, 1 if rank is None else Arrival(rank))
+    last = _check_in(store, world_size, key_prefix, rank)
+    waited = SYSTEM_CLOCK.monotonic()
     try:
         store.wait([last])
     except Exception as error:
         if rank is None or not _is_store_error(error):
             raise
         tracing = _Tracing(store, world_size, key_prefix, rank, rank_tracing_decoder or str, trace_timeout)
-        raise tracing.explain(error, barrier_timeout, started) from None
+        tracing.began = started - _skipped(error, waited)
+        raise tracing.explain(error, barrier_timeout) from None
     store.set_timeout(old)
 
 
@@ -141,10 +143,16 @@ def _check(world_size: int, rank: int | None) -> None:
         raise ValueError(f"rank must be 0 to {world_size - 1}, not {rank}")
 
 
-def _check_in(store: Any, world_size: int, prefix: str, amount: int) -> str:
+def _asked_of_all(store: Any, rank: int, prefix: str, world_size: int) -> list[str]:
+    """Everybody's keys; who writes which is known where the store's user has this very place."""
+    writers = range(world_size) if getattr(store, "place", None) == (rank, world_size) else ()
+    return Asked([f"{prefix}{i}" for i in range(world_size)], writers=writers)
+
+
+def _check_in(store: Any, world_size: int, prefix: str, rank: int | None) -> str:
     """Count this caller; the key that exists once all are counted."""
     last = f"{prefix}{_LAST_MEMBER}"
-    count = store.add(f"{prefix}{_NUM_MEMBERS}", amount)
+    count = store.add(f"{prefix}{_NUM_MEMBERS}", Arrival(rank, world_size))
     if count == world_size:
         store.set(last, _IGNORED)
     elif count > world_size:
@@ -157,12 +165,24 @@ def _check_in(store: Any, world_size: int, prefix: str, amount: int) -> str:
     return last
 
 
+def _skipped(error: Exception, began: float) -> float:
+    """Seconds that a store let pass at once in a wait which began then; see `Service.jump`."""
+    elapsed = getattr(error, "elapsed", None) or 0.0
+    return max(0.0, elapsed - (SYSTEM_CLOCK.monotonic() - began))
+
+
 def _is_store_error(error: BaseException) -> bool:
     return any(kind.__name__ == "DistStoreError" for kind in type(error).__mro__)
 
 
 class _Tracing:
-    """Finds out who is missing at a barrier that timed out."""
+    """Finds out who is missing at a barrier that timed out.
+
+    Attributes:
+        began: when the barrier was called; earlier by what was skipped since.
+    """
+
+    began = 0.0
 
     def __init__(
         self,
@@ -176,7 +196,7 @@ class _Tracing:
         self._store, self._world_size, self._prefix = store, world_size, prefix
         self._rank, self._decode, self._timeout = rank, decode, timeout
 
-    def explain(self, error: Exception, barrier_timeout: float, started: float) -> Exception:
+    def explain(self, error: Exception, barrier_timeout: float) -> Exception:
         """The error to raise: of the first one's type, with names; or the first one, if nobody knows any."""
         self._store.set(f"{self._prefix}{self._rank}{_TRACE}", _IGNORED)
         found = self._find_missing() if self._rank == 0 else self._ask_rank_0()
@@ -194,7 +214,7 @@ class _Tracing:
             return _like(error, text, {})
         if not missing:
             text += ": all ranks arrived, but nobody released the barrier in time"
-        elapsed = SYSTEM_CLOCK.monotonic() - started
+        elapsed = SYSTEM_CLOCK.monotonic() - self.began
         return _like(error, text, {"missing_ranks": missing, "arrived_ranks": arrived, "elapsed": elapsed})
 
     def _find_missing(self) -> list[str]:
@@ -205,23 +225,25 @@ class _Tracing:
                 break
             # Once one is missing the others had their time, too.
             span = timedelta(milliseconds=1) if missing else timedelta(seconds=self._timeout)
-            if not self._wait([f"{self._prefix}{rank}{_TRACE}"], span):
+            if not self._wait(Asked([f"{self._prefix}{rank}{_TRACE}"], may_timeout=True), span):
                 missing.append(self._decode(rank))
         self._store.set(f"{self._prefix}{_GATE}", _IGNORED)
         return missing
 
     def _ask_rank_0(self) -> list[str] | None:
         """Another rank's part; `None` if rank 0 does not answer."""
-        if self._wait(Brief([f"{self._prefix}{_GATE}"], self._timeout + _SLACK)):
+        if self._wait(Asked([f"{self._prefix}{_GATE}"], self._timeout + _SLACK, may_timeout=True)):
             return [f"[<check rank 0 ({self._decode(0)}) for missing rank info>]"]
         return None
 
     def _wait(self, keys: list[str], *span: timedelta) -> bool:
+        began = SYSTEM_CLOCK.monotonic()
         try:
             self._store.wait(keys, *span)
         except Exception as error:
             if not _is_store_error(error):
                 raise
+            self.began -= _skipped(error, began)
             return False
         return True
 

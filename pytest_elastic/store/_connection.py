@@ -24,9 +24,11 @@ class Connection:
 
     Attributes:
         label: whose it is, as `StoreServer.pair` was told.
+        number: of this connection, which no other of its service ever has.
         open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
+        ahead: by how much the service's clock was ahead of the machine's when the wait began.
         stuck: whether it does not take its answer, so that nothing more is read from it.
         kept: whether its request is its gate's (see `_gate`).
         busy: whether it waits, is kept or stuck, so that its next request is not looked at.
@@ -35,12 +37,12 @@ class Connection:
 
     def __init__(self, end: socket.socket, label: Hashable) -> None:
         end.setblocking(False)
-        self.socket, self.label = end, label
+        self.socket, self.label, self.number = end, label, 0
         self.descriptor = end.fileno()
         self.open, self.greeted = True, False
         self.stuck = self.kept = self.busy = False
         self.waiter: Waiter | None = None
-        self.deadline = self.started = self.timeout = 0.0
+        self.deadline = self.started = self.timeout = self.ahead = 0.0
         self.backlog: deque[bytes] = deque()
         self._read: Callable[[int], bytes] = end.recv
         self._frames = Frames(MAX_GREETING)

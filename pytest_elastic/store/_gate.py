@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pytest_elastic.store._state import StoreState
 
-Ending = Literal["done", "timed out", "gone"]
+Ending = Literal["done", "timed out", "jumped", "gone"]
 
 
 class Request:

@@ -68,7 +68,7 @@ class GatedService(Service):
     def expire(self, request: Request) -> None:
         connection = request.connection
         if self._open.get(connection) is request and connection.waiter is not None:
-            self._end_wait(connection, connection.waiter, SYSTEM_CLOCK.monotonic())
+            self._end_wait(connection, connection.waiter, self.clock.monotonic())
 
     def time(self, request: Request) -> None:
         connection = request.connection

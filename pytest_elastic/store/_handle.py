@@ -16,8 +16,9 @@ from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store._api import Key, Span, Value
 from pytest_elastic.store._arguments import (
     Arrival,
-    Brief,
+    Asked,
     as_amount,
+    as_asked,
     as_key,
     as_keys,
     as_span,
@@ -34,9 +35,13 @@ class Handle:
     """One way into a store's data, with a timeout of its own (300 s at first).
 
     Errors of every operation: `TypeError` and `ValueError` name the argument, before anything changed.
+
+    Attributes:
+        place: the (rank, world_size) of who uses it, where the harness has given it one.
     """
 
     def __init__(self, timeout: Span = DEFAULT_TIMEOUT) -> None:
+        self.place: tuple[int, int] | None = None
         self.set_timeout(timeout)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -82,7 +87,8 @@ class Handle:
             IndexError: it does not fit 64 bits.
         """
         if type(amount) is Arrival:
-            answer: int = self._call("arrive", as_key(key), amount.rank)
+            rank = -1 if amount.rank is None else amount.rank
+            answer: int = self._call("arrive", as_key(key), rank, amount.world_size)
         else:
             answer = self._call("add", as_key(key), as_amount(amount))
         return answer
@@ -97,16 +103,20 @@ class Handle:
         answer: bytes = self._call("compare_set", *arguments)
         return answer
 
-    def wait(self, keys: Iterable[Key], timeout: Span | None = None) -> None:
+    def wait(self, keys: Iterable[Key], timeout: Span | None = None, may_timeout: bool = False) -> None:
         """Block until all keys exist, as values or as queues.
+
+        Args:
+            may_timeout: the caller counts on a timeout: the wait is no hang, whoever else waits.
 
         Raises:
             DistStoreError: they did not within `timeout` (the store's own where none is given).
         """
         seconds = self._seconds if timeout is None else to_seconds(timeout)
-        if type(keys) is Brief:
-            seconds = min(seconds, keys.seconds)
-        self._block(seconds, "wait", as_keys(keys))
+        asked = as_asked(keys, may_timeout)
+        if type(asked) is Asked:
+            seconds = min(seconds, asked.seconds)
+        self._block(seconds, "wait", asked)
 
     def check(self, keys: Iterable[Key]) -> bool:
         """Whether all keys exist now, as values or as queues."""
@@ -139,7 +149,7 @@ class Handle:
         Raises:
             DistStoreError: some did not come within the timeout.
         """
-        answer: list[bytes] = self._block(self._seconds, "multi_get", as_keys(keys))
+        answer: list[bytes] = self._block(self._seconds, "multi_get", as_asked(keys))
         return answer
 
     def num_keys(self) -> int:

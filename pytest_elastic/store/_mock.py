@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from pytest_elastic.store._api import Key, Span, Value
-from pytest_elastic.store._arguments import as_span
+from pytest_elastic.store._arguments import as_asked, as_span
 
 Call = tuple[Any, ...]
 
@@ -71,7 +71,8 @@ class Recorder:
     def compare_set(self, key: Key, expected: Value, desired: Value) -> Any:
         return self._play("compare_set", key, expected, desired)
 
-    def wait(self, keys: Iterable[Key], timeout: Span | None = None) -> Any:
+    def wait(self, keys: Iterable[Key], timeout: Span | None = None, may_timeout: bool = False) -> Any:
+        keys = as_asked(keys, may_timeout=True) if may_timeout else keys
         return self._play("wait", keys) if timeout is None else self._play("wait", keys, timeout)
 
     def check(self, keys: Iterable[Key]) -> Any:

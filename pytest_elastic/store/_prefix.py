@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store._api import Key, Span, Value
-from pytest_elastic.store._arguments import Brief, as_key, as_keys, as_span, as_world_size
+from pytest_elastic.store._arguments import Asked, as_asked, as_key, as_keys, as_span, as_world_size
 from pytest_elastic.store._handle import members_of, timeout_error
 
 
@@ -38,6 +38,12 @@ class PrefixStore:
         raise TypeError("a PrefixStore cannot be pickled or copied; `clone()` shares its data")
 
     @property
+    def place(self) -> tuple[int, int] | None:
+        """The underlying store's; `None` if it is not ours."""
+        place: tuple[int, int] | None = getattr(self.underlying_store, "place", None)
+        return place
+
+    @property
     def timeout(self) -> timedelta:
         """The underlying store's."""
         span: timedelta = self.underlying_store.timeout
@@ -62,11 +68,8 @@ class PrefixStore:
         answer: bytes = self._run("compare_set", self._key(key), expected, desired)
         return answer
 
-    def wait(self, keys: Iterable[Key], timeout: Span | None = None) -> None:
-        names = self._keys(keys)
-        if isinstance(keys, Brief):
-            names = Brief(names, keys.seconds)
-        self._run("wait", names, *_span(timeout))
+    def wait(self, keys: Iterable[Key], timeout: Span | None = None, may_timeout: bool = False) -> None:
+        self._run("wait", self._asked(keys, may_timeout), *_span(timeout))
 
     def check(self, keys: Iterable[Key]) -> bool:
         answer: bool = self._run("check", self._keys(keys))
@@ -83,7 +86,7 @@ class PrefixStore:
         self._run("multi_set", self._keys(keys), values)
 
     def multi_get(self, keys: Iterable[Key]) -> list[bytes]:
-        answer: list[bytes] = self._run("multi_get", self._keys(keys))
+        answer: list[bytes] = self._run("multi_get", self._asked(keys))
         return answer
 
     def num_keys(self) -> int:
@@ -125,6 +128,11 @@ class PrefixStore:
 
     def _keys(self, keys: Iterable[Key]) -> list[str]:
         return [self._prefix + key for key in as_keys(keys)]
+
+    def _asked(self, keys: Iterable[Key], may_timeout: bool = False) -> list[str]:
+        asked = as_asked(keys, may_timeout)
+        names = [self._prefix + key for key in asked]
+        return asked.of(names) if isinstance(asked, Asked) else names
 
     def _run(self, name: str, *arguments: Any) -> Any:
         try:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.events import Sink
 from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
@@ -19,6 +20,7 @@ from pytest_elastic.store._fork import watch
 from pytest_elastic.store._gate import Gate
 from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._reporter import Reporter
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
@@ -32,15 +34,18 @@ class StoreServer:
     Everything but `poll` may be called from any thread.  A context manager, which starts and closes.
     Nothing listens until `address` is asked for; ranks that were given a `pair` need no address.
 
-    Attributes:
-        state: the data and the waiters; only the serving thread may touch it while it runs.
-
     Args:
         timeout: of the handles that `store` gives.
+        sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
         gate: is asked about each request of a labelled client, see `_gate`.
+
+    Attributes:
+        state: the data and the waiters; only the serving thread may touch it while it runs.
     """
 
-    def __init__(self, timeout: Span = DEFAULT_TIMEOUT, gate: Gate | None = None) -> None:
+    def __init__(
+        self, timeout: Span = DEFAULT_TIMEOUT, sink: Sink | None = None, gate: Gate | None = None
+    ) -> None:
         self.state = StoreState(wake="latched")
         self._timeout = timeout
         self._host: str | None = None
@@ -53,6 +58,8 @@ class StoreServer:
         self._ear.setblocking(False)
         self._service = Service(self.state) if gate is None else GatedService(self.state, gate, self.close)
         self._service.watch(self._ear, self._obey)
+        if sink is not None:
+            self._service.reporter = Reporter(sink, self.state)
         self._closing = self._closed = self._forked = False
         watch(self)
 
@@ -149,9 +156,32 @@ class StoreServer:
 
         For a client that has exited: another process may hold a copy of its sockets.
         """
+        self.order(partial(self._service.drop, label))
+
+    @property
+    def listens(self) -> bool:
+        """Whether the address was asked for, so that anybody may connect."""
+        return self._listener is not None
+
+    def order(self, act: Callable[[], None]) -> None:
+        """Have the serving thread do this next; nothing if the server is closed."""
         with self._lock:
             if not self._closing:
-                self._order(partial(self._service.drop, label))
+                self._order(act)
+
+    # For the sink and for what was ordered: from the serving thread only.
+
+    def settle(self, act: Callable[[], None]) -> None:
+        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
+        self._service.settle(act)
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
+        self._service.after(seconds, act)
+
+    def jump(self) -> None:
+        """Let the time pass, at once, until the first of the waits has timed out."""
+        self._service.jump()
 
     def pass_to(self, gate: Gate) -> None:
         """Ask this gate from now on; for a server that was made with one.  Blocks until that is so."""

@@ -4,6 +4,10 @@
 order.  A connection has one request at a time: while it is blocked, or does not take its answer, its next
 frames wait (a bounded number of them).  The nearest deadline is kept as a lower bound, so that a wait that
 is answered costs nothing to cancel; a bound that has become too low costs one needless look.
+
+Time is that of a clock that can be put forward: when nobody is left to end a wait, `jump` lets its timeout
+pass at once.  To those who asked (`reporter`) everything is told as events, and `settle` answers when all
+that had arrived is taken up.
 """
 
 from __future__ import annotations
@@ -12,17 +16,19 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from socket import socket as Socket
-from typing import Any, Protocol
+from typing import Any
 
-from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.clock import LeapingClock
+from pytest_elastic.store._address import Listener
 from pytest_elastic.store._connection import Connection, Door
 from pytest_elastic.store._gate import Ending
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._poller import READ, WRITE, Poller
+from pytest_elastic.store._reporter import Reporter
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
@@ -38,19 +44,10 @@ from pytest_elastic.store._wire import (
 
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
+Known = tuple[bool, Sequence[int]]
+_NOTHING_KNOWN: Known = (False, ())
+
 _log = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """A listening socket and its rules."""
-
-    socket: Socket
-
-    def refusal(self, peer: Socket) -> str:
-        """Why this peer is not served; empty if it is."""
-
-    def close(self) -> None:
-        """Stop listening and leave no file."""
 
 
 class Service:
@@ -59,11 +56,18 @@ class Service:
     Attributes:
         state: the store's data and waiters.
         token: what those who connect must know.
+        reporter: who is told of each request and wait; `None` for nobody.
+        clock: that of the timeouts.
     """
 
     def __init__(self, state: StoreState) -> None:
         self.state = state
         self.token = ""
+        self.reporter: Reporter | None = None
+        self.clock = LeapingClock()
+        self._settled: Callable[[], None] | None = None
+        self._alarm: Callable[[], None] | None = None
+        self._alarm_at = math.inf
         self._operations = {one.code: (one, getattr(state, one.name)) for one in REQUESTS.values()}
         self._poller = Poller()
         self._acts: dict[int, Callable[[], None]] = {}
@@ -72,6 +76,7 @@ class Service:
         self._blocked: dict[Waiter, Connection] = {}
         self._free: deque[Connection] = deque()
         self._next = math.inf
+        self._count = 0
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def watch(self, one: Socket, act: Callable[[], None]) -> None:
@@ -96,8 +101,11 @@ class Service:
 
     def poll(self, timeout: float) -> None:
         """Serve what is ready, and wait for that for `timeout` seconds at most."""
-        if self._next < math.inf:
-            timeout = max(0.0, min(timeout, self._next - SYSTEM_CLOCK.monotonic()))
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            timeout = 0.0
+        elif self._next < math.inf:
+            timeout = max(0.0, min(timeout, self._next - self.clock.monotonic()))
         for descriptor, _ in self._poller.wait(timeout):
             connection = self._connections.get(descriptor)
             if connection is not None:
@@ -106,9 +114,32 @@ class Service:
                 self._acts[descriptor]()
             if self._free:
                 self._go_on()
-        if self._next < math.inf and SYSTEM_CLOCK.monotonic() >= self._next:
+        if self._next < math.inf and self.clock.monotonic() >= self._next:
             self._expire()
             self._go_on()
+        if settled is not None:
+            settled()
+
+    def settle(self, act: Callable[[], None]) -> None:
+        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
+        self._settled = act
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
+        self._alarm, self._alarm_at = act, self.clock.monotonic() + seconds
+        self._next = min(self._next, self._alarm_at)
+
+    def jump(self) -> None:
+        """Let the time pass until the next wait is over, at once; greetings keep their time."""
+        nearest = min((connection.deadline for connection in self._blocked.values()), default=math.inf)
+        if nearest == math.inf:
+            return
+        seconds = max(0.0, nearest - self.clock.monotonic())
+        self.clock.leap(seconds)
+        for stranger in self._strangers:
+            stranger.deadline += seconds
+        self._expire()
+        self._go_on()
 
     def fileno(self) -> int:
         """The poller's descriptor."""
@@ -146,7 +177,7 @@ class Service:
             self._add(connection)
             self._refuse(connection, reason)
         else:
-            connection.deadline = SYSTEM_CLOCK.monotonic() + _GREETING_TIME
+            connection.deadline = self.clock.monotonic() + _GREETING_TIME
             self._strangers[connection] = None
             self._next = min(self._next, connection.deadline)
             self._add(connection)
@@ -165,6 +196,8 @@ class Service:
         _log.warning("a client was turned away: %s", error)
 
     def _add(self, connection: Connection) -> None:
+        self._count += 1
+        connection.number = self._count
         self._connections[connection.descriptor] = connection
         self._poller.add(connection.descriptor, READ)
 
@@ -176,12 +209,14 @@ class Service:
         connection.close()
         del self._connections[connection.descriptor]
         self._strangers.pop(connection, None)
-        if connection.waiter is not None:
-            waiter = connection.waiter
+        waiter = connection.waiter
+        if waiter is not None:
             del self._blocked[waiter]
             self._ended(connection, "gone")
             self.state.abandon(waiter)
             self._wake()
+        elif self.reporter is not None:
+            self.reporter.left(connection)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         _log.warning("a client of the store (%r) was refused: %s", connection.label, reason)
@@ -251,29 +286,36 @@ class Service:
     ) -> None:
         """Apply a request, answer it, and answer those whom it wakes."""
         seconds = arguments.pop(0) if layout.blocks else 0.0
+        known = (arguments.pop(-2), arguments.pop()) if layout.declares else _NOTHING_KNOWN
+        reply = None
         try:
             answer = apply(*arguments)
-            if type(answer) is Waiter:
-                reply = self._hold(connection, answer, seconds)
-            else:
+            if type(answer) is not Waiter:
                 reply = pack_answer(layout, answer)
         except Exception as error:  # It is the caller's, whatever it is: the others must go on.
-            reply = pack_error(error)
+            answer, reply = Reporter.failed, pack_error(error)
+        if self.reporter is not None:
+            self.reporter.called(connection, layout.name, arguments, answer)
+        if type(answer) is Waiter:
+            reply = self._hold(connection, answer, seconds, known)
         if reply is not None:
             self._answer(connection, reply)
         if self.state.woken:
             self._wake()
 
-    def _hold(self, connection: Connection, waiter: Waiter, seconds: float) -> bytes | None:
+    def _hold(self, connection: Connection, waiter: Waiter, seconds: float, known: Known) -> bytes | None:
         """Let the connection wait; the answer, if it has no time to."""
         if not seconds > 0:
             missing = self.state.missing(waiter)
             self.state.abandon(waiter)
             return pack_error(timeout_error(missing, seconds, 0.0))
         waiter.client = connection.label
-        connection.hold(waiter, SYSTEM_CLOCK.monotonic(), seconds)
+        connection.hold(waiter, self.clock.monotonic(), seconds)
+        connection.ahead = self.clock.ahead
         self._blocked[waiter] = connection
         self._next = min(self._next, connection.deadline)
+        if self.reporter is not None:
+            self.reporter.waits(connection, waiter, known)
         return None
 
     def _wake(self) -> None:
@@ -291,21 +333,25 @@ class Service:
                 self.state.abandon(waiter)
 
     def _expire(self) -> None:
-        now = SYSTEM_CLOCK.monotonic()
+        now = self.clock.monotonic()
         for connection in [one for one in self._strangers if one.deadline <= now]:
             self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
         for waiter, connection in [(w, c) for w, c in self._blocked.items() if c.deadline <= now]:
             if connection.waiter is waiter:
                 self._end_wait(connection, waiter, now)
+        if self._alarm is not None and self._alarm_at <= now:
+            alarm, self._alarm, self._alarm_at = self._alarm, None, math.inf
+            alarm()
         waiting = [*self._strangers, *self._blocked.values()]
         self._next = min((connection.deadline for connection in waiting), default=math.inf)
+        self._next = min(self._next, self._alarm_at)
 
     def _end_wait(self, connection: Connection, waiter: Waiter, now: float) -> None:
         """Its timeout has passed, or is taken to have."""
         missing = self.state.missing(waiter)
         self.state.abandon(waiter)
         del self._blocked[waiter]
-        self._ended(connection, "timed out")
+        self._ended(connection, "jumped" if self.clock.ahead > connection.ahead else "timed out")
         self._answer(
             connection, pack_error(timeout_error(missing, connection.timeout, now - connection.started))
         )
@@ -313,6 +359,8 @@ class Service:
     def _ended(self, connection: Connection, how: Ending) -> None:
         """Its wait is over."""
         connection.release()
+        if self.reporter is not None:
+            self.reporter.ended(connection, how)
 
     # Greetings.
 

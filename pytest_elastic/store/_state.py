@@ -189,10 +189,14 @@ class StoreState:
 
     # Who has come to a barrier.
 
-    def arrive(self, key: str, rank: int) -> int:
-        """`add(key, 1)` which remembers that this rank did it."""
+    def arrive(self, key: str, rank: int, world_size: int = 0) -> int:
+        """`add(key, 1)` which remembers that this rank did it; -1 is nobody in particular.
+
+        `world_size`, how many are to come, is for those who look on.
+        """
         total = self.add(key, 1)
-        self._members.setdefault(key, []).append(rank)
+        if rank >= 0:
+            self._members.setdefault(key, []).append(rank)
         return total
 
     def members(self, key: str) -> list[int]:

@@ -3,7 +3,8 @@
 *Theory of operation.*  A frame is a 4-byte big-endian length and a body.  A body begins with a code of one
 byte: an operation's in requests, 0 or an error's in answers.  Then come its numbers and the lengths or
 counts of its other fields, at fixed places, then the fields' bytes one after the other.  A request that
-may block starts with its timeout in seconds.  There is one answer to each request, in order.
+may block starts with its timeout in seconds, and one for many keys ends with what the caller knows of the
+wait, for those who look on.  There is one answer to each request, in order.
 
 A connection's first request is the greeting: the protocol's version and the token (empty where none is
 needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves.
@@ -22,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError, QueueEmptyError
 from pytest_elastic.store._handle import timeout_error
 
-VERSION = 1
+VERSION = 2
 MAX_KEY = 64 * 2**10
 MAX_KEYS = 65_536
 MAX_VALUE = 16 * 2**20
@@ -53,12 +54,15 @@ class Layout:
         code: the first byte of the body.
         name: the operation.
         blocks: whether the first field is a timeout.
+        declares: whether the last two fields are what the caller knows of the wait (`Asked`): whether it may
+            time out, and the writers.
         answer: the layout of the answer.
     """
 
     def __init__(self, code: int, name: str, fields: str, answer: Layout | None = None) -> None:
         self.code, self.name = code, name
         self.blocks = fields.startswith("f")
+        self.declares = fields.endswith("bN")
         self.answer = self if answer is None else answer
         numbers = "".join(_NUMBERS.get(letter, "I") for letter in fields)
         self._head, self._numbers = struct.Struct(f">IB{numbers}"), struct.Struct(f">5x{numbers}")
@@ -178,6 +182,8 @@ def _unpack_keys(frame: bytes, at: int, count: int) -> tuple[list[str], int]:
 
 
 def _pack_numbers(numbers: Sequence[int]) -> tuple[bytes, int]:
+    if not numbers:
+        return b"", 0
     return struct.pack(f">{len(numbers)}q", *numbers), len(numbers)
 
 
@@ -217,19 +223,19 @@ REQUESTS = {
         Layout(2, "get", "fk", _BYTES),
         Layout(3, "add", "kn", _COUNT),
         Layout(4, "compare_set", "kvv", _BYTES),
-        Layout(5, "wait", "fK", _NOTHING),
+        Layout(5, "wait", "fKbN", _NOTHING),
         Layout(6, "check", "K", _TRUTH),
         Layout(7, "delete_key", "k", _TRUTH),
         Layout(8, "append", "kv", _NOTHING),
         Layout(9, "multi_set", "KV", _NOTHING),
-        Layout(10, "multi_get", "fK", _answer("L")),
+        Layout(10, "multi_get", "fKbN", _answer("L")),
         Layout(11, "num_keys", "", _COUNT),
         Layout(12, "list_keys", "", _answer("T")),
         Layout(13, "queue_push", "kv", _NOTHING),
         Layout(14, "queue_pop", "fkb", _BYTES),
         Layout(15, "queue_len", "k", _COUNT),
         Layout(16, "barrier", "fkn", _NOTHING),
-        Layout(17, "arrive", "kn", _COUNT),
+        Layout(17, "arrive", "knn", _COUNT),
         Layout(18, "members", "k", _answer("N")),
     )
 }

@@ -171,7 +171,7 @@ def result_of(nobody_left: Callable[[PContext], None]) -> Callable[..., RunProcs
     """`wait` for the result; nothing of the group is left then."""
 
     def finish(context: PContext, period: float = 0.1) -> RunProcsResult:
-        result = context.wait(timeout=20, period=period)
+        result = context.wait(timeout=60, period=period)
         assert result is not None
         nobody_left(context)
         return result

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_elastic.store._arguments import (
     Arrival,
-    Brief,
+    Asked,
     as_amount,
     as_key,
     as_keys,
@@ -150,4 +150,4 @@ def test_s33_other_spans_are_refused(wrong: Any) -> None:
 def test_s54_hints_look_like_plain_arguments() -> None:
     """S54, S57: to stores that are not ours they are the number 1 and a list."""
     assert (Arrival(7), Arrival(7).rank) == (1, 7)
-    assert (Brief(["a"], 2.0), Brief(["a"], 2.0).seconds) == (["a"], 2.0)
+    assert (Asked(["a"], 2.0), Asked(["a"], 2.0).seconds) == (["a"], 2.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import DistStoreError
-from pytest_elastic.store._arguments import Arrival, Brief
+from pytest_elastic.store._arguments import Arrival, Asked
 from pytest_elastic.store._handle import members_of, timeout_error
 
 
@@ -91,8 +91,8 @@ def test_s61_arrivals_are_counted_and_remembered(any_store: Any) -> None:
 def test_s62_a_brief_wait_is_brief(any_store: Any) -> None:
     """S62: shorter than the store's timeout, never longer than the given one."""
     with pytest.raises(DistStoreError) as info:
-        any_store.wait(Brief(["a"], 0.01))
+        any_store.wait(Asked(["a"], 0.01))
     assert info.value.timeout == 0.01
     with pytest.raises(DistStoreError) as info:
-        any_store.wait(Brief(["a"], 10.0), 0.02)
+        any_store.wait(Asked(["a"], 10.0), 0.02)
     assert info.value.timeout == 0.02

@@ -20,7 +20,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError
 from pytest_elastic.store import RemoteStore, StoreServer, StoreState, recording
 from pytest_elastic.store._service import Service
-from pytest_elastic.store._wire import ADOPT, GREETING, MAX_FRAME, MAX_VALUE, REQUESTS, unpack_answer
+from pytest_elastic.store._wire import ADOPT, GREETING, MAX_FRAME, MAX_VALUE, REQUESTS, VERSION, unpack_answer
 
 FUZZ_SECONDS = float(os.environ.get("ELASTIC_FUZZ_SECONDS", "1"))
 PROMPT = 5.0  # Seconds; what is meant is much less, on a machine that has nothing else to do.
@@ -138,7 +138,7 @@ GARBAGE = {
     "no fields": struct.pack(">IB", 1, REQUESTS["set"].code),
     "a field that is too long": struct.pack(">IBI", 5, REQUESTS["delete_key"].code, 10),
     "a key that is not UTF-8": struct.pack(">IBI", 6, REQUESTS["delete_key"].code, 1) + b"\xff",
-    "a second greeting": GREETING.pack((1, b"")),
+    "a second greeting": GREETING.pack((VERSION, b"")),
     "a socket without a door": ADOPT.pack(()),
     "HTTP": b"GET / HTTP/1.1\r\n\r\n",
 }
@@ -254,7 +254,7 @@ def test_s81_sf16_another_version_is_refused(server: StoreServer, raw: Any, capl
     """S78, SF16: with both versions, and a line in the log."""
     client = raw(greeted=False)
     client.greet(version=7)
-    assert client.refusal() == "the server speaks version 1 of the protocol, the client 7"
+    assert client.refusal() == "the server speaks version 2 of the protocol, the client 7"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "the client 7" in caplog.text
 
@@ -283,7 +283,7 @@ def test_s81_sf16_another_user_is_refused(
 def test_s79_many_descriptors_are_refused(server: StoreServer) -> None:
     """S80: a door takes one for each socket that is handed in."""
     door = server.pair()
-    door.sendall(GREETING.pack((1, b"")))
+    door.sendall(GREETING.pack((VERSION, b"")))
     door.recv(100)
     with open(os.devnull) as file:
         with pytest.raises(OSError):
@@ -297,7 +297,7 @@ def test_s80_only_sockets_can_be_handed_in(server: StoreServer) -> None:
     """S80: another kind of descriptor is closed; the door goes on."""
     door = server.pair()
     door.settimeout(PROMPT)
-    door.sendall(GREETING.pack((1, b"")))
+    door.sendall(GREETING.pack((VERSION, b"")))
     assert unpack_answer(GREETING, door.recv(100)) is None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         socket.send_fds(door, [ADOPT.pack(())], [other.fileno()])
@@ -329,7 +329,7 @@ def test_sf15_descriptors_used_up(server: StoreServer, raw: Any, wait_for: Any, 
             prompt(store)
         os.close(held.pop())
         ends[2].connect(address)
-        ends[2].sendall(GREETING.pack((1, b"")))
+        ends[2].sendall(GREETING.pack((VERSION, b"")))
         ends[2].settimeout(PROMPT)
         assert unpack_answer(GREETING, ends[2].recv(1000)) is None
     finally:
@@ -348,7 +348,7 @@ def test_sf17_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting
     for turn in range(30):
         keys = [f"{turn}/{i}" for i in range(64)]
         for client, key in zip(clients, keys, strict=True):
-            client.send(REQUESTS["wait"].pack((30.0, [key])))
+            client.send(REQUESTS["wait"].pack((30.0, [key], False, ())))
         waiting(64)
         store.multi_set(keys, keys)
         for client in clients:
@@ -363,7 +363,7 @@ def test_s37_a_write_at_the_deadline_is_seen() -> None:
     for end in (ours, other):
         service.add_door(end, None)
         service._connections[end.fileno()].greet()
-    theirs.sendall(REQUESTS["wait"].pack((1e-9, ["k"])))
+    theirs.sendall(REQUESTS["wait"].pack((1e-9, ["k"], False, ())))
     service._act(service._connections[ours.fileno()])
     writer.sendall(REQUESTS["set"].pack(("k", b"1")))
     service.poll(0.0)
@@ -400,7 +400,7 @@ def test_s82_connections_that_wait_cost_no_cpu(server: StoreServer, raw: Any, wa
     """S82: 64 of them, for a while."""
     clients = [raw() for _ in range(64)]
     for i, client in enumerate(clients):
-        client.send(REQUESTS["wait"].pack((300.0 + i, [f"key{i}"])))
+        client.send(REQUESTS["wait"].pack((300.0 + i, [f"key{i}"], False, ())))
     waiting(64)
     before = time.process_time()
     time.sleep(0.5)
@@ -419,10 +419,10 @@ def test_a_needless_look_is_the_price_of_a_cheap_cancel(server: StoreServer) -> 
 
 
 KINDS = [
-    *[("set", "kv"), ("get", "fk"), ("add", "kn"), ("compare_set", "kvv"), ("wait", "fK"), ("check", "K")],
-    *[("delete_key", "k"), ("append", "kv"), ("multi_set", "KV"), ("multi_get", "fK"), ("num_keys", "")],
+    *[("set", "kv"), ("get", "fk"), ("add", "kn"), ("compare_set", "kvv"), ("wait", "fKbN"), ("check", "K")],
+    *[("delete_key", "k"), ("append", "kv"), ("multi_set", "KV"), ("multi_get", "fKbN"), ("num_keys", "")],
     *[("list_keys", ""), ("queue_push", "kv"), ("queue_pop", "fkb"), ("queue_len", "k")],
-    *[("barrier", "fkn"), ("arrive", "kn"), ("members", "k")],
+    *[("barrier", "fkn"), ("arrive", "knn"), ("members", "k")],
 ]
 
 
@@ -463,7 +463,7 @@ class Fuzzer:
         key, value = pick(["a", "b", "", "ü", "x" * 300]), self.random.randbytes(pick([0, 1, 5, 3000]))
         span, keys = pick([-1.0, 0.0, 0.001, 5.0, float("nan"), float("inf")]), ["a", "b"][: pick([0, 1, 2])]
         fields = {"f": span, "k": key, "v": value, "n": pick([0, 1, 2**62]), "b": pick([True, False])}
-        fields |= {"K": keys, "V": [value] * len(keys)}
+        fields |= {"K": keys, "V": [value] * len(keys), "N": pick([(), (0,), (-1, 2**62)])}
         name, kinds = pick(KINDS)
         return REQUESTS[name].pack([fields[kind] for kind in kinds])
 

@@ -1,0 +1,166 @@
+"""What is said of a hang, as data: one verdict, whom it is about, and the picture around it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class WaitSeen:
+    """A wait as it stood at the verdict.
+
+    Attributes:
+        timeout: seconds until it fails by itself, counted from its begin at `since`.
+        barrier: what people call the barrier that it is at; empty if it is at none.
+    """
+
+    rank: int
+    client: int
+    name: str
+    keys: tuple[str, ...]
+    missing: tuple[str, ...]
+    since: float
+    timeout: float
+    barrier: str
+    doomed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierSeen:
+    """A barrier as it stood at the verdict.
+
+    Attributes:
+        prefix: of its keys; `name` is what people call it.
+        arrived: the ranks that called it, ascending.
+        absent: the others, each with why it is not there, in words.
+    """
+
+    prefix: str
+    name: str
+    world_size: int
+    arrived: tuple[int, ...]
+    absent: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Who stood where.
+
+    Attributes:
+        progress: by rank: how many barriers it called, and how many requests it made.
+        states: by rank: what it does, in words.
+    """
+
+    world_size: int
+    waits: tuple[WaitSeen, ...] = ()
+    barriers: tuple[BarrierSeen, ...] = ()
+    progress: tuple[tuple[int, int], ...] = ()
+    states: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Base of the verdicts.
+
+    Attributes:
+        ranks: whom it is about, ascending; each verdict says who that is.
+        keys: the keys, or prefixes of barriers, that it is about.
+        cause: one sentence.
+        place: `file:line` where the cause is known to be; else empty.
+        exact: whether nothing but the ranks' known threads could end it; else it is suspected.
+        elapsed: seconds from the last event to the verdict, `None` until its finder fills it in.
+        remaining: seconds, at the last event, until the first of the waits fails by itself.
+    """
+
+    ranks: tuple[int, ...]
+    keys: tuple[str, ...]
+    cause: str
+    place: str = ""
+    exact: bool = True
+    elapsed: float | None = None
+    remaining: float | None = None
+    picture: Picture = field(default=Picture(0), repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict's name."""
+        return type(self).__name__
+
+    @property
+    def doomed(self) -> tuple[int, ...]:
+        """The ranks that can never go on, ascending."""
+        return tuple(sorted({wait.rank for wait in self.picture.waits if wait.doomed}))
+
+    def __str__(self) -> str:
+        return f"{self.verdict}{'' if self.exact else ' (suspected)'}: {self.cause}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As values that `json.dumps` takes."""
+        return {"verdict": self.verdict, **asdict(self), "doomed": self.doomed}
+
+
+class Deadlock(Diagnosis):
+    """Ranks that wait for each other: `ranks` are those in the circle."""
+
+    __slots__ = ()
+
+
+class DoomedWait(Diagnosis):
+    """Nobody is left to write a key, or it was deleted too early: `ranks` are those who wait for it."""
+
+    __slots__ = ()
+
+
+class MissingRank(Diagnosis):
+    """A rank ended its phase without calling a barrier: `ranks` are those missing."""
+
+    __slots__ = ()
+
+
+class CountMismatch(Diagnosis):
+    """Ranks ended their phase with fewer barriers than the others call: `ranks` are those with fewer."""
+
+    __slots__ = ()
+
+
+class OrderMismatch(Diagnosis):
+    """Ranks are at different barriers: `ranks` are all of them."""
+
+    __slots__ = ()
+
+
+class StalePrefix(Diagnosis):
+    """A barrier's prefix was used twice, so that calls of different rounds met: `ranks` did it."""
+
+    __slots__ = ()
+
+
+class HangUntilTimeout(Diagnosis):
+    """Everybody waits for a key that nobody wrote: `ranks` are those who wait."""
+
+    __slots__ = ()
+
+
+class Exited(Diagnosis):
+    """Processes that others wait for ended without a report: `ranks` are those that ended."""
+
+    __slots__ = ()
+
+
+class Stopped(Diagnosis):
+    """Ranks are stopped by a signal; whoever sends SIGCONT lets them go on: `ranks` are those stopped."""
+
+    __slots__ = ()
+
+
+class Spinning(Diagnosis):
+    """Ranks use the processor and not the store: `ranks` are those."""
+
+    __slots__ = ()
+
+
+class BlockedOutside(Diagnosis):
+    """Ranks wait for something that is not the store: `ranks` are those."""
+
+    __slots__ = ()

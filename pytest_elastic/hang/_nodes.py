@@ -1,0 +1,104 @@
+"""What a wait graph consists of: ranks, waits and barriers.  Only the graph changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pytest_elastic.events import PhaseEnded, RankExited, RankStood
+
+LAST_MEMBER = "/last_member"
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """A blocked request.
+
+    Attributes:
+        missing: the keys that were not there yet, in the order asked.
+        since: when it was blocked; `deadline` is when it fails by itself, both on the events' clock.
+        writers: the one rank that may write a key, for keys that have one.
+    """
+
+    rank: int
+    client: int
+    name: str
+    keys: tuple[str, ...]
+    missing: dict[str, None]
+    since: float
+    timeout: float
+    may_timeout: bool
+    writers: dict[str, int]
+
+    @property
+    def deadline(self) -> float:
+        """The moment at which it fails by itself."""
+        return self.since + self.timeout
+
+
+@dataclass(slots=True, eq=False)
+class Barrier:
+    """A barrier of ours that has not been released.
+
+    Attributes:
+        count: how many calls have come.
+        joined: bits of the ranks that called it, in `order`; of those, `left` have given up waiting.
+        releaser: the rank whose call was the last one, and who is about to release the others.
+        declared: whether its members are ranks, each of which calls it once.
+    """
+
+    prefix: str
+    world_size: int
+    declared: bool
+    count: int = 0
+    joined: int = 0
+    left: int = 0
+    releaser: int | None = None
+    order: list[int] = field(default_factory=list)
+
+    def may_open(self, able: int) -> bool:
+        """Whether the ranks with these bits can release it."""
+        if self.releaser is not None:
+            return bool(able >> self.releaser & 1)
+        if not self.declared:
+            return bool(able)
+        return (able & (~self.joined | self.left)).bit_count() >= self.world_size - self.count
+
+
+@dataclass(slots=True, eq=False)
+class Rank:
+    """A rank, as its events tell it.
+
+    Attributes:
+        clients: its threads that use the store; `waits` are those of them that are blocked.
+        ended: how its phase ended; `None` while it is in one.
+        stood: what the kernel said of it last; `None` once it was heard of again.
+        extra_threads: how many threads it has that never used the store.
+        phased: whether it is told to run phases, so that an exit without a report is an accident.
+        calls: how many requests it made; `barriers` of them joined a barrier.
+    """
+
+    number: int
+    clients: set[int] = field(default_factory=set)
+    waits: dict[int, Wait] = field(default_factory=dict)
+    ended: PhaseEnded | None = None
+    exited: RankExited | None = None
+    stood: RankStood | None = None
+    extra_threads: int = 0
+    phased: bool = False
+    calls: int = 0
+    barriers: int = 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether it will write nothing more."""
+        return self.ended is not None or self.exited is not None
+
+    @property
+    def runs(self) -> bool:
+        """Whether one of its threads is not blocked in the store, as far as is known."""
+        return not self.gone and (not self.clients or len(self.waits) < len(self.clients))
+
+
+def ranks_of(bits: int) -> tuple[int, ...]:
+    """The ranks whose bits are set, ascending."""
+    return tuple(rank for rank in range(bits.bit_length()) if bits >> rank & 1)

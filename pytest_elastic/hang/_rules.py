@@ -1,0 +1,334 @@
+"""Which verdict a wait graph deserves.
+
+*Theory.*  Doomed waits have one root: follow what blocks a wait, and then what blocks that, until it is no
+wait any more, or a circle.  Several verdicts may fit; the one nearest to the root wins, in this order:
+
+1. A rank failed (`MissingRank` at a barrier, `DoomedWait` for a key) or its process ended without a
+   report (`Exited`).  The first accident in time explains the others.
+2. `DoomedWait` for a key that was there and was deleted: a lost wake-up.
+3. A rank ended its phase in peace, absent from a barrier: `CountMismatch` if it had called barriers, but
+   fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
+4. Ranks at different barriers, absent from each other's: `OrderMismatch`; `StalePrefix` where these are
+   two uses of one name.
+5. `Deadlock`: a circle of waits.
+6. `DoomedWait`: all who could have written a key ended in peace.
+7. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and nobody is to blame.
+
+A barrier that is called more often than it counts does not hang: it lets its callers pass too early.  So
+`StalePrefix` is also a finding of its own (`find_stale`), and a note on the others.
+
+A verdict is exact if whoever might have ended its waits is known to be unable to: no connection that
+belongs to no rank, no rank with threads that may write behind the back of the one that waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pytest_elastic.hang._diagnosis import (
+    BlockedOutside,
+    CountMismatch,
+    Deadlock,
+    Diagnosis,
+    DoomedWait,
+    Exited,
+    HangUntilTimeout,
+    MissingRank,
+    OrderMismatch,
+    Spinning,
+    StalePrefix,
+    Stopped,
+)
+from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Rank, Wait, ranks_of
+from pytest_elastic.hang._picture import draw
+from pytest_elastic.hang._waitgraph import WaitGraph
+from pytest_elastic.hang._wording import (
+    barrier_family,
+    barrier_name,
+    exit_text,
+    key_name,
+    key_names,
+    names,
+    stand_text,
+)
+
+_STANDING: dict[str, type[Diagnosis]] = {
+    "stopped": Stopped,
+    "spinning": Spinning,
+    "blocked": BlockedOutside,
+}
+
+
+def diagnose(graph: WaitGraph) -> Diagnosis | None:
+    """The verdict on the doomed waits; `None` if there are none."""
+    if not graph.doomed:
+        return None
+    case = _Case(graph)
+    rules = (_accident, _deleted, _absent, _order, _circle, _nobody_left)
+    found = next((one for rule in rules if (one := rule(case)) is not None), None) or _timeout(case)
+    remaining = min(wait.deadline for wait in graph.doomed) - graph.last
+    return replace(found, exact=case.exact(), remaining=max(0.0, remaining), picture=draw(graph, found.keys))
+
+
+def diagnose_outside(graph: WaitGraph) -> list[Diagnosis]:
+    """What the kernel says (`RankStood`) of ranks that are not blocked in the store; never exact."""
+    found: list[Diagnosis] = []
+    for state, verdict in _STANDING.items():
+        ranks = [
+            rank for rank in graph.ranks if rank.runs and rank.stood is not None and rank.stood.state == state
+        ]
+        for text in dict.fromkeys(stand_text(rank) for rank in ranks):
+            alike = tuple(rank.number for rank in ranks if stand_text(rank) == text)
+            cause = f"{names(alike)} {_plural(text, alike)}, and did nothing in the store"
+            found.append(verdict(alike, (), cause, exact=False, picture=draw(graph, ())))
+    return found
+
+
+def find_stale(graph: WaitGraph) -> StalePrefix | None:
+    """The first call of a barrier that synchronised nothing, whether or not anybody hangs."""
+    if not graph.stale:
+        return None
+    first = graph.stale[0]
+    again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
+    which = f"call {first.count} of {first.world_size}" if first.world_size else f"call {first.count}"
+    who, name = names(again), barrier_name(first.prefix)
+    cause = f"{who} called barrier {name} again ({which}): a prefix synchronises only once"
+    return StalePrefix(_sorted(again), (first.prefix,), cause)
+
+
+class _Case:
+    """The doomed waits, and what blocks each."""
+
+    def __init__(self, graph: WaitGraph) -> None:
+        self.graph = graph
+        self.stuck = {wait: graph.stuck(wait) for wait in graph.doomed}
+
+    def each(self) -> Iterable[tuple[Wait, str]]:
+        """Each doomed wait with each key that cannot come."""
+        return [(wait, key) for wait, keys in self.stuck.items() for key in keys]
+
+    def writers(self, wait: Wait, key: str) -> list[Rank]:
+        return [self.graph.ranks[number] for number in ranks_of(self.graph.writers(wait, key))]
+
+    def waiting_for(self, key: str) -> tuple[int, ...]:
+        return _sorted(wait.rank for wait, keys in self.stuck.items() if key in keys)
+
+    def chosen(self, wait: Wait, key: str) -> bool:
+        """Whether the key's writers are known, rather than just everybody."""
+        barrier = self.graph.barrier(key)
+        known = barrier is not None and (barrier.declared or barrier.releaser is not None)
+        return key in wait.writers or known
+
+    def exact(self) -> bool:
+        if self.graph.outsiders:
+            return False
+        writers = {rank.number for wait, key in self.each() for rank in self.writers(wait, key)}
+        return not any(_has_more_threads(self.graph.ranks[number]) for number in writers)
+
+
+def _has_more_threads(rank: Rank) -> bool:
+    if rank.exited is not None:
+        return False
+    return rank.extra_threads > 0 or (rank.ended is not None and len(rank.clients) > 1)
+
+
+# The rules, in their order.
+
+
+def _accident(case: _Case) -> Diagnosis | None:
+    found = [
+        (_when(rank), number, wait, key)
+        for number, (wait, key) in enumerate(case.each())
+        for rank in case.writers(wait, key)
+        if _is_accident(rank)
+    ]
+    if not found:
+        return None
+    _, _, wait, key = min(found, key=lambda one: one[:2])
+    ranks = sorted((rank for rank in case.writers(wait, key) if _is_accident(rank)), key=_when)
+    first = ranks[0]
+    alike = _sorted(rank.number for rank in ranks if _died(rank) == _died(first))
+    at_barrier = case.graph.barrier(key) is not None
+    cause = f"{names(alike)} {_end_text(first)} {_before(case, wait, key, first)}"
+    if _died(first):
+        return Exited(alike, (_plain(key),), cause)
+    place = first.ended.place if first.ended is not None else ""
+    if at_barrier:
+        return MissingRank(alike, (_plain(key),), cause, place)
+    return DoomedWait(case.waiting_for(key), (key,), cause, place)
+
+
+def _deleted(case: _Case) -> Diagnosis | None:
+    for _, key in case.each():
+        if key in case.graph.deleted:
+            waiting, by = case.waiting_for(key), case.graph.deleted[key]
+            who = "somebody outside of the group" if by is None else names([by])
+            cause = f"{key_name(key)} was there, but {who} deleted it before {names(waiting)} waited for it"
+            return DoomedWait(waiting, (key,), cause)
+    return None
+
+
+def _absent(case: _Case) -> Diagnosis | None:
+    for wait, key in case.each():
+        gone = [rank for rank in case.writers(wait, key) if rank.gone] if case.chosen(wait, key) else []
+        if not gone:
+            continue
+        ranks, barrier = tuple(rank.number for rank in gone), case.graph.barrier(key)
+        text = f"{names(ranks)} {_end_text(gone[0])}"
+        if barrier is None or key in wait.writers:
+            cause = f"{text} without writing {key_name(key)}"
+            return DoomedWait(case.waiting_for(key), (key,), cause)
+        waiting = case.waiting_for(key)
+        most = min(case.graph.ranks[number].barriers for number in waiting)
+        fewer = [rank for rank in gone if 0 < rank.barriers < most]
+        if fewer:
+            ranks = tuple(rank.number for rank in fewer)
+            fewest = fewer[0].barriers
+            calls = f"{fewest} barrier{'' if fewest == 1 else 's'}"
+            others = f"{names(waiting)} {_be(waiting)} at number {most}, {barrier_name(barrier.prefix)}"
+            cause = f"{names(ranks)} {_end_text(fewer[0])} after {calls}; {others}"
+            return CountMismatch(ranks, (barrier.prefix,), cause)
+        cause = f"{text} without joining {barrier_name(barrier.prefix)}"
+        return MissingRank(ranks, (barrier.prefix,), cause)
+    return None
+
+
+def _order(case: _Case) -> Diagnosis | None:
+    blocked = _blocked_barriers(case)
+    at = {barrier.prefix: case.waiting_for(barrier.prefix + LAST_MEMBER) for barrier in blocked}
+    for barrier in blocked:
+        absent = ranks_of(~barrier.joined & (1 << len(case.graph.ranks)) - 1)
+        others = [p for p, ranks in at.items() if p != barrier.prefix and set(ranks) & set(absent)]
+        if others:
+            places = [barrier.prefix, *others]
+            where = ", ".join(f"{names(at[p])} at barrier {barrier_name(p)}" for p in places)
+            ranks = _sorted(rank for p in places for rank in at[p])
+            if len({barrier_family(p) for p in places}) == 1:
+                return StalePrefix(ranks, tuple(places), f"different uses of one barrier meet: {where}")
+            return OrderMismatch(ranks, tuple(places), where)
+    return None
+
+
+def _circle(case: _Case) -> Diagnosis | None:
+    edges = {wait: _blocking(case, wait) for wait in case.stuck}
+    reach = {wait: _reachable(edges, wait) for wait in edges}
+    for wait in edges:
+        if wait in reach[wait]:
+            circle = [other for other in edges if other in reach[wait] and wait in reach[other]]
+            circle.sort(key=lambda one: (one.rank, one.client))
+            ranks = _sorted(one.rank for one in circle)
+            keys = tuple(dict.fromkeys(_plain(key) for one in circle for key in case.stuck[one]))
+            parts = ", ".join(f"rank {one.rank} for {key_names(case.stuck[one])}" for one in circle)
+            who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
+            return Deadlock(ranks, keys, f"{who} for each other: {parts}")
+    return None
+
+
+def _blocking(case: _Case, wait: Wait) -> list[Wait]:
+    """The waits whose ranks would have to go on for this one to end."""
+    found = []
+    for key in case.stuck[wait]:
+        writers, chosen = case.graph.writers(wait, key), case.chosen(wait, key)
+        for other, keys in case.stuck.items():
+            if writers >> other.rank & 1 and other is not wait and (chosen or keys != case.stuck[wait]):
+                found.append(other)
+    return found
+
+
+def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
+    seen: set[Wait] = set()
+    ahead = list(edges[start])
+    while ahead:
+        wait = ahead.pop()
+        if wait not in seen:
+            seen.add(wait)
+            ahead += edges[wait]
+    return seen
+
+
+def _nobody_left(case: _Case) -> Diagnosis | None:
+    for wait, key in case.each():
+        gone = tuple(rank.number for rank in case.writers(wait, key) if rank.gone)
+        if gone:
+            text = f"{names(gone)} {_end_text(case.graph.ranks[gone[0]])}"
+            return DoomedWait(
+                case.waiting_for(key), (key,), f"nobody is left to write {key_name(key)}: {text}"
+            )
+    return None
+
+
+def _timeout(case: _Case) -> Diagnosis:
+    first = min(case.graph.doomed, key=lambda wait: wait.deadline)
+    keys = tuple(dict.fromkeys(key for _, key in case.each()))
+    ranks = _sorted(wait.rank for wait in case.stuck)
+    verb = "wait" if len(ranks) > 1 else "waits"
+    left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):g} s away"
+    cause = f"{names(ranks)} {verb} for {key_names(keys)}, which nobody wrote; {left}"
+    return HangUntilTimeout(ranks, tuple(map(_plain, keys)), cause)
+
+
+# Words and small questions.
+
+
+def _blocked_barriers(case: _Case) -> list[Barrier]:
+    stuck = {key for _, key in case.each()}
+    return [barrier for barrier in case.graph.barriers() if barrier.prefix + LAST_MEMBER in stuck]
+
+
+def _died(rank: Rank) -> bool:
+    """Whether its process ended without a report that explains it."""
+    return rank.exited is not None and (rank.ended is None or rank.ended.outcome == "passed")
+
+
+def _is_accident(rank: Rank) -> bool:
+    if rank.ended is not None and rank.ended.outcome in ("failed", "exit"):
+        return True
+    if rank.exited is None:
+        return False
+    return rank.exited.exitcode != 0 or (rank.phased and rank.ended is None)
+
+
+def _when(rank: Rank) -> float:
+    ends = [event.at for event in (rank.ended, rank.exited) if event is not None]
+    return min(ends)
+
+
+def _end_text(rank: Rank) -> str:
+    if rank.exited is not None and _died(rank) and (rank.ended is None or rank.exited.exitcode):
+        return exit_text(rank.exited.exitcode)
+    assert rank.ended is not None
+    return {"exit": "asked to exit"}.get(rank.ended.outcome, rank.ended.outcome)
+
+
+def _before(case: _Case, wait: Wait, key: str, rank: Rank) -> str:
+    """What the rank had not done when it went."""
+    barrier = case.graph.barrier(key)
+    if barrier is not None and barrier.releaser == rank.number:
+        return f"between joining {barrier_name(barrier.prefix)} and releasing the others"
+    if barrier is not None and key not in wait.writers:
+        return f"before joining {barrier_name(barrier.prefix)}"
+    if key in wait.writers:
+        return f"before writing {key_name(key)}"
+    return f"and nobody is left to write {key_name(key)}"
+
+
+def _plain(key: str) -> str:
+    """A barrier's prefix for its last key; other keys as they are."""
+    return key.removesuffix(LAST_MEMBER)
+
+
+def _plural(text: str, ranks: tuple[int, ...]) -> str:
+    if text == "computes":
+        return text if len(ranks) == 1 else "compute"
+    if text == "stopped":
+        return f"{_be(ranks)} stopped by a signal"
+    return text if len(ranks) == 1 else text.replace("is ", "are ", 1)
+
+
+def _be(ranks: tuple[int, ...]) -> str:
+    return "is" if len(ranks) == 1 else "are"
+
+
+def _sorted(ranks: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(ranks)))

@@ -1,0 +1,365 @@
+"""Verdicts: histories of known bugs and the histories of their repairs, as data."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+from histories import Step, events_of
+
+from pytest_elastic.events import dump, load
+from pytest_elastic.hang import (
+    CountMismatch,
+    Deadlock,
+    Diagnosis,
+    DoomedWait,
+    Exited,
+    HangUntilTimeout,
+    MissingRank,
+    OrderMismatch,
+    StalePrefix,
+    WaitGraph,
+    diagnose,
+    diagnose_outside,
+    find_stale,
+)
+
+World = tuple[int, list[Step]]
+Expected = tuple[type[Diagnosis], tuple[int, ...], tuple[str, ...], str]
+
+# name: (ranks, steps), expected verdict, its ranks, its keys, its cause.  The last step closes it.
+BUGS: dict[str, tuple[World, Expected]] = {
+    "missing rank": (
+        (3, [(0, "barrier", "b"), (1, "barrier", "b"), (2, "passes")]),
+        (MissingRank, (2,), ("b",), 'rank 2 passed without joining "b"'),
+    ),
+    "two missing ranks, while one computes": (
+        (4, [(2, "passes"), (3, "passes"), (0, "barrier", "b")]),
+        (MissingRank, (2, 3), ("b",), 'ranks 2-3 passed without joining "b"'),
+    ),
+    "exception before the barrier": (
+        (3, [(0, "barrier", "b"), (1, "fails")]),
+        (MissingRank, (1,), ("b",), 'rank 1 failed before joining "b"'),
+    ),
+    "exception before the others come to the barrier": (
+        (3, [(1, "fails"), (1, "exits", 1), (0, "barrier", "b")]),
+        (MissingRank, (1,), ("b",), 'rank 1 failed before joining "b"'),
+    ),
+    "mismatched barrier counts": (
+        (3, [
+            (0, "barrier", "b0"), (1, "barrier", "b0"), (2, "barrier", "b0"),
+            (0, "barrier", "b1"), (2, "passes"),
+        ]),
+        (CountMismatch, (2,), ("b1",), 'rank 2 passed after 1 barrier; rank 0 is at number 2, "b1"'),
+    ),
+    "different order": (
+        (2, [(0, "barrier", "a"), (1, "barrier", "b")]),
+        (OrderMismatch, (0, 1), ("a", "b"), 'rank 0 at barrier "a", rank 1 at barrier "b"'),
+    ),
+    "different order, while one computes": (
+        (4, [(0, "barrier", "a"), (2, "barrier", "a"), (3, "barrier", "b")]),
+        (OrderMismatch, (0, 2, 3), ("a", "b"), 'ranks 0, 2 at barrier "a", rank 3 at barrier "b"'),
+    ),
+    "circular wait for two keys": (
+        (2, [(0, "wait", "a"), (1, "wait", "b")]),
+        (Deadlock, (0, 1), ("a", "b"), 'ranks 0-1 wait for each other: rank 0 for "a", rank 1 for "b"'),
+    ),
+    "circular wait beside a rank that passed": (
+        (3, [(2, "passes"), (0, "wait", "a"), (1, "wait", "b")]),
+        (Deadlock, (0, 1), ("a", "b"), 'ranks 0-1 wait for each other: rank 0 for "a", rank 1 for "b"'),
+    ),
+    "circular wait for declared keys, while one computes": (
+        (3, [(0, "receive", "x", 1), (1, "receive", "y", 0)]),
+        (Deadlock, (0, 1), ("x", "y"), 'ranks 0-1 wait for each other: rank 0 for "x", rank 1 for "y"'),
+    ),
+    "lost wake-up: acknowledgement deleted before its waiter": (
+        (2, [(0, "set", "request"), (1, "wait", "request"), (1, "set", "ack"), (1, "delete_key", "ack"),
+             (1, "passes"), (0, "wait", "ack")]),
+        (DoomedWait, (0,), ("ack",), '"ack" was there, but rank 1 deleted it before rank 0 waited for it'),
+    ),
+    "two locks built on add, taken in two orders": (
+        (2, [(0, "add", "A", 1), (1, "add", "B", 1), (0, "add", "B", 1), (0, "wait", "B/free"),
+             (1, "add", "A", 1), (1, "wait", "A/free")]),
+        (Deadlock, (0, 1), ("B/free", "A/free"),
+         'ranks 0-1 wait for each other: rank 0 for "B/free", rank 1 for "A/free"'),
+    ),
+    "counter barrier that is not atomic": (
+        (3, [(0, "set", "n"), (1, "set", "n"), (2, "set", "n"),
+             (0, "wait", "go"), (1, "wait", "go"), (2, "wait", "go")]),
+        (HangUntilTimeout, (0, 1, 2), ("go",),
+         'ranks 0-2 wait for "go", which nobody wrote; the first timeout is 298 s away'),
+    ),
+    "reusable barrier reset under a late waiter": (
+        (2, [(0, "barrier", "b"), (1, "barrier", "b"), (1, "delete_key", "b/last_member"), (1, "passes"),
+             (0, "wait", "b/last_member")]),
+        (DoomedWait, (0,), ("b/last_member",),
+         'barrier "b" was there, but rank 1 deleted it before rank 0 waited for it'),
+    ),
+    "follower announces only if it saw the epoch": (
+        (2, [(0, "compare_set", "leader", b"", b"0"), (1, "compare_set", "leader", b"", b"1"),
+             (1, "check", "epoch"), (1, "passes"), (0, "set", "epoch"), (0, "wait", "announced")]),
+        (DoomedWait, (0,), ("announced",), 'nobody is left to write "announced": rank 1 passed'),
+    ),
+    "generation read after add": (
+        (2, [(0, "add", "n", 1), (1, "add", "n", 1), (1, "set", "gen1"), (0, "add", "gen", 0),
+             (0, "wait", "gen2"), (1, "passes")]),
+        (DoomedWait, (0,), ("gen2",), 'nobody is left to write "gen2": rank 1 passed'),
+    ),
+    "two transient windows": (
+        (2, [(0, "set", "w1"), (0, "delete_key", "w1"), (0, "set", "w2"), (0, "delete_key", "w2"),
+             (1, "wait", "w2"), (0, "passes")]),
+        (DoomedWait, (1,), ("w2",), '"w2" was there, but rank 0 deleted it before rank 1 waited for it'),
+    ),
+    "partly present keys": (
+        (2, [(0, "set", "x0"), (1, "wait", "x0", "x1"), (0, "passes")]),
+        (DoomedWait, (1,), ("x1",), 'nobody is left to write "x1": rank 0 passed'),
+    ),
+    "two uses of one barrier meet": (
+        (2, [(0, "barrier", "world/barrier/b/1"), (1, "barrier", "world/barrier/b/2")]),
+        (StalePrefix, (0, 1), ("world/barrier/b/1", "world/barrier/b/2"),
+         'different uses of one barrier meet: rank 0 at barrier "b", rank 1 at barrier "b" (use 2)'),
+    ),
+    "rank exits 0 early": (
+        (3, [(1, "begins"), (0, "barrier", "b"), (1, "exits", 0)]),
+        (Exited, (1,), ("b",), 'rank 1 exited 0 before joining "b"'),
+    ),
+    "function returned early": (
+        (3, [(0, "barrier", "b"), (1, "exits", 0)]),
+        (MissingRank, (1,), ("b",), 'rank 1 exited 0 without joining "b"'),
+    ),
+    "killed before the barrier": (
+        (3, [(0, "barrier", "b"), (1, "set", "x"), (1, "exits", -9)]),
+        (Exited, (1,), ("b",), 'rank 1 was killed by SIGKILL before joining "b"'),
+    ),
+    "killed between joining and releasing": (
+        (2, [(0, "barrier", "b"), (1, "join", "b"), (1, "exits", -9)]),
+        (Exited, (1,), ("b",),
+         'rank 1 was killed by SIGKILL between joining "b" and releasing the others'),
+    ),
+    "killed with a key unwritten": (
+        (2, [(0, "wait", "k"), (1, "exits", -11)]),
+        (Exited, (1,), ("k",), 'rank 1 was killed by SIGSEGV and nobody is left to write "k"'),
+    ),
+    "failed with a key unwritten": (
+        (3, [(0, "wait", "k"), (1, "fails"), (2, "passes")]),
+        (DoomedWait, (0,), ("k",), 'rank 1 failed and nobody is left to write "k"'),
+    ),
+    "gather without one": (
+        (3, [(0, "gather", "g/"), (1, "passes")]),
+        (DoomedWait, (0,), ("g/1",), 'rank 1 passed without writing "g/1"'),
+    ),
+    "broadcast from one who failed": (
+        (3, [(0, "receive", "x", 2), (2, "fails")]),
+        (DoomedWait, (0,), ("x",), 'rank 2 failed before writing "x"'),
+    ),
+    "gather against barrier": (
+        (2, [(0, "gather", "g/"), (1, "barrier", "b")]),
+        (Deadlock, (0, 1), ("g/1", "b"), 'ranks 0-1 wait for each other: rank 0 for "g/1", rank 1 for barrier "b"'),
+    ),
+    "the first accident explains the second": (
+        (4, [(3, "exits", -6), (1, "fails"), (0, "barrier", "b")]),
+        (Exited, (3,), ("b",), 'rank 3 was killed by SIGABRT before joining "b"'),
+    ),
+    "threads of one rank": (
+        (1, [((0, 0), "set", "x"), ((0, 1), "wait", "a"), ((0, 0), "wait", "b")]),
+        (Deadlock, (0,), ("b", "a"), 'threads of rank 0 wait for each other: rank 0 for "b", rank 0 for "a"'),
+    ),
+}  # fmt: skip
+
+REPAIRED: dict[str, World] = {
+    "all join": (3, [(0, "barrier", "b"), (2, "barrier", "b"), (1, "barrier", "b")]),
+    "the exception is caught": (2, [(0, "barrier", "b"), (1, "set", "caught"), (1, "barrier", "b"), (1, "fails")]),
+    "equal counts": (
+        2, [(0, "barrier", "b0"), (1, "barrier", "b0"), (1, "barrier", "b1"), (0, "barrier", "b1"),
+            (1, "passes"), (0, "passes")],
+    ),
+    "one order": (2, [(0, "barrier", "a"), (1, "barrier", "a"), (1, "barrier", "b"), (0, "barrier", "b")]),
+    "two keys, one set first": (2, [(0, "set", "b"), (0, "wait", "a"), (1, "wait", "b"), (1, "set", "a")]),
+    "acknowledgement waited for, then deleted": (
+        2, [(0, "set", "request"), (0, "wait", "ack"), (1, "wait", "request"), (1, "set", "ack"),
+            (1, "delete_key", "ack"), (1, "passes"), (0, "passes")],
+    ),
+    "locks in one order": (
+        2, [(0, "add", "A", 1), (0, "add", "B", 1), (1, "add", "A", 1), (1, "wait", "A/free"),
+            (0, "set", "B/free"), (0, "set", "A/free"), (0, "passes"), (1, "passes")],
+    ),
+    "a straggler is stopped": (3, [(0, "barrier", "b"), (1, "barrier", "b"), (2, "stands", "stopped")]),
+    "a slow rank": (3, [(0, "barrier", "b"), (1, "barrier", "b"), (2, "stands", "spinning")]),
+    "keys come one by one": (2, [(0, "wait", "x0", "x1"), (1, "set", "x1"), (1, "set", "x0"), (1, "passes")]),
+    "a deleted key is written again": (
+        2, [(1, "set", "k"), (1, "delete_key", "k"), (0, "wait", "k"), (1, "set", "k"), (1, "passes")],
+    ),
+    "a thread sets the key late": (
+        2, [((0, 1), "check", "x"), (0, "wait", "k"), (1, "wait", "k"), ((0, 1), "set", "k")],
+    ),
+    "a thread has left": (2, [((0, 1), "check", "x"), ((0, 1), "leaves"), (1, "set", "k"), (0, "wait", "k")]),
+    "a test waits for its timeout": (
+        2, [(0, "try", "never"), (1, "passes"), (0, "times_out"), (0, "passes")],
+    ),
+    "others wait for one who waits for its timeout": (
+        2, [(0, "try", "never"), (1, "barrier", "b"), (0, "times_out"), (0, "barrier", "b")],
+    ),
+    "slow joiner after a timeout": (2, [(0, "barrier", "b"), (0, "times_out"), (1, "barrier", "b"), (0, "fails")]),
+    "whoever gave up may call again": (
+        3, [(0, "barrier", "b"), (0, "times_out"), (1, "barrier", "b"), (2, "exits", -9)],
+    ),
+    "the reply is on the way": (2, [(0, "wait", "a"), (1, "set", "a"), (1, "wait", "b"), (0, "set", "b")]),
+    "gather": (3, [(0, "gather", "g/"), (2, "gather", "g/"), (1, "gather", "g/"), (1, "passes")]),
+    "broadcast": (2, [(0, "receive", "x", 1), (1, "set", "x"), (1, "passes")]),
+    "a barrier of some": (4, [(0, "barrier", "b", 2), (2, "passes"), (3, "barrier", "b", 2), (1, "passes")]),
+    "more calls than ranks": (
+        2, [((1, 1), "check", "x"), ((0, 0), "barrier", "b", 4), ((0, 1), "barrier", "b", 4), ((1, 0), "barrier", "b", 4),
+            ((1, 1), "barrier", "b", 4)],
+    ),
+    "queue": (2, [(0, "queue_pop", "q"), (1, "queue_push", "q"), (1, "passes")]),
+    "the launcher writes": (1, [(0, "set", "x"), (None, "set", "k"), (0, "wait", "k")]),
+    "a rank goes on to the next phase": (
+        2, [(1, "passes"), (1, "begins", "teardown"), (0, "wait", "k"), (1, "set", "k")],
+    ),
+    "all end": (2, [(0, "passes"), (1, "fails"), (0, "exits", 0), (1, "exits", 1)]),
+}  # fmt: skip
+
+
+def play(world: World) -> tuple[WaitGraph, list[bool]]:
+    """A graph after the history, and what it said at each event."""
+    graph = WaitGraph(world[0])
+    return graph, [graph.take(event) for event in events_of(*world)]
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_bug(name: str) -> None:
+    """The verdict is right in kind, ranks, keys and words, and comes with the step that closed the wait."""
+    world, expected = BUGS[name]
+    graph, said = play(world)
+    found = diagnose(graph)
+    assert found is not None
+    assert (type(found), found.ranks, found.keys, found.cause) == expected
+    assert found.exact
+    closing = len(events_of(world[0], world[1][:-1]))
+    assert not any(said[:closing])
+    assert any(said[closing:])
+
+
+@pytest.mark.parametrize("name", REPAIRED)
+def test_repaired(name: str) -> None:
+    """There is no verdict at any event."""
+    size, steps = REPAIRED[name]
+    graph = WaitGraph(size)
+    for event in events_of(size, steps):
+        assert not graph.take(event)
+        assert diagnose(graph) is None
+
+
+def test_stale_prefix() -> None:
+    """A call too many, and a rank that counts twice, are found though nobody hangs."""
+    graph, _ = play((2, [(0, "barrier", "b"), (1, "barrier", "b"), (1, "barrier", "b")]))
+    found = find_stale(graph)
+    assert found is not None
+    assert (found.ranks, found.keys) == ((1,), ("b",))
+    assert found.cause == 'rank 1 called barrier "b" again (call 3 of 2): a prefix synchronises only once'
+    graph, _ = play((3, [(0, "barrier", "b"), (0, "times_out"), (0, "barrier", "b"), (1, "barrier", "b")]))
+    found = find_stale(graph)
+    assert found is not None
+    assert found.ranks == (0,)
+    assert graph.doomed == ()
+
+
+def test_fresh_prefixes() -> None:
+    """Barriers that are used once each, and one whose counter was deleted, are not stale."""
+    steps = [(rank, "barrier", name) for name in "ab" for rank in (0, 1)]
+    steps += [(0, "delete_key", "a/num_members"), (0, "delete_key", "a/last_member")]
+    steps += [(0, "barrier", "a"), (1, "barrier", "a")]
+    graph, said = play((2, steps))
+    assert find_stale(graph) is None
+    assert not any(said)
+
+
+@pytest.mark.parametrize(
+    ("steps", "exact"),
+    [
+        ([(0, "barrier", "b"), (1, "passes")], True),
+        ([(None, "set", "x"), (0, "barrier", "b"), (1, "passes")], False),
+        ([(None, "set", "x"), (None, "leaves"), (0, "barrier", "b"), (1, "passes")], True),
+        ([((1, 0), "set", "x"), ((1, 1), "set", "y"), (0, "barrier", "b"), (1, "passes")], False),
+        ([((1, 0), "set", "x"), ((1, 1), "set", "y"), (0, "barrier", "b"), (1, "exits", 1)], True),
+    ],
+)
+def test_exact_or_suspected(steps: list[Step], exact: bool) -> None:
+    """Whoever writes behind the back of the ranks' known threads makes a verdict a suspicion."""
+    found = diagnose(play((2, steps))[0])
+    assert found is not None
+    assert found.exact is exact
+    assert ("(suspected)" in str(found)) is not exact
+
+
+def test_threads_that_never_used_the_store() -> None:
+    """They are told from outside, and count only in ranks that might have ended the wait."""
+    graph = WaitGraph(2)
+    graph.ranks[0].extra_threads = 1
+    for event in events_of(2, [(0, "barrier", "a"), (1, "barrier", "b")]):
+        graph.take(event)
+    found = diagnose(graph)
+    assert found is not None
+    assert not found.exact
+    graph, _ = play((2, [(0, "barrier", "a"), (1, "passes")]))
+    graph.ranks[0].extra_threads = 1
+    found = diagnose(graph)
+    assert found is not None
+    assert found.exact
+
+
+def test_outside() -> None:
+    """What the kernel says of those who are not in the store, equal ones together."""
+    steps = [
+        (0, "barrier", "b"), (1, "stands", "stopped"), (2, "stands", "spinning"), (3, "stands", "spinning"),
+        (4, "stands", "blocked", "pipe_write", "pid 7 (cat)"), (5, "stands", "blocked", "futex_wait_queue"),
+        (0, "stands", "blocked"), (6, "stands", "stopped"), (6, "check", "x"),
+    ]  # fmt: skip
+    graph, said = play((7, steps))
+    assert not any(said)
+    assert [(one.verdict, one.ranks, one.exact, one.cause) for one in diagnose_outside(graph)] == [
+        ("Stopped", (1,), False, "rank 1 is stopped by a signal, and did nothing in the store"),
+        ("Spinning", (2, 3), False, "ranks 2-3 compute, and did nothing in the store"),
+        (
+            "BlockedOutside",
+            (4,),
+            False,
+            "rank 4 is blocked in pipe_write, on a pipe of pid 7 (cat), and did nothing in the store",
+        ),
+        (
+            "BlockedOutside",
+            (5,),
+            False,
+            "rank 5 is blocked in futex_wait_queue, and did nothing in the store",
+        ),
+    ]
+
+
+def test_json() -> None:
+    """A diagnosis is data, with the picture around it."""
+    (size, steps), _ = BUGS["exception before the barrier"]
+    found = diagnose(play((size, steps))[0])
+    assert found is not None
+    data = json.loads(json.dumps(found.to_json()))
+    assert {"verdict": "MissingRank", "ranks": [1], "place": "t.py:41", "doomed": [0]}.items() <= data.items()
+    assert data["picture"]["barriers"] == [
+        {"prefix": "b", "name": '"b"', "world_size": 3, "arrived": [0],
+         "absent": [[1, "failed: ValueError: boom, t.py:41"], [2, "runs"]]}
+    ]  # fmt: skip
+    assert data["remaining"] == 299.0
+
+
+def test_a_diagnosis_pickles() -> None:
+    """It travels between processes as it is."""
+    found = diagnose(play(BUGS["different order"][0])[0])
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_histories_survive_json() -> None:
+    """A recorded history gives the verdict that the live one gave."""
+    size, steps = BUGS["gather against barrier"][0]
+    graph = WaitGraph(size)
+    for event in events_of(size, steps):
+        graph.take(load(dump(event)))
+    assert diagnose(graph) == diagnose(play((size, steps))[0])
