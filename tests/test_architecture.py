@@ -27,6 +27,7 @@ THIRD_PARTIES = {
     "pytest": {"plugin"},
     "_pytest": set(),
     "torch": {"store"},
+    "greenlet": {"simulator"},
 }
 # Signatures that are torch's.
 WIDE = {

@@ -203,6 +203,11 @@ class StoreState:
         """The ranks that arrived, in their order."""
         return self._members.get(key, [])[:]
 
+    def digest(self) -> int:
+        """A number that is the same for the same values and queues, in this process."""
+        queues = {(key, tuple(queue)) for key, queue in self._queues.items()}
+        return hash((frozenset(self._values.items()), frozenset(queues)))
+
     # Waiters.
 
     def waiters(self) -> list[Waiter]:

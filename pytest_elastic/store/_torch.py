@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store._arguments import as_span
 from pytest_elastic.store._handle import members_of
 from pytest_elastic.store._state import OPERATIONS
@@ -35,6 +37,31 @@ def torch_store(store: Any) -> Any:
     if there is None:
         there = store._torch_store = kind(store)
     return there
+
+
+def as_torchs(error: DistStoreError) -> DistStoreError:
+    """The error as one that torch's own code takes for its `DistStoreError`; as it is, if torch is not there.
+
+    It pickles as what it was.
+    """
+    kind = _error() if "torch.distributed" in sys.modules else None
+    if kind is None:
+        return error
+    other: DistStoreError = kind(*error.args)
+    other.__dict__.update(vars(error))
+    return other
+
+
+@cache
+def _error() -> type[DistStoreError] | None:
+    theirs = vars(sys.modules["torch.distributed"]).get("DistStoreError")
+    if theirs is None:
+        return None
+
+    def reduce(error: DistStoreError) -> Any:
+        return (*DistStoreError.__reduce__(DistStoreError(*error.args))[:2], vars(error))
+
+    return type("DistStoreError", (DistStoreError, theirs), {"__reduce__": reduce})
 
 
 @cache

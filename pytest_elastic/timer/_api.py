@@ -128,6 +128,11 @@ def configure(client: TimerClient | None) -> None:
     _client = client
 
 
+def configured() -> TimerClient | None:
+    """The client of this process, if there is one."""
+    return _client
+
+
 class Countdown:
     """What `expires` returns: a context manager, and a decorator that arms anew at each call."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import sys
 import weakref
 from datetime import timedelta
@@ -21,6 +22,7 @@ from pytest_elastic.store import (
     barrier,
     torch_store,
 )
+from pytest_elastic.store._torch import as_torchs
 
 distributed = pytest.importorskip("torch.distributed")
 torch = sys.modules["torch"]
@@ -192,3 +194,21 @@ def test_the_groups_above_left_no_default_group() -> None:
     """They were other processes'."""
     assert not distributed.is_initialized()
     assert "RANK" not in os.environ
+
+
+def test_an_error_that_is_also_torchs() -> None:
+    """Torch's code takes it for its own; it says what it said, and pickles as ours."""
+    error = as_torchs(DistStoreError("text", keys=("k",), timeout=1.0, elapsed=2.0))
+    assert isinstance(error, distributed.DistStoreError)
+    assert isinstance(error, DistStoreError)
+    assert (str(error), error.keys, error.timeout, error.elapsed) == ("text", ("k",), 1.0, 2.0)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is DistStoreError
+    assert (again.args, again.keys, again.elapsed) == (("text",), ("k",), 2.0)
+
+
+def test_an_error_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch is not loaded the error stays what it is."""
+    monkeypatch.delitem(sys.modules, "torch.distributed")
+    error = DistStoreError("text")
+    assert as_torchs(error) is error

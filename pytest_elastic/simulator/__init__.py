@@ -1,0 +1,53 @@
+"""A deterministic simulator: rank functions over a simulated store, under every schedule that you ask for.
+
+* `simulate` runs one schedule and returns its `Execution`, whose `check()` raises a `Verdict`; `replay` runs
+  a token's.
+* `Simulation` runs many, under any `Scheduler`.
+* `point()` is a scheduling point that you set yourself.
+"""
+
+from pytest_elastic.simulator._ambient import point
+from pytest_elastic.simulator._execution import Blocked, Execution, Setting
+from pytest_elastic.simulator._judge import compare
+from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
+from pytest_elastic.simulator._scheduler import Cut, Decision, Scheduler, SparseScheduler, Step
+from pytest_elastic.simulator._simulate import replay, simulate
+from pytest_elastic.simulator._verdict import (
+    Deadlock,
+    HangUntilTimeout,
+    Livelock,
+    Nondeterminism,
+    RankFailed,
+    TimerExpired,
+    UncontrolledBlocking,
+    Verdict,
+)
+from pytest_elastic.simulator._world import Simulation
+
+__all__ = [
+    "Blocked",
+    "Cut",
+    "Deadlock",
+    "Decision",
+    "Execution",
+    "HangUntilTimeout",
+    "Livelock",
+    "Nondeterminism",
+    "RankFailed",
+    "Schedule",
+    "Scheduler",
+    "Setting",
+    "Simulation",
+    "SparseScheduler",
+    "Step",
+    "TimerExpired",
+    "TokenError",
+    "UncontrolledBlocking",
+    "Verdict",
+    "compare",
+    "parse_token",
+    "point",
+    "replay",
+    "schedule_of",
+    "simulate",
+]

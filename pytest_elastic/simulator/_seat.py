@@ -1,0 +1,134 @@
+"""A simulated rank, from its own side: what it is about to do, what it waits for, what it got."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, Protocol
+
+from pytest_elastic.simulator._scheduler import Kind, Step
+from pytest_elastic.simulator._task import Crew
+from pytest_elastic.store._state import Waiter
+
+# What a rank is doing: it has code to run, stands at a step, waits for the store, waits for time, has ended.
+READY, PENDING, BLOCKED, ASLEEP, ENDED = range(5)
+
+# The alarms that are no deadlines: what ends by itself is no hang.
+PASSING = frozenset({"sleep", "delay", "stop"})
+
+
+class Unwind(BaseException):
+    """Ends a rank's function: it was killed, or the execution is over."""
+
+
+class Table(Protocol):
+    """What a seat needs of the execution."""
+
+    crew: Crew
+    current: int
+    over: bool
+
+    def next(self) -> int:
+        """Who runs next."""
+
+    def now(self, speed: float) -> float:
+        """Virtual seconds on a clock of this speed."""
+
+
+class Seat:
+    """One rank of one execution.
+
+    Attributes:
+        status: see above.
+        step: the last that it came to.
+        alarms: virtual times at which something happens to it by itself, by what.
+        due: the earliest of them that counts, `math.inf` for none.
+        woken: its wait is to be looked at again.
+        frozen: it is stopped by a fault.
+        excused: the faults of its pending step have been dealt with.
+        unwinding: it will not come to another step.
+    """
+
+    __slots__ = (
+        "alarms", "answer", "began", "due", "error", "excused", "frozen", "number", "seconds", "source",
+        "speed", "status", "step", "table", "unwinding", "waiter", "woken",
+    )  # fmt: skip
+
+    def __init__(self, table: Table, number: int, speed: float) -> None:
+        self.table, self.number, self.speed = table, number, speed
+        self.status = READY
+        self.step = Step(number, "point", "start")
+        self.seconds = self.began = 0.0
+        self.waiter: Waiter | None = None
+        self.alarms: dict[str, float] = {}
+        self.due = math.inf
+        self.woken = self.frozen = self.excused = self.unwinding = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.source: random.Random | None = None
+
+    def perform(self, name: str, arguments: tuple[Any, ...], seconds: float) -> Any:
+        """Do an operation of the store; waits at most so many virtual seconds."""
+        self.seconds = seconds
+        return self.reach("call", name, arguments)
+
+    def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Come to a scheduling point; returns when the step is done, with its answer."""
+        table, number = self.table, self.number
+        if not table.crew.runs(number):
+            raise RuntimeError(f"what belongs to simulated rank {number} was used by another rank or thread")
+        if self.unwinding or table.over:
+            raise Unwind
+        self.step, self.status = Step(number, kind, name, arguments), PENDING
+        table.crew.beat += 1
+        to = table.next()
+        if to != number:
+            table.current = to
+            table.crew.switch(number, to)
+        if self.unwinding:
+            raise Unwind
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.answer
+
+    def now(self) -> float:
+        """Virtual seconds on the rank's own clock."""
+        return self.table.now(self.speed)
+
+    def sleep(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self.reach("sleep", "sleep", (float(seconds),))
+
+    def chance(self) -> random.Random:
+        """The rank's own source of random numbers."""
+        if self.source is None:
+            self.source = random.Random(self.number)
+        return self.source
+
+    def set_alarm(self, name: str, at: float) -> None:
+        """Something will happen at this virtual time."""
+        self.alarms[name] = at
+        self._find_due()
+
+    def clear_alarm(self, name: str) -> None:
+        """It will not, after all."""
+        if self.alarms.pop(name, None) is not None:
+            self._find_due()
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop, or go on: a stopped rank has no time but for the end of the stop."""
+        self.frozen = frozen
+        self._find_due()
+
+    def _find_due(self) -> None:
+        if self.frozen:
+            self.due = self.alarms.get("stop", math.inf)
+        else:
+            self.due = min(self.alarms.values(), default=math.inf)
+
+    def alarm(self) -> str:
+        """The name of the alarm that `due` is about."""
+        return next(
+            name for name, at in self.alarms.items() if at == self.due and (not self.frozen or name == "stop")
+        )

@@ -1,0 +1,41 @@
+"""The store as a simulated rank sees it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pytest_elastic.store._handle import Handle
+
+
+class Seat(Protocol):
+    """Where a rank's operations go."""
+
+    def perform(self, name: str, arguments: tuple[Any, ...], seconds: float) -> Any:
+        """Do one when it is this rank's turn; wait at most so many virtual seconds if it blocks."""
+
+
+class SimStore(Handle):
+    """A rank's way into the simulated store: every operation is a scheduling point.
+
+    Good for the rank that it was given to, while its function runs; other ranks have their own.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__()
+        self._seat = seat
+
+    def clone(self) -> SimStore:
+        """A handle on the same data with its own timeout, equal at first."""
+        other = SimStore(self._seat)
+        other.set_timeout(self._timeout)
+        return other
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        if arguments and type(arguments[0]) is list:
+            arguments = tuple(map(tuple, arguments))  # Steps can be hashed.
+        return self._seat.perform(name, arguments, 0.0)
+
+    def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        if type(arguments[0]) is list:
+            arguments = (tuple(arguments[0]),)
+        return self._seat.perform(name, arguments, seconds)

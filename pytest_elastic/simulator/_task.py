@@ -1,0 +1,236 @@
+"""Ranks that run one at a time: threads that pass a baton, or greenlets where they are installed.
+
+A *crew* has a member for each rank and one baton.  Whoever holds it runs; `switch` hands it on and returns
+when it comes back.  Members live as long as the crew and serve one execution after the other, since starting
+a thread costs more than a short execution.  The baton of a thread is a lock of its own that others release:
+direct, one wake-up for each hand-over.
+
+A member that does not come to a scheduling point for `PATIENCE` seconds keeps the baton for ever, as far as
+anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that is stuck
+gets an exception, which ends it if it runs Python code; if it is in a call that never returns it stays, as a
+daemon, until the interpreter ends.  Greenlets are in the way of the thread that should raise, so there a
+watching thread sends that one a signal; this is why they work in the main thread only.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+HOME = -1
+PATIENCE = 5.0
+_MOMENT = 0.2
+_SIGNAL = signal.SIGURG  # By default it does nothing, so it is nobody's.
+
+Body = Callable[[int], int]
+
+
+class Stuck(Exception):
+    """A member kept the baton.
+
+    Attributes:
+        member: which one.
+        stack: where it stands, innermost last; as `traceback.format_stack` has it.
+    """
+
+    def __init__(self, member: int, stack: list[str]) -> None:
+        self.member, self.stack = member, stack
+        super().__init__(member, stack)
+
+
+class Interrupted(BaseException):
+    """Raised in a member that is stuck."""
+
+
+class Crew(Protocol):
+    """Members that run one at a time.
+
+    Attributes:
+        beat: counted up by the members at every scheduling point, to show that they are alive.
+    """
+
+    beat: int
+
+    def resume(self, member: int) -> None:
+        """From home: hand the baton to a member; returns when it comes home.
+
+        Raises:
+            Stuck: it does not.
+        """
+
+    def switch(self, me: int, to: int) -> None:
+        """From a member: hand the baton on (`HOME` is the caller of `resume`) until it comes back."""
+
+    def runs(self, member: int) -> bool:
+        """Whether the caller is this member, and not another or just some thread."""
+
+    def close(self) -> None:
+        """End the members, which have all come to their bodies' ends, or are stuck."""
+
+
+class ThreadCrew:
+    """A crew of threads.
+
+    Args:
+        size: how many.
+        body: run by a member each time it gets the baton with nothing left to do; returns who is next.
+    """
+
+    def __init__(self, size: int, body: Body) -> None:
+        self.beat = 0
+        self._body, self._holder, self._closed = body, HOME, False
+        self._lost = HOME
+        self._home = _held()
+        self._batons = [_held() for _ in range(size)]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(member,), name=f"simulated rank {member}", daemon=True)
+            for member in range(size)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._idents = [thread.ident or 0 for thread in self._threads]
+
+    def resume(self, member: int) -> None:
+        self._holder = member
+        self._batons[member].release()
+        beat = self.beat
+        while not self._home.acquire(timeout=PATIENCE):
+            if self.beat == beat:
+                self._lost = self._holder
+                raise Stuck(self._lost, _stack_of(sys._current_frames().get(self._idents[self._lost])))
+            beat = self.beat
+
+    def switch(self, me: int, to: int) -> None:
+        self._hand(to)
+        self._batons[me].acquire()
+
+    def runs(self, member: int) -> bool:
+        return threading.get_ident() == self._idents[member] and member != self._lost
+
+    def close(self) -> None:
+        self._closed = True
+        for baton in self._batons:
+            if baton.locked():
+                baton.release()
+        for thread in self._threads:
+            thread.join(_MOMENT)
+            if thread.is_alive():
+                _raise_in(thread.ident or 0)
+                thread.join(_MOMENT)
+
+    def _hand(self, to: int) -> None:
+        self._holder = to
+        (self._home if to == HOME else self._batons[to]).release()
+
+    def _serve(self, member: int) -> None:
+        try:
+            while True:
+                self._batons[member].acquire()
+                if self._closed:
+                    return
+                to = self._body(member)
+                if member == self._lost:  # It was stuck, and is not any more: others have the baton.
+                    return
+                self._hand(to)
+        except Interrupted:
+            return
+
+
+class GreenletCrew:
+    """A crew of greenlets in the caller's thread: they share its thread-locals and its locks.
+
+    Made in the main thread only.
+
+    Raises:
+        ImportError: greenlet is not installed.
+    """
+
+    def __init__(self, size: int, body: Body) -> None:
+        from greenlet import getcurrent, greenlet
+
+        self.beat = 0
+        self._body, self._getcurrent, self._holder = body, getcurrent, HOME
+        self._members: list[Any] = [greenlet(self._serve) for _ in range(size)]
+        self._members.append(getcurrent())
+        self._stuck: Stuck | None = None
+        self._ident = threading.get_ident()
+        self._old_handler = signal.signal(_SIGNAL, self._interrupt)
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="simulation watch", daemon=True)
+        self._watcher.start()
+
+    def resume(self, member: int) -> None:
+        self._holder = member
+        self._members[HOME] = self._getcurrent()
+        self._members[member].switch(member)
+        self._holder = HOME
+        if self._stuck is not None:
+            stuck, self._stuck = self._stuck, None
+            raise stuck
+
+    def switch(self, me: int, to: int) -> None:
+        self._holder = to
+        self._members[to].switch(to)
+
+    def runs(self, member: int) -> bool:
+        return self._getcurrent() is self._members[member]
+
+    def close(self) -> None:
+        self._done.set()
+        self._watcher.join()
+        signal.signal(_SIGNAL, self._old_handler)
+        for member in self._members[:HOME]:
+            if member:
+                member.throw()
+
+    def _serve(self, member: int) -> None:
+        while True:
+            try:
+                to = self._body(member)
+            except Interrupted:
+                to = HOME
+            self._holder = to = HOME if self._stuck is not None else to
+            self._members[to].switch(to)
+
+    def _watch(self) -> None:
+        beat, holder = self.beat, self._holder
+        while not self._done.wait(PATIENCE):
+            if holder != HOME and (self.beat, self._holder) == (beat, holder):
+                self._stuck = Stuck(holder, _stack_of(sys._current_frames().get(self._ident)))
+                signal.pthread_kill(self._ident, _SIGNAL)
+            beat, holder = self.beat, self._holder
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._stuck is not None:
+            raise Interrupted
+
+
+def make_crew(size: int, body: Body) -> Crew:
+    """Greenlets where they are installed and can be watched, else threads."""
+    if threading.current_thread() is threading.main_thread():
+        try:
+            return GreenletCrew(size, body)
+        except ImportError:
+            pass
+    return ThreadCrew(size, body)
+
+
+def _held() -> _thread.LockType:
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
+
+
+def _stack_of(frame: FrameType | None) -> list[str]:
+    return traceback.format_stack(frame)
+
+
+def _raise_in(ident: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupted))
