@@ -20,9 +20,10 @@ from pytest_elastic.store._gate import Ending, Gate, Request
 FORMAT = "elastic-recording/1"
 MOST = 64 * 2**10
 
-How = Literal["applied", "blocked", "done", "timed out", "gone"]
+How = Literal["applied", "blocked", "called", "done", "timed out", "jumped", "gone"]
 Party = tuple[int, int]  # A rank and the number of its connection; rank -1 is the launcher.
-_FIRST = ("applied", "blocked")
+_FIRST = ("applied", "blocked", "called")
+_HOWS = (*_FIRST, "done", "timed out", "jumped", "gone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,11 @@ class Entry:
     Attributes:
         rank: who asked; -1 is the launcher.
         client: which of its connections (threads), from 0.
-        how: `"applied"` or `"blocked"`: the request came; else it had been blocked, and ended so.
+        how: `"applied"` or `"blocked"`: the request came (`"called"`: one of the two); else it had been
+            blocked, and ended so.
         name, keys: the operation's.
         at: seconds since the recording began.
+        missing: of one that is blocked: the keys that are not there.
     """
 
     rank: int
@@ -43,6 +46,7 @@ class Entry:
     name: str
     keys: tuple[str, ...] = ()
     at: float = 0.0
+    missing: tuple[str, ...] = ()
 
     @property
     def party(self) -> Party:
@@ -54,10 +58,14 @@ class Entry:
         """Whether the request came, rather than ended."""
         return self.how in _FIRST
 
+    @property
+    def expires(self) -> bool:
+        """Whether a wait ended by its timeout."""
+        return self.how in ("timed out", "jumped")
+
     def __str__(self) -> str:
-        who = "the launcher" if self.rank < 0 else f"rank {self.rank}"
-        thread = f" (connection {self.client})" if self.client else ""
-        return f"{who}{thread}: {self.name}({', '.join(map(repr, self.keys[:8]))})"
+        how = f", which {_WORDS[self.how]}" if self.how in _WORDS else ""
+        return f"{name_party(self.party)}: {self.name}({', '.join(map(repr, self.keys[:8]))}){how}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,16 @@ class Recording:
         header = {"format": FORMAT, **self.header, "lost": self.lost}
         lines = [header, *map(_row, self.entries)]
         return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def name_party(party: Party) -> str:
+    """In words."""
+    rank, client = party
+    thread = f" (connection {client})" if client else ""
+    return f"{'the launcher' if rank < 0 else f'rank {rank}'}{thread}"
+
+
+_WORDS = {"blocked": "waited", "timed out": "timed out", "jumped": "timed out"}
 
 
 def load(text: str) -> list[Recording]:
@@ -110,14 +128,16 @@ def load(text: str) -> list[Recording]:
 
 
 def _row(entry: Entry) -> list[Any]:
-    return [entry.rank, entry.client, entry.how, entry.name, list(entry.keys), round(entry.at, 6)]
+    row = [entry.rank, entry.client, entry.how, entry.name, list(entry.keys), round(entry.at, 6)]
+    return [*row, list(entry.missing)] if entry.missing else row
 
 
 def _entry(row: list[Any]) -> Entry:
-    rank, client, how, name, keys, at = row
-    if how not in ("applied", "blocked", "done", "timed out", "gone"):
-        raise ValueError(f"an entry that is {how!r}")
-    return Entry(int(rank), int(client), how, str(name), tuple(map(str, keys)), float(at))
+    rank, client, how, name, keys, at, *missing = row
+    if how not in _HOWS or len(missing) > 1:
+        raise ValueError(f"an entry that is {how!r}" if how not in _HOWS else f"{len(row)} fields")
+    lacks = tuple(map(str, missing[0])) if missing else ()
+    return Entry(int(rank), int(client), how, str(name), tuple(map(str, keys)), float(at), lacks)
 
 
 def party_of(request: Request) -> Party:
@@ -132,7 +152,7 @@ class RecordStage(Stage):
     def __init__(self, following: Gate, most: int = MOST) -> None:
         super().__init__(following)
         self._began = SYSTEM_CLOCK.monotonic()
-        self._rows: deque[tuple[Party, How, str, list[str], float]] = deque(maxlen=most)
+        self._rows: deque[tuple[Request, How, float]] = deque(maxlen=most)
         self._count = 0
 
     def applied(self, request: Request, blocked: bool) -> None:
@@ -141,17 +161,25 @@ class RecordStage(Stage):
 
     def ended(self, request: Request, how: Ending) -> None:
         if request.blocked:
-            self._note(request, "timed out" if how == "jumped" else how)
+            self._note(request, how)
         super().ended(request, how)
 
     def _note(self, request: Request, how: How) -> None:
         self._count += 1
-        self._rows.append((party_of(request), how, request.name, request.keys, SYSTEM_CLOCK.monotonic()))
+        self._rows.append((request, how, SYSTEM_CLOCK.monotonic()))
 
     def recording(self, header: dict[str, Any]) -> Recording:
         """What was noted so far; from any thread, once the server is closed or its clients are idle."""
         rows = self._rows.copy()
         entries = [
-            Entry(*party, how, name, tuple(keys), at - self._began) for party, how, name, keys, at in rows
+            Entry(
+                *party_of(request),
+                how,
+                request.name,
+                tuple(request.keys),
+                at - self._began,
+                request.missing if how == "blocked" else (),
+            )
+            for request, how, at in rows
         ]
         return Recording(tuple(entries), header, self._count - len(rows))

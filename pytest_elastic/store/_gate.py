@@ -26,7 +26,7 @@ class Request:
         client: which of its owner's connections, from 0, in the order of their first requests.
         name: the operation; `arguments` are its arguments, and `seconds` its timeout where it may block.
         connection: for the server.
-        blocked: whether it was applied and has not been answered yet.
+        blocked: whether it had to wait when it was applied; `missing` are the keys that were not there.
         timeless: set by the gate: a wait that only `Keeper.expire` ends; see also `Keeper.time`.
         instead: set by the gate: what is done to the state, and answered, in place of the operation.
     """
@@ -38,6 +38,7 @@ class Request:
         "connection",
         "instead",
         "label",
+        "missing",
         "name",
         "seconds",
         "timeless",
@@ -48,6 +49,7 @@ class Request:
         self.arguments, self.seconds = arguments, seconds
         self.label: Hashable = connection.label
         self.blocked = self.timeless = False
+        self.missing: tuple[str, ...] = ()
         self.instead: Callable[[StoreState], object] | None = None
 
     @property

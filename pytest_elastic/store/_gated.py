@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.store._connection import Connection
@@ -130,6 +130,7 @@ class GatedService(Service):
             return answer
         finally:
             if request.blocked:
+                request.missing = self.state.missing(cast(Waiter, answer))
                 self._open[request.connection] = request
             self.gate.applied(request, request.blocked)
 

@@ -54,6 +54,7 @@ class Rig:
         request.blocked = isinstance(answer, Waiter)
         if isinstance(answer, Waiter):
             self._blocked[answer] = request
+            request.missing = self.state.missing(answer)
         self.gate.applied(request, request.blocked)
         if not request.blocked:
             self.notes.append((request.label, "ok"))

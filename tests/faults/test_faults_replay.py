@@ -188,7 +188,7 @@ def test_another_operation(rig, other, shown):
     stage, _, _ = replaying(rig, (0, *A), (1, *B), (2, *B))
     rig.ask(2, *B)
     rig.ask(1, *other)
-    diverged(stage, rig, 1, "rank 1: set('b')", f"came    rank 1: {shown}")
+    diverged(stage, rig, 1, "rank 1: set('b')", f"came     rank 1: {shown}")
     assert rig.of(2)[0].startswith(
         "held for a replay that another rank has ended: the replay diverged at step 1"
     )
@@ -202,7 +202,7 @@ def test_blocked_where_it_was_not(rig):
     rig.state.set = lambda *arguments: None
     rig.ask(0, *A)
     rig.ask(1, "get", "a")
-    diverged(stage, rig, 1, "rank 1: get('a')", "has to wait now")
+    diverged(stage, rig, 1, "rank 1: get('a')", "came, and has to wait this time")
 
 
 def test_not_blocked_where_it_was(rig):
@@ -210,7 +210,7 @@ def test_not_blocked_where_it_was(rig):
     stage, _, _ = replaying(rig, (1, "get", "a"), (0, *A))
     rig.state.set("a", b"0")
     rig.ask(1, "get", "a")
-    with pytest.raises(DivergenceError, match="has not to wait now"):
+    with pytest.raises(DivergenceError, match="does not wait this time"):
         stage.check()
 
 

@@ -134,7 +134,7 @@ def test_divergence(run, monkeypatch):
             '>*world.store.set(os.environ.get("ELASTIC_KEY", "b"), "1")',
             "E*DivergenceError: the replay diverged at step * of 4",
             "E*expected rank *: set('b')",
-            "E*came    rank *: set('c')",
+            "E*came     rank *: set('c')",
         ]
     )
 
