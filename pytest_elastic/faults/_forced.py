@@ -99,14 +99,14 @@ class ForcedStage(Stage):
         self._gone.add(label if isinstance(label, int) else -1)
         super().left(label)
         self._go_on()
-        following = self._next() if self.divergence is None and self.done < self.steps else None
+        following = self._next() if self._is_going() else None
         if following is not None and following[0][0] in self._gone and self._held:
             self.diverge(f"  {name_party(following[0])} has ended")
 
     def due(self) -> float:
         if self._look:
             return 0.0
-        if self.done == self.steps or self.divergence is not None or self._timing or not self._held:
+        if not self._is_going() or self._timing is not None or not self._held:
             return super().due()
         return min(self._moved + self._allowed(), super().due())
 
@@ -133,8 +133,11 @@ class ForcedStage(Stage):
 
     def _is_late(self, now: float) -> bool:
         """Whether those that are held have waited for too long."""
-        going = self.done < self.steps and self.divergence is None and self._timing is None
+        going = self._is_going() and self._timing is None
         return going and bool(self._held) and self._moved + self._allowed() <= now
+
+    def _is_going(self) -> bool:
+        return self.done < self.steps and self.divergence is None
 
     # What kinds use.
 
@@ -146,8 +149,6 @@ class ForcedStage(Stage):
 
     def _expire(self, request: Request, by_itself: bool) -> bool:
         """End a wait; whether that has happened.  `by_itself`: give a lookout for hangs the time to."""
-        if self._timing is request:
-            return False
         if by_itself:
             self._timing = request
             self.keeper.time(request)
@@ -161,7 +162,7 @@ class ForcedStage(Stage):
             self.keeper.expire(request)
 
     def _go_on(self) -> None:
-        while self.divergence is None and self.done < self.steps and self._step():
+        while self._is_going() and self._timing is None and self._step():
             self.done += 1
             self._moved = SYSTEM_CLOCK.monotonic()
         if self.done == self.steps and self.divergence is None:

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_elastic.faults import FaultPlan
+from pytest_elastic.faults._forced import ForcedStage
 from pytest_elastic.faults._inject import FaultStage
 from pytest_elastic.faults._jitter import JitterStage
 from pytest_elastic.faults._recording import Recording, RecordStage
 from pytest_elastic.faults._replay import ReplayStage
 from pytest_elastic.launch._ranks import RankGroup
+from pytest_elastic.launch._scheduled import ScheduleStage
+from pytest_elastic.launch._token import Order
 from pytest_elastic.store._gate import Gate, OpenGate
 
 _SOON = 0.001  # Seconds until the next try to signal a group that is just being forked.
@@ -31,7 +34,7 @@ class Trial:
         self,
         group: RankGroup,
         plan: FaultPlan | None = None,
-        replay: Recording | None = None,
+        replay: Recording | Order | None = None,
         seed: str | None = None,
     ) -> None:
         """Take the place ahead of the group's store; its ranks must have no order yet.
@@ -39,16 +42,20 @@ class Trial:
         Args:
             group: whose store it is.
             plan: faults to inject, whose ranks were checked.
-            replay: whose order is forced.
+            replay: what order is forced; with a token's comes its plan, where there is no other.
             seed: of the jitter; none where an order is forced.
 
         Raises:
             ValueError: the recording has lost its beginning.
         """
-        self.plan = plan or FaultPlan()
+        self.plan = plan or (replay.faults if isinstance(replay, Order) else FaultPlan())
         self._group, self._lines = group, NewLines(group.directories)
         gate: Gate = OpenGate()
-        self._replay = ReplayStage(replay, gate) if replay is not None else None
+        self._replay: ForcedStage | None = None
+        if isinstance(replay, Order):
+            self._replay = ScheduleStage(replay, gate)
+        elif replay is not None:
+            self._replay = ReplayStage(replay, gate)
         self._record = RecordStage(self._replay or gate)
         gate = self._record
         if seed is not None and replay is None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
     from pytest_elastic.faults._recording import Recording
     from pytest_elastic.launch import Elastic, RankGroup
+    from pytest_elastic.launch._token import Order
+
+
+_LONGEST = 200  # Characters of a token that is better than the name of a file.
 
 
 class Reproduction:
@@ -62,8 +66,11 @@ class Reproduction:
         recordings = [self._recorded(item, trial) for trial in trials.trials]
         if not any(recording.entries for recording in recordings):
             return
-        token = self._given or str(self._write(item, recordings))
+        path = None if self._given else str(self._write(item, recordings))
+        token = self._given or _token(recordings) or str(path)
         line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
+        if path:
+            line = f"recording: {path}\n{line}"
         if self._jitter:
             again = f"--elastic-stress=1 --elastic-seed={self._seed + trials.round}"
             line = f"failed in round {trials.round + 1} of {self.rounds} (jitter: {again})\n{line}"
@@ -163,16 +170,36 @@ def again(item: pytest.Function, reproduction: Reproduction) -> None:
         reproduction.begin(item, first_round=False)
 
 
-def _read(config: pytest.Config, text: str) -> list[Recording]:
-    from pytest_elastic.faults._recording import load
+def _token(recordings: list[Recording]) -> str:
+    """One word for them, `""` where there is none that is short."""
+    from pytest_elastic.launch._canonical import UnsuitedError
+    from pytest_elastic.launch._token import order_of
 
+    if len(recordings) > 1:
+        return ""
+    try:
+        token = str(order_of(recordings[0]))
+    except UnsuitedError:
+        return ""
+    return token if len(token) <= _LONGEST else ""
+
+
+def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
+    from pytest_elastic.faults._recording import load
+    from pytest_elastic.launch._token import PREFIX, parse_order
+
+    if text.startswith(PREFIX):
+        try:
+            return [parse_order(text)]
+        except ValueError as error:
+            raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
     path = config.invocation_params.dir / text
     try:
         recordings = load(path.read_text())
         lost = next((recording.lost for recording in recordings if recording.lost), 0)
         if lost:
             raise ValueError(f"its first {lost} entries are missing")
-        return recordings
+        return [*recordings]
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
 

@@ -62,15 +62,23 @@ def token_of(result):
     return token
 
 
+def recording_of(result):
+    """The file that the report names."""
+    (path,) = re.findall(r"^recording: (\S+)$", result.stdout.str(), re.MULTILINE)
+    return path
+
+
+@pytest.mark.parametrize("given", [token_of, recording_of], ids=["token", "file"])
 @pytest.mark.parametrize("name", FAILURES)
-def test_replay(run, name):
+def test_replay(run, name, given):
     """A failure that stress found comes back, five times of five, in the same steps."""
     found = run(KERNELS, "-k", f"{name}[0]", "--elastic-stress=200", "--elastic-seed=1")
     found.assert_outcomes(failed=1)
     found.stdout.fnmatch_lines(
         [FAILURES[name], "failed in round * of 200 (jitter: --elastic-stress=1 --elastic-seed=*)"]
     )
-    token = token_of(found)
+    token = given(found)
+    assert token.startswith("R1.") == (given is token_of)
     again = run(KERNELS, "-k", name, f"--elastic-replay={token}")
     assert token_of(again) == token
     again.assert_outcomes(failed=5)
@@ -95,9 +103,10 @@ def test_the_recording_is_a_file_of_lines(run, pytester):
         """,
         "--junitxml=out.xml",
     )
-    token = token_of(result)
+    token, path = token_of(result), recording_of(result)
+    assert re.fullmatch(r"R1\.1-1(\.0-1)?\+D0@1=1ms\.p[0-9a-f]{8}", token)
     assert f'<property name="elastic.replay" value="{token}"' in (pytester.path / "out.xml").read_text()
-    header, *rows = map(json.loads, (pytester.path / token).read_text().splitlines())
+    header, *rows = map(json.loads, (pytester.path / path).read_text().splitlines())
     assert header.pop("python").startswith("3.")
     assert header.pop("version")
     assert header == {
@@ -122,7 +131,7 @@ def test_divergence(run, monkeypatch):
             world.store.set(os.environ.get("ELASTIC_KEY", "b"), "1")
             assert "ELASTIC_KEY" in os.environ or world.rank
         """
-    token = token_of(run(code))
+    token = recording_of(run(code))
     same = run(code, f"--elastic-replay={token}")
     same.assert_outcomes(failed=1)
     same.stdout.fnmatch_lines(["replayed 4 of 4 steps in their order"])
@@ -149,7 +158,7 @@ def test_a_replay_that_ends_early(run, monkeypatch):
             world.store.set(f"a{world.rank}", "1")
             assert "ELASTIC_SHORT" in os.environ
         """
-    token = token_of(run(code))
+    token = recording_of(run(code))
     file = Path(token)
     text = file.read_text()
     file.write_text(text + text.splitlines()[-1] + "\n")
@@ -185,6 +194,10 @@ def test_stress_that_finds_nothing(run):
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
+        (
+            "--elastic-replay=R1.x",
+            "--elastic-replay: 'R1.x' cannot be replayed: it is no token of this version*",
+        ),
         ("--elastic-replay=nothing", "--elastic-replay: 'nothing' cannot be replayed: *"),
         ("--elastic-stress=x", "--elastic-stress: 'x' is not allowed; it must be a whole number"),
         ("--elastic-seed=-1", "--elastic-seed: '-1' is not allowed; it must be a whole number"),
