@@ -118,6 +118,10 @@ class ForcedStage(Stage):
         elif self._is_late(now):
             self.diverge(f"  did not come for {now - self._moved:.1f} s")
 
+    def progress(self) -> str:
+        """How far it came, in words."""
+        return f"replayed {self.done} of {self.steps} steps in their order"
+
     def check(self) -> None:
         """For the end of a run in which nothing failed.
 

@@ -27,11 +27,19 @@ class ScheduleStage(ForcedStage):
         self._scheduler = SparseScheduler(order.delays)
         self._last, self._decisions = -1, 0
 
+    def progress(self) -> str:
+        other = "" if self._is_the_program() else ", but of another program than the token's"
+        return super().progress() + other
+
     def check(self) -> None:
         super().check()
-        if self._print & 0xFFFF != self._program:
+        if not self._is_the_program():
             self.diverge("  the token was made for a program that did other operations")
             super().check()
+
+    def _is_the_program(self) -> bool:
+        """As far as it is known: at the end."""
+        return self.done < self.steps or self._print & 0xFFFF == self._program
 
     def _expects(self, request: Request) -> bool:
         return self._left.get(party_of(request), 0) > 0

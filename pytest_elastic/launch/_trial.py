@@ -77,8 +77,7 @@ class Trial:
 
     def progress(self) -> str:
         """How far the forced order was kept to; `""` where there is none."""
-        replay = self._replay
-        return "" if replay is None else f"replayed {replay.done} of {replay.steps} steps in their order"
+        return "" if self._replay is None else self._replay.progress()
 
     def recording(self, **header: Any) -> Recording:
         """What the store did; the header is completed."""

@@ -211,6 +211,9 @@ def test_another_program(rig):
     stage = rig.use(ScheduleStage(order, OpenGate()))
     rig.ask(1, "get", "b")
     rig.ask(0, "set", "b", b"1")
+    assert stage.progress() == (
+        "replayed 2 of 2 steps in their order, but of another program than the token's"
+    )
     with pytest.raises(DivergenceError, match="made for a program that did other operations"):
         stage.check()
 
