@@ -53,7 +53,7 @@ def test_replaying(run):
             assert world.store.get("n") == b"2"
         """
     first, *shown, second = [line.partition("  ")[0] for line in blocks("console")[1].splitlines()]
-    found = run(code, "-p", "cacheprovider", *re.findall(r"--\S+", first))
+    found = run(code, *re.findall(r"--\S+", first))
     found.assert_outcomes(failed=1)
     ending = [line for line in found.outlines if line.partition(":")[0] in ("recording", "replay")]
     assert len(ending) == 2

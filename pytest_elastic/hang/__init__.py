@@ -17,6 +17,8 @@ from pytest_elastic.hang._diagnosis import (
     Stopped,
     WaitSeen,
 )
+from pytest_elastic.hang._merge import Branch, main_stack, merge, tree_dot, tree_text
+from pytest_elastic.hang._report import report_dot, report_json, report_text
 from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
 from pytest_elastic.hang._stacks import Frame, Stack, cut_harness, fold, parse_stacks
 from pytest_elastic.hang._waitgraph import WaitGraph
@@ -24,6 +26,7 @@ from pytest_elastic.hang._waitgraph import WaitGraph
 __all__ = [
     "BarrierSeen",
     "BlockedOutside",
+    "Branch",
     "CountMismatch",
     "Deadlock",
     "Diagnosis",
@@ -45,5 +48,12 @@ __all__ = [
     "diagnose_outside",
     "find_stale",
     "fold",
+    "main_stack",
+    "merge",
     "parse_stacks",
+    "report_dot",
+    "report_json",
+    "report_text",
+    "tree_dot",
+    "tree_text",
 ]

@@ -50,6 +50,7 @@ class Picture:
     Attributes:
         progress: by rank: how many barriers it called, and how many requests it made.
         states: by rank: what it does, in words.
+        note: something else that is wrong and may have led here; empty if there is nothing.
     """
 
     world_size: int
@@ -57,6 +58,7 @@ class Picture:
     barriers: tuple[BarrierSeen, ...] = ()
     progress: tuple[tuple[int, int], ...] = ()
     states: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_elastic.events import PhaseEnded, RankExited, RankStood
+from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
 
 LAST_MEMBER = "/last_member"
 
@@ -14,25 +14,22 @@ class Wait:
     """A blocked request.
 
     Attributes:
-        missing: the keys that were not there yet, in the order asked.
-        since: when it was blocked; `deadline` is when it fails by itself, both on the events' clock.
+        event: as it was told.
+        rank: whose it is; `client` is the thread.
+        missing: the keys that are not there yet, in the order asked.
         writers: the one rank that may write a key, for keys that have one.
     """
 
+    event: WaitBegan
     rank: int
     client: int
-    name: str
-    keys: tuple[str, ...]
     missing: dict[str, None]
-    since: float
-    timeout: float
-    may_timeout: bool
     writers: dict[str, int]
 
     @property
     def deadline(self) -> float:
-        """The moment at which it fails by itself."""
-        return self.since + self.timeout
+        """The moment at which it fails by itself, on the events' clock."""
+        return self.event.at + self.event.timeout
 
 
 @dataclass(slots=True, eq=False)
@@ -41,9 +38,9 @@ class Barrier:
 
     Attributes:
         count: how many calls have come.
-        joined: bits of the ranks that called it, in `order`; of those, `left` have given up waiting.
+        joined: bits of the ranks that called it; of those, `left` have given up waiting.
         releaser: the rank whose call was the last one, and who is about to release the others.
-        declared: whether its members are ranks, each of which calls it once.
+        declared: whether its members are ranks, each of which calls it once, and all say one `world_size`.
     """
 
     prefix: str
@@ -53,7 +50,15 @@ class Barrier:
     joined: int = 0
     left: int = 0
     releaser: int | None = None
-    order: list[int] = field(default_factory=list)
+
+    def count_in(self, rank: int, count: int, world_size: int) -> None:
+        """A rank called it, as number `count` of `world_size`."""
+        self.declared &= self.world_size == world_size
+        self.count = count
+        self.joined |= 1 << rank
+        self.left &= ~(1 << rank)
+        if count == world_size:
+            self.releaser = rank
 
     def may_open(self, able: int) -> bool:
         """Whether the ranks with these bits can release it."""
@@ -69,21 +74,26 @@ class Rank:
     """A rank, as its events tell it.
 
     Attributes:
+        bit: of the number.
         clients: its threads that use the store; `waits` are those of them that are blocked.
         ended: how its phase ended; `None` while it is in one.
         stood: what the kernel said of it last; `None` once it was heard of again.
         extra_threads: how many threads it has that never used the store.
+        unseen: whether its main thread runs but is none of `clients`: all those were blocked when a phase
+            began.
         phased: whether it is told to run phases, so that an exit without a report is an accident.
         calls: how many requests it made; `barriers` of them joined a barrier.
     """
 
     number: int
+    bit: int
     clients: set[int] = field(default_factory=set)
     waits: dict[int, Wait] = field(default_factory=dict)
     ended: PhaseEnded | None = None
     exited: RankExited | None = None
     stood: RankStood | None = None
     extra_threads: int = 0
+    unseen: bool = False
     phased: bool = False
     calls: int = 0
     barriers: int = 0
@@ -96,7 +106,9 @@ class Rank:
     @property
     def runs(self) -> bool:
         """Whether one of its threads is not blocked in the store, as far as is known."""
-        return not self.gone and (not self.clients or len(self.waits) < len(self.clients))
+        if self.ended is not None or self.exited is not None:
+            return False
+        return len(self.waits) < len(self.clients) or not self.clients or self.unseen
 
 
 def ranks_of(bits: int) -> tuple[int, ...]:

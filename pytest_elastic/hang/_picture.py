@@ -8,7 +8,7 @@ from pytest_elastic.hang._waitgraph import WaitGraph
 from pytest_elastic.hang._wording import barrier_name, state_text
 
 
-def draw(graph: WaitGraph, first: tuple[str, ...]) -> Picture:
+def draw(graph: WaitGraph, first: tuple[str, ...], note: str = "") -> Picture:
     """All waits and the barriers where somebody waits, those with the prefixes `first` on top."""
     barriers = sorted(graph.barriers(), key=lambda one: _rank_in(first, one.prefix))
     return Picture(
@@ -17,6 +17,7 @@ def draw(graph: WaitGraph, first: tuple[str, ...]) -> Picture:
         barriers=tuple(_barrier(graph, barrier) for barrier in barriers),
         progress=tuple((rank.barriers, rank.calls) for rank in graph.ranks),
         states=tuple(state_text(rank) for rank in graph.ranks),
+        note=note,
     )
 
 
@@ -29,11 +30,11 @@ def _wait(graph: WaitGraph, wait: Wait) -> WaitSeen:
     return WaitSeen(
         wait.rank,
         wait.client,
-        wait.name,
-        wait.keys,
+        wait.event.name,
+        wait.event.keys,
         tuple(wait.missing),
-        wait.since,
-        wait.timeout,
+        wait.event.at,
+        wait.event.timeout,
         barrier_name(at[0].prefix) if at else "",
         wait in graph.doomed,
     )

@@ -4,7 +4,8 @@
 wait any more, or a circle.  Several verdicts may fit; the one nearest to the root wins, in this order:
 
 1. A rank failed (`MissingRank` at a barrier, `DoomedWait` for a key) or its process ended without a
-   report (`Exited`).  The first accident in time explains the others.
+   report (`Exited`).  The first accident in time explains the others; of the barriers and keys that lack
+   that rank, the one where most wait is named.
 2. `DoomedWait` for a key that was there and was deleted: a lost wake-up.
 3. A rank ended its phase in peace, absent from a barrier: `CountMismatch` if it had called barriers, but
    fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
@@ -60,6 +61,9 @@ _STANDING: dict[str, type[Diagnosis]] = {
 }
 
 
+_SHOWN = 8  # Waits of a circle that the sentence names.
+
+
 def diagnose(graph: WaitGraph) -> Diagnosis | None:
     """The verdict on the doomed waits; `None` if there are none."""
     if not graph.doomed:
@@ -67,8 +71,10 @@ def diagnose(graph: WaitGraph) -> Diagnosis | None:
     case = _Case(graph)
     rules = (_accident, _deleted, _absent, _order, _circle, _nobody_left)
     found = next((one for rule in rules if (one := rule(case)) is not None), None) or _timeout(case)
-    remaining = min(wait.deadline for wait in graph.doomed) - graph.last
-    return replace(found, exact=case.exact(), remaining=max(0.0, remaining), picture=draw(graph, found.keys))
+    remaining = max(0.0, min(wait.deadline for wait in graph.doomed) - graph.last)
+    stale = find_stale(graph)
+    picture = draw(graph, found.keys, "" if stale is None else stale.cause)
+    return replace(found, exact=case.exact(), remaining=remaining, picture=picture)
 
 
 def diagnose_outside(graph: WaitGraph) -> list[Diagnosis]:
@@ -98,21 +104,27 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
 
 
 class _Case:
-    """The doomed waits, and what blocks each."""
+    """The doomed waits, and what blocks each.
+
+    Attributes:
+        stuck: for each wait the keys that cannot come.
+        keys: each of these keys once, with the first wait for it.
+        waiting: the ranks that wait for it, ascending.
+    """
 
     def __init__(self, graph: WaitGraph) -> None:
         self.graph = graph
         self.stuck = {wait: graph.stuck(wait) for wait in graph.doomed}
+        self.keys: dict[str, Wait] = {}
+        ranks: dict[str, set[int]] = {}
+        for wait, keys in self.stuck.items():
+            for key in keys:
+                self.keys.setdefault(key, wait)
+                ranks.setdefault(key, set()).add(wait.rank)
+        self.waiting = {key: _sorted(there) for key, there in ranks.items()}
 
-    def each(self) -> Iterable[tuple[Wait, str]]:
-        """Each doomed wait with each key that cannot come."""
-        return [(wait, key) for wait, keys in self.stuck.items() for key in keys]
-
-    def writers(self, wait: Wait, key: str) -> list[Rank]:
-        return [self.graph.ranks[number] for number in ranks_of(self.graph.writers(wait, key))]
-
-    def waiting_for(self, key: str) -> tuple[int, ...]:
-        return _sorted(wait.rank for wait, keys in self.stuck.items() if key in keys)
+    def writers(self, key: str) -> list[Rank]:
+        return [self.graph.ranks[number] for number in ranks_of(self.graph.writers(self.keys[key], key))]
 
     def chosen(self, wait: Wait, key: str) -> bool:
         """Whether the key's writers are known, rather than just everybody."""
@@ -123,8 +135,11 @@ class _Case:
     def exact(self) -> bool:
         if self.graph.outsiders:
             return False
-        writers = {rank.number for wait, key in self.each() for rank in self.writers(wait, key)}
-        return not any(_has_more_threads(self.graph.ranks[number]) for number in writers)
+        writers = 0
+        for wait, keys in self.stuck.items():
+            for key in keys:
+                writers |= self.graph.writers(wait, key)
+        return not any(_has_more_threads(self.graph.ranks[number]) for number in ranks_of(writers))
 
 
 def _has_more_threads(rank: Rank) -> bool:
@@ -138,31 +153,31 @@ def _has_more_threads(rank: Rank) -> bool:
 
 def _accident(case: _Case) -> Diagnosis | None:
     found = [
-        (_when(rank), number, wait, key)
-        for number, (wait, key) in enumerate(case.each())
-        for rank in case.writers(wait, key)
+        (_when(rank), -len(case.waiting[key]), number, key)
+        for number, key in enumerate(case.keys)
+        for rank in case.writers(key)
         if _is_accident(rank)
     ]
     if not found:
         return None
-    _, _, wait, key = min(found, key=lambda one: one[:2])
-    ranks = sorted((rank for rank in case.writers(wait, key) if _is_accident(rank)), key=_when)
+    key = min(found)[-1]
+    ranks = sorted((rank for rank in case.writers(key) if _is_accident(rank)), key=_when)
     first = ranks[0]
     alike = _sorted(rank.number for rank in ranks if _died(rank) == _died(first))
-    at_barrier = case.graph.barrier(key) is not None
-    cause = f"{names(alike)} {_end_text(first)} {_before(case, wait, key, first)}"
+    barrier = case.graph.barrier(key)
+    cause = f"{names(alike)} {_end_text(first)} {_before(case, key, first)}"
     if _died(first):
         return Exited(alike, (_plain(key),), cause)
     place = first.ended.place if first.ended is not None else ""
-    if at_barrier:
+    if barrier is not None and not barrier.joined & first.bit:
         return MissingRank(alike, (_plain(key),), cause, place)
-    return DoomedWait(case.waiting_for(key), (key,), cause, place)
+    return DoomedWait(case.waiting[key], (key,), cause, place)
 
 
 def _deleted(case: _Case) -> Diagnosis | None:
-    for _, key in case.each():
+    for key in case.keys:
         if key in case.graph.deleted:
-            waiting, by = case.waiting_for(key), case.graph.deleted[key]
+            waiting, by = case.waiting[key], case.graph.deleted[key]
             who = "somebody outside of the group" if by is None else names([by])
             cause = f"{key_name(key)} was there, but {who} deleted it before {names(waiting)} waited for it"
             return DoomedWait(waiting, (key,), cause)
@@ -170,16 +185,16 @@ def _deleted(case: _Case) -> Diagnosis | None:
 
 
 def _absent(case: _Case) -> Diagnosis | None:
-    for wait, key in case.each():
-        gone = [rank for rank in case.writers(wait, key) if rank.gone] if case.chosen(wait, key) else []
+    for key, wait in case.keys.items():
+        gone = [rank for rank in case.writers(key) if rank.gone] if case.chosen(wait, key) else []
         if not gone:
             continue
         ranks, barrier = tuple(rank.number for rank in gone), case.graph.barrier(key)
         text = f"{names(ranks)} {_end_text(gone[0])}"
         if barrier is None or key in wait.writers:
             cause = f"{text} without writing {key_name(key)}"
-            return DoomedWait(case.waiting_for(key), (key,), cause)
-        waiting = case.waiting_for(key)
+            return DoomedWait(case.waiting[key], (key,), cause)
+        waiting = case.waiting[key]
         most = min(case.graph.ranks[number].barriers for number in waiting)
         fewer = [rank for rank in gone if 0 < rank.barriers < most]
         if fewer:
@@ -196,7 +211,7 @@ def _absent(case: _Case) -> Diagnosis | None:
 
 def _order(case: _Case) -> Diagnosis | None:
     blocked = _blocked_barriers(case)
-    at = {barrier.prefix: case.waiting_for(barrier.prefix + LAST_MEMBER) for barrier in blocked}
+    at = {barrier.prefix: case.waiting[barrier.prefix + LAST_MEMBER] for barrier in blocked}
     for barrier in blocked:
         absent = ranks_of(~barrier.joined & (1 << len(case.graph.ranks)) - 1)
         others = [p for p, ranks in at.items() if p != barrier.prefix and set(ranks) & set(absent)]
@@ -211,29 +226,41 @@ def _order(case: _Case) -> Diagnosis | None:
 
 
 def _circle(case: _Case) -> Diagnosis | None:
-    edges = {wait: _blocking(case, wait) for wait in case.stuck}
-    reach = {wait: _reachable(edges, wait) for wait in edges}
-    for wait in edges:
-        if wait in reach[wait]:
-            circle = [other for other in edges if other in reach[wait] and wait in reach[other]]
-            circle.sort(key=lambda one: (one.rank, one.client))
-            ranks = _sorted(one.rank for one in circle)
-            keys = tuple(dict.fromkeys(_plain(key) for one in circle for key in case.stuck[one]))
-            parts = ", ".join(f"rank {one.rank} for {key_names(case.stuck[one])}" for one in circle)
-            who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
-            return Deadlock(ranks, keys, f"{who} for each other: {parts}")
+    ahead = {wait: _blocking(case, wait) for wait in case.stuck}
+    behind: dict[Wait, list[Wait]] = {wait: [] for wait in ahead}
+    for wait, others in ahead.items():
+        for other in others:
+            behind[other].append(wait)
+    for wait in ahead:
+        circle = _reachable(ahead, wait) & _reachable(behind, wait)
+        if wait in circle:
+            return _deadlock(case, sorted(circle, key=lambda one: (one.rank, one.client)))
     return None
+
+
+def _deadlock(case: _Case, circle: list[Wait]) -> Deadlock:
+    ranks = _sorted(wait.rank for wait in circle)
+    keys = tuple(dict.fromkeys(_plain(key) for wait in circle for key in case.stuck[wait]))
+    shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
+    more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
+    who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
+    return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
 def _blocking(case: _Case, wait: Wait) -> list[Wait]:
     """The waits whose ranks would have to go on for this one to end."""
-    found = []
+    chosen = others = 0
     for key in case.stuck[wait]:
-        writers, chosen = case.graph.writers(wait, key), case.chosen(wait, key)
-        for other, keys in case.stuck.items():
-            if writers >> other.rank & 1 and other is not wait and (chosen or keys != case.stuck[wait]):
-                found.append(other)
-    return found
+        if case.chosen(wait, key):
+            chosen |= case.graph.writers(wait, key)
+        else:
+            others |= case.graph.writers(wait, key)
+    return [
+        one
+        for one, keys in case.stuck.items()
+        if one is not wait
+        and (chosen >> one.rank & 1 or (others >> one.rank & 1 and keys != case.stuck[wait]))
+    ]
 
 
 def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
@@ -248,19 +275,17 @@ def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
 
 
 def _nobody_left(case: _Case) -> Diagnosis | None:
-    for wait, key in case.each():
-        gone = tuple(rank.number for rank in case.writers(wait, key) if rank.gone)
+    for key in case.keys:
+        gone = tuple(rank.number for rank in case.writers(key) if rank.gone)
         if gone:
             text = f"{names(gone)} {_end_text(case.graph.ranks[gone[0]])}"
-            return DoomedWait(
-                case.waiting_for(key), (key,), f"nobody is left to write {key_name(key)}: {text}"
-            )
+            return DoomedWait(case.waiting[key], (key,), f"nobody is left to {_write(key)}: {text}")
     return None
 
 
 def _timeout(case: _Case) -> Diagnosis:
     first = min(case.graph.doomed, key=lambda wait: wait.deadline)
-    keys = tuple(dict.fromkeys(key for _, key in case.each()))
+    keys = tuple(case.keys)
     ranks = _sorted(wait.rank for wait in case.stuck)
     verb = "wait" if len(ranks) > 1 else "waits"
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):g} s away"
@@ -272,8 +297,7 @@ def _timeout(case: _Case) -> Diagnosis:
 
 
 def _blocked_barriers(case: _Case) -> list[Barrier]:
-    stuck = {key for _, key in case.each()}
-    return [barrier for barrier in case.graph.barriers() if barrier.prefix + LAST_MEMBER in stuck]
+    return [one for one in case.graph.barriers() if one.prefix + LAST_MEMBER in case.keys]
 
 
 def _died(rank: Rank) -> bool:
@@ -301,16 +325,20 @@ def _end_text(rank: Rank) -> str:
     return {"exit": "asked to exit"}.get(rank.ended.outcome, rank.ended.outcome)
 
 
-def _before(case: _Case, wait: Wait, key: str, rank: Rank) -> str:
+def _before(case: _Case, key: str, rank: Rank) -> str:
     """What the rank had not done when it went."""
     barrier = case.graph.barrier(key)
     if barrier is not None and barrier.releaser == rank.number:
         return f"between joining {barrier_name(barrier.prefix)} and releasing the others"
-    if barrier is not None and key not in wait.writers:
+    if barrier is not None and not barrier.joined & rank.bit:
         return f"before joining {barrier_name(barrier.prefix)}"
-    if key in wait.writers:
+    if key in case.keys[key].writers:
         return f"before writing {key_name(key)}"
-    return f"and nobody is left to write {key_name(key)}"
+    return f"and nobody is left to {_write(key)}"
+
+
+def _write(key: str) -> str:
+    return f"{'release' if key.endswith(LAST_MEMBER) else 'write'} {key_name(key)}"
 
 
 def _plain(key: str) -> str:

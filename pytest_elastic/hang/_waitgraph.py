@@ -42,9 +42,12 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
+from pytest_elastic.hang._fixpoint import grow, stuck
 from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Rank, Wait
 
 _WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
+_READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
+_NOBODY: dict[str, int] = {}
 
 
 class WaitGraph:
@@ -60,7 +63,7 @@ class WaitGraph:
     """
 
     def __init__(self, world_size: int) -> None:
-        self.ranks = [Rank(number) for number in range(world_size)]
+        self.ranks = [Rank(number, 1 << number) for number in range(world_size)]
         self.doomed: tuple[Wait, ...] = ()
         self.deleted: dict[str, int | None] = {}
         self.stale: list[BarrierJoined] = []
@@ -74,6 +77,7 @@ class WaitGraph:
         self._waiters: dict[str, dict[Wait, None]] = {}
         self._barriers: dict[str, Barrier] = {}  # By their last key; `_closed` are those with waiters.
         self._closed: dict[str, Barrier] = {}
+        self._native: set[str] = set()  # Prefixes of barriers that the store itself releases.
         self._can = self._all  # Bits of those that could go on when it was last looked at.
         self._takers: dict[type[Event], Callable[[Any], bool]] = {
             StoreCalled: self._called,
@@ -104,7 +108,7 @@ class WaitGraph:
     def waits(self) -> list[Wait]:
         """All of ranks that are in a phase, in the order in which they began."""
         waits = [wait for rank in self.ranks if not rank.gone for wait in rank.waits.values()]
-        return sorted(waits, key=lambda wait: wait.since)
+        return sorted(waits, key=lambda wait: wait.event.at)
 
     def barrier(self, key: str) -> Barrier | None:
         """The barrier that this key releases, if somebody has called it and it is closed."""
@@ -116,7 +120,7 @@ class WaitGraph:
 
     def stuck(self, wait: Wait) -> tuple[str, ...]:
         """The keys that nobody who can go on may write; not empty for a doomed wait."""
-        return tuple(key for key in wait.missing if not self._can_come(wait, key, self._can))
+        return stuck(wait, self._can, self._barriers)
 
     def writers(self, wait: Wait, key: str) -> int:
         """Bits of the ranks that may write a missing key, gone or not."""
@@ -135,45 +139,54 @@ class WaitGraph:
         opened = self._heard(event.rank, event.client)
         if event.rank is not None:
             self.ranks[event.rank].calls += 1
-        if event.changed and event.name in _WRITES:
+        name = event.name
+        if name in _READS:
+            pass
+        elif event.changed and name in _WRITES:
             for key in event.keys:
-                if self.deleted and key in self.deleted:
-                    del self.deleted[key]
+                if self.deleted:
+                    self.deleted.pop(key, None)
                 if key in self._waiters:
-                    self._wrote(key, event.name == "queue_push")
+                    self._wrote(key, name == "queue_push")
                     opened = True
                 elif key in self._barriers:
                     del self._barriers[key]
-        elif event.name == "delete_key" and event.changed:
+        elif name == "delete_key" and event.changed:
             self._deleted_key(event.keys[0], event.rank)
+        elif name == "barrier":
+            self._native.add(event.keys[0])
         return opened and bool(self.doomed) and self._judge()
 
     def _began_waiting(self, event: WaitBegan) -> bool:
         self._heard(event.rank, event.client)
         if event.rank is None:
             return False
-        writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else {}
-        wait = Wait(
-            event.rank, event.client, event.name, event.keys, dict.fromkeys(event.missing),
-            event.at, event.timeout, event.may_timeout, writers,
-        )  # fmt: skip
+        writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else _NOBODY
+        wait = Wait(event, event.rank, event.client, dict.fromkeys(event.missing), writers)
+        waiters, barriers = self._waiters, self._barriers
         for key in event.missing:
-            self._waiters.setdefault(key, {})[wait] = None
-            if key in self._barriers:
-                self._closed[key] = self._barriers[key]
+            there = waiters.get(key)
+            if there is None:
+                waiters[key] = {wait: None}
+            else:
+                there[wait] = None
+            if key in barriers:
+                self._closed[key] = barriers[key]
             if key in writers:
                 self._awaited[writers[key]] += 1
                 self._owing |= 1 << writers[key]
         rank = self.ranks[event.rank]
         rank.waits[event.client] = wait
         self._weigh(rank)
-        return self._judge()
+        return (bool(self.doomed) or self._can_be_doomed()) and self._judge()
 
     def _ended_waiting(self, event: WaitEnded) -> bool:
         if event.rank is None:
             return False
         rank = self.ranks[event.rank]
         wait = rank.waits.get(event.client)
+        if wait is None and event.how == "done":
+            return False  # It was released by the write.
         if wait is not None:
             if event.how in ("timed out", "jumped"):
                 self._give_up(wait)
@@ -187,25 +200,18 @@ class WaitGraph:
         self._heard(event.rank, event.client)
         if event.rank is None:
             return False
-        self.ranks[event.rank].barriers += 1
-        if 0 < event.world_size < event.count:
-            self.stale.append(event)
-            return False
         last = event.prefix + LAST_MEMBER
-        barrier = self._barriers.get(last)
-        if barrier is None or event.count <= barrier.count:
-            declared = 0 < event.world_size <= len(self.ranks)
-            barrier = self._barriers[last] = Barrier(event.prefix, event.world_size, declared)
-            if last in self._waiters:
-                self._close(last, barrier)
-        if barrier.joined >> event.rank & 1:
+        if event.world_size > 0:
+            self.ranks[event.rank].barriers += 1
+            if event.count > event.world_size:
+                self.stale.append(event)
+                return False
+        barrier = self._barrier_for(last, event)
+        if event.world_size > 0 and barrier.joined >> event.rank & 1:
             self.stale.append(event)
-        barrier.count = event.count
-        barrier.order.append(event.rank)
-        barrier.joined |= 1 << event.rank
-        barrier.left &= ~(1 << event.rank)
-        if event.count == event.world_size:
-            barrier.releaser = event.rank
+        barrier.count_in(event.rank, event.count, event.world_size)
+        if barrier.releaser is not None and event.prefix in self._native:
+            self._wrote(last, queue=False)
         return (bool(self.doomed) or last in self._waiters) and self._judge()
 
     def _left(self, event: ClientLeft) -> bool:
@@ -224,8 +230,9 @@ class WaitGraph:
             return False
         rank = self.ranks[event.rank]
         rank.ended, rank.phased = None, True
+        rank.unseen = bool(rank.clients) and len(rank.waits) == len(rank.clients)
         self._weigh(rank)
-        return bool(self.doomed) and self._judge()
+        return self._judge()
 
     def _ended(self, event: PhaseEnded) -> bool:
         if event.rank is None:
@@ -258,10 +265,11 @@ class WaitGraph:
             self.outsiders.add(client)
             return False
         rank = self.ranks[number]
-        rank.stood = None
         if client in rank.clients and client not in rank.waits:
+            rank.stood = None
             return False
         rank.clients.add(client)
+        rank.stood, rank.unseen = None, False
         if client in rank.waits:
             self._release(rank.waits[client])
         self._weigh(rank)
@@ -269,14 +277,25 @@ class WaitGraph:
 
     def _wrote(self, key: str, queue: bool) -> None:
         """The key is there: cross it out where that counts."""
-        for wait in list(self._waiters[key]):
-            if wait.name == "wait" if queue else wait.name != "queue_pop":
-                self._cross_out(wait, key)
-                if not wait.missing:
-                    self._release(wait)
-                    self._weigh(self.ranks[wait.rank])
         if not queue:
             self._barriers.pop(key, None)
+        kept: dict[Wait, None] = {}
+        for wait in self._waiters.pop(key, ()):
+            name = wait.event.name
+            if name == "queue_pop" or (queue and name != "wait"):
+                kept[wait] = None
+                continue
+            del wait.missing[key]
+            if key in wait.writers:
+                self._paid(wait.writers[key])
+            if not wait.missing:
+                rank = self.ranks[wait.rank]
+                del rank.waits[wait.client]
+                self._weigh(rank)
+        if kept:
+            self._waiters[key] = kept
+        else:
+            self._closed.pop(key, None)
 
     def _deleted_key(self, key: str, by: int | None) -> None:
         self.deleted[key] = by
@@ -284,6 +303,17 @@ class WaitGraph:
             last = key.removesuffix("/num_members") + LAST_MEMBER
             self._barriers.pop(last, None)
             self._closed.pop(last, None)
+
+    def _barrier_for(self, last: str, event: BarrierJoined) -> Barrier:
+        """The one that is called; a new one where the counter has begun anew."""
+        barrier = self._barriers.get(last)
+        if barrier is not None and event.count > barrier.count:
+            return barrier
+        declared = 0 < event.world_size <= len(self.ranks)
+        barrier = self._barriers[last] = Barrier(event.prefix, event.world_size, declared)
+        if last in self._waiters:
+            self._close(last, barrier)
+        return barrier
 
     def _close(self, last: str, barrier: Barrier) -> None:
         """A barrier whose last key was waited for before anybody called it."""
@@ -299,10 +329,13 @@ class WaitGraph:
             del self._waiters[key]
             self._closed.pop(key, None)
         if key in wait.writers:
-            writer = wait.writers[key]
-            self._awaited[writer] -= 1
-            if not self._awaited[writer]:
-                self._owing &= ~(1 << writer)
+            self._paid(wait.writers[key])
+
+    def _paid(self, writer: int) -> None:
+        """A declared key less is missing."""
+        self._awaited[writer] -= 1
+        if not self._awaited[writer]:
+            self._owing &= ~(1 << writer)
 
     def _release(self, wait: Wait) -> None:
         """It waits no more."""
@@ -319,17 +352,19 @@ class WaitGraph:
 
     def _weigh(self, rank: Rank) -> None:
         """Set the rank's bits anew."""
-        bit = 1 << rank.number
-        self._able &= ~bit
+        bit = rank.bit
         self._free &= ~bit
         if rank.runs:
             self._able |= bit
-        elif not rank.gone:
-            for wait in rank.waits.values():
-                if wait.may_timeout:
-                    self._able |= bit
-                elif not wait.writers and not any(key in self._barriers for key in wait.missing):
-                    self._free |= bit
+            return
+        self._able &= ~bit
+        if rank.gone:
+            return
+        for wait in rank.waits.values():
+            if wait.event.may_timeout:
+                self._able |= bit
+            elif not wait.writers and self._barriers.keys().isdisjoint(wait.missing):
+                self._free |= bit
 
     # Verdicts.
 
@@ -338,8 +373,9 @@ class WaitGraph:
             self.doomed = ()
             return False
         before = self.doomed
-        self._can = self._fixpoint()
-        self.doomed = tuple(w for w in self.waits() if not w.may_timeout and self.stuck(w))
+        waits = self.waits()
+        self._can = grow(self._able, waits, self._barriers)
+        self.doomed = tuple(w for w in waits if not w.event.may_timeout and self.stuck(w))
         return any(wait not in before for wait in self.doomed)
 
     def _can_be_doomed(self) -> bool:
@@ -350,26 +386,7 @@ class WaitGraph:
         able |= self._free
         if self._owing & ~able:
             return True
-        return any(not barrier.may_open(able) for barrier in self._closed.values())
-
-    def _fixpoint(self) -> int:
-        """Bits of the ranks that can go on."""
-        able = self._able
-        waits = [wait for wait in self.waits() if not able >> wait.rank & 1]
-        while True:
-            ending = [wait for wait in waits if self._can_end(wait, able)]
-            if not ending:
-                return able
-            for wait in ending:
-                able |= 1 << wait.rank
-            waits = [wait for wait in waits if not able >> wait.rank & 1]
-
-    def _can_end(self, wait: Wait, able: int) -> bool:
-        """Whether the ranks with these bits can write all that it lacks."""
-        return all(self._can_come(wait, key, able) for key in wait.missing)
-
-    def _can_come(self, wait: Wait, key: str, able: int) -> bool:
-        if key in wait.writers:
-            return bool(able >> wait.writers[key] & 1)
-        barrier = self._barriers.get(key)
-        return bool(able) if barrier is None else barrier.may_open(able)
+        for barrier in self._closed.values():  # Not `any`: a generator costs more than most looks need.
+            if not barrier.may_open(able):
+                return True
+        return False

@@ -86,3 +86,8 @@ def stand_text(rank: Rank) -> str:
         return "computes" if rank.stood.state == "spinning" else rank.stood.state
     where = f" in {rank.stood.channel}" if rank.stood.channel else ""
     return f"is blocked{where}" + (f", on a pipe of {rank.stood.peer}" if rank.stood.peer else "")
+
+
+def bracket(ranks: Iterable[int]) -> str:
+    """`[0-3]`, `[0,2]`."""
+    return f"[{numbers(ranks).replace(', ', ',')}]"

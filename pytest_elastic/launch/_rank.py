@@ -82,7 +82,9 @@ class RankProcess:
 
     def join(self, store: int) -> None:
         """Use the store at the other end of this socket from now on."""
-        self.world = World(self.rank, self.world_size, RemoteStore(socket.socket(fileno=store)))
+        ours = RemoteStore(socket.socket(fileno=store))
+        ours.place = (self.rank, self.world_size)
+        self.world = World(self.rank, self.world_size, ours)
 
     def live(self, obey: Callable[[RankProcess, Any], None]) -> int:
         """Do the job; the exit code is the value.  `obey` carries out an order that is not ours."""

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic import events
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
-from pytest_elastic.hang import Stack, parse_stacks
+from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
-from pytest_elastic.launch._rank import DUMP_SIGNAL, Hello, RankJob
+from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.launch._port import reserve_port
+from pytest_elastic.launch._rank import Hello, RankJob
+from pytest_elastic.launch._ranklogs import RankLogs
 from pytest_elastic.launch._timers import GroupTimers
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext
@@ -33,12 +36,12 @@ from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
+from pytest_elastic.report import PhaseReport
 from pytest_elastic.store import RemoteStore, StoreServer
 from pytest_elastic.store._gate import Gate, OpenGate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
-_DUMP_LIMIT = 0.5
 
 
 class Launcher(Protocol):
@@ -62,6 +65,8 @@ class Plan:
         live: whether lines are shown as they are written.
         start_timeout: seconds until every rank must be ready.
         torch_threads: see `RankJob`.
+        clock: of the store's timeouts: `"auto"` lets them pass at once where nothing else can happen,
+            `"real"` waits for them.
     """
 
     nprocs: int
@@ -70,6 +75,7 @@ class Plan:
     live: bool = False
     start_timeout: float = 60.0
     torch_threads: int = 1
+    clock: str = "auto"
 
 
 @dataclass(slots=True)
@@ -89,35 +95,6 @@ class Answers:
     expired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RankLogs:
-    """The files that a rank writes; they may be read at any time.
-
-    Attributes:
-        directory: where they are.
-    """
-
-    directory: Path
-
-    @property
-    def stdout(self) -> str:
-        """What it wrote to descriptor 1 so far."""
-        return self._read("stdout.log")
-
-    @property
-    def stderr(self) -> str:
-        """What it wrote to descriptor 2 so far."""
-        return self._read("stderr.log")
-
-    def tail(self, lines: int = 40) -> str:
-        """The last lines of both."""
-        return "\n".join((self.stdout + self.stderr).splitlines()[-lines:])
-
-    def _read(self, name: str) -> str:
-        path = self.directory / name
-        return path.read_text("utf-8", "replace") if path.exists() else ""
-
-
 class RankGroup(PContext):
     """N ranks.  Not thread-safe but for `close`.
 
@@ -126,6 +103,7 @@ class RankGroup(PContext):
         directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
         server: the group's store.
         timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits.
+        lookout: finds out that ranks hang.
         fresh: whether no item ran on it yet.
     """
 
@@ -140,13 +118,15 @@ class RankGroup(PContext):
             {rank: str(directory / file) for rank, directory in self.directories.items()}
             for file in ("stdout.log", "stderr.log", "error.json")
         )
-        self._port = _reserve_port()
+        self._port = reserve_port()
         self._channels = RankChannels(self.directories)
         self.timers = GroupTimers()
-        self._dumped: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
+        self.dumps = Dumps(self.directories)
+        self._noted: set[int] = set()
         self.fresh = True
         self._gate: Gate = OpenGate()
-        self.server = StoreServer(gate=self._gate)
+        self.lookout = Lookout(self, plan.nprocs, plan.clock)
+        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -212,16 +192,25 @@ class RankGroup(PContext):
             text = self.logs[missing[0]].tail()
             self.close(timeout=0)
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+        now = SYSTEM_CLOCK.monotonic()
+        self.lookout.note(events.RankStarted(now, rank, pid) for rank, pid in self.pids().items())
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
         for rank in ranks:
             self._channels.send(rank, order)
 
+    def begin(self, ranks: Iterable[int], phase: str, order: object) -> None:
+        """Order ranks to run a phase."""
+        now, ranks = SYSTEM_CLOCK.monotonic(), list(ranks)
+        self.lookout.note(events.PhaseBegan(now, rank, phase) for rank in ranks)
+        self.order(ranks, order)
+
     def renew_store(self, order: object) -> None:
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
-        self.server = StoreServer(gate=self._gate)
+        self.lookout.renew()
+        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         self.server.start()
         for rank in self.directories:
             with self.server.pair(rank) as store:
@@ -264,6 +253,7 @@ class RankGroup(PContext):
 
     def _gather(self, answers: Answers, waiting: set[int]) -> None:
         self.group.take()
+        self._note_exits()
         for rank in sorted(waiting):
             # The exit is looked at first: what the rank sent before it is then there to be read.
             ended = self.group.exits.get(rank)
@@ -271,11 +261,26 @@ class RankGroup(PContext):
             # Past its timer a rank is dead, whatever it could still send before the kill.
             if inbox and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
+                self._note_report(answers.replies[rank])
                 waiting.discard(rank)
             elif ended is not None or self.group.over:
                 answers.exits[rank] = ended or RankExited(rank, -signal.SIGKILL, 0.0)
-                self.server.drop(rank)
                 waiting.discard(rank)
+
+    def _note_exits(self) -> None:
+        """Tell the lookout of ranks that have ended since the last call; the store forgets them."""
+        for rank, exited in list(self.group.exits.items()):
+            if rank not in self._noted:
+                self._noted.add(rank)
+                self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode)])
+                self.server.drop(rank)
+
+    def _note_report(self, reply: object) -> None:
+        if isinstance(reply, PhaseReport):
+            ended = events.PhaseEnded(
+                reply.at, reply.rank, reply.when, reply.outcome, reply.crash, reply.place
+            )
+            self.lookout.note([ended])
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
@@ -292,6 +297,7 @@ class RankGroup(PContext):
             if deadline.passed():
                 break
             self.group.take(deadline.remaining())
+            self._note_exits()
         return left
 
     def stacks(self, ranks: list[int]) -> dict[int, list[Stack]]:
@@ -299,38 +305,17 @@ class RankGroup(PContext):
 
         A rank that SIGSTOP holds has to be resumed to write its own; it stays resumed.
         """
-        begins = {rank: self._dump_size(rank) for rank in ranks}
-        self.group.signal(tuple(ranks), DUMP_SIGNAL)
-        stopped = tuple(rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T")
-        self.group.signal(stopped, signal.SIGCONT)
-        deadline, sizes = Deadline.after(_DUMP_LIMIT), begins
-        # The writer says nothing at its end: a file that has grown and no longer grows is complete.
-        while not deadline.passed():
-            time.sleep(0.005)
-            now = {rank: self._dump_size(rank) for rank in ranks}
-            if now == sizes and all(now[rank] > begins[rank] or self._gone(rank) for rank in ranks):
-                break
-            sizes = now
-        self._dumped |= begins
-        return {rank: self.last_stacks(rank) for rank in ranks}
+        stopped = [rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T"]
+        return self.dumps.take(self.group, ranks, stopped)
 
-    def last_stacks(self, rank: int) -> list[Stack]:
-        """The stacks that a rank wrote last: on demand, or at a fatal error."""
-        file = self.directories[rank] / "stacks.log"
-        data = file.read_bytes() if file.exists() else b""
-        return parse_stacks(data[self._dumped.get(rank, 0) :].decode("utf-8", "replace"))
-
-    def _dump_size(self, rank: int) -> int:
-        file = self.directories[rank] / "stacks.log"
-        return file.stat().st_size if file.exists() else 0
-
-    def _gone(self, rank: int) -> bool:
-        self.group.take()
-        return rank in self.group.exits
+    def next_timer(self) -> float:
+        """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
+        return self.timers.next_deadline()
 
     @cached_property
     def store(self) -> RemoteStore:
         """The group's store, for the launcher; it ends with the group."""
+        self.lookout.launcher_writes()
         return RemoteStore(self.server.pair("launcher"))
 
     @property
@@ -358,8 +343,7 @@ class RankGroup(PContext):
             self._channels.sleep(self.group, self.directories, until, self.timers.descriptors())
         self._expire([rank for rank in self.directories if rank not in self.group.exits])
         self._channels.take(self.group, 0)
-        for rank in self.group.exits:
-            self.server.drop(rank)
+        self._note_exits()
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)
@@ -373,18 +357,6 @@ class RankGroup(PContext):
 
 def _has_ended(answer: Any) -> bool:
     return isinstance(answer, RankExited)
-
-
-def _reserve_port() -> socket.socket:
-    """A port of the loopback that is ours but listens to nobody.
-
-    With SO_REUSEADDR on both sides a server may bind it while we hold it, since we do not listen; the
-    kernel gives it to nobody who did not ask for it by number.
-    """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
 
 
 def describe_exit(exitcode: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 
 from pytest_elastic.clock import Deadline
@@ -13,6 +14,8 @@ from pytest_elastic.timer._channel import Expiry, TimerTable, open_channel
 class GroupTimers:
     """One channel per rank, so that a rank killed at any moment hinders nobody.
 
+    One thread's, but for `next_deadline`.
+
     Attributes:
         expiries: rank -> the timer that it was killed for.
         stood: rank -> where it stood then.
@@ -20,6 +23,7 @@ class GroupTimers:
 
     def __init__(self) -> None:
         self._table = TimerTable()
+        self._lock = threading.RLock()
         self.expiries: dict[int, Expiry] = {}
         self.stood: dict[int, list[Stack]] = {}
 
@@ -35,25 +39,38 @@ class GroupTimers:
 
     def sooner(self, deadline: Deadline) -> Deadline:
         """This deadline or that of the next timer, whichever comes first."""
-        return deadline.earlier(Deadline(self._table.next_deadline()))
+        with self._lock:
+            return deadline.earlier(Deadline(self._table.next_deadline()))
+
+    def next_deadline(self) -> float:
+        """When the next timer expires, what the ranks have just sent included; `inf` for never."""
+        with self._lock:
+            self._read()
+            return self._table.next_deadline()
 
     def expired(self) -> list[int]:
         """Take what the ranks have sent; the ranks whose timers have expired, each once."""
-        for rank in list(self._table.channels().values()):
-            if not self._table.read(rank):
-                self._table.detach(rank)
-        expiries = self._table.expired()
+        with self._lock:
+            self._read()
+            expiries = self._table.expired()
         self.expiries |= {expiry.rank: expiry for expiry in expiries}
         return [expiry.rank for expiry in expiries]
 
     def disarm(self) -> None:
         """Forget what is armed: timers of a test do not outlive it."""
-        for rank in list(self._table.channels().values()):
-            self._table.disarm(rank)
+        with self._lock:
+            for rank in list(self._table.channels().values()):
+                self._table.disarm(rank)
 
     def close(self) -> None:
         """Let go of the channels; idempotent."""
-        self._table.close()
+        with self._lock:
+            self._table.close()
+
+    def _read(self) -> None:
+        for rank in list(self._table.channels().values()):
+            if not self._table.read(rank):
+                self._table.detach(rank)
 
 
 def describe_expiry(expiry: Expiry) -> str:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from pytest_elastic.store import Store, barrier
+from pytest_elastic.store._arguments import Asked
 
 
 class World:
@@ -35,6 +36,7 @@ class World:
         Raises:
             DistStoreError: some did not come in time; the text and `.missing_ranks` name them.
         """
+        __tracebackhide__ = True
         span = self.store.timeout if timeout is None else timeout
         seconds = span.total_seconds() if isinstance(span, timedelta) else span
         barrier(self.store, self.size, self._prefix(f"barrier/{name}"), seconds, rank=self.rank)
@@ -45,9 +47,11 @@ class World:
         Raises:
             DistStoreError: some value did not come within the store's timeout.
         """
+        __tracebackhide__ = True
         prefix = self._prefix("gather")
         self.store.set(f"{prefix}/{self.rank}", pickle.dumps(value))
-        found = self.store.multi_get([f"{prefix}/{rank}" for rank in range(self.size)])
+        ranks = range(self.size)
+        found = self.store.multi_get(Asked([f"{prefix}/{rank}" for rank in ranks], writers=ranks))
         return [pickle.loads(data) for data in found]
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
@@ -57,13 +61,14 @@ class World:
             ValueError: there is no rank `src`.
             DistStoreError: it did not come within the store's timeout.
         """
+        __tracebackhide__ = True
         if src not in range(self.size):
             raise ValueError(f"src must be a rank, 0 to {self.size - 1}, not {src!r}")
         key = self._prefix(f"broadcast/{src}")
         if self.rank == src:
             self.store.set(key, pickle.dumps(value))
             return value
-        return pickle.loads(self.store.get(key))
+        return pickle.loads(self.store.multi_get(Asked([key], writers=(src,)))[0])
 
     def _prefix(self, name: str) -> str:
         self._calls[name] += 1

@@ -22,6 +22,7 @@ import pytest
 from pytest_elastic.clock import Deadline
 from pytest_elastic.launch import GRACE, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
+from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import Options
@@ -66,6 +67,7 @@ class Conductor:
             options.live,
             options.start_timeout,
             options.torch_threads,
+            options.clock,
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
@@ -170,6 +172,7 @@ class ItemController:
         if self.marker.faults is not None:
             self.marker.faults.check(self.size)
         self._group = group = self.conductor.acquire(self)
+        group.lookout.begin(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
@@ -203,7 +206,7 @@ class ItemController:
             self._deadline = Deadline.after(seconds)
         ends = self._phase("call")
         ends += self._finish()
-        if self._judge(ends).kind == "passed":
+        if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
             self.item.stash[TRIALS].check()
         self._conclude("call", expected_but_alive(ends, self.marker.expect))
 
@@ -212,8 +215,10 @@ class ItemController:
         __tracebackhide__ = True
         ends = self._finish()
         verdict, self._teardown = self._teardown, Verdict("passed")
+        if ends and verdict.kind == "passed":
+            verdict = self._judge(ends)
         self._group = None
-        self._raise("teardown", self._judge(ends) if ends and verdict.kind == "passed" else verdict)
+        self._raise("teardown", verdict)
 
     # What they have in common.
 
@@ -229,7 +234,7 @@ class ItemController:
         if group is None:
             return []
         try:
-            group.order(self._alive, Phase(when))
+            group.begin(self._alive, when, Phase(when))
             answers = group.collect(self._alive, deadline or self._deadline, self._is_failure)
             limit = f"{self._limit()[0] or GRACE:g} s"
             ends = ends_of(answers, group, self.marker.expect, limit)
@@ -283,7 +288,7 @@ class ItemController:
     def _end(self, group: RankGroup, clean: bool) -> list[RankEnd]:
         """Have the ranks exit; stop what does not."""
         try:
-            group.order(self._alive, Bye())
+            group.begin(self._alive, "exit", Bye())
             late = group.wait_exits(self._alive, GRACE)
             ends = unclean_ends(group, self._alive, late)
             for rank in group.directories:
@@ -351,7 +356,11 @@ class ItemController:
         self._raise(when, self._judge(ends))
 
     def _judge(self, ends: list[RankEnd]) -> Verdict:
-        return judge(ends, self.size, self.conductor.options.partial_skip)
+        verdict = judge(ends, self.size, self.conductor.options.partial_skip)
+        if self._group is not None:
+            where = self.conductor.options.artifacts
+            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where)
+        return verdict
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True

@@ -11,19 +11,18 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._options import START_METHODS
+from pytest_elastic.plugin._options import CLOCKS, START_METHODS
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
-    "faults=None): "
-    "run the test on `nprocs` ranks (a list makes one test for each size)"
+    "clock=None, faults=None): run the test on `nprocs` ranks (a list makes one test for each size)"
 )
 RANK_FIXTURES = frozenset(
     {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "process_group"}
 )
 NPROCS_FIXTURE = "_elastic_nprocs"
 _LIFETIMES = ("test", "module", "session")
-_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "faults")
+_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults")
 
 
 class Marker(NamedTuple):
@@ -43,6 +42,7 @@ class Marker(NamedTuple):
     lifetime: str = "test"
     env: Mapping[str, str] = MappingProxyType({})
     expect: Mapping[int, int] = MappingProxyType({})
+    clock: str | None = None
     faults: Any = None
 
 
@@ -72,6 +72,7 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         _one_of("lifetime", given.get("lifetime", "test"), _LIFETIMES),
         _env(given.get("env")),
         {**ends, **_expect(given.get("expect"), max(sizes, default=0))},
+        _one_of("clock", given.get("clock"), (None, *CLOCKS)),
         faults,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
@@ -10,9 +11,11 @@ if TYPE_CHECKING:
     from pytest_elastic.report import PartialSkip
 
 START_METHODS = ("auto", "fork", "spawn")
+CLOCKS = ("auto", "real")
 _CHOICES = {
     "log": ("failed", "all", "none"),
     "start_method": START_METHODS,
+    "clock": CLOCKS,
     "partial_skip": ("fail", "skip", "pass"),
     "leaks": ("warn", "fail"),
 }
@@ -24,6 +27,11 @@ _INI = {
     "log": ("failed", "whose output is reported: failed, all or none"),
     "partial_skip": ("fail", "what a skip on some of the ranks is: fail, skip or pass"),
     "leaks": ("warn", "what a process that a passing test leaves behind is: warn or fail"),
+    "clock": (
+        "auto",
+        "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real",
+    ),
+    "artifacts": (".pytest_elastic", "directory for the files of failed tests on ranks, empty for none"),
     "torch_threads": ("1", "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone"),
 }
 
@@ -37,9 +45,9 @@ _ONLY = {  # On the command line only: they are for one run.
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
     group = parser.getgroup("elastic", "tests on many ranks")
-    for name in ("nprocs", "timeout", "start_method", "log"):
+    for name in ("nprocs", "timeout", "start_method", "clock", "artifacts", "log"):
         flag = "--elastic-" + name.replace("_", "-")
-        metavar = {"nprocs": "N", "timeout": "SECONDS"}.get(name)
+        metavar = {"nprocs": "N", "timeout": "SECONDS", "artifacts": "DIR"}.get(name)
         choices = _CHOICES.get(name)
         group.addoption(flag, metavar=metavar, choices=choices, default=None, help=_INI[name][1])
     for name, (metavar, text) in _ONLY.items():
@@ -62,6 +70,8 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
     replay: str
     stress: int
     seed: int | None
+    clock: str
+    artifacts: Path | None
     live: bool
     setup_show: bool
     full_trace: bool
@@ -85,6 +95,8 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
             replay=config.getoption("--elastic-replay") or "",
             stress=_whole(config, "stress") or 0,
             seed=_whole(config, "seed"),
+            clock=_choice(config, "clock"),
+            artifacts=config.rootpath / where if (where := _value(config, "artifacts")[1]) else None,
             live=config.getoption("capture") == "no",
             setup_show=bool(config.getoption("setupshow") or config.getoption("setuponly")),
             full_trace=bool(config.getoption("fulltrace")),

@@ -6,12 +6,14 @@ import platform
 import random
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_elastic.launch._findings import name_of
 from pytest_elastic.launch._trial import Trial
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import PLAN, TRIALS
@@ -40,7 +42,7 @@ class Reproduction:
             pytest.UsageError: what is to be replayed cannot be.
         """
         self._config = config
-        self._given = options.replay
+        self._given, self._artifacts = options.replay, options.artifacts
         self._replay = _read(config, options.replay) if options.replay else []
         self.rounds = max(1, options.stress)
         self._jitter = options.stress > 0 and not options.replay
@@ -66,8 +68,8 @@ class Reproduction:
         recordings = [self._recorded(item, trial) for trial in trials.trials]
         if not any(recording.entries for recording in recordings):
             return
-        path = None if self._given else str(self._write(item, recordings))
-        token = self._given or _token(recordings) or str(path)
+        path = "" if self._given else self._write(item, recordings)
+        token = self._given or _token(recordings) or path
         line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
         if path:
             line = f"recording: {path}\n{line}"
@@ -85,14 +87,16 @@ class Reproduction:
             version=version("pytest-elastic"), test=item.nodeid, python=platform.python_version()
         )
 
-    def _write(self, item: pytest.Item, recordings: list[Recording]) -> Path:
-        """A file that stays: in pytest's cache, or in the run's directory where there is none."""
-        cache = getattr(self._config, "cache", None)
-        folder = cache.mkdir("elastic") if cache else item.config._tmp_path_factory.mktemp("replay")  # type: ignore[attr-defined]
-        name = "".join(char if char.isalnum() else "_" for char in item.name)[:60]
-        path = Path(folder) / f"{name}.jsonl"
-        path.write_text("".join(recording.dump() for recording in recordings))
-        return _shorter(path, self._config.invocation_params.dir)
+    def _write(self, item: pytest.Item, recordings: list[Recording]) -> str:
+        """A file among the test's artifacts, or in the run's directory where there shall be none."""
+        # A full or read-only disk must not hide the failure itself.
+        with suppress(OSError):
+            where: Path = self._artifacts or self._config._tmp_path_factory.mktemp("replay")  # type: ignore[attr-defined]
+            path = where / name_of(item.nodeid) / "recording.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(recording.dump() for recording in recordings))
+            return str(_shorter(path, self._config.invocation_params.dir))
+        return ""
 
 
 class Trials:

@@ -51,6 +51,7 @@ class RemoteStore(Handle):
         return unpack_answer(REQUESTS[name], answer)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        __tracebackhide__ = True
         layout = REQUESTS[name]
         if layout.declares:
             asked = arguments[0]

@@ -57,6 +57,7 @@ def get_all(store: Any, rank: int, prefix: str, world_size: int) -> list[bytes]:
         ValueError: `world_size` or `rank` is out of range.
         DistStoreError: values did not come within the store's timeout.
     """
+    __tracebackhide__ = True
     _check(world_size, rank)
     values: list[bytes] = store.multi_get(_asked_of_all(store, rank, prefix, world_size))
     last = _check_in(store, world_size, f"{prefix}/finished", rank)
@@ -81,6 +82,7 @@ def synchronize(
         ValueError: `world_size` or `rank` is out of range.
         DistStoreError: some rank's data did not come.
     """
+    __tracebackhide__ = True
     _check(world_size, rank)
     with store_timeout(store, timeout):
         store.set(f"{key_prefix}{rank}", data)
@@ -117,6 +119,7 @@ def barrier(
         AssertionError: a decoder without `rank`.
         DistStoreError: not everybody came in time; in the type of the store's own error.
     """
+    __tracebackhide__ = True  # Pytest then ends the traceback at the caller's line.
     if rank is None and rank_tracing_decoder is not None:
         raise AssertionError("Tracing requires rank information")
     _check(world_size, rank)

@@ -73,6 +73,7 @@ class Handle:
         Raises:
             DistStoreError: it did not come within the timeout.
         """
+        __tracebackhide__ = True
         answer: bytes = self._block(self._seconds, "get", as_key(key))
         return answer
 
@@ -112,6 +113,7 @@ class Handle:
         Raises:
             DistStoreError: they did not within `timeout` (the store's own where none is given).
         """
+        __tracebackhide__ = True
         seconds = self._seconds if timeout is None else to_seconds(timeout)
         asked = as_asked(keys, may_timeout)
         if type(asked) is Asked:
@@ -149,6 +151,7 @@ class Handle:
         Raises:
             DistStoreError: some did not come within the timeout.
         """
+        __tracebackhide__ = True
         answer: list[bytes] = self._block(self._seconds, "multi_get", as_asked(keys))
         return answer
 
@@ -173,6 +176,7 @@ class Handle:
             QueueEmptyError: there is none and `block` is false.
             DistStoreError: none came within the timeout.
         """
+        __tracebackhide__ = True
         answer: bytes = self._block(self._seconds, "queue_pop", as_key(key), bool(block))
         return answer
 
@@ -187,6 +191,7 @@ class Handle:
         Raises:
             DistStoreError: they were not within `timeout` (the store's own where none is given).
         """
+        __tracebackhide__ = True
         seconds = self._seconds if timeout is None else to_seconds(timeout)
         self._block(seconds, "barrier", as_key(key), as_world_size(world_size))
 

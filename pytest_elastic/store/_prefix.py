@@ -135,6 +135,7 @@ class PrefixStore:
         return asked.of(names) if isinstance(asked, Asked) else names
 
     def _run(self, name: str, *arguments: Any) -> Any:
+        __tracebackhide__ = True
         try:
             return getattr(self.underlying_store, name)(*arguments)
         except DistStoreError as error:

@@ -179,9 +179,12 @@ class StoreServer:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
         self._service.after(seconds, act)
 
-    def jump(self) -> None:
-        """Let the time pass, at once, until the first of the waits has timed out."""
-        self._service.jump()
+    def jump(self, most: float = math.inf) -> None:
+        """Let the time pass, at once, until the first of the waits has timed out.
+
+        Nothing happens if that is `most` seconds away, or more, or never.
+        """
+        self._service.jump(most)
 
     def pass_to(self, gate: Gate) -> None:
         """Ask this gate from now on; for a server that was made with one.  Blocks until that is so."""

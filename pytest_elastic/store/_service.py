@@ -129,12 +129,15 @@ class Service:
         self._alarm, self._alarm_at = act, self.clock.monotonic() + seconds
         self._next = min(self._next, self._alarm_at)
 
-    def jump(self) -> None:
-        """Let the time pass until the next wait is over, at once; greetings keep their time."""
+    def jump(self, most: float = math.inf) -> None:
+        """Let the time pass until the next wait is over, at once; nothing if that is `most` seconds or more.
+
+        Greetings keep their time.
+        """
         nearest = min((connection.deadline for connection in self._blocked.values()), default=math.inf)
-        if nearest == math.inf:
-            return
         seconds = max(0.0, nearest - self.clock.monotonic())
+        if seconds >= most:
+            return
         self.clock.leap(seconds)
         for stranger in self._strangers:
             stranger.deadline += seconds

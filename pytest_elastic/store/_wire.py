@@ -288,6 +288,7 @@ def unpack_answer(layout: Layout, frame: bytes) -> Any:
     Raises:
         Exception: what the operation raised; `DistNetworkError` if the server refused the connection.
     """
+    __tracebackhide__ = True
     if frame[4] == 0:
         values = layout.answer.unpack(frame)
         return values[0] if values else None

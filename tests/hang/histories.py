@@ -62,6 +62,9 @@ class Group:
         if name == "arrive":
             prefix = keys[0].removesuffix("/num_members")
             self._tell(BarrierJoined(self._at, rank, client, prefix, declared["world_size"], answer))
+        if name == "barrier":
+            count = int(self.state.apply(("get", f"{keys[0]}/num_members")))
+            self._tell(BarrierJoined(self._at, rank, client, keys[0], arguments[1], count))
         if isinstance(answer, Waiter):
             self._block(rank, client, answer, declared)
         self._wake()
@@ -77,6 +80,15 @@ class Group:
     def do_join(self, rank: int, client: int, prefix: str) -> None:
         """Only the first request of a barrier."""
         self.call(rank, client, "arrive", f"{prefix}/num_members", rank, world_size=self.world_size)
+
+    def do_barrier_of_store(self, rank: int, client: int, prefix: str) -> None:
+        """The one operation that joins, releases and waits."""
+        self.call(rank, client, "barrier", prefix, self.world_size)
+
+    def do_count(self, rank: int, client: int, prefix: str) -> None:
+        """An `add` to a key that may be a barrier's, by one who says nothing of a size."""
+        count = self.call(rank, client, "add", f"{prefix}/num_members", 1)
+        self._tell(BarrierJoined(self._at, rank, client, prefix, 0, count))
 
     def do_gather(self, rank: int, client: int, prefix: str) -> None:
         self.call(rank, client, "set", f"{prefix}{rank}")

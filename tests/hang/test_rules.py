@@ -137,6 +137,10 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (Exited, (1,), ("b",),
          'rank 1 was killed by SIGKILL between joining "b" and releasing the others'),
     ),
+    "killed before the store's own barrier": (
+        (3, [(0, "barrier_of_store", "b"), (1, "exits", -9)]),
+        (Exited, (1,), ("b",), 'rank 1 was killed by SIGKILL before joining "b"'),
+    ),
     "killed with a key unwritten": (
         (2, [(0, "wait", "k"), (1, "exits", -11)]),
         (Exited, (1,), ("k",), 'rank 1 was killed by SIGSEGV and nobody is left to write "k"'),
@@ -144,6 +148,10 @@ BUGS: dict[str, tuple[World, Expected]] = {
     "failed with a key unwritten": (
         (3, [(0, "wait", "k"), (1, "fails"), (2, "passes")]),
         (DoomedWait, (0,), ("k",), 'rank 1 failed and nobody is left to write "k"'),
+    ),
+    "a barrier that says no size, without one": (
+        (3, [(0, "count", "n"), (0, "wait", "n/last_member"), (1, "count", "n"), (2, "passes"), (1, "fails")]),
+        (DoomedWait, (0,), ("n/last_member",), 'rank 1 failed and nobody is left to release barrier "n"'),
     ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
@@ -212,6 +220,13 @@ REPAIRED: dict[str, World] = {
         2, [((1, 1), "check", "x"), ((0, 0), "barrier", "b", 4), ((0, 1), "barrier", "b", 4), ((1, 0), "barrier", "b", 4),
             ((1, 1), "barrier", "b", 4)],
     ),
+    "a counter that is called like a barrier's": (
+        2, [(0, "count", "n"), (0, "count", "n"), (1, "count", "n"), (0, "wait", "n/last_member"), (1, "set", "x")],
+    ),
+    "the store's own barrier": (
+        2, [(0, "barrier_of_store", "b"), (1, "barrier_of_store", "b"), (0, "delete_key", "b/last_member"),
+            (0, "wait", "b/last_member"), (1, "set", "b/last_member"), (1, "passes")],
+    ),
     "queue": (2, [(0, "queue_pop", "q"), (1, "queue_push", "q"), (1, "passes")]),
     "the launcher writes": (1, [(0, "set", "x"), (None, "set", "k"), (0, "wait", "k")]),
     "a rank goes on to the next phase": (
@@ -270,6 +285,7 @@ def test_fresh_prefixes() -> None:
     steps = [(rank, "barrier", name) for name in "ab" for rank in (0, 1)]
     steps += [(0, "delete_key", "a/num_members"), (0, "delete_key", "a/last_member")]
     steps += [(0, "barrier", "a"), (1, "barrier", "a")]
+    steps += [(0, "count", "n"), (0, "count", "n")]
     graph, said = play((2, steps))
     assert find_stale(graph) is None
     assert not any(said)

@@ -1,0 +1,145 @@
+"""A hang for people: one headline, the barriers and keys, the cause, and where the ranks stand.
+
+What was said once is not said again: a rank's state stands beside the first line that misses it, unless an
+earlier line has shown where it waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_elastic.hang._diagnosis import BarrierSeen, Diagnosis, Picture, WaitSeen
+from pytest_elastic.hang._merge import Branch, merge, quote, tree_dot, tree_text
+from pytest_elastic.hang._stacks import Stack
+from pytest_elastic.hang._wording import key_names, names, numbers
+
+Stacks = Mapping[int, Sequence[Stack]]
+
+
+def report_text(diagnosis: Diagnosis, stacks: Stacks) -> str:
+    """The whole report, several lines; `stacks` are those that could be had, by rank."""
+    picture = diagnosis.picture
+    told: set[int] = set()
+    lines = [_headline(diagnosis)]
+    lines += _barriers(picture, told)
+    lines += _keys(picture, told)
+    lines += _others(picture, told)
+    lines.append(f"  {'cause' if diagnosis.exact else 'suspected cause'}: {diagnosis.cause}")
+    if picture.note:
+        lines.append(f"  note: {picture.note}")
+    tree = tree_text(merged(diagnosis, stacks), "  ")
+    return "\n".join([*lines, tree] if tree else lines)
+
+
+def report_json(diagnosis: Diagnosis, stacks: Stacks) -> dict[str, Any]:
+    """The whole report as values that `json.dumps` takes."""
+    return {**diagnosis.to_json(), "stacks": [branch.to_json() for branch in merged(diagnosis, stacks)]}
+
+
+def report_dot(diagnosis: Diagnosis, stacks: Stacks) -> str:
+    """The whole report as a DOT graph: ranks, what they wait for, who is missing there, and the stacks."""
+    picture = diagnosis.picture
+    lines = ["digraph hang {", f"label={quote(str(diagnosis))};", "node [fontname=monospace];"]
+    for rank, state in enumerate(picture.states):
+        style = ", style=bold" if rank in diagnosis.ranks else ""
+        lines.append(f"r{rank} [shape=ellipse, label={quote(f'rank {rank}: {state}')}{style}];")
+    for number, barrier in enumerate(picture.barriers):
+        lines.append(f"b{number} [shape=hexagon, label={quote(f'barrier {barrier.name}')}];")
+        lines += [f"r{rank} -> b{number};" for rank in barrier.arrived]
+        lines += [f"b{number} -> r{rank} [style=dashed];" for rank, _ in barrier.absent]
+    for number, (missing, waits) in enumerate(_by_key(picture).items()):
+        lines.append(f"k{number} [shape=note, label={quote(key_names(missing))}];")
+        lines += [f"r{rank} -> k{number};" for rank in sorted({wait.rank for wait in waits})]
+    return "\n".join([*lines, *tree_dot(merged(diagnosis, stacks)), "}"])
+
+
+def merged(diagnosis: Diagnosis, stacks: Stacks) -> tuple[Branch, ...]:
+    """The stacks as one tree, with what each rank waits for and how far it came."""
+    progress = dict(enumerate(diagnosis.picture.progress))
+    waits: dict[int, str] = {}
+    for wait in diagnosis.picture.waits:
+        waits.setdefault(wait.rank, _call(wait))
+    return merge(stacks, progress, waits)
+
+
+def _call(wait: WaitSeen) -> str:
+    if wait.barrier:
+        return f"barrier({wait.barrier})"
+    return f"{wait.name}({key_names(wait.missing)})"
+
+
+def _headline(diagnosis: Diagnosis) -> str:
+    size, doomed = diagnosis.picture.world_size, diagnosis.doomed
+    known = []
+    if diagnosis.elapsed is not None:
+        known.append(f"known {_span(diagnosis.elapsed)} after the last event")
+    first = next((wait for wait in diagnosis.picture.waits if wait.doomed), None)
+    if first is not None:
+        known.append(f"the {'barrier' if first.barrier else first.name}'s timeout is {first.timeout:g} s")
+    label = "HANG" if diagnosis.exact else "HANG (suspected)"
+    ranks = doomed or diagnosis.ranks
+    what = "can never go on" if doomed else "did not go on"
+    return f"{label}  {len(ranks)} of {size} ranks {what}" + (f" ({'; '.join(known)})" if known else "")
+
+
+def _span(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.1f} ms" if seconds >= 0.00005 else f"{seconds * 1e6:.0f} us"
+
+
+def _barriers(picture: Picture, told: set[int]) -> list[str]:
+    heads = [f"barrier {barrier.name}:" for barrier in picture.barriers]
+    came = [f"arrived {_list(barrier.arrived)};" for barrier in picture.barriers]
+    width, middle = max(map(len, heads), default=0), max(map(len, came), default=0)
+    lines = []
+    for head, arrived, barrier in zip(heads, came, picture.barriers, strict=True):
+        told.update(barrier.arrived)
+        lines.append(f"  {head:{width}} {arrived:{middle}} absent {_absent(barrier, told)}")
+    return lines
+
+
+def _absent(barrier: BarrierSeen, told: set[int]) -> str:
+    """The absent ranks, equal reasons together; a reason only where it was not told before."""
+    parts: list[tuple[list[int], str]] = []
+    for rank, state in barrier.absent:
+        reason = "" if rank in told else state
+        if parts and parts[-1][1] == reason:
+            parts[-1][0].append(rank)
+        else:
+            parts.append(([rank], reason))
+        told.add(rank)
+    return ", ".join(_list(ranks) + (f" ({reason})" if reason else "") for ranks, reason in parts)
+
+
+def _keys(picture: Picture, told: set[int]) -> list[str]:
+    lines = []
+    for missing, waits in _by_key(picture).items():
+        ranks = tuple(sorted({wait.rank for wait in waits}))
+        told.update(ranks)
+        lines.append(f"  {key_names(missing)}: awaited by {_list(ranks)}")
+    return lines
+
+
+def _by_key(picture: Picture) -> dict[tuple[str, ...], list[WaitSeen]]:
+    """The waits at no barrier, by what they lack."""
+    found: dict[tuple[str, ...], list[WaitSeen]] = {}
+    for wait in picture.waits:
+        if not wait.barrier:
+            found.setdefault(wait.missing, []).append(wait)
+    return found
+
+
+def _others(picture: Picture, told: set[int]) -> list[str]:
+    """Those who stand in no line yet."""
+    states: dict[str, list[int]] = {}
+    for rank, state in enumerate(picture.states):
+        if rank not in told:
+            states.setdefault(state, []).append(rank)
+    return [f"  {names(ranks)}: {state}" for state, ranks in states.items()]
+
+
+def _list(ranks: Sequence[int]) -> str:
+    """`0, 1, 2` as long as they are few, `0-62` where they are many."""
+    return ", ".join(map(str, ranks)) if len(ranks) < 4 else numbers(ranks)

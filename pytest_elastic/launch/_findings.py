@@ -1,0 +1,148 @@
+"""What a failed test is told about its hang: the merged report, files of it, and properties for junit.
+
+The files are written beside the ranks' logs and, where the run asks for it, in a directory of its own:
+`hang.json` and `hang.dot` (the diagnosis), `events.jsonl` (what happened), `page.html` and `trace.json` (the
+same to look at, the latter in Perfetto).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.events import ClientLeft, Event, RankStood, dump
+from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
+from pytest_elastic.launch._ranks import RankGroup
+from pytest_elastic.multiprocessing._standing import Standing
+from pytest_elastic.report import RankEnd, Verdict
+from pytest_elastic.report._html import write_page
+from pytest_elastic.report._perfetto import write_trace
+from pytest_elastic.report._picture import Picture
+
+Stacks = Mapping[int, Sequence[Stack]]
+Exporter = Callable[[Path, Picture], None]
+
+EXPORTERS: dict[str, Exporter] = {"page.html": write_page, "trace.json": write_trace}
+"""File name -> what writes it; each gets the file's path and the whole picture of the run."""
+
+_ANSWERED = ("passed", "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What there is to say besides the failures.
+
+    Attributes:
+        diagnosis: why the ranks hung; `None` where they did not.
+        stacks: where they stood.
+        events: what happened, oldest first.
+        stale: a barrier that was called too often, whether or not anybody hung.
+    """
+
+    nprocs: int
+    diagnosis: Diagnosis | None
+    stacks: Stacks
+    events: Sequence[Event]
+    stale: StalePrefix | None = None
+
+    def sections(self) -> list[tuple[str, str]]:
+        """(title, text) to be shown first."""
+        if self.diagnosis is not None:
+            return [("who waits for whom", report_text(self.diagnosis, self.stacks))]
+        return [("seen besides", str(self.stale))] if self.stale is not None else []
+
+    def properties(self, verdict: Verdict) -> list[tuple[str, object]]:
+        """For the report of the test, `elastic.*`."""
+        found: list[tuple[str, object]] = [("elastic.nprocs", self.nprocs)]
+        if verdict.primary is not None:
+            found.append(("elastic.first_failed_rank", verdict.primary.rank))
+        named = self.diagnosis or self.stale
+        if named is not None:
+            found.append(("elastic.verdict", str(named)))
+        return found
+
+
+def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
+    """What the group's lookout knows of a phase that ended so, and failed."""
+    diagnosis, stale = group.lookout.explain(any(end.kind == "hung" for end in ends))
+    failed = {end.rank for end in ends if end.kind not in _ANSWERED}
+    if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):
+        diagnosis = None  # All who hung have dealt with it: the failure is another matter.
+    stacks = {end.rank: end.stacks for end in ends if end.stacks} | dict(group.lookout.stacks)
+    return Findings(group.nprocs, diagnosis, stacks, tuple(group.lookout.events), stale)
+
+
+def stood(group: RankGroup, standing: Mapping[int, Standing]) -> None:
+    """Tell the lookout where ranks stand that did not finish; `standing` was seen a moment ago."""
+    now = SYSTEM_CLOCK.monotonic()
+    seen = [(rank, before.until_now()) for rank, before in standing.items()]
+    group.lookout.note(RankStood(now, rank, *where) for rank, where in seen)
+
+
+def explain(
+    verdict: Verdict, group: RankGroup, ends: Sequence[RankEnd], title: str, artifacts: Path | None
+) -> list[tuple[str, object]]:
+    """Put what is known of a hang on top of a failed phase's verdict, and write it to files.
+
+    Args:
+        title: the test's id.
+        artifacts: a directory for all tests' files, where there shall be such; those of this test are in one
+            of its own.
+
+    Returns:
+        Properties for the test's report.
+    """
+    if verdict.kind in _ANSWERED:
+        return []
+    findings = find(group, ends)
+    sections = findings.sections()
+    places = (
+        [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
+    )
+    written = [path for place in places for path in _write(findings, place, title, verdict.kind)]
+    if sections and written:
+        name, text = sections[0]
+        sections[0] = (name, f"{text}\n  (files: {written[-1].parent})")
+    verdict.sections[:0] = sections
+    return findings.properties(verdict)
+
+
+def name_of(title: str) -> str:
+    """A directory's name for a test: readable, and another one for another test."""
+    words = re.sub(r"[^\w.=-]+", "-", title).strip("-")[-80:]
+    return f"{words}-{zlib.crc32(title.encode()):08x}"
+
+
+def _write(findings: Findings, directory: Path, title: str, outcome: str) -> list[Path]:
+    diagnosis, stacks = findings.diagnosis, findings.stacks
+    said: dict[str, Any] | None = None
+    texts = {"events.jsonl": "".join(f"{dump(event)}\n" for event in findings.events)}
+    if diagnosis is not None:
+        said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
+        texts["hang.json"] = json.dumps(said, indent=1, default=_plain)
+        texts["hang.dot"] = report_dot(diagnosis, stacks)
+    shown = [event for event in findings.events if not isinstance(event, ClientLeft)]  # Nothing to be seen.
+    picture = Picture(title, findings.nprocs, shown, stacks, said, outcome)
+    written = []
+    # A full or read-only disk must not hide the failure itself.
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (directory / name).write_text(text, "utf-8")
+            written.append(directory / name)
+        for name, write in EXPORTERS.items():
+            write(directory / name, picture)
+            written.append(directory / name)
+    return written
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and math.isinf(value) else str(value)

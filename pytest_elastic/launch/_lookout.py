@@ -1,0 +1,278 @@
+"""Finds out that ranks hang, at the event that made them, and lets the time pass that would only be waited.
+
+*Theory of operation.*  One lookout per group.  The store's server tells it of requests and waits, in the
+serving thread; the launcher tells it when phases begin and end and when ranks exit.  All of it goes into a
+wait graph (`hang`).  When the graph has waits that nothing can end, the server first takes up what has
+arrived meanwhile (`settle`); if they still are there, it is a verdict, with no timer involved:
+
+* *exact* if nobody but the ranks' waiting threads could have ended the waits: one look at the kernel's
+  tables shows that every other thread of those ranks is parked and that they have no children;
+* else *suspected*, and said only after a second in which no process of the group used the processor and
+  none was in anything that might end by itself.  A thread that sleeps and then writes the key is never
+  taken for hung, however long it sleeps.
+
+Where the launcher itself or somebody from outside may write the store there is no verdict at all.
+
+When every rank waits, the clock jumps: the stacks are taken, then the wait with the earliest deadline fails
+as if its time had passed, in the code under test and at its own line.  What that rank does then may let
+others go on; if not, the next one follows.  A wait that may time out jumps too, but is no hang.  A timer
+(`expires`) that would end a rank sooner than that is waited for.
+
+*Rules.*
+1. Told first, done after: the launcher tells that a phase begins before it gives the order.
+2. What ranks do because another one failed of a hang is its consequence, and no second verdict.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, WaitBegan, WaitEnded
+from pytest_elastic.hang import (
+    Diagnosis,
+    Stack,
+    StalePrefix,
+    WaitGraph,
+    diagnose,
+    diagnose_outside,
+    find_stale,
+)
+from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing._kernel import state
+from pytest_elastic.multiprocessing._standing import Family
+from pytest_elastic.store import StoreServer
+
+_MOST_EVENTS = 65_536
+_CONFIRM = 1.0  # Seconds without any use of the processor.
+_SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
+
+
+class Watched(Protocol):
+    """What a lookout needs of its group."""
+
+    server: StoreServer
+    dumps: Dumps
+
+    @property
+    def group(self) -> Group:
+        """The started group."""
+
+    def pids(self) -> dict[int, int]:
+        """Rank -> process id."""
+
+    def next_timer(self) -> float:
+        """When the first timer of a rank expires, on the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspicion:
+    """What may be a hang, if nothing changes.
+
+    Attributes:
+        events: how many there had been.
+        ticks: processor time of each process of the group.
+        since: when it was first seen so.
+    """
+
+    events: int
+    ticks: dict[int, int]
+    since: float
+
+
+class Lookout:
+    """Looks out for hangs of one group.  `sink` is the serving thread's; the rest may be called from any.
+
+    Attributes:
+        clock: `"auto"`, or `"real"`: then nothing jumps.
+        events: what happened, the last 65,536.
+        diagnosis: the verdict; `None` while there is none.
+        stacks: where the ranks stood when everybody waited.
+    """
+
+    def __init__(self, group: Watched, world_size: int, clock: str) -> None:
+        self.clock = clock
+        self._group, self._world_size = group, world_size
+        self._lock = threading.RLock()
+        self._launcher_writes = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget everything: the group has another store from now on."""
+        with self._lock:
+            self._graph = WaitGraph(self._world_size)
+            self._waiting, self._present = 0, self._world_size
+            self._suspicion: _Suspicion | None = None
+            self.begin(self.clock)
+
+    def begin(self, clock: str) -> None:
+        """Another test begins, with such a clock: forget what was found, and what happened."""
+        with self._lock:
+            self.clock = clock
+            self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)
+            self._count = 0
+            self._known: set[object] = set()
+            self._counted_on: set[int] = set()  # Clients in a wait that may time out.
+            self._failed = False
+            self.diagnosis: Diagnosis | None = None
+            self.stacks: dict[int, list[Stack]] = {}
+
+    def sink(self, event: Event) -> None:
+        """What happened at the store."""
+        with self._lock:
+            closed = self._take(event)
+        if closed:
+            self._group.server.settle(self._look)
+
+    def note(self, events: Iterable[Event]) -> None:
+        """What happened to ranks, as the launcher knows it."""
+        with self._lock:
+            closed = [self._take(event) for event in events]
+        if any(closed):
+            self._group.server.order(self._settle)
+
+    def launcher_writes(self) -> None:
+        """The launcher has a store of its own: from now on it may end any wait."""
+        self._launcher_writes = True
+
+    def explain(self, hung: bool) -> tuple[Diagnosis | None, StalePrefix | None]:
+        """The verdict, and a barrier that was called too often.
+
+        Args:
+            hung: whether ranks did not finish in time: what the kernel said of them, and what could only be
+                suspected, is a verdict then.
+        """
+        with self._lock:
+            stale, found = find_stale(self._graph), self.diagnosis
+            if found is None and hung and not self._somebody_else_writes():
+                found = diagnose(self._graph)
+                found = None if found is None else replace(found, exact=False)
+            if found is None and hung:
+                found = next(iter(diagnose_outside(self._graph)), None)
+            return found, stale
+
+    def _somebody_else_writes(self) -> bool:
+        return self._launcher_writes or self._group.server.listens
+
+    def _settle(self) -> None:
+        self._group.server.settle(self._look)
+
+    def _take(self, event: Event) -> bool:
+        """Whether somebody should look."""
+        self.events.append(event)
+        self._count += 1
+        self._graph.take(event)
+        kind = type(event)
+        if isinstance(event, WaitBegan):
+            self._waiting += 1
+            if event.may_timeout:
+                self._counted_on.add(event.client)
+        elif isinstance(event, WaitEnded):
+            self._waiting -= 1
+            self._end_wait(event)
+        elif kind is PhaseBegan or kind is PhaseEnded or kind is RankExited:
+            self._present = sum(not rank.gone for rank in self._graph.ranks)
+            self._failed |= _is_failure(event)
+        return bool(self._graph.doomed) or self._is_still()
+
+    def _end_wait(self, event: WaitEnded) -> None:
+        """A rank that has hung and was served since has dealt with it; the next hang is another one."""
+        may_timeout = event.client in self._counted_on
+        self._counted_on.discard(event.client)
+        if event.how != "done" or may_timeout or self._failed or self.diagnosis is None:
+            return
+        if event.rank in self.diagnosis.doomed:
+            self.diagnosis, self.stacks = None, {}
+
+    def _is_still(self) -> bool:
+        """Whether every rank waits; the first question is the cheap one."""
+        return self._waiting >= self._present > 0 and self._graph.quiescent
+
+    # In the serving thread, when what has arrived is served.
+
+    def _look(self) -> None:
+        with self._lock:
+            still = self._is_still()
+            if self._somebody_else_writes() or not (still or self._graph.doomed):
+                self._suspicion = None
+                return
+            exact = self._is_closed()
+            if not exact and not self._is_confirmed():
+                return
+            found = self._find(exact)
+        if not still:
+            return
+        if found:
+            # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
+            self._take_stacks()
+            self._settle()
+        elif self.clock == "auto":
+            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic())
+
+    def _is_closed(self) -> bool:
+        """Whether the waiting threads alone could end the waits of ranks that do not run."""
+        pids, closed = self._group.pids(), True
+        for rank in self._graph.ranks:
+            if rank.exited is None and not rank.runs:
+                known = len(rank.waits) + (rank.ended is not None)  # Whose main thread waits for orders.
+                pid = pids.get(rank.number)
+                rank.extra_threads = 1 if pid is None else Family(pid).others(known)
+                closed = closed and not rank.extra_threads
+        return closed
+
+    def _is_confirmed(self) -> bool:
+        """Whether a suspected group has stood still for long enough; if not, there will be another look."""
+        now, families = SYSTEM_CLOCK.monotonic(), self._families()
+        ticks = {pid: used for family, _ in families for pid, used in family.ticks().items()}
+        suspicion = self._suspicion
+        if suspicion is None or (suspicion.events, suspicion.ticks) != (self._count, ticks):
+            suspicion = self._suspicion = _Suspicion(self._count, ticks, now)
+        waited = now - suspicion.since
+        if waited >= _CONFIRM and families and all(family.lasts(known, ticks) for family, known in families):
+            return True
+        self._group.server.after(min(_LATE, max(_SOON, waited)), self._settle)
+        return False
+
+    def _families(self) -> list[tuple[Family, int]]:
+        """The processes of each rank that has not exited, and how many of its threads wait for us."""
+        pids, found = self._group.pids(), []
+        for rank in self._graph.ranks:
+            if rank.exited is None and rank.number in pids:
+                found.append((Family(pids[rank.number]), len(rank.waits) + (rank.ended is not None)))
+        return found
+
+    def _find(self, exact: bool) -> bool:
+        """Note the verdict, if there is one that was not known."""
+        doomed = set(self._graph.doomed)
+        if doomed <= self._known:
+            return False
+        consequence = self.diagnosis is not None and self._failed and bool(self._known)
+        self._known |= doomed
+        found = diagnose(self._graph)
+        if found is None or consequence:
+            return False
+        elapsed = SYSTEM_CLOCK.monotonic() - self._graph.last
+        self.diagnosis = replace(found, exact=exact and found.exact, elapsed=elapsed)
+        self._failed = False
+        return True
+
+    def _take_stacks(self) -> None:
+        pids = self._group.pids()
+        ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
+        # A stopped rank writes nothing before it is resumed, which is not ours to do.
+        with suppress(OSError):
+            self.stacks = self._group.dumps.take(
+                self._group.group, [rank for rank in ranks if state(pids[rank]) != "T"]
+            )
+
+
+def _is_failure(event: Event) -> bool:
+    if isinstance(event, PhaseEnded):
+        return event.outcome in ("failed", "exit")
+    return isinstance(event, RankExited) and event.exitcode != 0

@@ -1,0 +1,236 @@
+"""Where a process stands, as the kernel tells: its threads, what each is blocked in, who is at the other end.
+
+*Theory.*  Let all processes of a group be looked at, while some of their threads wait for something that only
+the group could bring.  The rest are one of four kinds:
+
+* *parked*: it waits for a futex of its own process, without a timeout, so that only another thread of the
+  process can let it go on; or it is one of those that serve others (it accepts connections, or moves the
+  bytes of gloo).  If all are parked, the group stands still for ever, and one look has shown it.
+* *lasting*: what it waits for is in the hands of processes, and has no timeout: the end of a child, a lock
+  that processes share, a pipe.  If all the holders are of the group, it stands still as long as they do.
+* anything else may end by itself or from outside: a sleep, a poll, a socket.
+
+The kernel tells the system call of a thread to those who may trace it, which a process may with those below
+it.  Where it does not, a thread is of the last kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, state
+
+# Numbers of system calls, where we know them.
+_CALLS: dict[str, dict[str, tuple[int, ...]]] = {
+    "x86_64": {
+        "futex": (202,),
+        "wait": (61, 247),
+        "accept": (43, 288),
+        "read": (0, 19),
+        "write": (1, 20),
+    },
+    "aarch64": {
+        "futex": (98,),
+        "wait": (260, 95),
+        "accept": (202, 242),
+        "read": (63, 65),
+        "write": (64, 66),
+    },
+}
+_NAMES = {number: name for name, numbers in _CALLS.get(os.uname().machine, {}).items() for number in numbers}
+_PRIVATE = 128  # Among the operations of a futex: it is of one process.
+_WAITS = (0, 9)  # WAIT and WAIT_BITSET.
+_SERVING = ("gloo_tcp_loop",)
+_HELPER = "multiprocessing.resource_tracker"
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread as it stands.
+
+    Attributes:
+        number: the kernel's; that of the main thread is the pid.
+        name: its own, up to 15 characters.
+        state: the kernel's letter.
+        channel: the kernel function in which it is blocked; empty where it is not, or is not told.
+        call: the system call that it is in, as far as it is one of those that we tell apart; else empty.
+        arguments: of that call.
+    """
+
+    number: int
+    name: str
+    state: str
+    channel: str = ""
+    call: str = ""
+    arguments: tuple[int, ...] = ()
+
+    @property
+    def parked(self) -> bool:
+        """Whether only another thread of its process can let it go on, or a request of somebody."""
+        return (
+            self.call == "accept"
+            or self.name in _SERVING
+            or (self._waits and bool(self._operation & _PRIVATE))
+        )
+
+    def lasting(self, pid: int, group: Collection[int]) -> bool:
+        """Whether it waits, without a timeout, for something in the hands of these processes alone."""
+        if self.parked or self._waits or self.call == "wait":
+            return True
+        if self.call != "read":
+            return False
+        target = _link(f"/proc/{pid}/fd/{self.arguments[0]}")
+        return target.startswith("pipe:") and set(_holders(target)) <= set(group)
+
+    @property
+    def _operation(self) -> int:
+        return self.arguments[1] if self.call == "futex" else -1
+
+    @property
+    def _waits(self) -> bool:
+        """Whether for a futex, without a timeout."""
+        return self._operation >= 0 and self._operation & 127 in _WAITS and self.arguments[3] == 0
+
+
+def threads(pid: int) -> list[Thread]:
+    """All threads of a process, the main one first; `[]` if it is gone."""
+    try:
+        numbers = sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda number: number != pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [thread for number in numbers if (thread := _thread(pid, number)) is not None]
+
+
+def unparked(pid: int) -> int:
+    """How many of its threads may go on by themselves or from outside."""
+    try:
+        numbers = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    if len(numbers) == 1:
+        return 1  # Whoever asks knows what the only thread does.
+    return sum(not thread.parked for thread in threads(pid))
+
+
+def children(pid: int) -> list[Process]:
+    """Its living child processes, but for the helper that `multiprocessing` keeps beside it."""
+    found = [Process(child, int(fields[19])) for child in _children(pid) if (fields := _stat(child))]
+    return [child for child in found if state(child.pid) not in "ZX" and _HELPER not in child.command()]
+
+
+def ticks(pid: int) -> int:
+    """Processor time that it has used, in clock ticks (hundredths of a second as a rule); 0 if it is gone."""
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12]) if fields else 0
+
+
+def other_end(thread: Thread, pid: int) -> str:
+    """Who holds the other end of the pipe at which a thread is blocked, in words; `""` if it is at none."""
+    if thread.call not in ("read", "write"):
+        return ""
+    target = _link(f"/proc/{pid}/fd/{thread.arguments[0]}")
+    if not target.startswith("pipe:"):
+        return ""
+    holders = [Process(holder, 0) for holder in _holders(target) if holder != pid]
+    who = [f"pid {holder.pid} ({holder.command()[:_SHOWN]})" for holder in holders]
+    return f"{', '.join(who) or 'nobody else'} at descriptor {thread.arguments[0]}"
+
+
+def _thread(pid: int, number: int) -> Thread | None:
+    place = f"/proc/{pid}/task/{number}"
+    try:
+        with open(f"{place}/stat", "rb", buffering=0) as file:
+            head, _, rest = file.read().decode("ascii", "replace").rpartition(")")
+        return Thread(number, head.partition("(")[2], rest.split()[0], _channel(place), *_call(place))
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return None
+
+
+def _channel(place: str) -> str:
+    try:
+        with open(f"{place}/wchan", "rb", buffering=0) as file:
+            name = file.read().decode("ascii", "replace")
+    except PermissionError:
+        return ""
+    return "" if name == "0" else name.partition(".")[0]
+
+
+def _call(place: str) -> tuple[str, tuple[int, ...]]:
+    try:
+        with open(f"{place}/syscall", "rb", buffering=0) as file:
+            words = file.read().split()
+    except (PermissionError, FileNotFoundError):
+        return "", ()
+    if len(words) < 7:  # "running", or blocked outside of any call.
+        return "", ()
+    return _NAMES.get(int(words[0]), ""), tuple(int(word, 16) for word in words[1:7])
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _holders(target: str) -> list[int]:
+    """The processes that hold an end of a pipe, as far as we may look."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _holds(name, target)]
+
+
+def _holds(name: str, target: str) -> bool:
+    try:
+        numbers = os.listdir(f"/proc/{name}/fd")
+    except OSError:
+        return False
+    return any(_link(f"/proc/{name}/fd/{number}") == target for number in numbers)
+
+
+class Family:
+    """A rank's process and all that it has started, as long as they are below it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def others(self, known: int) -> int:
+        """How many threads and children may go on by themselves, beyond so many of its own threads."""
+        return max(0, unparked(self.pid) - known) + len(children(self.pid))
+
+    def ticks(self) -> dict[int, int]:
+        """Processor time of each of its processes; see `ticks`."""
+        return {pid: ticks(pid) for pid in self._pids()}
+
+    def lasts(self, known: int, group: Collection[int]) -> bool:
+        """Whether all but so many threads of the rank itself wait for what `group` alone can bring."""
+        for pid in self._pids():
+            going = sum(not thread.lasting(pid, group) for thread in threads(pid))
+            if going > (known if pid == self.pid else 0):
+                return False
+        return True
+
+    def _pids(self) -> list[int]:
+        return [self.pid, *(process.pid for process in descendants(self.pid))]
+
+
+class Standing:
+    """Where a process stands that should have moved on; `until_now` compares with a moment later."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._ticks = pid, ticks(pid)
+        self._threads = threads(pid)
+
+    def until_now(self) -> tuple[str, str, str]:
+        """What it did meanwhile: `"stopped"`, `"spinning"` or `"blocked"`, the channel, the other end."""
+        if not self._threads:
+            return "blocked", "", ""
+        main = self._threads[0]
+        if main.state in "Tt":
+            return "stopped", "", ""
+        if main.state == "R" or ticks(self._pid) > self._ticks:
+            return "spinning", "", ""
+        found = ((thread, other_end(thread, self._pid)) for thread in self._threads)
+        at_pipe = next(((thread.channel, peer) for thread, peer in found if peer), None)
+        return ("blocked", *(at_pipe or (main.channel, "")))

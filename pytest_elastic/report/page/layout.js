@@ -1,0 +1,97 @@
+// Where everything is, in pixels: from the model and a view to marks; nothing is drawn here.
+
+// A mark has a kind, a box, and the items that it stands for: what lies below a few pixels is one mark.
+const GUTTER = 196, RIGHT = 18, TOP = 6;
+const CLOSE = 2.5; // Pixels: calls, lines and short waits nearer than this are drawn, and told, as one.
+
+function laneHeight(count) {
+  return count <= 8 ? 54 : count <= 16 ? 42 : count <= 32 ? 28 : 21;
+}
+
+function geometry(width, count) {
+  const lane = laneHeight(count);
+  return { width, lane, tall: lane >= 40, left: GUTTER, plot: Math.max(100, width - GUTTER - RIGHT), height: TOP + lane * count + 8, top: (number) => TOP + lane * number };
+}
+
+// The view's part of the warp, and the way from times to pixels.
+function makeScale(warp, view, shape) {
+  const perPlace = shape.plot / (view.stop - view.start);
+  return {
+    x: (time) => (time === Infinity ? shape.left + shape.plot : shape.left + (warp.place(time) - view.start) * perPlace),
+    place: (x) => view.start + (x - shape.left) / perPlace,
+    time: (x) => warp.time(view.start + (x - shape.left) / perPlace),
+    left: shape.left,
+    right: shape.left + shape.plot,
+  };
+}
+
+function layoutLane(lane, scale, shape) {
+  const top = shape.top(lane.number), tall = shape.lane;
+  const rows = { wait: [0.14, 0.56], call: [0.62, 0.8], line: [0.84, 0.98] };
+  const row = (name) => rows[name].map((part) => top + part * tall);
+  return [
+    ...lane.phases.map((one) => spanMark(one, scale, [top + 1, top + tall - 1])).filter(Boolean),
+    ...waitMarks(lane, scale, row("wait")),
+    ...pointMarks(lane.calls, scale, row("call"), "calls", 0.75),
+    ...pointMarks(lane.lines, scale, row("line"), "lines", 2.5),
+    ...pointMarks(lane.stood, scale, row("wait"), "stood", 6),
+    ...pointMarks(lane.absent, scale, row("wait"), "absent", 6),
+    ...pointMarks(lane.joins, scale, row("wait"), "joins", 5),
+    ...pointMarks(lane.exit ? [lane.exit] : [], scale, row("wait"), "exit", 7),
+  ];
+}
+
+function spanMark(one, scale, [y0, y1]) {
+  const x0 = Math.max(scale.left, scale.x(one.at)), x1 = Math.min(scale.right, scale.x(one.stop));
+  if (x1 < scale.left || x0 > scale.right) return null;
+  return { kind: one.kind, x0, x1: Math.max(x1, x0), y0, y1, items: [one], ends: scale.x(one.stop) <= scale.right };
+}
+
+// Each connection of a rank has a row of its own, so that waits of its threads do not hide each other.
+function waitMarks(lane, scale, [y0, y1]) {
+  const height = (y1 - y0) / Math.max(1, Math.min(4, lane.clients.length));
+  const marks = [], open = new Map();
+  for (const wait of lane.waits) {
+    const row = lane.clients.indexOf(wait.client) % 4;
+    const mark = spanMark(wait, scale, [y0 + row * height, y0 + (row + 1) * height - (lane.clients.length > 1 ? 1 : 0)]);
+    if (!mark) continue;
+    const before = open.get(row);
+    const short = mark.x1 - mark.x0 < CLOSE && wait.how === "done";
+    if (before && short && before.short && mark.x0 - before.x1 < CLOSE && mark.x1 - before.x0 < 8 * CLOSE) {
+      before.x1 = Math.max(before.x1, mark.x1);
+      before.items.push(wait);
+    } else {
+      marks.push(mark);
+      open.set(row, Object.assign(mark, { short }));
+    }
+  }
+  return marks;
+}
+
+function pointMarks(items, scale, [y0, y1], kind, reach) {
+  const marks = [];
+  let mark = null;
+  for (const one of items) {
+    const x = scale.x(one.at);
+    if (x < scale.left - 1 || x > scale.right + 1) continue;
+    if (mark && x - mark.x < CLOSE) {
+      mark.items.push(one);
+      continue;
+    }
+    mark = { kind, x, x0: x - reach, x1: x + reach, y0, y1, items: [one] };
+    marks.push(mark);
+  }
+  return marks;
+}
+
+// The mark that is meant by a point: the nearest, the smaller one of two; a phase only where nothing else is near.
+function nearest(marks, x, y) {
+  let best = null, least = Infinity;
+  for (const mark of marks) {
+    const dx = Math.max(mark.x0 - x, 0, x - mark.x1), dy = Math.max(mark.y0 - y, 0, y - mark.y1);
+    const size = (mark.x1 - mark.x0) / 1e4;
+    const far = mark.kind === "phase" ? 7 : Math.hypot(dx, dy / 2);
+    if ((mark.kind !== "phase" || dx === 0) && far <= 8 && far + size < least) [best, least] = [mark, far + size];
+  }
+  return best;
+}

@@ -1,0 +1,126 @@
+// The data of the page, as objects with names; `lane` is the number of a lane, ranks first.
+
+const raw = JSON.parse(document.getElementById("data").textContent);
+const model = readModel(raw);
+
+function readModel(raw) {
+  const text = (number) => raw.strings[number];
+  const texts = (numbers) => numbers.map(text);
+  const rows = (name, read) => raw[name].map(read);
+  const most = Math.max(-1, ...["starts", "exits", "stood", "phases"].flatMap((name) => raw[name].map((row) => row[1])));
+  const ranks = Math.max(raw.nprocs, most + 1);
+  const lane = (rank) => (rank === null ? ranks : rank);
+  const keys = (shown, count) => ({ shown: texts(shown), count });
+
+  const found = {
+    starts: rows("starts", ([at, rank, pid]) => ({ kind: "start", at, lane: lane(rank), pid })),
+    exits: rows("exits", ([at, rank, code, label]) => ({ kind: "exit", at, lane: lane(rank), code, label })),
+    stood: rows("stood", ([at, rank, state, channel, peer]) => ({ kind: "stood", at, lane: lane(rank), state, channel, peer })),
+    phases: rows("phases", ([at, rank, name, until, outcome, error, place]) =>
+      ({ kind: "phase", at, lane: lane(rank), name, until, outcome, error, place })),
+    waits: rows("waits", ([at, rank, client, name, asked, askedCount, missing, missingCount, timeout, may, ended, by]) => ({
+      kind: "wait", at, lane: lane(rank), client, name: text(name), keys: keys(asked, askedCount),
+      missing: keys(missing, missingCount), timeout, may, until: ended && ended[0], how: ended ? ended[1] : "never ended",
+      by: by && { at: by[0], lane: lane(by[1]), name: text(by[2]) },
+    })),
+    meetings: rows("meetings", ([at, prefix, expected, complete, joins, absent]) => ({
+      at, prefix: text(prefix), expected, complete: Boolean(complete), absent,
+      joins: joins.map(([at, rank, client]) => ({ at, lane: lane(rank), client })),
+    })),
+    calls: rows("calls", ([at, rank, client, name, shown, count]) =>
+      ({ kind: "call", at, lane: lane(rank), client, name: text(name), keys: keys(shown, count) })),
+    lines: rows("lines", ([at, rank, error, line]) => ({ kind: "line", at, lane: lane(rank), error: Boolean(error), text: line })),
+  };
+  const others = [found.starts, found.exits, found.stood, found.phases, found.waits, found.calls, found.lines];
+  const launcher = others.some((list) => list.some((one) => one.lane === ranks));
+  found.lanes = Array.from({ length: ranks + Number(launcher) }, (_, number) => emptyLane(number, number === ranks));
+  for (const name of ["phases", "waits", "calls", "lines", "stood"]) {
+    for (const one of found[name]) found.lanes[one.lane][name].push(one);
+  }
+  for (const one of found.starts) found.lanes[one.lane].start = one;
+  for (const one of found.exits) found.lanes[one.lane].exit = one;
+  found.stacks = raw.stacks.map(([ranks, threads, cut, more]) => ({ ranks, threads, cut, more }));
+  for (const stack of found.stacks) for (const rank of stack.ranks) if (found.lanes[rank]) found.lanes[rank].stack = stack;
+  addMeetings(found);
+  closeOpenEnds(found, raw.end);
+  for (const one of found.lanes) one.state = stateOf(one);
+  return found;
+}
+
+function emptyLane(number, launcher) {
+  const lists = { phases: [], waits: [], calls: [], lines: [], stood: [], joins: [], absent: [] };
+  return { number, name: launcher ? "launcher" : `rank ${number}`, start: null, exit: null, stack: null, ...lists };
+}
+
+function addMeetings(found) {
+  for (const meeting of found.meetings) {
+    meeting.last = Math.max(...meeting.joins.map((join) => join.at));
+    for (const join of meeting.joins) found.lanes[join.lane]?.joins.push({ kind: "join", ...join, meeting });
+    for (const rank of meeting.absent) found.lanes[rank]?.absent.push({ kind: "absent", at: meeting.last, lane: rank, meeting });
+  }
+  for (const lane of found.lanes) {
+    lane.joins.sort((a, b) => a.at - b.at);
+    lane.absent.sort((a, b) => a.at - b.at);
+    nameWaits(lane);
+  }
+}
+
+// A wait for a key of the barrier that its connection has just joined is the wait at that barrier.
+function nameWaits(lane) {
+  const joined = new Map();
+  let next = 0;
+  for (const wait of lane.waits) {
+    for (; next < lane.joins.length && lane.joins[next].at <= wait.at; next++) joined.set(lane.joins[next].client, lane.joins[next].meeting);
+    const meeting = joined.get(wait.client);
+    if (meeting && wait.keys.shown.some((key) => key.startsWith(meeting.prefix))) wait.meeting = meeting;
+  }
+}
+
+// The chart goes on a little after the last event, so that what is open there has a width to be seen.
+function closeOpenEnds(found, end) {
+  found.last = end;
+  for (const lane of found.lanes) {
+    for (const one of [...lane.phases, ...lane.waits]) {
+      one.open = one.until === null;
+      one.stop = one.open ? (lane.exit ? Math.max(lane.exit.at, one.at) : Infinity) : one.until;
+    }
+    lane.clients = [...new Set(lane.waits.map((wait) => wait.client))];
+  }
+}
+
+// What became of a rank, in a few words, and whether that is bad.
+function stateOf(lane) {
+  const wait = lane.waits.findLast((one) => one.open || one.how === "gone");
+  const failed = lane.phases.find((phase) => phase.outcome === "failed");
+  const open = lane.phases.findLast((phase) => phase.open);
+  const parts = [];
+  if (failed) parts.push(`${failed.name} failed`);
+  if (wait && !failed) parts.push(`${wait.open && !lane.exit ? "waits" : "waited"} ${aimText(wait)}`);
+  if (!parts.length && lane.stood.length) parts.push(lane.stood[lane.stood.length - 1].state);
+  if (lane.exit && (lane.exit.code || !parts.length)) parts.push(lane.exit.label);
+  if (!parts.length && open) parts.push(`in ${open.name}`);
+  if (!parts.length && lane.phases.length) parts.push(`${lane.phases[lane.phases.length - 1].name} ${lane.phases[lane.phases.length - 1].outcome}`);
+  const bad = Boolean(failed || wait || lane.stood.length || (lane.exit && lane.exit.code));
+  const short = wait && !failed ? [aimText(wait, true), ...parts.slice(1)] : parts;
+  return { text: parts.join(" · "), short: short.join(" · "), bad };
+}
+
+function aimText(wait, short = false) {
+  if (short) return wait.meeting ? `at ${wait.meeting.prefix}` : `for ${(wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name}`;
+  return wait.meeting ? `at barrier “${wait.meeting.prefix}”` : `for ${keyText(wait.missing.count ? wait.missing : wait.keys, 1) || wait.name}`;
+}
+
+function keyText(keys, most) {
+  const shown = keys.shown.slice(0, most).map((key) => `“${key}”`).join(", ");
+  return keys.count > Math.min(most, keys.shown.length) ? `${shown} and ${(keys.count - Math.min(most, keys.shown.length)).toLocaleString("en")} more` : shown;
+}
+
+function rankText(ranks) {
+  const runs = [];
+  for (const rank of [...new Set(ranks)].sort((a, b) => a - b)) {
+    const run = runs[runs.length - 1];
+    if (run && run[1] === rank - 1) run[1] = rank;
+    else runs.push([rank, rank]);
+  }
+  return runs.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(", ");
+}

@@ -1,0 +1,169 @@
+// From marks to SVG.  Dense kinds (calls, lines) are one path for each lane; what has a meaning alone is an element.
+
+const SVG = "http://www.w3.org/2000/svg";
+const LETTER = 6.65; // Pixels that a letter of the chart's font is wide.
+const BOLD = 7.3; // The same for a rank's name.
+
+function el(name, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, typeof value === "number" ? round(value) : value);
+  element.append(...children);
+  return element;
+}
+
+const round = (value) => Math.round(value * 10) / 10;
+
+function fitText(text, width, least = 4) {
+  const letters = Math.floor(width / LETTER);
+  return text.length <= letters ? text : letters >= least ? `${text.slice(0, letters - 1)}…` : "";
+}
+
+function patterns() {
+  const stripes = (id, size, width) => el("pattern", { id, width: size, height: size, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    el("rect", { width: size, height: size, class: `${id}-ground` }), el("rect", { width, height: size, class: `${id}-stripe` }));
+  return el("defs", {}, stripes("hatch", 7, 3), stripes("away", 6, 1));
+}
+
+// A lane: its name, its bands, its marks; what is read aloud is in its label.
+function paintLane(lane, marks, scale, shape) {
+  const top = shape.top(lane.number);
+  const group = el("g", { class: `lane${lane.state.bad ? " bad" : ""}${shape.tall ? "" : " compact"}`, role: "listitem", tabindex: "0", "data-lane": lane.number, "aria-label": `${lane.name}: ${lane.state.text || "nothing is known"}` });
+  group.append(el("rect", { class: "ground", x: 0, y: top, width: shape.width, height: shape.lane }));
+  paintLabel(group, lane, top, shape);
+  const clip = el("g", { "clip-path": "url(#plot)" });
+  paintAway(clip, lane, top, scale, shape);
+  for (const mark of marks) PAINT[mark.kind]?.(clip, mark, shape, lane);
+  paintDots(clip, marks);
+  group.append(clip, el("line", { class: "edge", x1: 0, x2: shape.width, y1: top + shape.lane, y2: top + shape.lane }));
+  return group;
+}
+
+function paintLabel(group, lane, top, shape) {
+  const middle = top + shape.lane / 2;
+  if (shape.tall) {
+    group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.name));
+    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(lane.state.text, GUTTER - 24)));
+  } else {
+    group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.name));
+    const start = 14 + lane.name.length * BOLD + 8;
+    group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitText(lane.state.short, GUTTER - 8 - start)));
+  }
+  group.append(el("title", {}, `${lane.name}: ${lane.state.text}`));
+}
+
+// Before a rank's start and after its end there is nothing.
+function paintAway(clip, lane, top, scale, shape) {
+  const blank = (from, to) => to > from && clip.append(el("rect", { class: "away", x: from, y: top, width: to - from, height: shape.lane }));
+  if (lane.start) blank(scale.left, Math.min(scale.right, scale.x(lane.start.at)));
+  if (lane.exit) blank(Math.max(scale.left, scale.x(lane.exit.at)), scale.right);
+}
+
+const PAINT = {
+  phase(clip, mark, shape) {
+    const [phase] = mark.items, width = mark.x1 - mark.x0;
+    const kind = ["setup", "call", "teardown"].includes(phase.name) ? phase.name : "other";
+    clip.append(el("rect", { class: `phase ${kind} ${phase.outcome}`, x: mark.x0, y: mark.y0, width: Math.max(width, 0.5), height: mark.y1 - mark.y0 }));
+    if (phase.outcome === "failed" && mark.ends) clip.append(el("rect", { class: "failure", x: Math.max(mark.x0, mark.x1 - 3), y: mark.y0, width: 3, height: mark.y1 - mark.y0 }));
+  },
+  wait(clip, mark, shape) {
+    const [wait] = mark.items, width = Math.max(mark.x1 - mark.x0, 1), height = mark.y1 - mark.y0;
+    const kind = mark.items.length > 1 ? "many" : wait.how === "done" ? "done" : "never";
+    clip.append(el("rect", { class: `wait ${kind}`, "data-how": wait.how, x: mark.x0, y: mark.y0, width, height, rx: Math.min(3, width / 2) }));
+    if (height < 11 || kind === "many") return;
+    const label = fitText(waitLabel(wait), width - 20, 12), y = mark.y0 + height / 2 + 4;
+    if (!label) return;
+    // Where a hang begins there are joins and absent ranks: what never ended is named at its other end.
+    const x = kind === "done" ? mark.x0 + 11 : mark.x1 - label.length * LETTER - 11;
+    if (kind === "never") clip.append(el("rect", { class: "plate", x: x - 3, y: y - 11, width: label.length * LETTER + 6, height: 15, rx: 3 }));
+    clip.append(el("text", { class: `said ${kind}`, x, y }, label));
+  },
+  joins(clip, mark) {
+    const bad = mark.items.some((join) => !join.meeting.complete), y = (mark.y0 + mark.y1) / 2, size = Math.min(5, (mark.y1 - mark.y0) / 2);
+    clip.append(el("path", { class: `join ${bad ? "incomplete" : "complete"}`, d: `M${round(mark.x)} ${round(y - size)}l${size} ${size}l${-size} ${size}l${-size} ${-size}z` }));
+  },
+  absent(clip, mark) {
+    clip.append(el("circle", { class: "absent", cx: mark.x, cy: (mark.y0 + mark.y1) / 2, r: Math.min(5, (mark.y1 - mark.y0) / 2) }));
+  },
+  stood(clip, mark, shape) {
+    const [stood] = mark.items, y = (mark.y0 + mark.y1) / 2, size = Math.min(5, (mark.y1 - mark.y0) / 2);
+    clip.append(el("rect", { class: "stood", x: mark.x - size, y: y - size, width: 2 * size, height: 2 * size, rx: 1 }));
+    clip.append(el("text", { class: "stood-name", x: mark.x + size + 4, y: y + 4 }, stood.state));
+  },
+  exit(clip, mark, shape) {
+    const [exit] = mark.items, y = (mark.y0 + mark.y1) / 2, size = Math.min(6, (mark.y1 - mark.y0) / 2), x = round(mark.x);
+    const kind = exit.code ? "bad" : "clean";
+    clip.append(el("path", { class: `exit ${kind}`, d: `M${round(x - size)} ${round(y - size)}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}` }));
+    const left = mark.x + size + 5 + exit.label.length * LETTER > shape.left + shape.plot;
+    clip.append(el("text", { class: `exit-name ${kind}`, x: mark.x + (left ? -size - 5 : size + 5), y: y + 4, "text-anchor": left ? "end" : "start" }, exit.label));
+  },
+};
+
+function waitLabel(wait) {
+  const aim = wait.meeting ? `barrier ${wait.meeting.prefix}` : (wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name;
+  return wait.how === "done" || wait.how === "never ended" ? aim : `${wait.how}: ${aim}`;
+}
+
+function paintDots(clip, marks) {
+  const paths = { calls: "", out: "", error: "" };
+  for (const mark of marks) {
+    if (mark.kind === "calls") paths.calls += `M${round(mark.x)} ${round(mark.y0)}V${round(mark.y1)}`;
+    if (mark.kind === "lines") paths[mark.items.some((line) => line.error) ? "error" : "out"] += `M${round(mark.x)} ${round((mark.y0 + mark.y1) / 2)}h0`;
+  }
+  if (paths.calls) clip.append(el("path", { class: "calls", d: paths.calls }));
+  if (paths.out) clip.append(el("path", { class: "dots", d: paths.out }));
+  if (paths.error) clip.append(el("path", { class: "dots error", d: paths.error }));
+}
+
+// A barrier's joins are tied together, the absent ranks with them; of many at one place one is drawn.
+function paintLinks(scale, shape) {
+  const group = el("g", { class: "links", "clip-path": "url(#plot)" });
+  const places = new Set();
+  for (const meeting of model.meetings) {
+    const from = scale.x(meeting.joins[0].at), to = scale.x(meeting.last), place = Math.round(to / 3);
+    if (to < scale.left || from > scale.right || (meeting.complete && places.has(place))) continue;
+    places.add(place);
+    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])];
+    points.sort((a, b) => a[0] - b[0]);
+    const path = points.map(([lane, x], i) => `${i ? "L" : "M"}${round(x)} ${round(shape.top(lane) + 0.35 * shape.lane)}`).join("");
+    group.append(el("path", { class: `link ${meeting.complete ? "complete" : "incomplete"}`, d: path }));
+  }
+  return group;
+}
+
+// Spans that are drawn short, and the last event.
+function paintFolds(warp, scale, shape) {
+  const group = el("g", { "clip-path": "url(#plot)" });
+  for (const span of warp.spans.filter((one) => one.quiet)) {
+    const x = scale.x(span.from), width = scale.x(span.to) - x;
+    group.append(el("rect", { class: "fold", x, y: 0, width, height: shape.height }));
+  }
+  const last = scale.x(model.last);
+  group.append(el("line", { class: "last", x1: last, x2: last, y1: 0, y2: shape.height }));
+  return group;
+}
+
+function paintAxis(axis, warp, view, scale, shape) {
+  const height = 34;
+  axis.setAttribute("viewBox", `0 0 ${shape.width} ${height}`);
+  axis.setAttribute("height", height);
+  axis.replaceChildren(el("text", { class: "axis-title", x: 14, y: 22 }, "since the first event"));
+  let free = shape.left - 8;
+  const folds = warp.spans.filter((span) => span.quiet).map((span) => ({ from: scale.x(span.from), to: scale.x(span.to), text: `⋯ ${spanText(span.to - span.from)} ⋯` }));
+  for (const fold of folds) {
+    if (fold.to < scale.left || fold.from > scale.right) continue;
+    const middle = (fold.from + fold.to) / 2;
+    axis.append(el("text", { class: "fold-name", x: middle, y: 11, "text-anchor": "middle" }, fold.text));
+  }
+  for (const tick of ticks(warp, view, shape.plot, 95)) {
+    const x = scale.x(tick.time), half = (tick.label.length * LETTER) / 2;
+    axis.append(el("line", { class: "tick", x1: x, x2: x, y1: 28, y2: height }));
+    if (x - half < free || x + half > shape.width) continue;
+    axis.append(el("text", { class: "tick-name", x, y: 23, "text-anchor": "middle" }, tick.label));
+    free = x + half + 12;
+  }
+}
+
+function paintGrid(warp, view, scale, shape) {
+  const path = ticks(warp, view, shape.plot, 95).map((tick) => `M${round(scale.x(tick.time))} 0V${shape.height}`).join("");
+  return el("path", { class: "grid", d: path });
+}

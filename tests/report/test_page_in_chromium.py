@@ -1,0 +1,320 @@
+"""The page in a real browser: what a person sees of it, and does with it."""
+
+from __future__ import annotations
+
+import shutil
+
+import psutil
+import pytest
+from report.histories import failed_barrier
+
+from pytest_elastic.events import LineWritten, PhaseBegan, StoreCalled, WaitBegan
+from pytest_elastic.report.pictures import Picture, write_page
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver import ActionChains  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1280,800",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser for the module; at its end nothing of it is left."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in [*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(DRIVER))
+    family = psutil.Process(driver.service.process.pid).children(recursive=True)
+    yield driver
+    driver.quit()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    left = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    for one in left:
+        one.kill()
+    assert left == []
+
+
+class Page:
+    """A page that is shown, in the words of one who looks at it."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def all(self, selector):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector):
+        (found,) = self.all(selector)
+        return found
+
+    def texts(self, selector):
+        script = "return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)"
+        return self.driver.execute_script(script, selector)
+
+    def boxes(self, selector):
+        script = """return [...document.querySelectorAll(arguments[0])].map((one) => {
+            const box = one.getBoundingClientRect();
+            return [box.left, box.top, box.right, box.bottom];
+        })"""
+        return self.driver.execute_script(script, selector)
+
+    def mouse(self):
+        return ActionChains(self.driver, duration=0)
+
+    def hover(self, element):
+        self.mouse().move_to_element(element).perform()
+        return self.one("#card").text
+
+    def until(self, condition):
+        WebDriverWait(self.driver, 20, poll_frequency=0.01).until(lambda _: condition())
+
+    def zoomed(self):
+        return self.one("#chart").get_attribute("data-zoomed") == "true"
+
+
+@pytest.fixture
+def show(chromium, tmp_path):
+    """Open a picture's page from disk; after the test its console must be empty, and nothing was fetched."""
+    chromium.get_log("browser")
+
+    def show(picture):
+        write_page(tmp_path / "page.html", picture)
+        chromium.get((tmp_path / "page.html").as_uri())
+        return Page(chromium)
+
+    yield show
+    assert chromium.get_log("browser") == []
+    assert chromium.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def zoom_in(page, part):
+    """Turn the wheel over this part of the chart's width."""
+    script = """const lanes = document.getElementById("lanes"), box = lanes.getBoundingClientRect();
+        const place = {clientX: box.left + box.width * arguments[0], clientY: box.top + 20};
+        lanes.dispatchEvent(new WheelEvent("wheel", {...place, deltaY: -1000, bubbles: true, cancelable: true}))"""
+    before = page.texts("#axis .tick-name")
+    page.driver.execute_script(script, part)
+    page.until(lambda: page.zoomed() and page.texts("#axis .tick-name") != before)
+
+
+@pytest.mark.parametrize("nprocs", [2, 3, 64])
+def test_a_lane_for_each_rank(show, nprocs):
+    """In order, named, with what became of it."""
+    page = show(failed_barrier(nprocs))
+    names = [lane.accessible_name for lane in page.all("[role=list] [role=listitem]")]
+    waits = "waits at barrier “epoch1”"
+    ends = [f"rank {rank}: {'call failed · SIGKILL' if rank == 1 else waits}" for rank in range(nprocs)]
+    assert names == ends
+
+
+def test_the_cause_comes_first(show):
+    """Title, verdict and cause on top; markup in them is text."""
+    page = show(failed_barrier())
+    assert page.one("#cause").text == "rank 1 failed before joining <epoch1>"
+    assert page.one("h1").text == "tests/t.py::test_it[<b>]"
+    assert page.one("#text").text.startswith("HANG  2 of 3 ranks can never go on")
+    assert [badge.text for badge in page.all(".badge")] == ["HUNG", "DoomedWait"]
+
+
+def test_hover_shows_a_wait_and_the_stack(show):
+    """What, for what, how long, until when, and where the rank stood; away from it the card is gone."""
+    page = show(failed_barrier())
+    card = page.hover(page.all("#lanes rect.wait.never")[0]).splitlines()
+    said = dict(zip(card[1::2], card[2::2], strict=False))
+    assert card[0] == "rank 0 waits"
+    assert (said["missing"], said["timeout"], said["when"]) == ("“epoch1/last”", "300 s", "21.000 ms")
+    assert said["how long"] == "9 ms up to the last event; it never ended"
+    assert card[-3:] == ["rank 0 stood here at the end", "test_it x/t.py:12", "train x/t.py:41"]
+    assert page.hover(page.one("h1")) == ""
+    assert not page.one("#card").is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("selector", "words"),
+    [
+        ("rect.wait.done", ["rank 0 waited", "released by", "rank 1: set at 9.100 ms"]),
+        ("path.exit", ["rank 1 ended: SIGKILL", "-9", "4001"]),
+        ("circle.absent", ["rank 1 never joined barrier “epoch1”", "0, 2 (2 of 3)"]),
+        ("path.join.complete", ["joined barrier “epoch0”", "0–2 (3 of 3)", "nobody"]),
+    ],
+)
+def test_hover_tells_what_a_mark_is(show, selector, words):
+    """Each kind has a card of its own."""
+    page = show(failed_barrier())
+    card = page.hover(page.all(f"#lanes {selector}")[0])
+    assert [word for word in words if word not in card] == []
+
+
+def test_barriers_are_linked(show):
+    """One line through those that came, one through those that did not."""
+    page = show(failed_barrier())
+    assert (len(page.all("#lanes .link.complete")), len(page.all("#lanes .link.incomplete"))) == (1, 1)
+    assert len(page.all("[data-lane='1'] circle.absent")) == len(page.all("#lanes circle.absent")) == 1
+
+
+def test_the_wheel_zooms_and_a_button_shows_all(show):
+    """The times on the axis are others, then as they were."""
+    page = show(failed_barrier())
+    before = page.texts("#axis .tick-name")
+    zoom_in(page, 0.5)
+    assert page.texts("#axis .tick-name") != before
+    page.one("#all").click()
+    page.until(lambda: not page.zoomed())
+    assert page.texts("#axis .tick-name") == before
+
+
+def test_drag_zooms_into_a_span(show):
+    """What lies in it is wider than it was."""
+    page = show(failed_barrier())
+    left, _, right, _ = page.boxes("[data-lane='0'] rect.wait.done")[0]
+    bar = page.one("[data-lane='0'] rect.wait.done")
+    width = right - left
+    page.mouse().move_to_element_with_offset(bar, round(-width), 0).click_and_hold().move_by_offset(
+        round(2 * width), 0
+    ).release().perform()
+    page.until(page.zoomed)
+    left, _, right, _ = page.boxes("[data-lane='0'] rect.wait.done")[0]
+    assert right - left > 1.5 * width
+
+
+def test_what_lies_beyond_the_view_is_not_drawn_at_its_edge(show):
+    """A failed phase has its end in red where it ends, and only there."""
+    page = show(failed_barrier())
+    assert len(page.all("[data-lane='1'] rect.failure")) == 1
+    zoom_in(page, 0.3)
+    assert page.all("[data-lane='1'] rect.failure") == []
+
+
+def test_keys_walk_from_mark_to_mark(show):
+    """A lane that gets the focus shows its first mark; arrows go on, and to other lanes; Escape ends it."""
+    page = show(failed_barrier())
+    page.one("#all").send_keys(Keys.TAB)
+    assert page.driver.switch_to.active_element.get_attribute("data-lane") == "0"
+    titles = [page.one("#card h3").text]
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN):
+        page.driver.switch_to.active_element.send_keys(key)
+        titles.append(page.one("#card h3").text)
+    assert titles == ["rank 0 call", "rank 0 wrote to stdout", "rank 0 called set", "rank 1 call: failed"]
+    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not page.one("#card").is_displayed()
+
+
+def test_a_click_keeps_the_card(show):
+    """So that its text can be taken; a second click lets it go."""
+    page = show(failed_barrier())
+    page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
+    assert page.hover(page.one("h1")).startswith("rank 1 ended: SIGKILL")
+    page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
+    assert not page.one("#card").is_displayed()
+
+
+def test_the_log_is_a_list_and_has_a_filter(show):
+    """By text, or by rank."""
+    page = show(failed_barrier())
+    assert page.texts("#lines .what") == [
+        *(f"hello from rank {rank}" for rank in range(3)),
+        "ValueError: boom",
+    ]
+    for word, lines in {"BOOM": ["ValueError: boom"], "rank 2": ["hello from rank 2"]}.items():
+        page.one("#filter").clear()
+        page.one("#filter").send_keys(word)
+        page.until(lambda lines=lines: page.texts("#lines .what") == lines)
+
+
+def test_what_a_rank_wrote_is_text(show):
+    """Markup and scripts in lines and keys are shown, and do nothing."""
+    hostile = "</script><img src=x onerror=document.title='owned'>\u2028\x00"
+    page = show(
+        Picture(
+            hostile, 1, [StoreCalled(1.0, 0, 0, "set", (hostile,)), LineWritten(2.0, 0, "stdout", hostile)]
+        )
+    )
+    assert page.texts("#lines .what") == [hostile]
+    assert page.driver.title != "owned"
+    assert page.all("img") == []
+
+
+def test_quiet_time_is_drawn_short(show):
+    """300 s in which nothing happens are named on the axis and narrow; a button draws them as they were."""
+    events = [StoreCalled(at, 0, 0, "set", ("a",)) for at in (0.0, 0.001, 0.002, 0.003)]
+    page = show(Picture("t", 1, [*events, LineWritten(300.003, 0, "stdout", "end")]))
+    assert page.texts("#axis .fold-name") == ["⋯ 300 s ⋯"]
+    ((left, _, right, _),) = page.boxes("#lanes rect.fold")
+    assert right - left < 100
+    page.one("#fold").click()
+    page.until(lambda: page.texts("#axis .fold-name") == [])
+    assert "100 s" in page.texts("#axis .tick-name")
+
+
+def test_many_calls_are_drawn_and_told_as_one(show):
+    """64,000 of them: a path for each lane, and a card that counts."""
+    events = [StoreCalled(i * 1e-6, i % 64, i % 64, "set", (f"k{i}",)) for i in range(64_000)]
+    page = show(Picture("t", 64, events))
+    assert len(page.all("#lanes path.calls")) == 64
+    card = page.hover(page.all("#lanes path.calls")[0])
+    assert card.startswith("rank 0 ")
+    assert "store calls" in card.splitlines()[0]
+    assert "zoom in to tell them apart" in card
+
+
+def test_what_is_left_out_is_said(show):
+    """On the page, in words."""
+    lines = [LineWritten(float(i), 0, "stdout", "x" * 2000) for i in range(2000)]
+    page = show(Picture("t", 1, lines))
+    assert "of 2,000 log lines are not on this page" in page.one("#left-out").text
+
+
+def overlaps(boxes):
+    return [
+        (one, other)
+        for number, one in enumerate(boxes)
+        for other in boxes[:number]
+        if one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    ]
+
+
+@pytest.mark.parametrize("nprocs", [2, 64])
+def test_texts_do_not_hide_each_other(show, nprocs):
+    """Names, states and ticks are apart, and stay in their columns."""
+    long = [WaitBegan(100.05, 0, 0, "wait", ("k" * 150,), ("k" * 150,), 1.0), PhaseBegan(100.06, 0, "x" * 80)]
+    picture = failed_barrier(nprocs)
+    page = show(Picture(picture.title, nprocs, [*picture.events, *long], picture.stacks, picture.diagnosis))
+    names = page.boxes("#lanes text.name") + page.boxes("#lanes text.state")
+    assert len(names) == 2 * nprocs
+    assert overlaps(names) == []
+    assert max(right for _, _, right, _ in names) <= page.boxes("#lanes")[0][0] + 196
+    assert overlaps(page.boxes("#axis text")) == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "media", "dark"), [("light", "", False), ("dark", "", True), ("dark", "print", False)]
+)
+def test_the_system_says_whether_it_is_dark(show, scheme, media, dark):
+    """Paper and ink change places, but not on paper."""
+    page = show(failed_barrier())
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    script = "return getComputedStyle(document.body)[arguments[0]].match(/\\d+/g).map(Number)"
+    paper, ink = (sum(page.driver.execute_script(script, name)) for name in ("backgroundColor", "color"))
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert (paper < ink) is dark
+
+
+def test_a_run_in_which_nothing_happened(show):
+    """Lanes, and no error."""
+    page = show(Picture("t", 2, []))
+    assert [lane.accessible_name for lane in page.all("[role=listitem][data-lane]")] == [
+        "rank 0: nothing is known",
+        "rank 1: nothing is known",
+    ]
