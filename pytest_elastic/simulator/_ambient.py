@@ -8,6 +8,7 @@ it always got.  Names that a module took before (`from time import sleep`) are o
 from __future__ import annotations
 
 import random
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -37,6 +38,9 @@ class Caller(Protocol):
 
     def chance(self) -> random.Random:
         """Its own source of random numbers."""
+
+    def wrote(self, text: str) -> None:
+        """It wrote this to its output."""
 
     def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
         """Come to a scheduling point."""
@@ -112,6 +116,34 @@ def installed(caller: Callers) -> Iterator[None]:
         configure(timers)
         for module, name, original in saved:
             setattr(module, name, original)
+
+
+@contextmanager
+def listening(caller: Callers) -> Iterator[None]:
+    """Tell ranks what they write to `sys.stdout` and `sys.stderr`."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Overheard(stream, caller) for stream in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class _Overheard:
+    """A stream that is another one, but for what ranks write."""
+
+    def __init__(self, stream: Any, caller: Callers) -> None:
+        self._stream, self._caller = stream, caller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> Any:
+        written = self._stream.write(text)
+        rank = self._caller()
+        if rank is not None:
+            rank.wrote(text)
+        return written
 
 
 def _clock(caller: Callers, original: Any, convert: Callable[[float], Any]) -> Any:

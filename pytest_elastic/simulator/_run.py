@@ -28,12 +28,15 @@ from pytest_elastic.faults import Watch
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PASSING, PENDING, READY, Seat
-from pytest_elastic.simulator._strike import strike
+from pytest_elastic.simulator._strike import strike, strike_at_line
 from pytest_elastic.simulator._task import HOME, Crew
 from pytest_elastic.simulator._turns import UNFAIR, Turns
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._torch import as_torchs
+
+# A named tuple's own constructor takes twice as long, and one is made for each step.
+_new = tuple.__new__
 
 
 class Run:
@@ -59,7 +62,6 @@ class Run:
         self.watch = Watch(setting.faults) if setting.faults else None
         self.current, self.over, self.gone = HOME, False, False
         self.crash: BaseException | None = None
-        self.turns: Turns | None = None
         self.asked_time = False
         self._last, self._decisions = -1, 0
         self._expiries = setting.expiries
@@ -69,52 +71,50 @@ class Run:
         self.asked_time = True
         return self.clock.now * speed
 
+    def wrote(self, seat: Seat, line: str) -> None:
+        if self.watch is not None and not self.over:
+            strike_at_line(self, seat, self.watch.wrote(seat.number, line))
+
     def next(self) -> int:
         """Who runs next: a rank with code to run, or `HOME` when the execution is over."""
         seat = self.seats[self.current]
-        if seat.status == PENDING:
-            self.offer(seat)
+        if seat.status == PENDING and not seat.frozen:
+            self.offers[seat.number] = seat.step
         try:
             while not self.ready and not self.over:
-                self._advance()
+                steps = [step for step in self.offers if step]
+                if not steps or self._jumped or self._expiries:
+                    steps += self._timed(steps)
+                if steps:
+                    self._advance(steps)
+                else:
+                    self.over = True
             return HOME if self.over else self.ready.popleft()
         except BaseException as error:
             self.crash, self.over = error, True
             return HOME
 
-    def _advance(self) -> None:
-        """Do one step, if there is one."""
-        steps = [step for step in self.offers if step]
-        if not steps:
-            steps = self._jump()
-        elif self._jumped or self._expiries:
-            steps += self._expiring()
-        if not steps:
-            self.over = True
+    def _advance(self, steps: list[Step]) -> None:
+        """Do one of the enabled steps."""
+        choice = self.scheduler.choose(_new(Decision, (steps, self._last, self._decisions)))
+        if len(steps) > 1:
+            self._decisions += 1
+        if self.over:
             return
-        choice = self._choose(steps)
-        if not self.over:
-            step = steps[choice]
-            self.execution.steps.append(step)
-            self.execution.enabled.append(steps)
-            self._last = step.rank
-            self.do(step)
-
-    def _choose(self, steps: list[Step]) -> int:
-        if self.turns is None:
-            decision = Decision(steps, self._last, self._decisions)
-            if len(steps) > 1:
-                self._decisions += 1
-            if len(self.execution.steps) >= UNFAIR:
-                self.turns, self.execution.turns = Turns(self), len(self.execution.steps) + 1
-            return self.scheduler.choose(decision)
-        return self.turns.choose(steps, self._last)
-
-    def do(self, step: Step) -> None:
-        """Do a step that is enabled."""
+        step = steps[choice]
+        done = self.execution.steps
+        done.append(step)
+        self.execution.enabled.append(steps)
+        self._last = step.rank
+        if len(done) == UNFAIR:
+            self.scheduler, self.execution.turns = Turns(self), UNFAIR
         _DO[step.kind](self, self.seats[step.rank])
         if self.state.woken:
             self.wake()
+
+    def _timed(self, steps: list[Step]) -> list[Step]:
+        """What time can do, beside what ranks can do."""
+        return self._expiring() if steps else self._jump()
 
     def _expiring(self) -> list[Step]:
         """The alarms that may ring: those that are due, or the earliest while some may ring early."""

@@ -84,6 +84,12 @@ def schedule_of(execution: Execution) -> Schedule:
     return Schedule(execution.setting, execution.delays, fingerprint(execution.steps))
 
 
+def recipe(name: str, execution: Execution) -> str:
+    """The line of code that runs the execution of a function of this name again."""
+    besides = ", may_timeout=True" if execution.setting.may_timeout else ""
+    return f"replay({name}, {str(schedule_of(execution))!r}{besides})"
+
+
 def parse_token(token: str) -> Schedule:
     """The schedule of a token.
 

@@ -107,12 +107,13 @@ class SparseScheduler:
         self._gap, self._shift = next(self._delays, (-1, 0))
 
     def choose(self, decision: Decision) -> int:
-        if self._gap < 0 or len(decision.steps) == 1:
-            return default_choice(decision.steps, decision.last)
-        if self._gap:
+        steps = decision.steps
+        if len(steps) == 1:
+            return 0
+        if self._gap:  # Negative when no delay is left.
             self._gap -= 1
-            return default_choice(decision.steps, decision.last)
-        order = ring_order(decision.steps, decision.last)
+            return default_choice(steps, decision.last)
+        order = ring_order(steps, decision.last)
         choice = order[self._shift % len(order)]
         self._next()
         return choice

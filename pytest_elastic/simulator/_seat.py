@@ -17,6 +17,10 @@ READY, PENDING, BLOCKED, ASLEEP, ENDED = range(5)
 PASSING = frozenset({"sleep", "delay", "stop"})
 
 
+# A named tuple's own constructor takes twice as long.
+_new = tuple.__new__
+
+
 class Unwind(BaseException):
     """Ends a rank's function: it was killed, or the execution is over."""
 
@@ -34,6 +38,9 @@ class Table(Protocol):
     def now(self, speed: float) -> float:
         """Virtual seconds on a clock of this speed."""
 
+    def wrote(self, seat: Seat, line: str) -> None:
+        """A rank wrote a line of output."""
+
 
 class Seat:
     """One rank of one execution.
@@ -41,36 +48,30 @@ class Seat:
     Attributes:
         status: see above.
         step: the last that it came to.
+        seconds: how long that may wait.
         alarms: virtual times at which something happens to it by itself, by what.
         due: the earliest of them that counts, `math.inf` for none.
         woken: its wait is to be looked at again.
         frozen: it is stopped by a fault.
         excused: the faults of its pending step have been dealt with.
+        line: what it wrote since its last end of line.
         unwinding: it will not come to another step.
     """
 
-    __slots__ = (
-        "alarms", "answer", "began", "due", "error", "excused", "frozen", "number", "seconds", "source",
-        "speed", "status", "step", "table", "unwinding", "waiter", "woken",
-    )  # fmt: skip
+    status = READY
+    seconds = began = 0.0
+    waiter: Waiter | None = None
+    due = math.inf
+    woken = frozen = excused = unwinding = False
+    answer: Any = None
+    line = ""
+    error: BaseException | None = None
+    source: random.Random | None = None
 
     def __init__(self, table: Table, number: int, speed: float) -> None:
         self.table, self.number, self.speed = table, number, speed
-        self.status = READY
         self.step = Step(number, "point", "start")
-        self.seconds = self.began = 0.0
-        self.waiter: Waiter | None = None
         self.alarms: dict[str, float] = {}
-        self.due = math.inf
-        self.woken = self.frozen = self.excused = self.unwinding = False
-        self.answer: Any = None
-        self.error: BaseException | None = None
-        self.source: random.Random | None = None
-
-    def perform(self, name: str, arguments: tuple[Any, ...], seconds: float) -> Any:
-        """Do an operation of the store; waits at most so many virtual seconds."""
-        self.seconds = seconds
-        return self.reach("call", name, arguments)
 
     def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
         """Come to a scheduling point; returns when the step is done, with its answer."""
@@ -79,7 +80,7 @@ class Seat:
             raise RuntimeError(f"what belongs to simulated rank {number} was used by another rank or thread")
         if self.unwinding or table.over:
             raise Unwind
-        self.step, self.status = Step(number, kind, name, arguments), PENDING
+        self.step, self.status = _new(Step, (number, kind, name, arguments)), PENDING
         table.crew.beat += 1
         to = table.next()
         if to != number:
@@ -95,6 +96,14 @@ class Seat:
     def now(self) -> float:
         """Virtual seconds on the rank's own clock."""
         return self.table.now(self.speed)
+
+    def wrote(self, text: str) -> None:
+        """It wrote this to its output, where faults may wait for a line."""
+        *lines, self.line = f"{self.line}{text}".split("\n")
+        for line in lines:
+            self.table.wrote(self, line)
+            if self.unwinding:
+                raise Unwind
 
     def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""

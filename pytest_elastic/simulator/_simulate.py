@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pytest_elastic.faults import FaultPlan, parse
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
-from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token
+from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token, recipe
 from pytest_elastic.simulator._scheduler import SparseScheduler
 from pytest_elastic.simulator._world import RankFunction, Simulation
 
@@ -32,7 +32,7 @@ def simulate(
         may_timeout: whether a wait that only its timeout can end is no hang.
 
     Returns:
-        The record; its `check()` raises what is wrong.
+        The record; its `check()` raises what is wrong, with a note of the token.
 
     Raises:
         TokenError: the token is none.
@@ -48,7 +48,11 @@ def simulate(
         may_timeout=may_timeout,
     )
     with Simulation(function, setting) as simulation:
-        return simulation.run(SparseScheduler(whole.delays))
+        execution = simulation.run(SparseScheduler(whole.delays))
+    if execution.verdict is not None:
+        name = getattr(function, "__name__", "function")
+        execution.verdict.add_note(f"to run it again: {recipe(name, execution)}")
+    return execution
 
 
 def replay(function: RankFunction, token: Schedule | str, *, may_timeout: bool = False) -> Execution:

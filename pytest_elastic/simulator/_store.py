@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from pytest_elastic.simulator._scheduler import Kind
 from pytest_elastic.store._handle import Handle
 
 
 class Seat(Protocol):
     """Where a rank's operations go."""
 
-    def perform(self, name: str, arguments: tuple[Any, ...], seconds: float) -> Any:
-        """Do one when it is this rank's turn; wait at most so many virtual seconds if it blocks."""
+    seconds: float
+    """How many virtual seconds the next one may wait."""
+
+    def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Do one when it is this rank's turn; its answer."""
 
 
 class SimStore(Handle):
@@ -33,9 +37,10 @@ class SimStore(Handle):
     def _call(self, name: str, *arguments: Any) -> Any:
         if arguments and type(arguments[0]) is list:
             arguments = tuple(map(tuple, arguments))  # Steps can be hashed.
-        return self._seat.perform(name, arguments, 0.0)
+        return self._seat.reach("call", name, arguments)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
         if type(arguments[0]) is list:
             arguments = (tuple(arguments[0]),)
-        return self._seat.perform(name, arguments, seconds)
+        self._seat.seconds = seconds
+        return self._seat.reach("call", name, arguments)

@@ -1,11 +1,12 @@
 """What the faults of a plan do to simulated ranks.
 
 A fault that is due at an operation happens before the operation has any effect: `Run.call` asks here first.
+One that is due at a line happens when the line has been written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_elastic.errors import DistNetworkError
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 def strike(run: Run, seat: Seat, watch: Watch) -> bool:
     """Let the faults happen that are due at a rank's pending operation; whether it must not be done now."""
     step = seat.step
-    faults = watch.called(step.rank, step.name, _named(step))
+    return _happen(run, seat, watch.called(step.rank, step.name, _named(step)))
+
+
+def strike_at_line(run: Run, seat: Seat, faults: Sequence[Fault]) -> None:
+    """Let the faults happen that are due at a line which a rank, the one that is running, has written."""
+    _happen(run, seat, faults)
+    if seat.unwinding:  # It need not be told by another: it ends where it is.
+        run.ready.remove(seat.number)
+
+
+def _happen(run: Run, seat: Seat, faults: Sequence[Fault]) -> bool:
     held = False
     for fault in faults:
         victim = seat if fault.rank is None else run.seats[fault.rank]

@@ -72,7 +72,7 @@ class Crew(Protocol):
         """Whether the caller is this member, and not another or just some thread."""
 
     def close(self) -> None:
-        """End the members, which have all come to their bodies' ends, or are stuck."""
+        """End the members: those in their bodies get `Interrupted` where they wait, or when they do."""
 
 
 class ThreadCrew:
@@ -100,16 +100,19 @@ class ThreadCrew:
     def resume(self, member: int) -> None:
         self._holder = member
         self._batons[member].release()
-        beat = self.beat
-        while not self._home.acquire(timeout=PATIENCE):
-            if self.beat == beat:
+        beat, waited = self.beat, 0.0
+        while not self._home.acquire(timeout=_MOMENT):  # A signal that comes just before it waits this long.
+            waited = waited + _MOMENT if self.beat == beat else 0.0
+            beat = self.beat
+            if waited >= PATIENCE:
                 self._lost = self._holder
                 raise Stuck(self._lost, _stack_of(sys._current_frames().get(self._idents[self._lost])))
-            beat = self.beat
 
     def switch(self, me: int, to: int) -> None:
         self._hand(to)
         self._batons[me].acquire()
+        if self._closed:
+            raise Interrupted
 
     def runs(self, member: int) -> bool:
         return threading.get_ident() == self._idents[member] and member != self._lost
@@ -136,7 +139,7 @@ class ThreadCrew:
                 if self._closed:
                     return
                 to = self._body(member)
-                if member == self._lost:  # It was stuck, and is not any more: others have the baton.
+                if member == self._lost or self._closed:  # Nobody waits for it any more.
                     return
                 self._hand(to)
         except Interrupted:

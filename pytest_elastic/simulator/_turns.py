@@ -12,10 +12,10 @@ program that changes something for ever is taken for one after `FAIR` steps.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from pytest_elastic.simulator._scheduler import Step
+from pytest_elastic.simulator._scheduler import Decision
 
 if TYPE_CHECKING:
     from pytest_elastic.simulator._run import Run
@@ -35,8 +35,9 @@ class Turns:
         self._leaps = 0
         self._steps = 0
 
-    def choose(self, steps: Sequence[Step], last: int) -> int:
+    def choose(self, decision: Decision) -> int:
         """The next rank's step; ends the run when it is a livelock."""
+        steps, last = decision.steps, decision.last
         self._steps += 1
         choice = next((index for index, step in enumerate(steps) if step.rank > last), 0)
         if (steps[choice].rank <= last and self._repeats()) or self._steps > FAIR:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from pytest_elastic.errors import UnfiredFaultError
-from pytest_elastic.simulator._ambient import installed
+from pytest_elastic.simulator._ambient import installed, listening
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._judge import judge
 from pytest_elastic.simulator._run import Run
@@ -39,6 +39,8 @@ class Simulation:
 
     def __enter__(self) -> Simulation:
         self._exit.enter_context(installed(self._caller))
+        if any(fault.trigger.where == "line" for fault in self.setting.faults):
+            self._exit.enter_context(listening(self._caller))
         self._exit.callback(self._dismiss)
         return self
 
@@ -90,6 +92,10 @@ class Simulation:
             run.crew.resume(number)
         except Stuck as stuck:
             return stuck
+        except BaseException:  # The user's interrupt: whoever runs now comes to no other step.
+            run.over = True
+            self._dismiss()
+            raise
         return None
 
     def _dismiss(self) -> None:
@@ -110,6 +116,8 @@ class Simulation:
                     execution.results[number] = result
         except (Unwind, Interrupted):
             pass
+        except KeyboardInterrupt as interrupt:
+            run.crash, run.over = interrupt, True
         except BaseException as error:
             if not seat.unwinding:
                 execution.errors[number] = error

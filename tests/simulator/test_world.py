@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import time
 import weakref
@@ -167,3 +168,40 @@ def test_system_exit_is_an_exception_like_others(crew):
         raise SystemExit(3)
 
     assert simulate(work, ranks=1).verdict.type_name == "SystemExit"
+
+
+def test_the_users_interrupt(crew):
+    """Control-C comes out, wherever the ranks are, and nothing of them stays."""
+    ends = []
+
+    def work(rank, world_size, store):
+        try:
+            store.add("n", 1)
+            if rank == 1:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            store.wait(["never"])
+        finally:
+            ends.append(rank)
+
+    before = threading.enumerate()
+    with Simulation(work, Setting(3)) as simulation:
+        with pytest.raises(KeyboardInterrupt):
+            simulation.run(SparseScheduler(()))
+            time.sleep(5)  # Where the interrupt of a thread comes late.
+    assert threading.enumerate() == before
+    assert sorted(ends) == [0, 1, 2]
+
+
+def test_an_interrupt_while_a_rank_computes(crew):
+    """The rank is ended, too."""
+
+    def work(rank, world_size, store):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        while True:
+            pass
+
+    before = threading.enumerate()
+    with Simulation(work, Setting(2)) as simulation:
+        with pytest.raises(KeyboardInterrupt):
+            simulation.run(SparseScheduler(()))
+    assert threading.enumerate() == before

@@ -1,0 +1,199 @@
+"""Which operations commute: the relation on which the exhaustive search stands.
+
+*Theory of operation.*  Two steps that come one after the other are *independent* if the other order leads to
+the same state and the same answers.  Schedules that differ only in the order of independent steps form one
+trace, and one of them is enough.  The fewer pairs are dependent, the fewer traces there are; a pair that is
+wrongly called independent loses some.
+
+What a step does to a place (a value, a queue) is its *access*, as a set of bits:
+
+* `VALUE` and `PRESENCE`: it sees the value, or only whether there is one;
+* `OVERWRITE`, `CREATE`, `DELETE`: it writes, and there was a value, was none, or is none now;
+* `AWAIT` and `AWAIT_VALUE`: it begins to wait for the key, or gets it at once.
+
+Under the `latched` wake rule a wait and the write that creates its key commute: whichever comes first, the
+waiter has seen the key once both are done.  So it conflicts with deletions only, and a `get`, whose answer
+is the first value that it sees, with overwriting, too.  (The rank's *next* step comes after that write in
+either case; that is an edge of the trace, not a conflict.)  An *eager* wait is different, since its arrival
+sees what is there: under `level` (a waiter looks again, later), with a timeout of zero, and where deadlines
+may fire at any point.
+
+Arrivals at a `barrier` of the store commute with each other as long as no one is too many: none has an
+answer, and all of them go on after the last, whoever that was.  (`add`, as the collectives use it, tells
+each its number: those do not commute.)  `LAST` is the last place at the table: two steps that both want it
+do not commute.
+
+All operations on one queue are dependent, and with creations of a value of its name, since a wait is content
+with either.  `EVERYTHING` is the place of those that look at all keys; who
+creates or deletes one *meets* there with others of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pytest_elastic.store import StoreState
+from pytest_elastic.store._state import Operation
+
+VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST = (1 << i for i in range(9))
+_WRITES = OVERWRITE | CREATE | DELETE
+_MEETING = MEET | LAST
+_SIZES = 16  # From this bit on: which world size it is that meets.
+
+Place = str | tuple[str, str]
+Footprint = dict[Place, int]
+
+EVERYTHING: Place = ("keys", "")
+
+_CONFLICTS = {
+    VALUE: _WRITES | _MEETING,
+    PRESENCE: CREATE | DELETE | _MEETING,
+    OVERWRITE: VALUE | AWAIT_VALUE | _WRITES | _MEETING,
+    CREATE: VALUE | PRESENCE | _WRITES | _MEETING,
+    DELETE: VALUE | PRESENCE | AWAIT | AWAIT_VALUE | _WRITES | _MEETING,
+    AWAIT: DELETE | _MEETING,
+    AWAIT_VALUE: OVERWRITE | DELETE | _MEETING,
+    MEET: ~_MEETING,
+    LAST: ~_MEETING,
+}
+
+
+class _Against(dict[int, int]):
+    """By access: every access that does not commute with it."""
+
+    def __missing__(self, access: int) -> int:
+        found = 0
+        for bit, others in _CONFLICTS.items():
+            if access & bit:
+                found |= others
+        if access >> _SIZES:  # Who meets, meets those of the same world size.
+            found &= ~(access >> _SIZES << _SIZES)
+        self[access] = found
+        return found
+
+
+AGAINST = _Against()
+
+
+def commute(one: Footprint, other: Footprint) -> bool:
+    """Whether two steps that are both possible now are independent."""
+    if len(other) < len(one):
+        one, other = other, one
+    for place, access in one.items():
+        there = other.get(place)
+        if there is not None and (AGAINST[access] & there or access & there & LAST):
+            return False
+    return True
+
+
+def footprint(operation: Operation, state: StoreState, eager: bool) -> Footprint:
+    """What the operation would touch if it came now; `eager` is about waits, see above."""
+    name, *arguments = operation
+    return _OF[str(name)](state, eager, *arguments)
+
+
+def _writing(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
+    if state.peek(key) is not None:
+        return {key: OVERWRITE}
+    return {key: CREATE, EVERYTHING: MEET}
+
+
+def _counting(state: StoreState, eager: bool, key: str, *_: Any) -> Footprint:
+    found = _writing(state, eager, key)
+    found[key] |= VALUE
+    return found
+
+
+def _comparing(state: StoreState, eager: bool, key: str, expected: bytes, _: bytes) -> Footprint:
+    present = state.peek(key)
+    if present == expected or (present is None and not expected):
+        return _counting(state, eager, key)
+    return {key: VALUE}
+
+
+def _deleting(state: StoreState, _: bool, key: str) -> Footprint:
+    if state.peek(key) is None:
+        return {key: PRESENCE}
+    return {key: DELETE, EVERYTHING: MEET}
+
+
+def _writing_many(state: StoreState, eager: bool, keys: Sequence[str], _: Sequence[bytes]) -> Footprint:
+    found: Footprint = {}
+    for key in keys:
+        found.update(_writing(state, eager, key))
+    return found
+
+
+def _getting(_: StoreState, eager: bool, keys: str | Sequence[str]) -> Footprint:
+    access = VALUE if eager else AWAIT_VALUE
+    return {keys: access} if isinstance(keys, str) else dict.fromkeys(keys, access)
+
+
+def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
+    found: Footprint = {}
+    for key in keys:
+        found[key] = PRESENCE if eager or state.queue_len(key) else AWAIT
+        found["queue", key] = PRESENCE
+    return found
+
+
+def _checking(state: StoreState, _: bool, keys: Sequence[str]) -> Footprint:
+    return _waiting(state, True, keys)
+
+
+def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footprint:
+    members, last = f"{key}/num_members", f"{key}/last_member"
+    count = state.peek(members) or b"0"
+    place = int(count) + 1 if count.isdigit() else 0
+    if not eager and 0 < place <= world_size and state.peek(last) is None and not _is_awaited(state, members):
+        access = LAST if place == world_size else MEET
+        access |= 1 << _SIZES + world_size
+        return {members: access, last: access, EVERYTHING: MEET}
+    found = _counting(state, eager, members)
+    found |= _writing(state, eager, last) if place == world_size else {}
+    for each, access in _waiting(state, eager, [last]).items():
+        found[each] = found.get(each, 0) | access
+    return found
+
+
+def _is_awaited(state: StoreState, key: str) -> bool:
+    return any(key in waiter.keys for waiter in state.waiters())
+
+
+def _seeing(_: StoreState, __: bool, key: str) -> Footprint:
+    return {key: VALUE}
+
+
+def _seeing_all(_: StoreState, __: bool) -> Footprint:
+    return {EVERYTHING: VALUE}
+
+
+def _queueing(_: StoreState, __: bool, key: str, *___: Any) -> Footprint:
+    return {("queue", key): _WRITES, key: PRESENCE}
+
+
+def _measuring(_: StoreState, __: bool, key: str) -> Footprint:
+    return {("queue", key): VALUE}
+
+
+_OF: dict[str, Callable[..., Footprint]] = {
+    "set": _writing,
+    "append": _writing,
+    "add": _counting,
+    "arrive": _counting,
+    "compare_set": _comparing,
+    "delete_key": _deleting,
+    "multi_set": _writing_many,
+    "get": _getting,
+    "multi_get": _getting,
+    "members": _seeing,
+    "check": _checking,
+    "wait": _waiting,
+    "num_keys": _seeing_all,
+    "list_keys": _seeing_all,
+    "barrier": _meeting,
+    "queue_push": _queueing,
+    "queue_pop": _queueing,
+    "queue_len": _measuring,
+}

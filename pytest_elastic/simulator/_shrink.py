@@ -1,0 +1,266 @@
+"""From a failure to the simplest one of its kind, and the proof that it comes again.
+
+*Rules.*  A failure is simpler if it has fewer ranks, then fewer faults, fewer early expiries, fewer delays,
+and then smaller ones.  It is of the same kind if its verdict has the same type, and an exception the place.
+Each candidate is run; what counts is what happened, not what was asked for.
+
+* Ranks: only where the default schedule does not fail, on the smaller group neither: a function that was
+  written for three ranks fails on two for reasons of its own.
+* Delays: one alone, tried everywhere; else what is left when none can be taken away (Zeller, Hildebrandt:
+  Simplifying and Isolating Failure-Inducing Input, TSE 2002), or when the last ones are replaced by another;
+  else two, three, ... of them, tried everywhere.
+* The budget is counted in steps, so that the same failure always becomes the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from pytest_elastic.faults import Fault, FaultPlan
+from pytest_elastic.simulator._execution import Execution, Setting
+from pytest_elastic.simulator._judge import compare
+from pytest_elastic.simulator._scheduler import Delays, SparseScheduler
+from pytest_elastic.simulator._verdict import Nondeterminism, RankFailed, UncontrolledBlocking, Verdict
+from pytest_elastic.simulator._world import RankFunction, Simulation
+
+COME_ONCE = (UncontrolledBlocking, Nondeterminism)
+"""The verdicts that are not looked for again: one costs seconds, the other does not come again."""
+
+BUDGET = 100_000
+TIMES = 10
+
+T = TypeVar("T")
+
+# Delays by the number of the decision, which stays when another one is taken away, not by the gap.
+_Places = tuple[tuple[int, int], ...]
+
+
+def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> Execution:
+    """The simplest failure of the same kind that is found in so many steps; at worst the one given.
+
+    If the failure does not come again, the execution that came instead, which has the verdict
+    `Nondeterminism`.
+    """
+    if isinstance(failure.verdict, COME_ONCE):
+        return failure
+    trials = _Trials(function, failure, budget)
+    try:
+        if trials.try_out(failure.setting, failure.delays, any_size=True) is None:
+            return _differing(failure, trials.last)
+        for simplify in (
+            _fewer_ranks,
+            _fewer_faults,
+            _fewer_expiries,
+            _fewer_delays,
+            _smaller_delays,
+            _fewest_delays,
+        ):
+            simplify(trials)
+    except _SpentError:
+        pass
+    finally:
+        trials.close()
+    return trials.best
+
+
+def confirm(function: RankFunction, failure: Execution, times: int = TIMES) -> Execution:
+    """Run the failure so often again: the failure itself, or the first execution that differs from it.
+
+    The latter has the verdict `Nondeterminism`.
+    """
+    if isinstance(failure.verdict, COME_ONCE):
+        return failure
+    with Simulation(function, failure.setting) as simulation:
+        for _ in range(times):
+            again = simulation.run(SparseScheduler(failure.delays))
+            if compare(failure, again) is not None or _kind(again.verdict) != _kind(failure.verdict):
+                return _differing(failure, again)
+    return failure
+
+
+class _SpentError(Exception):
+    """The budget is used up."""
+
+
+class _Trials:
+    """Runs candidates, and keeps the best."""
+
+    def __init__(self, function: RankFunction, failure: Execution, budget: int) -> None:
+        self.function, self.best, self.last = function, failure, failure
+        self._kind, self._left = _kind(failure.verdict), budget
+        self._simulation: Simulation | None = None
+
+    def run(self, setting: Setting, delays: Delays) -> Execution:
+        """One execution, if the budget allows it."""
+        if self._left <= 0:
+            raise _SpentError
+        if self._simulation is None or self._simulation.setting != setting:
+            self.close()
+            self._simulation = Simulation(self.function, setting).__enter__()
+        self.last = self._simulation.run(SparseScheduler(delays))
+        self._left -= len(self.last.steps) + 1
+        return self.last
+
+    def try_out(self, setting: Setting, delays: Delays, any_size: bool = False) -> Execution | None:
+        """Run a candidate; the best one from now on, if it fails in the same way and is simpler."""
+        execution = self.run(setting, delays)
+        if _kind(execution.verdict) != self._kind or (execution.unfired and not self.best.unfired):
+            return None
+        if any_size or _size(execution) < _size(self.best):
+            self.best = execution
+            return execution
+        return None
+
+    def close(self) -> None:
+        if self._simulation is not None:
+            self._simulation.__exit__(None, None, None)
+            self._simulation = None
+
+
+def _fewer_ranks(trials: _Trials) -> None:
+    setting = trials.best.setting
+    if trials.run(setting, ()).verdict is not None:
+        return
+    for ranks in range(2, setting.ranks):
+        if any(
+            rank is not None and rank >= ranks
+            for fault in setting.faults
+            for rank in (fault.rank, fault.watched)
+        ):
+            continue
+        smaller = replace(setting, ranks=ranks, skew=setting.skew[:ranks])
+        default = trials.run(smaller, ())
+        if default.verdict is not None:
+            continue
+        for delays in (trials.best.delays, *_extensions(default)):
+            if trials.try_out(smaller, delays):
+                return
+
+
+def _fewer_faults(trials: _Trials) -> None:
+    def attempt(faults: Sequence[Fault]) -> bool:
+        best = trials.best
+        plan = FaultPlan(tuple(fault for fault in best.setting.faults if any(fault is one for one in faults)))
+        return trials.try_out(replace(best.setting, faults=plan), best.delays) is not None
+
+    _minimize(list(trials.best.setting.faults), attempt)
+
+
+def _fewer_expiries(trials: _Trials) -> None:
+    for expiries in range(trials.best.setting.expiries):
+        if trials.try_out(replace(trials.best.setting, expiries=expiries), trials.best.delays):
+            return
+
+
+def _fewer_delays(trials: _Trials) -> None:
+    setting = trials.best.setting
+    if not trials.best.delays or trials.try_out(setting, ()):
+        return
+    if len(trials.best.delays) > 1 and _more(trials, (), 1):
+        return
+    _minimize(
+        list(_places(trials.best.delays)),
+        lambda places: trials.try_out(setting, _delays(tuple(places))) is not None,
+    )
+    kept = 1
+    while kept < len(trials.best.delays) - 1:
+        if not _more(trials, trials.best.delays[:kept], 1):
+            kept += 1
+
+
+def _smaller_delays(trials: _Trials) -> None:
+    """Each delay as early, and to as near an alternative, as it can be."""
+    while any(trials.try_out(trials.best.setting, delays) for delays in _smaller(trials.best.delays)):
+        pass
+
+
+def _smaller(delays: Delays) -> Iterator[Delays]:
+    """The same with one delay smaller."""
+    places = _places(delays)
+    for index, (place, shift) in enumerate(places):
+        start = places[index - 1][0] + 1 if index else 0
+        nearer = [(place, less) for less in range(1, shift)]
+        earlier = [(before, some) for before in range(start, place) for some in range(1, shift + 1)]
+        for candidate in (*nearer, *earlier):
+            yield _delays((*places[:index], candidate, *places[index + 1 :]))
+
+
+def _fewest_delays(trials: _Trials) -> None:
+    """All schedules of two delays, of three, ...: what is found then cannot be simpler."""
+    for count in range(2, len(trials.best.delays)):
+        if _more(trials, (), count):
+            return
+
+
+def _more(trials: _Trials, delays: Delays, count: int) -> bool:
+    """Try these delays and `count` more, anywhere after them."""
+    setting = trials.best.setting
+    for longer in _extensions(trials.run(setting, delays)):
+        if _more(trials, longer, count - 1) if count > 1 else trials.try_out(setting, longer):
+            return True
+    return False
+
+
+def _minimize(items: list[T], attempt: Callable[[Sequence[T]], bool]) -> None:
+    """Take parts away, big ones first, as long as the attempt without them succeeds."""
+    size = len(items)
+    while size:
+        start = 0
+        while start < len(items):
+            rest = items[:start] + items[start + size :]
+            if attempt(rest):
+                items = rest
+            else:
+                start += size
+        size //= 2
+
+
+def _extensions(execution: Execution) -> Iterator[Delays]:
+    """The delays of an execution and one more, in each place after them."""
+    places = _places(execution.delays)
+    start = places[-1][0] + 1 if places else 0
+    decisions = [steps for steps in execution.enabled[: execution.turns] if len(steps) > 1]
+    for place in range(start, len(decisions)):
+        for shift in range(1, len(decisions[place])):
+            yield _delays((*places, (place, shift)))
+
+
+def _places(delays: Delays) -> _Places:
+    places, at = [], 0
+    for gap, shift in delays:
+        places.append((at + gap, shift))
+        at += gap + 1
+    return tuple(places)
+
+
+def _delays(places: _Places) -> Delays:
+    delays, at = [], 0
+    for place, shift in places:
+        delays.append((place - at, shift))
+        at = place + 1
+    return tuple(delays)
+
+
+def _size(execution: Execution) -> tuple[object, ...]:
+    setting, places = execution.setting, _places(execution.delays)
+    return (
+        setting.ranks,
+        len(setting.faults),
+        setting.expiries,
+        len(places),
+        sum(place for place, _ in places),
+        places,
+    )
+
+
+def _kind(verdict: Verdict | None) -> tuple[object, ...]:
+    if isinstance(verdict, RankFailed):
+        return RankFailed, verdict.type_name, verdict.place
+    return (type(verdict),)
+
+
+def _differing(once: Execution, again: Execution) -> Execution:
+    """The second execution, found to be another one than the first under the same schedule."""
+    return replace(again, verdict=compare(once, again) or Nondeterminism(len(again.steps), (), ()))
