@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_elastic.faults import FaultPlan
 from pytest_elastic.faults._forced import ForcedStage
@@ -20,8 +20,9 @@ from pytest_elastic.faults._jitter import JitterStage
 from pytest_elastic.faults._recording import Recording, RecordStage
 from pytest_elastic.faults._replay import ReplayStage
 from pytest_elastic.launch._ranks import RankGroup
-from pytest_elastic.launch._scheduled import ScheduleStage
-from pytest_elastic.launch._token import Order
+
+if TYPE_CHECKING:
+    from pytest_elastic.launch._token import Order
 from pytest_elastic.store._gate import Gate, OpenGate
 
 _SOON = 0.001  # Seconds until the next try to signal a group that is just being forked.
@@ -48,14 +49,17 @@ class Trial:
         Raises:
             ValueError: the recording has lost its beginning.
         """
-        self.plan = plan or (replay.faults if isinstance(replay, Order) else FaultPlan())
+        own = FaultPlan() if replay is None or isinstance(replay, Recording) else replay.faults
+        self.plan = plan or own
         self._group, self._lines = group, NewLines(group.directories)
         gate: Gate = OpenGate()
         self._replay: ForcedStage | None = None
-        if isinstance(replay, Order):
-            self._replay = ScheduleStage(replay, gate)
-        elif replay is not None:
+        if isinstance(replay, Recording):
             self._replay = ReplayStage(replay, gate)
+        elif replay is not None:
+            from pytest_elastic.launch._scheduled import ScheduleStage
+
+            self._replay = ScheduleStage(replay, gate)
         self._record = RecordStage(self._replay or gate)
         gate = self._record
         if seed is not None and replay is None:
