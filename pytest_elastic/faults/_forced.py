@@ -6,7 +6,8 @@ for the order's end, after which the gate stands open.
 
 A wait ends by the write that ends it; else when the order says, not by the machine's clock.  Where nothing
 but its timeout can end it, it first has its deadline back for a while, so that whoever looks out for hangs
-sees this one, and lets the time pass by itself.
+sees this one, and lets the time pass by itself.  Nothing more is done until the rank that has timed out shows
+what it makes of it, so that failures come in their order, too.
 
 A divergence is raised in the rank that does something else than was to come.  The others' requests fail, too,
 as if a rank had been lost: nobody hangs.  So they do if the party whose turn it is has ended, or does not
@@ -26,6 +27,7 @@ from pytest_elastic.store._gate import Ending, Gate, Request
 
 PATIENCE = 10.0  # Seconds that a party may take for its next request, while others are held.
 _JUMP = 1.5  # Seconds for a hang to be seen, before its first wait is ended.
+_REST = 1.0  # Seconds for a rank that has timed out to show what it does next.
 
 
 class ForcedStage(Stage):
@@ -46,6 +48,7 @@ class ForcedStage(Stage):
         self._blocked: dict[Party, Request] = {}
         self._gone: set[int] = set()
         self._timing: Request | None = None  # Has its deadline back, and ends by it.
+        self._answered: Party | None = None  # Whose wait has timed out, and who was not heard of since.
         self._look = False
         self._moved = SYSTEM_CLOCK.monotonic()
 
@@ -70,6 +73,7 @@ class ForcedStage(Stage):
     # The gate.
 
     def asked(self, request: Request) -> None:
+        self._heard_of(*party_of(request))
         if self.divergence is not None:
             self.keeper.fail(request, self.divergence)
         elif self.done == self.steps:
@@ -90,6 +94,9 @@ class ForcedStage(Stage):
         for table in (self._blocked, self._held):
             if table.get(party) is request:
                 del table[party]
+        if how in ("timed out", "jumped") and self._is_going():
+            self._answered = party
+            self.after(_REST, partial(self._heard_of, *party))
         if self._timing is request:
             self._timing, self._look = None, True
             self.done += 1
@@ -98,10 +105,17 @@ class ForcedStage(Stage):
     def left(self, label: Hashable) -> None:
         self._gone.add(label if isinstance(label, int) else -1)
         super().left(label)
+        self.rested(label)
         self._go_on()
         following = self._next() if self._is_going() else None
         if following is not None and following[0][0] in self._gone and self._held:
             self.diverge(f"  {name_party(following[0])} has ended")
+
+    def rested(self, label: Hashable) -> None:
+        super().rested(label)
+        if self._answered is not None and self._answered[0] == label:
+            self._heard_of(*self._answered)
+            self._go_on()
 
     def due(self) -> float:
         if self._look:
@@ -143,6 +157,10 @@ class ForcedStage(Stage):
     def _is_going(self) -> bool:
         return self.done < self.steps and self.divergence is None
 
+    def _heard_of(self, *party: int) -> None:
+        if self._answered == party:
+            self._answered, self._look = None, True
+
     # What kinds use.
 
     def _apply(self, request: Request) -> None:
@@ -166,7 +184,7 @@ class ForcedStage(Stage):
             self.keeper.expire(request)
 
     def _go_on(self) -> None:
-        while self._is_going() and self._timing is None and self._step():
+        while self._is_going() and self._timing is None and self._answered is None and self._step():
             self.done += 1
             self._moved = SYSTEM_CLOCK.monotonic()
         if self.done == self.steps and self.divergence is None:

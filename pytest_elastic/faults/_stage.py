@@ -47,6 +47,9 @@ class Stage:
     def left(self, label: Hashable) -> None:
         self.following.left(label)
 
+    def rested(self, label: Hashable) -> None:
+        self.following.rested(label)
+
     def due(self) -> float:
         return min(self._timers[0][0] if self._timers else math.inf, self.following.due())
 

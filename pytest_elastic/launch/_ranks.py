@@ -281,6 +281,7 @@ class RankGroup(PContext):
                 reply.at, reply.rank, reply.when, reply.outcome, reply.crash, reply.place
             )
             self.lookout.note([ended])
+            self.server.rested(reply.rank)
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""

@@ -104,6 +104,9 @@ class Gate(Protocol):
     def left(self, label: Hashable) -> None:
         """This client has ended, and all its connections were dropped."""
 
+    def rested(self, label: Hashable) -> None:
+        """This client has reported, and asks for nothing more until it is told to."""
+
     def due(self) -> float:
         """When `tick` is to be called next, on the monotonic clock; `inf` for never."""
 
@@ -126,6 +129,9 @@ class OpenGate:
         pass
 
     def left(self, label: Hashable) -> None:
+        pass
+
+    def rested(self, label: Hashable) -> None:
         pass
 
     def due(self) -> float:

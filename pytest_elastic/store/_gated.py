@@ -53,6 +53,11 @@ class GatedService(Service):
         self.gate.left(label)
         self._go_on()
 
+    def rested(self, label: Hashable) -> None:
+        """Tell the gate."""
+        self.gate.rested(label)
+        self._go_on()
+
     # What the gate may have done.
 
     def let(self, request: Request) -> None:

@@ -186,6 +186,11 @@ class StoreServer:
         """
         self._service.jump(most)
 
+    def rested(self, label: Hashable) -> None:
+        """Tell the gate that this client asks for nothing more until it is told to."""
+        if isinstance(self._service, GatedService):
+            self.order(partial(self._service.rested, label))
+
     def pass_to(self, gate: Gate) -> None:
         """Ask this gate from now on; for a server that was made with one.  Blocks until that is so."""
         assert isinstance(self._service, GatedService)

@@ -127,7 +127,11 @@ def test_waits_replay_as_they_ended(rig):
     assert len(seen()) == 3
     waits = rig.ask(1, "wait", ["b", "c"])
     assert waits.timeless
-    assert (seen(), rig.of(1)) == (wanted, ["ok", "timed out"])
+    assert (seen(), rig.of(1)) == (wanted[:-1], ["ok", "timed out"])
+    stage.rested(0)
+    assert seen() == wanted[:-1]  # First it shows what it makes of it.
+    stage.rested(1)
+    assert seen() == wanted
     stage.check()
 
 
@@ -256,3 +260,30 @@ def test_one_that_is_killed_while_held(rig):
     stage.ended(request, "gone")
     rig.ask(0, *A)
     assert rig.of(1) == []
+
+
+def test_a_rank_that_timed_out_and_does_nothing(rig, clock):
+    """The others go on after a second."""
+    stage, seen, wanted = replaying(rig, (0, "get", "x"), (0, "expire"), (1, *A))
+    rig.ask(1, *A)
+    rig.ask(0, "get", "x")
+    assert seen() == wanted[:-1]
+    rig.gate.tick(clock(2))
+    assert (seen(), rig.gate.due()) == (wanted, math.inf)
+
+
+def test_a_hang_is_left_to_be_seen(rig, clock):
+    """A wait that was ended since nothing else could be, has its deadline back, for a while."""
+    recording = Recording(
+        (Entry(0, 0, "blocked", "get", ("x",), 0.0), Entry(0, 0, "jumped", "get", ("x",), 0.1))
+    )
+    for by_itself in (True, False):
+        rig.__init__()
+        stage = rig.use(ReplayStage(recording, OpenGate()))
+        waits = rig.ask(0, "get", "x")
+        assert (waits.timeless, rig.of(0), stage.done) == (False, [], 1)
+        if by_itself:
+            rig._end(waits, "jumped", "jumped")
+        stage.tick(clock(2))
+        assert (rig.of(0), stage.done) == (["jumped" if by_itself else "timed out"], 2)
+        stage.check()
