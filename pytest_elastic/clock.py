@@ -118,6 +118,10 @@ class Deadline:
         """Whether the point has been reached."""
         return self.clock.monotonic() >= self.at
 
+    def later(self, seconds: float) -> Deadline:
+        """The point so much after this one."""
+        return Deadline(self.at + seconds, self.clock)
+
     def earlier(self, other: Deadline) -> Deadline:
         """The nearer one of the two."""
         return self if self.at <= other.at else other

@@ -79,6 +79,18 @@ class RankError(ElasticError):
         super().__init__(text)
 
 
+class DebuggerError(ElasticError):
+    """A debugger was to open in a rank, and pytest has no terminal for it.
+
+    Attributes:
+        rank: where.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        super().__init__(f"rank {rank} cannot open a debugger: the standard input of pytest is no terminal")
+
+
 class MarkerError(ElasticError):
     """An `elastic` marker says something that is not allowed.
 

@@ -13,7 +13,7 @@ __all__ = ["check_store", "raises_on_ranks"]
 def check_store(make_store: Callable[[], Any]) -> None:
     """Check a kind of store against the contract's lines on keys, values, operations and time.
 
-    Takes some seconds, 10 more for each line on which the store blocks for ever (its thread is left behind).
+    Takes some seconds, 10 more if the store blocks for ever on some lines (their threads are left behind).
 
     Args:
         make_store: gives a new, empty store at each call, from any thread; its `clone()` must share the

@@ -53,6 +53,12 @@ def nothing_survives() -> Iterator[None]:
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="session")
+def rounds() -> Callable[[int, int], int]:
+    """How often to repeat what has to be repeated: `rounds(few, all)`; all where ELASTIC_ROUNDS=all says so."""
+    return lambda few, all: all if os.environ.get("ELASTIC_ROUNDS") == "all" else few
+
+
 Run = Callable[..., pytest.RunResult]
 
 

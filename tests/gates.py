@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pytest_elastic.store._gate import Gate, OpenGate, Request
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.faults._recording import Entry, How, Recording, party_of
+from pytest_elastic.faults._stage import Stage
+from pytest_elastic.store._gate import Ending, Gate, OpenGate, Request
 from pytest_elastic.store._state import StoreState, Waiter
 
 
@@ -112,3 +116,42 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         return now[0]
 
     return move
+
+
+class RecordStage(Stage):
+    """Notes everything that passes; the last `most` entries are kept."""
+
+    def __init__(self, following: Gate, most: int = 1000) -> None:
+        super().__init__(following)
+        self._began = SYSTEM_CLOCK.monotonic()
+        self._rows: deque[tuple[Request, How, float]] = deque(maxlen=most)
+        self._count = 0
+
+    def applied(self, request: Request, blocked: bool) -> None:
+        self._note(request, "blocked" if blocked else "applied")
+        super().applied(request, blocked)
+
+    def ended(self, request: Request, how: Ending) -> None:
+        if request.blocked:
+            self._note(request, how)
+        super().ended(request, how)
+
+    def _note(self, request: Request, how: How) -> None:
+        self._count += 1
+        self._rows.append((request, how, SYSTEM_CLOCK.monotonic()))
+
+    def recording(self, header: dict[str, Any]) -> Recording:
+        """What was noted so far; from any thread, once the server is closed or its clients are idle."""
+        rows = self._rows.copy()
+        entries = [
+            Entry(
+                *party_of(request),
+                how,
+                request.name,
+                tuple(request.keys),
+                at - self._began,
+                request.missing if how == "blocked" else (),
+            )
+            for request, how, at in rows
+        ]
+        return Recording(tuple(entries), header, self._count - len(rows))

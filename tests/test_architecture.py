@@ -25,6 +25,7 @@ THIRD_PARTIES = {
     "psutil": {"multiprocessing"},
     "hypothesis": {"strategies", "stateful"},
     "pytest": {"plugin"},
+    "pytest_timeout": {"plugin"},
     "_pytest": set(),
     "torch": {"store"},
     "greenlet": {"simulator"},

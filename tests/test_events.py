@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_json_there_and_back(event: Event) -> None:
     assert load(line) == event
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.at = 0.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_made_by_name(event: Event) -> None:
+    """The constructor takes the fields by name, in any order, and those without a default are needed."""
+    values = dataclasses.asdict(event)
+    made = type(event)(**dict(reversed(values.items())))
+    assert made == event
+    assert dataclasses.replace(event, at=7.0) == type(event)(**{**values, "at": 7.0})
+    assert pickle.loads(pickle.dumps(event)) == event
+    del values["rank"]
+    with pytest.raises(TypeError, match="rank"):
+        type(event)(**values)
+
+
+def test_defaults() -> None:
+    """What is not given has its default."""
+    assert WaitBegan(4.0, 2, 7, "wait", ("a",), ("a",), 300.0) == WaitBegan(
+        4.0, 2, 7, "wait", ("a",), ("a",), 300.0, False, ()
+    )
 
 
 def test_every_kind_is_covered() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from pytest_elastic.stateful import StoreMachine
 from pytest_elastic.store import HashStore, PrefixStore, StoreServer
 
+EXAMPLES = int(os.environ.get("ELASTIC_STORE_EXAMPLES", "15"))
 SETTINGS = settings(
-    max_examples=15,
+    max_examples=EXAMPLES,
     stateful_step_count=30,
     deadline=None,
     database=None,
@@ -20,7 +22,7 @@ SETTINGS = settings(
 )
 
 
-def compare(make_store: Any, make_reference: Any = HashStore) -> None:
+def compare(make_store: Any, make_reference: Any = HashStore, limits: settings = SETTINGS) -> None:
     class Machine(StoreMachine):
         def make_store(self) -> Any:
             return make_store()
@@ -28,7 +30,7 @@ def compare(make_store: Any, make_reference: Any = HashStore) -> None:
         def make_reference(self) -> Any:
             return make_reference()
 
-    run_state_machine_as_test(Machine, settings=SETTINGS)
+    run_state_machine_as_test(Machine, settings=limits)
 
 
 def test_hash_store_is_as_torchs() -> None:
@@ -91,8 +93,9 @@ class Impatient(HashStore):
 )
 def test_a_difference_is_found(kind: type, text: str) -> None:
     """In an answer, and in an error."""
+    limits = settings(SETTINGS, max_examples=500, phases=[Phase.generate])  # The shortest example may wait.
     with pytest.raises(AssertionError, match=text):
-        compare(kind)
+        compare(kind, limits=limits)
 
 
 def test_a_machine_must_say_what_to_test() -> None:

@@ -8,17 +8,15 @@ brings everything back.  Timeouts are entries like others; a machine's clock has
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.faults._stage import Stage
-from pytest_elastic.store._gate import Ending, Gate, Request
+from pytest_elastic.events import Event, StoreCalled, WaitBegan, WaitEnded
+from pytest_elastic.store._gate import Request
 
 FORMAT = "elastic-recording/1"
-MOST = 64 * 2**10
 
 How = Literal["applied", "blocked", "called", "done", "timed out", "jumped", "gone"]
 Party = tuple[int, int]  # A rank and the number of its connection; rank -1 is the launcher.
@@ -146,40 +144,33 @@ def party_of(request: Request) -> Party:
     return (label if isinstance(label, int) else -1), request.client
 
 
-class RecordStage(Stage):
-    """Notes everything that passes; the last `MOST` entries are kept."""
+def recorded(events: Iterable[Event], header: dict[str, Any], lost: int = 0) -> Recording:
+    """The recording of what a server told.
 
-    def __init__(self, following: Gate, most: int = MOST) -> None:
-        super().__init__(following)
-        self._began = SYSTEM_CLOCK.monotonic()
-        self._rows: deque[tuple[Request, How, float]] = deque(maxlen=most)
-        self._count = 0
-
-    def applied(self, request: Request, blocked: bool) -> None:
-        self._note(request, "blocked" if blocked else "applied")
-        super().applied(request, blocked)
-
-    def ended(self, request: Request, how: Ending) -> None:
-        if request.blocked:
-            self._note(request, how)
-        super().ended(request, how)
-
-    def _note(self, request: Request, how: How) -> None:
-        self._count += 1
-        self._rows.append((request, how, SYSTEM_CLOCK.monotonic()))
-
-    def recording(self, header: dict[str, Any]) -> Recording:
-        """What was noted so far; from any thread, once the server is closed or its clients are idle."""
-        rows = self._rows.copy()
-        entries = [
-            Entry(
-                *party_of(request),
-                how,
-                request.name,
-                tuple(request.keys),
-                at - self._began,
-                request.missing if how == "blocked" else (),
-            )
-            for request, how, at in rows
-        ]
-        return Recording(tuple(entries), header, self._count - len(rows))
+    Args:
+        events: in their order.
+        header: of the recording.
+        lost: how many events before those are missing.
+    """
+    entries: list[Entry] = []
+    parties: dict[int, Party] = {}
+    counts: Counter[int] = Counter()
+    pending: dict[int, int] = {}  # By connection: the entry of its last request.
+    began = 0.0
+    for event in events:
+        if isinstance(event, StoreCalled):
+            rank = -1 if event.rank is None else event.rank
+            if event.client not in parties:
+                parties[event.client] = rank, counts[rank]
+                counts[rank] += 1
+            began = began or event.at
+            pending[event.client] = len(entries)
+            entries.append(Entry(*parties[event.client], "applied", event.name, event.keys, event.at - began))
+        elif isinstance(event, WaitBegan | WaitEnded) and event.client in pending:
+            call = entries[pending[event.client]]
+            if isinstance(event, WaitBegan):
+                entries[pending[event.client]] = replace(call, how="blocked", missing=event.missing)
+            else:
+                how: Any = event.how
+                entries.append(replace(call, how=how, at=event.at - began, missing=()))
+    return Recording(tuple(entries), header, lost)

@@ -16,15 +16,32 @@ class Wait:
     Attributes:
         event: as it was told.
         rank: whose it is; `client` is the thread.
-        missing: the keys that are not there yet, in the order asked.
         writers: the one rank that may write a key, for keys that have one.
+        lacks: how many keys are missing; those that have come since it began are in `came`.
+        free: whether any rank may end it: it is for plain keys only.
     """
 
     event: WaitBegan
     rank: int
     client: int
-    missing: dict[str, None]
     writers: dict[str, int]
+    lacks: int
+    free: bool
+    came: set[str] | None = None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The keys that are not there yet, in the order asked."""
+        if self.came is None:
+            return self.event.missing
+        return tuple(key for key in self.event.missing if key not in self.came)
+
+    def see(self, key: str) -> None:
+        """One of several keys has come."""
+        self.lacks -= 1
+        if self.came is None:
+            self.came = set()
+        self.came.add(key)
 
     @property
     def deadline(self) -> float:
@@ -50,15 +67,6 @@ class Barrier:
     joined: int = 0
     left: int = 0
     releaser: int | None = None
-
-    def count_in(self, rank: int, count: int, world_size: int) -> None:
-        """A rank called it, as number `count` of `world_size`."""
-        self.declared &= self.world_size == world_size
-        self.count = count
-        self.joined |= 1 << rank
-        self.left &= ~(1 << rank)
-        if count == world_size:
-            self.releaser = rank
 
     def may_open(self, able: int) -> bool:
         """Whether the ranks with these bits can release it."""

@@ -32,7 +32,7 @@ def _wait(graph: WaitGraph, wait: Wait) -> WaitSeen:
         wait.client,
         wait.event.name,
         wait.event.keys,
-        tuple(wait.missing),
+        wait.missing,
         wait.event.at,
         wait.event.timeout,
         barrier_name(at[0].prefix) if at else "",

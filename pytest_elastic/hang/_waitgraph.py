@@ -79,7 +79,7 @@ class WaitGraph:
         self._closed: dict[str, Barrier] = {}
         self._native: set[str] = set()  # Prefixes of barriers that the store itself releases.
         self._can = self._all  # Bits of those that could go on when it was last looked at.
-        self._takers: dict[type[Event], Callable[[Any], bool]] = {
+        self._takers: dict[type[Event], Callable[[Rank, Any], bool]] = {
             StoreCalled: self._called,
             WaitBegan: self._began_waiting,
             WaitEnded: self._ended_waiting,
@@ -97,7 +97,9 @@ class WaitGraph:
         if take is None:
             return False
         self.last = event.at
-        return take(event)
+        if event.rank is None:
+            return self._told_of_outsider(event)
+        return take(self.ranks[event.rank], event)
 
     @property
     def quiescent(self) -> bool:
@@ -135,14 +137,17 @@ class WaitGraph:
 
     # Events of the store.
 
-    def _called(self, event: StoreCalled) -> bool:
-        opened = self._heard(event.rank, event.client)
-        if event.rank is not None:
-            self.ranks[event.rank].calls += 1
-        name = event.name
-        if name in _READS:
-            pass
-        elif event.changed and name in _WRITES:
+    def _called(self, rank: Rank, event: StoreCalled) -> bool:
+        rank.calls += 1
+        opened = self._heard(rank, event.client)
+        if event.name not in _READS:
+            opened |= self._changed(event)
+        return opened and bool(self.doomed) and self._judge()
+
+    def _changed(self, event: StoreCalled) -> bool:
+        """An operation that may change keys; whether somebody waited for them."""
+        name, opened = event.name, False
+        if event.changed and name in _WRITES:
             for key in event.keys:
                 if self.deleted:
                     self.deleted.pop(key, None)
@@ -155,35 +160,35 @@ class WaitGraph:
             self._deleted_key(event.keys[0], event.rank)
         elif name == "barrier":
             self._native.add(event.keys[0])
-        return opened and bool(self.doomed) and self._judge()
+        return opened
 
-    def _began_waiting(self, event: WaitBegan) -> bool:
-        self._heard(event.rank, event.client)
-        if event.rank is None:
-            return False
+    def _began_waiting(self, rank: Rank, event: WaitBegan) -> bool:
+        self._heard(rank, event.client)
+        missing = event.missing
         writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else _NOBODY
-        wait = Wait(event, event.rank, event.client, dict.fromkeys(event.missing), writers)
-        waiters, barriers = self._waiters, self._barriers
-        for key in event.missing:
-            there = waiters.get(key)
-            if there is None:
-                waiters[key] = {wait: None}
+        wait = Wait(event, rank.number, event.client, writers, len(missing), not writers)
+        waiters = self._waiters
+        for key in missing:
+            if key in waiters:
+                waiters[key][wait] = None
             else:
-                there[wait] = None
-            if key in barriers:
-                self._closed[key] = barriers[key]
-            if key in writers:
+                waiters[key] = {wait: None}
+            if key in self._barriers:
+                self._closed[key] = self._barriers[key]
+                wait.free = False
+            if writers:
                 self._awaited[writers[key]] += 1
                 self._owing |= 1 << writers[key]
-        rank = self.ranks[event.rank]
         rank.waits[event.client] = wait
-        self._weigh(rank)
+        if len(rank.clients) == 1 and not (rank.unseen or event.may_timeout or rank.gone):
+            self._able &= ~rank.bit  # What `_weigh` would find.
+            if wait.free:
+                self._free |= rank.bit
+        else:
+            self._weigh(rank)
         return (bool(self.doomed) or self._can_be_doomed()) and self._judge()
 
-    def _ended_waiting(self, event: WaitEnded) -> bool:
-        if event.rank is None:
-            return False
-        rank = self.ranks[event.rank]
+    def _ended_waiting(self, rank: Rank, event: WaitEnded) -> bool:
         wait = rank.waits.get(event.client)
         if wait is None and event.how == "done":
             return False  # It was released by the write.
@@ -194,82 +199,78 @@ class WaitGraph:
         if event.how == "gone":
             rank.clients.discard(event.client)
         self._weigh(rank)
-        return self._judge() if self.doomed or event.how == "gone" else False
+        return self._judge()
 
-    def _joined(self, event: BarrierJoined) -> bool:
-        self._heard(event.rank, event.client)
-        if event.rank is None:
-            return False
+    def _joined(self, rank: Rank, event: BarrierJoined) -> bool:
         last = event.prefix + LAST_MEMBER
         if event.world_size > 0:
-            self.ranks[event.rank].barriers += 1
+            rank.barriers += 1
             if event.count > event.world_size:
                 self.stale.append(event)
                 return False
-        barrier = self._barrier_for(last, event)
-        if event.world_size > 0 and barrier.joined >> event.rank & 1:
+        barrier = self._barriers.get(last)
+        if barrier is None or event.count <= barrier.count:
+            barrier = self._new_barrier(last, event)
+        if barrier.joined & rank.bit and event.world_size > 0:
             self.stale.append(event)
-        barrier.count_in(event.rank, event.count, event.world_size)
-        if barrier.releaser is not None and event.prefix in self._native:
-            self._wrote(last, queue=False)
+        barrier.count = event.count
+        barrier.joined |= rank.bit
+        barrier.left &= ~rank.bit
+        if event.world_size != barrier.world_size:
+            barrier.declared = False
+        if event.count == event.world_size:
+            barrier.releaser = rank.number
+            if event.prefix in self._native:
+                self._wrote(last, queue=False)
         return (bool(self.doomed) or last in self._waiters) and self._judge()
 
-    def _left(self, event: ClientLeft) -> bool:
-        if event.rank is None:
-            self.outsiders.discard(event.client)
-            return False
-        rank = self.ranks[event.rank]
+    def _left(self, rank: Rank, event: ClientLeft) -> bool:
         rank.clients.discard(event.client)
         self._weigh(rank)
         return self._judge()
 
+    def _told_of_outsider(self, event: Event) -> bool:
+        """A connection that is no rank's did something."""
+        if isinstance(event, StoreCalled):
+            self.outsiders.add(event.client)
+            return self._changed(event) and bool(self.doomed) and self._judge()
+        if isinstance(event, ClientLeft) or (isinstance(event, WaitEnded) and event.how == "gone"):
+            self.outsiders.discard(event.client)
+        return False
+
     # Events of ranks.
 
-    def _began(self, event: PhaseBegan) -> bool:
-        if event.rank is None:
-            return False
-        rank = self.ranks[event.rank]
+    def _began(self, rank: Rank, event: PhaseBegan) -> bool:
         rank.ended, rank.phased = None, True
         rank.unseen = bool(rank.clients) and len(rank.waits) == len(rank.clients)
         self._weigh(rank)
         return self._judge()
 
-    def _ended(self, event: PhaseEnded) -> bool:
-        if event.rank is None:
-            return False
-        rank = self.ranks[event.rank]
+    def _ended(self, rank: Rank, event: PhaseEnded) -> bool:
         rank.ended = event
         self._weigh(rank)
         return self._judge()
 
-    def _exited(self, event: RankExited) -> bool:
-        if event.rank is None:
-            return False
-        rank = self.ranks[event.rank]
+    def _exited(self, rank: Rank, event: RankExited) -> bool:
         rank.exited = event
         for wait in list(rank.waits.values()):
             self._release(wait)
         self._weigh(rank)
         return self._judge()
 
-    def _stood(self, event: RankStood) -> bool:
-        if event.rank is not None:
-            self.ranks[event.rank].stood = event
+    def _stood(self, rank: Rank, event: RankStood) -> bool:
+        rank.stood = event
         return False
 
     # Changes.
 
-    def _heard(self, number: int | None, client: int) -> bool:
+    def _heard(self, rank: Rank, client: int) -> bool:
         """A thread made a request; whether it is new, or was taken for blocked."""
-        if number is None:
-            self.outsiders.add(client)
-            return False
-        rank = self.ranks[number]
+        rank.stood = None
         if client in rank.clients and client not in rank.waits:
-            rank.stood = None
             return False
         rank.clients.add(client)
-        rank.stood, rank.unseen = None, False
+        rank.unseen = False
         if client in rank.waits:
             self._release(rank.waits[client])
         self._weigh(rank)
@@ -280,18 +281,23 @@ class WaitGraph:
         if not queue:
             self._barriers.pop(key, None)
         kept: dict[Wait, None] = {}
+        running = 0
         for wait in self._waiters.pop(key, ()):
             name = wait.event.name
             if name == "queue_pop" or (queue and name != "wait"):
                 kept[wait] = None
                 continue
-            del wait.missing[key]
-            if key in wait.writers:
+            if wait.writers:
                 self._paid(wait.writers[key])
-            if not wait.missing:
+            if wait.lacks > 1:
+                wait.see(key)
+            else:
                 rank = self.ranks[wait.rank]
                 del rank.waits[wait.client]
-                self._weigh(rank)
+                if rank.runs:
+                    running |= rank.bit
+        self._able |= running
+        self._free &= ~running
         if kept:
             self._waiters[key] = kept
         else:
@@ -304,11 +310,8 @@ class WaitGraph:
             self._barriers.pop(last, None)
             self._closed.pop(last, None)
 
-    def _barrier_for(self, last: str, event: BarrierJoined) -> Barrier:
-        """The one that is called; a new one where the counter has begun anew."""
-        barrier = self._barriers.get(last)
-        if barrier is not None and event.count > barrier.count:
-            return barrier
+    def _new_barrier(self, last: str, event: BarrierJoined) -> Barrier:
+        """One that is called for the first time since its counter began."""
         declared = 0 < event.world_size <= len(self.ranks)
         barrier = self._barriers[last] = Barrier(event.prefix, event.world_size, declared)
         if last in self._waiters:
@@ -319,17 +322,8 @@ class WaitGraph:
         """A barrier whose last key was waited for before anybody called it."""
         self._closed[last] = barrier
         for wait in self._waiters[last]:
+            wait.free = False
             self._weigh(self.ranks[wait.rank])
-
-    def _cross_out(self, wait: Wait, key: str) -> None:
-        del wait.missing[key]
-        there = self._waiters[key]
-        del there[wait]
-        if not there:
-            del self._waiters[key]
-            self._closed.pop(key, None)
-        if key in wait.writers:
-            self._paid(wait.writers[key])
 
     def _paid(self, writer: int) -> None:
         """A declared key less is missing."""
@@ -339,8 +333,14 @@ class WaitGraph:
 
     def _release(self, wait: Wait) -> None:
         """It waits no more."""
-        for key in list(wait.missing):
-            self._cross_out(wait, key)
+        for key in wait.missing:
+            there = self._waiters[key]
+            del there[wait]
+            if not there:
+                del self._waiters[key]
+                self._closed.pop(key, None)
+            if wait.writers:
+                self._paid(wait.writers[key])
         waits = self.ranks[wait.rank].waits
         if waits.get(wait.client) is wait:
             del waits[wait.client]
@@ -363,7 +363,7 @@ class WaitGraph:
         for wait in rank.waits.values():
             if wait.event.may_timeout:
                 self._able |= bit
-            elif not wait.writers and self._barriers.keys().isdisjoint(wait.missing):
+            elif wait.free:
                 self._free |= bit
 
     # Verdicts.

@@ -4,11 +4,14 @@
 collected the tests) or fresh interpreters that collect the same tests again.
 """
 
+from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
+from pytest_elastic.launch._exits import describe_exit
 from pytest_elastic.launch._launchers import Launchers
 from pytest_elastic.launch._outcomes import raises_on_ranks
+from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
-from pytest_elastic.launch._ranks import GRACE, Answers, Launcher, Plan, RankGroup, describe_exit
+from pytest_elastic.launch._ranks import GRACE, RankGroup
 from pytest_elastic.launch._spawn import FreshInterpreters, start_of_this_interpreter
 from pytest_elastic.launch._world import World
 
@@ -25,6 +28,8 @@ __all__ = [
     "RankGroup",
     "RankJob",
     "RankProcess",
+    "RankTerminal",
+    "Terminal",
     "World",
     "current_world",
     "describe_exit",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_elastic.errors import GroupTimeoutError
+from pytest_elastic.launch._findings import annotate, give_up
 from pytest_elastic.launch._ranks import GRACE, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError
 from pytest_elastic.report import stack_text
@@ -37,12 +38,19 @@ class Elastic:
         args: tuple[Any, ...] = (),
         env: dict[str, str] | None = None,
     ) -> RankGroup:
-        """Start `fn` on ranks; returns the group when every rank is ready.
+        """Start `fn` on ranks; returns the group when every rank is ready.  Its timers are looked after.
 
         Raises:
             StartError: some ranks did not come up.
             TypeError: `fn` or `args` cannot be sent.
         """
+        group = self._begin(fn, nprocs, args, env)
+        group.watch_timers()
+        return group
+
+    def _begin(
+        self, fn: Callable[..., Any], nprocs: int | None, args: tuple[Any, ...], env: dict[str, str] | None
+    ) -> RankGroup:
         size = self.default_nprocs if nprocs is None else nprocs
         if type(size) is not int or size < 1:
             raise ValueError(f"nprocs must be a whole number from 1, not {size!r}")
@@ -69,17 +77,21 @@ class Elastic:
             GroupTimeoutError: ranks did not finish in time; the text says where they stood.
         """
         __tracebackhide__ = True
-        group = self.start(fn, nprocs, args, env)
+        group = self._begin(fn, nprocs, args, env)
         limit = self.default_timeout if timeout is None else timeout
         try:
-            result = group.wait(limit or -1, period=0.5)
+            # Nobody else has this group: while it runs nothing else happens here.
+            result = group.wait_alone(limit or -1, period=0.5)
             if result is None:
                 ranks = [rank for rank in group.pids() if rank not in group.group.exits]
+                give_up(group, ranks)
                 places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in group.stacks(ranks).items()]
                 text = f"{len(ranks)} of {group.nprocs} ranks did not finish within {limit:g} s"
-                raise GroupTimeoutError(ranks, "\n".join([text, *places]))
+                late = GroupTimeoutError(ranks, "\n".join([text, *places]))
+                raise annotate(late, group, ranks, group.name)
             if result.is_failed():
-                raise ChildFailedError(group.name, result.failures)
+                failed = ChildFailedError(group.name, result.failures)
+                raise annotate(failed, group, list(result.failures), group.name)
             return list(result.return_values.values())
         finally:
             group.close(timeout=GRACE)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_elastic.errors import name_ranks
-from pytest_elastic.launch._findings import stood
-from pytest_elastic.launch._ranks import Answers, RankGroup, describe_exit
+from pytest_elastic.launch._exits import describe_exit
+from pytest_elastic.launch._findings import give_up
+from pytest_elastic.launch._plan import Answers
+from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.launch._timers import describe_expiry
-from pytest_elastic.multiprocessing._standing import Standing
 from pytest_elastic.report import PhaseReport, RankEnd
 
 
@@ -35,10 +36,9 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
         else:
             last = group.dumps.last(rank)
             ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
-    # What is stopped goes on to write its stack: it is looked at before.
-    standing = {rank: Standing(group.pids()[rank]) for rank in answers.silent if answers.expired}
+    if answers.expired:
+        give_up(group, answers.silent)
     stacks = group.stacks(answers.silent) if answers.silent else {}
-    stood(group, standing)
     for rank in answers.silent:
         if answers.expired:
             text = f"did not finish within {limit}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ Exporter = Callable[[Path, Picture], None]
 EXPORTERS: dict[str, Exporter] = {"page.html": write_page, "trace.json": write_trace}
 """File name -> what writes it; each gets the file's path and the whole picture of the run."""
 
+_MOMENT = 0.03  # Seconds, three ticks of the kernel's clock for processor time.
 _ANSWERED = ("passed", "skipped")
 
 
@@ -72,7 +74,8 @@ class Findings:
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
     """What the group's lookout knows of a phase that ended so, and failed."""
-    diagnosis, stale = group.lookout.explain(any(end.kind == "hung" for end in ends))
+    group.lookout.catch_up()
+    diagnosis, stale = group.lookout.diagnosis, group.lookout.stale()
     failed = {end.rank for end in ends if end.kind not in _ANSWERED}
     if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):
         diagnosis = None  # All who hung have dealt with it: the failure is another matter.
@@ -80,11 +83,15 @@ def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
     return Findings(group.nprocs, diagnosis, stacks, tuple(group.lookout.events), stale)
 
 
-def stood(group: RankGroup, standing: Mapping[int, Standing]) -> None:
-    """Tell the lookout where ranks stand that did not finish; `standing` was seen a moment ago."""
+def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
+    """Tell the lookout where ranks stand that did not finish; blocks for a moment, to see who computes.
+
+    This comes before their stacks are asked for: the signal for that lets some go on, as from a full pipe.
+    """
+    standing = {rank: Standing(group.pids()[rank]) for rank in ranks}
+    time.sleep(_MOMENT)
     now = SYSTEM_CLOCK.monotonic()
-    seen = [(rank, before.until_now()) for rank, before in standing.items()]
-    group.lookout.note(RankStood(now, rank, *where) for rank, where in seen)
+    group.lookout.give_up([RankStood(now, rank, *before.until_now()) for rank, before in standing.items()])
 
 
 def explain(
@@ -100,8 +107,9 @@ def explain(
     Returns:
         Properties for the test's report.
     """
-    if verdict.kind in _ANSWERED:
+    if verdict.kind in _ANSWERED or group.lookout.explained:
         return []
+    group.lookout.explained = True
     findings = find(group, ends)
     sections = findings.sections()
     places = (
@@ -113,6 +121,15 @@ def explain(
         sections[0] = (name, f"{text}\n  (files: {written[-1].parent})")
     verdict.sections[:0] = sections
     return findings.properties(verdict)
+
+
+def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title: str) -> BaseException:
+    """Note on an error what is known of a hang of these failed ranks; the error."""
+    findings = find(group, [RankEnd(rank, "hung", math.inf) for rank in ranks])
+    for _, text in findings.sections():
+        error.add_note(f"\n{text}")
+    _write(findings, group.plan.directory, title, "failed")
+    return error
 
 
 def name_of(title: str) -> str:

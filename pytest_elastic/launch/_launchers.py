@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from pytest_elastic.launch._ranks import Launcher
+from pytest_elastic.launch._plan import Launcher
 from pytest_elastic.multiprocessing._guardian import RunRank
 from pytest_elastic.multiprocessing._zygote import Zygote
 

@@ -11,7 +11,9 @@ arrived meanwhile (`settle`); if they still are there, it is a verdict, with no 
   none was in anything that might end by itself.  A thread that sleeps and then writes the key is never
   taken for hung, however long it sleeps.
 
-Where the launcher itself or somebody from outside may write the store there is no verdict at all.
+Where the launcher itself or somebody from outside may write the store there is no verdict at all: while a
+test holds the group in its hands (`Elastic.start`) and does not wait for its end, or has made a store of its
+own.
 
 When every rank waits, the clock jumps: the stacks are taken, then the wait with the earliest deadline fails
 as if its time had passed, in the code under test and at its own line.  What that rank does then may let
@@ -33,7 +35,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, WaitBegan, WaitEnded
+from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, RankStood, WaitBegan, WaitEnded
 from pytest_elastic.hang import (
     Diagnosis,
     Stack,
@@ -51,6 +53,7 @@ from pytest_elastic.store import StoreServer
 
 _MOST_EVENTS = 65_536
 _CONFIRM = 1.0  # Seconds without any use of the processor.
+_PATIENCE = 0.5  # Seconds for the serving thread to tell what it knows.
 _SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
 
 
@@ -94,10 +97,11 @@ class Lookout:
         events: what happened, the last 65,536.
         diagnosis: the verdict; `None` while there is none.
         stacks: where the ranks stood when everybody waited.
+        explained: whether a report has told of it; the first phase that fails does.
     """
 
-    def __init__(self, group: Watched, world_size: int, clock: str) -> None:
-        self.clock = clock
+    def __init__(self, group: Watched, world_size: int, clock: str, launcher_waits: bool) -> None:
+        self.clock, self._launcher_waits = clock, launcher_waits
         self._group, self._world_size = group, world_size
         self._lock = threading.RLock()
         self._launcher_writes = False
@@ -119,9 +123,15 @@ class Lookout:
             self._count = 0
             self._known: set[object] = set()
             self._counted_on: set[int] = set()  # Clients in a wait that may time out.
-            self._failed = False
+            self._failed = self._stacks_due = False
+            self.explained = False
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
+
+    @property
+    def lost(self) -> int:
+        """How many events have been forgotten, before those in `events`."""
+        return self._count - len(self.events)
 
     def sink(self, event: Event) -> None:
         """What happened at the store."""
@@ -133,32 +143,58 @@ class Lookout:
     def note(self, events: Iterable[Event]) -> None:
         """What happened to ranks, as the launcher knows it."""
         with self._lock:
-            closed = [self._take(event) for event in events]
-        if any(closed):
-            self._group.server.order(self._settle)
+            known = [self._take(event) for event in events]
+        if known:
+            self._group.server.order(self._catch_up)
 
     def launcher_writes(self) -> None:
         """The launcher has a store of its own: from now on it may end any wait."""
         self._launcher_writes = True
 
-    def explain(self, hung: bool) -> tuple[Diagnosis | None, StalePrefix | None]:
-        """The verdict, and a barrier that was called too often.
+    def launcher_waits(self, waits: bool) -> None:
+        """Whether all that the launcher does is to wait for the group's end."""
+        self._launcher_waits = waits
+        if waits:
+            self._group.server.order(self._settle)
 
-        Args:
-            hung: whether ranks did not finish in time: what the kernel said of them, and what could only be
-                suspected, is a verdict then.
-        """
+    def give_up(self, stood: Iterable[RankStood]) -> None:
+        """The time is over: what could only be suspected, or what the kernel says, is the verdict now."""
+        self.catch_up()
+        self.note(stood)
         with self._lock:
-            stale, found = find_stale(self._graph), self.diagnosis
-            if found is None and hung and not self._somebody_else_writes():
-                found = diagnose(self._graph)
-                found = None if found is None else replace(found, exact=False)
-            if found is None and hung:
-                found = next(iter(diagnose_outside(self._graph)), None)
-            return found, stale
+            found = None if self._somebody_else_writes() else diagnose(self._graph)
+            if self.diagnosis is None and found is not None:
+                self.diagnosis = replace(found, exact=False)
+            elif self.diagnosis is None:
+                self.diagnosis = next(iter(diagnose_outside(self._graph)), None)
+
+    def stale(self) -> StalePrefix | None:
+        """A barrier that was called too often, whether or not anybody hung."""
+        with self._lock:
+            return find_stale(self._graph)
 
     def _somebody_else_writes(self) -> bool:
-        return self._launcher_writes or self._group.server.listens
+        return self._launcher_writes or not self._launcher_waits or self._group.server.listens
+
+    def catch_up(self) -> None:
+        """Hear what the server has not told yet; blocks for a moment."""
+        heard = threading.Event()
+
+        def hear() -> None:
+            self._catch_up()
+            heard.set()
+
+        if self._group.server.order(hear):
+            heard.wait(_PATIENCE)
+
+    def _catch_up(self) -> None:
+        self._group.server.tell()
+        if self._is_closed_or_still():
+            self._settle()
+
+    def _is_closed_or_still(self) -> bool:
+        with self._lock:
+            return bool(self._graph.doomed) or self._is_still()
 
     def _settle(self) -> None:
         self._group.server.settle(self._look)
@@ -177,9 +213,14 @@ class Lookout:
             self._waiting -= 1
             self._end_wait(event)
         elif kind is PhaseBegan or kind is PhaseEnded or kind is RankExited:
-            self._present = sum(not rank.gone for rank in self._graph.ranks)
+            self._count_present()
             self._failed |= _is_failure(event)
         return bool(self._graph.doomed) or self._is_still()
+
+    def _count_present(self) -> None:
+        """With every rank there, nothing is lost before all of them wait: that is when to be told."""
+        self._present = sum(not rank.gone for rank in self._graph.ranks)
+        self._group.server.tell_when(self._present if self._present == self._world_size else 0)
 
     def _end_wait(self, event: WaitEnded) -> None:
         """A rank that has hung and was served since has dealt with it; the next hang is another one."""
@@ -205,10 +246,10 @@ class Lookout:
             exact = self._is_closed()
             if not exact and not self._is_confirmed():
                 return
-            found = self._find(exact)
+            self._find(exact)
         if not still:
             return
-        if found:
+        if self._stacks_due:
             # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
             self._take_stacks()
             self._settle()
@@ -247,22 +288,22 @@ class Lookout:
                 found.append((Family(pids[rank.number]), len(rank.waits) + (rank.ended is not None)))
         return found
 
-    def _find(self, exact: bool) -> bool:
+    def _find(self, exact: bool) -> None:
         """Note the verdict, if there is one that was not known."""
         doomed = set(self._graph.doomed)
         if doomed <= self._known:
-            return False
+            return
         consequence = self.diagnosis is not None and self._failed and bool(self._known)
         self._known |= doomed
         found = diagnose(self._graph)
         if found is None or consequence:
-            return False
+            return
         elapsed = SYSTEM_CLOCK.monotonic() - self._graph.last
         self.diagnosis = replace(found, exact=exact and found.exact, elapsed=elapsed)
-        self._failed = False
-        return True
+        self._failed, self._stacks_due = False, True
 
     def _take_stacks(self) -> None:
+        self._stacks_due = False
         pids = self._group.pids()
         ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
         # A stopped rank writes nothing before it is resumed, which is not ours to do.

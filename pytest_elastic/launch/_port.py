@@ -1,4 +1,4 @@
-"""A port for the ranks, of which nobody else can be given."""
+"""The port that `MASTER_PORT` names."""
 
 from __future__ import annotations
 

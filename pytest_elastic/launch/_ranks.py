@@ -12,87 +12,37 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._debugger import Borrow, Loans
 from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.launch._files import RankLogs
 from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import Hello, RankJob
-from pytest_elastic.launch._ranklogs import RankLogs
-from pytest_elastic.launch._timers import GroupTimers
-from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.launch._timers import GroupTimers, describe_expiry
+from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.multiprocessing._guardian import RankExited
 from pytest_elastic.multiprocessing._kernel import descendants, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
-from pytest_elastic.report import PhaseReport
+from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
-from pytest_elastic.store._gate import Gate, OpenGate
+from pytest_elastic.store._gate import Gate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
-
-
-class Launcher(Protocol):
-    """Where guardians come from."""
-
-    def start_group(self, starts: list[RankStart]) -> Channel:
-        """Fork a guardian that starts these ranks."""
-
-    def close(self) -> None:
-        """End it, and every group of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a group shall be.
-
-    Attributes:
-        nprocs: how many ranks.
-        directory: for the ranks' files; must exist.
-        env: added to every rank's environment.
-        live: whether lines are shown as they are written.
-        start_timeout: seconds until every rank must be ready.
-        torch_threads: see `RankJob`.
-        clock: of the store's timeouts: `"auto"` lets them pass at once where nothing else can happen,
-            `"real"` waits for them.
-    """
-
-    nprocs: int
-    directory: Path
-    env: dict[str, str] = field(default_factory=dict)
-    live: bool = False
-    start_timeout: float = 60.0
-    torch_threads: int = 1
-    clock: str = "auto"
-
-
-@dataclass(slots=True)
-class Answers:
-    """What came of one `collect`: every rank is in exactly one of the three.
-
-    Attributes:
-        replies: what the rank sent.
-        exits: it ended instead.
-        silent: neither, when the time was over.
-        expired: whether it was the deadline; else the siblings' period.
-    """
-
-    replies: dict[int, Any] = field(default_factory=dict)
-    exits: dict[int, RankExited] = field(default_factory=dict)
-    silent: list[int] = field(default_factory=list)
-    expired: bool = False
 
 
 class RankGroup(PContext):
@@ -102,7 +52,9 @@ class RankGroup(PContext):
         plan: what it was made from.
         directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
         server: the group's store.
-        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits.
+        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits, and always
+            once `watch_timers` was called.
+        loans: of the terminal, to debuggers in the ranks.
         lookout: finds out that ranks hang.
         fresh: whether no item ran on it yet.
     """
@@ -121,11 +73,13 @@ class RankGroup(PContext):
         self._port = reserve_port()
         self._channels = RankChannels(self.directories)
         self.timers = GroupTimers()
+        stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
+        self.loans = Loans(plan.terminal, self._channels.inbox, stand)
         self.dumps = Dumps(self.directories)
         self._noted: set[int] = set()
         self.fresh = True
-        self._gate: Gate = OpenGate()
-        self.lookout = Lookout(self, plan.nprocs, plan.clock)
+        self._gate: Gate | None = None
+        self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
         self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
@@ -216,8 +170,8 @@ class RankGroup(PContext):
             with self.server.pair(rank) as store:
                 self._channels.send(rank, order, (store.fileno(),))
 
-    def pass_to(self, gate: Gate) -> None:
-        """Have the store, and those that follow it, ask this gate."""
+    def pass_to(self, gate: Gate | None) -> None:
+        """Have the store, and those that follow it, ask this gate; `None` is nobody."""
         self._gate = gate
         self.server.pass_to(gate)
 
@@ -231,6 +185,10 @@ class RankGroup(PContext):
         patience = Deadline.after(None)
         while waiting:
             self._gather(answers, waiting)
+            if self.loans.wanted():
+                paused = self._lend_terminal(deadline)
+                deadline, patience = deadline.later(paused), patience.later(paused)
+                self._gather(answers, waiting)  # What others sent meanwhile was in time.
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
                 patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
             until = deadline.earlier(patience)
@@ -243,6 +201,41 @@ class RankGroup(PContext):
                 )
                 self._expire(sorted(waiting))
         return answers
+
+    def _lend_terminal(self, deadline: Deadline) -> float:
+        """Serve the debuggers that opened in ranks; the seconds for which the clocks stood still."""
+
+        def over(rank: int) -> bool:
+            self._expire(list(self.directories))
+            return self._gone(rank) or (not self.plan.debugging_stops_clocks and deadline.passed())
+
+        paused = self.timers.paused
+        self.loans.serve(lambda rank: self.group.signal((rank,), signal.SIGINT), over)
+        return self.timers.paused - paused
+
+    def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
+        """As for every context; time with a debugger open in a rank does not count.
+
+        Who waits without a timeout leaves the store to the ranks.
+        """
+        self.lookout.launcher_waits(timeout < 0)
+        return self._wait(timeout, period)
+
+    def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
+        """`wait` for a caller who will do nothing in the store after it either."""
+        self.lookout.launcher_waits(True)
+        return self._wait(timeout, period)
+
+    def _wait(self, timeout: float, period: float) -> RunProcsResult | None:
+        paused, result = self.timers.paused, super().wait(timeout, period)
+        while result is None and self.timers.paused > paused:
+            more, paused = self.timers.paused - paused, self.timers.paused
+            result = super().wait(more, period)
+        return result
+
+    def watch_timers(self) -> None:
+        """Look after the timers in a thread from now on, whoever waits or not."""
+        self.timers.watch(lambda: self._expire(list(self.directories)))
 
     def _expire(self, ranks: list[int]) -> None:
         """Kill the ranks whose timers have expired, once everybody's stacks are written."""
@@ -259,7 +252,7 @@ class RankGroup(PContext):
             ended = self.group.exits.get(rank)
             inbox = self._channels.read(rank)
             # Past its timer a rank is dead, whatever it could still send before the kill.
-            if inbox and rank not in self.timers.expiries:
+            if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
                 self._note_report(answers.replies[rank])
                 waiting.discard(rank)
@@ -277,10 +270,8 @@ class RankGroup(PContext):
 
     def _note_report(self, reply: object) -> None:
         if isinstance(reply, PhaseReport):
-            ended = events.PhaseEnded(
-                reply.at, reply.rank, reply.when, reply.outcome, reply.crash, reply.place
-            )
-            self.lookout.note([ended])
+            how = (reply.when, reply.outcome, reply.crash, os.path.basename(reply.place))
+            self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
             self.server.rested(reply.rank)
 
     def leftovers(self) -> list[str]:
@@ -311,7 +302,11 @@ class RankGroup(PContext):
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
-        return self.timers.next_deadline()
+        return self.timers.next_deadline().at
+
+    def _gone(self, rank: int) -> bool:
+        self.group.take()
+        return rank in self.group.exits
 
     @cached_property
     def store(self) -> RemoteStore:
@@ -344,12 +339,21 @@ class RankGroup(PContext):
             self._channels.sleep(self.group, self.directories, until, self.timers.descriptors())
         self._expire([rank for rank in self.directories if rank not in self.group.exits])
         self._channels.take(self.group, 0)
+        self._lend_terminal(Deadline.after(None))
         self._note_exits()
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)
 
+    def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
+        failure = super()._failure(rank, exitcode)
+        if rank in self.timers.expiries:
+            stood = stack_text(self.timers.stood.get(rank, []))
+            failure.message = f"{describe_expiry(self.timers.expiries[rank])}\n{stood}"
+        return failure
+
     def _release(self) -> None:
+        self.loans.close()
         self._channels.close()
         self.server.close()
         self.timers.close()
@@ -358,13 +362,3 @@ class RankGroup(PContext):
 
 def _has_ended(answer: Any) -> bool:
     return isinstance(answer, RankExited)
-
-
-def describe_exit(exitcode: int) -> str:
-    """An exit code in words: "died by SIGSEGV", "exited with code 3"."""
-    if exitcode >= 0:
-        return f"exited with code {exitcode}"
-    try:
-        return f"died by {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"died by signal {-exitcode}"

@@ -1,8 +1,9 @@
 """One group under observation: what its store does is recorded; faults, jitter or a forced order come in.
 
 *Theory of operation.*  A trial is a row of gates ahead of the group's store: first the faults, then the
-jitter, then the recorder, then the order of a replay.  Made before the ranks have anything to do, it sees
-every request.  After the run, `check` says whether what was planned has happened, `recording` what did.
+jitter or the order of a replay.  Made before the ranks have anything to do, it sees every request.  After the
+run, `check` says whether what was planned has happened, and `recording` what did: the events of the group's
+store, which are kept in any case.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pytest_elastic.faults import FaultPlan
 from pytest_elastic.faults._forced import ForcedStage
 from pytest_elastic.faults._inject import FaultStage
 from pytest_elastic.faults._jitter import JitterStage
-from pytest_elastic.faults._recording import Recording, RecordStage
+from pytest_elastic.faults._recording import Recording, recorded
 from pytest_elastic.faults._replay import ReplayStage
+from pytest_elastic.faults._stage import Stage
 from pytest_elastic.launch._ranks import RankGroup
 
 if TYPE_CHECKING:
@@ -54,18 +56,19 @@ class Trial:
         self._group, self._lines = group, NewLines(group.directories)
         gate: Gate = OpenGate()
         self._replay: ForcedStage | None = None
+        self._faults: FaultStage | None = None
         if isinstance(replay, Recording):
-            self._replay = ReplayStage(replay, gate)
+            gate = self._replay = ReplayStage(replay, gate)
         elif replay is not None:
             from pytest_elastic.launch._scheduled import ScheduleStage
 
-            self._replay = ScheduleStage(replay, gate)
-        self._record = RecordStage(self._replay or gate)
-        gate = self._record
-        if seed is not None and replay is None:
+            gate = self._replay = ScheduleStage(replay, gate)
+        elif seed is not None:
             gate = JitterStage(seed, group.nprocs, gate)
-        self._faults = FaultStage(self.plan, self._send, self._lines, gate) if len(self.plan) else None
-        group.pass_to(self._faults or gate)
+        if len(self.plan):
+            gate = self._faults = FaultStage(self.plan, self._send, self._lines, gate)
+        # A store without a gate serves faster.
+        group.pass_to(gate if isinstance(gate, Stage) else None)
 
     def check(self) -> None:
         """Check that what was planned has happened, in a run that passed otherwise.
@@ -85,10 +88,10 @@ class Trial:
 
     def recording(self, **header: Any) -> Recording:
         """What the store did; the header is completed."""
-        wake = self._group.server.state.wake
-        return self._record.recording(
-            {**header, "nprocs": self._group.nprocs, "wake": wake, "faults": str(self.plan)}
-        )
+        group = self._group
+        group.lookout.catch_up()
+        whole = {**header, "nprocs": group.nprocs, "wake": group.server.state.wake, "faults": str(self.plan)}
+        return recorded(tuple(group.lookout.events), whole, group.lookout.lost)
 
     def operations(self) -> dict[int, int]:
         """How many operations each rank did."""

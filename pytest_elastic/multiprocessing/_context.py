@@ -171,9 +171,9 @@ class PContext(abc.ABC):
         if self.handles_signals:
             self._signals.take()
         try:
-            self._streams.start()
             self._group = self._start()
             self._group.wait_started(START_LIMIT)
+            self._streams.start()  # Last: what forks on the way here does not inherit what they hold open.
         except BaseException:
             with contextlib.suppress(SurvivorsError):
                 self.close(timeout=0)

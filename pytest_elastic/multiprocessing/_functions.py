@@ -5,6 +5,9 @@ function is there already.  `spawn`: a shared zygote forks ranks that become fre
 `forkserver`: a shared zygote that has imported what `multiprocessing.set_forkserver_preload` names forks
 ranks that go on as they are.  For the latter two the function travels as `multiprocessing` itself would
 send it, its queues, locks and connections included.
+
+When a run has ended, the zygote of its own that `fork` made is told to end and reaped in the background:
+a large process takes the kernel longer to take apart than all the rest of the way to the result.
 """
 
 from __future__ import annotations
@@ -105,8 +108,10 @@ class MultiprocessContext(PContext):
 
     def _release(self) -> None:
         self._channels.close()
-        if self._zygote is not None:
-            self._zygote.close()
+        if self._zygote is not None and self._group is not None and self._group.ended is not None:
+            self._zygote.leave()  # Nothing is left of the group.
+        elif self._zygote is not None:
+            self._zygote.close()  # It sweeps in the guardian's place.
 
 
 class Parcel:

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_elastic.clock import Deadline
@@ -55,7 +55,9 @@ class RankChannels:
         channel = self._channels.get(rank)
         with self._lock:
             if channel is not None and channel.fileno() >= 0:
-                self.inbox[rank].extend(message for message, _ in channel.receive())
+                for message, numbers in channel.receive():
+                    # What a descriptor comes with has a place for it.
+                    self.inbox[rank].append(replace(message, descriptor=numbers[0]) if numbers else message)
         return self.inbox[rank]
 
     def sleep(self, group: Group, ranks: Iterable[int], deadline: Deadline, also: Iterable[int] = ()) -> None:

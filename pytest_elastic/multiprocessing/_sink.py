@@ -52,6 +52,7 @@ class Sink:
     Attributes:
         error: the first one.
         closed: there is nobody to write for any more.
+        passes: how often `write` has returned.
     """
 
     def __init__(self, dst: Destination, lock: Any, events: Mapping[str, Event] | None) -> None:
@@ -60,11 +61,15 @@ class Sink:
         self._flush: Callable[[], object] = getattr(dst, "flush", lambda: None)
         self.error: Exception | None = None
         self.closed = False
+        self.passes = 0
 
     def write(self, text: str) -> None:
         """Write and flush; text that cannot be written is lost."""
-        if not text or self.closed:
-            return
+        if text and not self.closed:
+            self._write(text)
+        self.passes += 1
+
+    def _write(self, text: str) -> None:
         try:
             with self._lock, self._bar.away() if self._bar else contextlib.nullcontext():
                 self._dst.write(text)
@@ -73,6 +78,11 @@ class Sink:
             self.closed = getattr(self._dst, "closed", False) is True
             if not self.closed:
                 self.error = self.error or error
+
+    def give_up(self, why: str) -> None:
+        """Write nothing more, though a write may be under way; for another thread than the writer."""
+        self.error = self.error or TimeoutError(why)
+        self.closed = True
 
     def hurry(self) -> None:
         """From now on, wait for the bar no longer than `BAR_PATIENCE` in all."""

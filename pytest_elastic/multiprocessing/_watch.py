@@ -55,10 +55,6 @@ class Inotify:
         """Watch an inode; the watch's number (always the same one for an inode), -1 if it cannot be."""
         return int(self._libc.inotify_add_watch(self.descriptor, os.fsencode(path), mask))
 
-    def remove(self, watch: int) -> None:
-        """Give one watch back; it may be gone already."""
-        self._libc.inotify_rm_watch(self.descriptor, watch)
-
     def events(self) -> Iterator[tuple[int, int, str]]:
         """What has happened since the last call: watch, mask, name in the watched directory."""
         data = os.read(self.descriptor, 1 << 16)
@@ -122,18 +118,17 @@ class Watcher:
             self._look(file)
         return found
 
-    def unwatch(self) -> None:
-        """Be told nothing more.  A `close` some time after this takes the kernel no 15 ms."""
-        if self._inotify is not None:
-            for watch in {*self._names, *self._contents}:
-                self._inotify.remove(watch)
+    def deafen(self) -> None:
+        """Be told nothing more.  Blocks some 15 ms: so long the kernel takes to be sure that nobody looks."""
+        inotify, self._inotify = self._inotify, None
+        if inotify is not None:
+            self._poll.unregister(inotify.descriptor)
+            inotify.close()
 
     def close(self) -> None:
-        """Let go of the descriptors; not while another thread waits."""
+        """Let go of the means to wait and wake; not while another thread waits."""
         os.close(self._woken)
         os.close(self._waker)
-        if self._inotify is not None:
-            self._inotify.close()
 
     def _look(self, file: LogFile) -> None:
         named = self._watch_name(file)

@@ -19,6 +19,8 @@ import importlib
 import os
 import select
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -139,22 +141,28 @@ class Zygote:
         Raises:
             GuardianError: it did not end.
         """
-        if self._channel.closed:
-            return
+        if not self._channel.closed:
+            self._say_end()
+            self._reap(timeout)
+
+    def leave(self) -> None:
+        """`close`, but for the wait: it takes the zygote some milliseconds to end, and a thread reaps it."""
+        if not self._channel.closed:
+            self._say_end()
+            threading.Thread(target=self._reap, args=(5.0,), name=f"Zygote_{self.pid}", daemon=True).start()
+
+    def _say_end(self) -> None:
         with contextlib.suppress(OSError):  # It is gone already.
             self._channel.send(End())
         self._channel.close()
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:  # Somebody else reaped our child.
-            return
-        try:
-            if not select.select([pidfd], [], [], timeout)[0]:
-                raise GuardianError("the zygote did not end", pid=self.pid)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
-        finally:
-            os.close(pidfd)
+
+    def _reap(self, timeout: float) -> None:
+        deadline = Deadline.after(timeout)
+        with contextlib.suppress(ChildProcessError):  # Somebody else reaped our child.
+            while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+                if deadline.passed():
+                    raise GuardianError("the zygote did not end", pid=self.pid)
+                time.sleep(0.001)
 
 
 def main() -> NoReturn:

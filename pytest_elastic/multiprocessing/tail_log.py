@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
 _LARGER_BLOCK = 8 << 20
+_STUCK = 5.0  # Seconds without progress after which `stop` gives a `dst` up.
 
 
 class TailLog:
@@ -84,8 +85,8 @@ class TailLog:
         self._sink = Sink(dst, None, progbar_events) if dst else None
         self._lock = threading.RLock()
         self._watcher: Watcher | None = None
-        self._thread: threading.Thread | None = None
         self._stopping = self._stopped = False
+        self._drained = threading.Event()
 
     @property
     def _threadpool(self) -> SimpleNamespace:
@@ -109,14 +110,15 @@ class TailLog:
     def stop(self) -> None:
         """Copy what the files hold now, and end; blocks for as long as `dst` takes to write that.
 
-        What went wrong since the start is logged.  Idempotent, also before `start`.
+        A `dst` that takes nothing for 5 s (a pipe that nobody reads) loses the rest.  What went wrong since
+        the start is logged.  Idempotent, also before `start`.
         """
         with self._lock:
             self._stopping = True
-            if self._watcher is not None and self._thread is not None and not self._stopped:
+            if self._watcher is not None and self._sink is not None and not self._stopped:
                 self._watcher.wake()
-                self._thread.join()
-            # Asked again: a signal handler may have stopped the tail while this thread was in join().
+                self._await_drained(self._sink)
+            # Asked again: a signal handler may have stopped the tail while this thread was waiting.
             if not self._stopped:
                 self._finish()
             self._stopped = True
@@ -135,17 +137,29 @@ class TailLog:
         try:
             thread.start()
         except RuntimeError:
+            watcher.deafen()
             watcher.close()
             raise
-        self._watcher, self._thread = watcher, thread
+        self._watcher = watcher
 
     def _run(self, watcher: Watcher, sink: Sink) -> None:
-        queue = list(watcher.look())
-        while not (self._stopping or sink.closed):
-            news = watcher.wait(block=not queue)
-            queue = _copy(dict.fromkeys([*queue, *news]), sink)
-        watcher.unwatch()
-        _drain(self._files, sink)
+        try:
+            queue = list(watcher.look())
+            while not (self._stopping or sink.closed):
+                news = watcher.wait(block=not queue)
+                queue = _copy(dict.fromkeys([*queue, *news]), sink)
+            _drain(self._files, sink)
+        finally:
+            self._drained.set()
+            watcher.deafen()
+
+    def _await_drained(self, sink: Sink) -> None:
+        before = -1
+        while not self._drained.wait(_STUCK):
+            if sink.passes == before:
+                sink.give_up(f"it took nothing for {_STUCK:g} s; the files have the rest")
+                break
+            before = sink.passes
 
     def _finish(self) -> None:
         if self._watcher is not None:

@@ -9,6 +9,7 @@ the teardown said is raised in the teardown phase, where it belongs.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import warnings
@@ -20,15 +21,16 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import Deadline
-from pytest_elastic.launch import GRACE, Bye, Elastic, Launchers, Plan, RankGroup
+from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict
+from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
-from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem
 from pytest_elastic.plugin._reproduce import Reproduction
-from pytest_elastic.plugin._stash import PLAN, TIMEOUT, TRIALS, VERDICT
+from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
 
 
@@ -46,6 +48,7 @@ class Conductor:
         self.reproduction = Reproduction(session.config, options)
         self._kept: dict[Any, RankGroup] = {}
         self._last_use: dict[Any, pytest.Item] = {}
+        self.debugging = Debugging(session.config)
 
     def adopt(self, items: list[pytest.Item]) -> None:
         """Make these items run on ranks."""
@@ -68,6 +71,8 @@ class Conductor:
             options.start_timeout,
             options.torch_threads,
             options.clock,
+            self.debugging.terminal,
+            options.debugging_stops_clocks,
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
@@ -83,7 +88,8 @@ class Conductor:
             return group
 
         self.reproduction.begin(item)
-        return Elastic(make, self.options.nprocs, self.options.timeout)
+        self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
+        return self.debugging.elastic
 
     def acquire(self, controller: ItemController) -> RankGroup:
         """The kept group for this item, or a new one, started."""
@@ -156,7 +162,8 @@ class ItemController:
         self._reports: list[PhaseReport] = []
         self._starts: dict[str, int] = {}
         self._teardown = Verdict("passed")
-        self._deadline = Deadline.after(None)
+        self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
+        self._left = math.inf  # Seconds; what passes between two phases is not charged.
 
     # The three phases.
 
@@ -177,7 +184,7 @@ class ItemController:
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
         seconds, call_only = self._limit()
-        self._deadline = Deadline.after(None if call_only else seconds)
+        self._left = math.inf if call_only else seconds
         following = self.conductor.next_use(self)
         self.conductor.reproduction.attach(self.item, group, self.marker.faults)
         order = RunItem(self.item.nodeid, following.nodeid if following else None)
@@ -203,7 +210,7 @@ class ItemController:
         __tracebackhide__ = True
         seconds, call_only = self._limit()
         if call_only:
-            self._deadline = Deadline.after(seconds)
+            self._left = seconds
         ends = self._phase("call")
         ends += self._finish()
         if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
@@ -222,22 +229,24 @@ class ItemController:
 
     # What they have in common.
 
-    def _limit(self) -> tuple[float | None, bool]:
+    def _limit(self) -> tuple[float, bool]:
         """Seconds allowed and whether only the call is timed; the marker, then pytest-timeout, then ours."""
         seconds, call_only = self.marker.timeout, False
         if seconds is None:
-            seconds, call_only = self.item.stash.get(TIMEOUT, (self.conductor.options.timeout, False))
-        return seconds or None, call_only
+            default = 0.0 if timeout_is_off(self.item) else self.conductor.options.timeout
+            seconds, call_only = self.item.stash.get(TIMEOUT, (default, False))
+        return seconds or math.inf, call_only
 
-    def _phase(self, when: str, deadline: Deadline | None = None) -> list[RankEnd]:
+    def _phase(self, when: str, limit: float | None = None) -> list[RankEnd]:
         group = self._group
         if group is None:
             return []
         try:
+            group.loans.shown = False
             group.begin(self._alive, when, Phase(when))
-            answers = group.collect(self._alive, deadline or self._deadline, self._is_failure)
-            limit = f"{self._limit()[0] or GRACE:g} s"
-            ends = ends_of(answers, group, self.marker.expect, limit)
+            answers = self._answers(group, self._left if limit is None else limit)
+            self._debugged = self._debugged - {when} | ({when} if group.loans.shown else set())
+            ends = ends_of(answers, group, self.marker.expect, f"{limit or self._limit()[0]:g} s")
         except BaseException:
             self._abort()
             raise
@@ -253,6 +262,15 @@ class ItemController:
             group.group.signal(hung, signal.SIGCONT)
         return ends
 
+    def _answers(self, group: RankGroup, seconds: float) -> Answers:
+        """What the ranks answer within so many seconds; what is left of them is for the next phase."""
+        if self.conductor.debugging.is_debugged():
+            return group.collect(self._alive, Deadline.after(None), self._is_failure)
+        deadline, paused = Deadline.after(seconds), group.timers.paused
+        answers = group.collect(self._alive, deadline, self._is_failure)
+        self._left = deadline.later(group.timers.paused - paused).remaining()
+        return answers
+
     def _is_failure(self, answer: Any) -> bool:
         if isinstance(answer, PhaseReport):
             return answer.outcome in ("failed", "exit")
@@ -265,8 +283,7 @@ class ItemController:
             return []
         self._finished = True
         whole = len(self._alive) + len(set(self.marker.expect) - set(self._alive)) >= self.size
-        deadline = self._deadline if whole else Deadline.after(GRACE)
-        ends = self._phase("teardown", deadline)
+        ends = self._phase("teardown", None if whole else GRACE)
         group.timers.disarm()
         self._teardown = self._judge(ends)
         clean = (
@@ -364,7 +381,7 @@ class ItemController:
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True
-        self.item.stash[VERDICT] = verdict
+        self.item.stash[VERDICT], self.item.stash[DEBUGGED] = verdict, when in self._debugged
         if when != "setup":  # Which includes the start of the ranks; the call includes no teardown.
             verdict.duration = max((r.duration for r in self._reports if r.when == when), default=0.0)
         log = self.conductor.options.log

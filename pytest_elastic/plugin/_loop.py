@@ -32,9 +32,11 @@ def conduct(
         launchers.set_zygote_aside(runner.live, runner.prepare)
     conductor.adopt(items)
     session.config.stash[CONDUCTOR] = conductor
+    conductor.debugging.begin()
     try:
         return (yield)
     finally:
+        conductor.debugging.end()
         conductor.close()
 
 

@@ -75,6 +75,7 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
     live: bool
     setup_show: bool
     full_trace: bool
+    debugging_stops_clocks: bool
 
     @classmethod
     def read(cls, config: pytest.Config) -> Options:
@@ -100,7 +101,25 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
             live=config.getoption("capture") == "no",
             setup_show=bool(config.getoption("setupshow") or config.getoption("setuponly")),
             full_trace=bool(config.getoption("fulltrace")),
+            debugging_stops_clocks=not _of_timeout(config, "timeout_disable_debugger_detection"),
         )
+
+
+def timeout_is_off(item: pytest.Item) -> bool:
+    """Whether pytest-timeout was asked for no limit, of which it tells nobody."""
+    mark = item.get_closest_marker("timeout")
+    of_mark = mark and (mark.args[0] if mark.args else mark.kwargs.get("timeout"))
+    of_run = _of_timeout(item.config, "timeout")
+    given = of_run if of_mark is None else of_mark
+    return given is not None and float(given) == 0
+
+
+def _of_timeout(config: pytest.Config, name: str) -> Any:
+    """An option of pytest-timeout; `None` where it is not given, or the plugin switched off."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        return None
+    given = config.getoption(name, None)
+    return (config.getini(name) or None) if given is None else given
 
 
 def _value(config: pytest.Config, name: str) -> tuple[str, Any]:

@@ -9,6 +9,7 @@ launcher reports; global capture is off, since the rank's descriptors are files 
 from __future__ import annotations
 
 import io
+import pdb
 import pickle
 import threading
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.launch import RankProcess
+from pytest_elastic.errors import DebuggerError
+from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.plugin._stash import RANK
 from pytest_elastic.report import Outcome, PhaseReport
@@ -82,6 +84,7 @@ class RankRunner:
         self._subtests: list[Any] = []
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
+        self._terminal: RankTerminal | None = None
 
     def prepare(self) -> None:
         """In a zygote or a spawned rank: take the place of what reports."""
@@ -91,6 +94,7 @@ class RankRunner:
     def live(self, start: RankStart) -> int:
         """A rank's life; the exit code."""
         rank = self._rank = RankProcess(start)
+        self._terminal = RankTerminal(rank.rank, rank.channel)
         self._config.stash[RANK] = rank
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is not None and not start.job.payload:
@@ -136,6 +140,25 @@ class RankRunner:
         category = warning.category if _pickles(warning.category) else UserWarning
         self._warnings.append((message, category, warning.filename, warning.lineno))
 
+    def pytest_enter_pdb(self, pdb: Any) -> None:
+        """The debugger talks to the terminal of the launcher."""
+        __tracebackhide__ = True
+        terminal, set_quit = self._terminal, pdb.set_quit
+        assert terminal is not None
+        terminal.borrow()
+
+        def quit_for_all() -> None:
+            set_quit()
+            terminal.quit()
+
+        pdb.stdin = pdb.stdout = terminal
+        pdb.use_rawinput, pdb.set_quit = False, quit_for_all
+
+    def pytest_leave_pdb(self) -> None:
+        """Until it stops at one of its own breakpoints."""
+        assert self._terminal is not None
+        self._terminal.give_back()
+
     def _run(self, item: pytest.Item, when: Any, nextitem: pytest.Item | None) -> PhaseReport:
         assert self._rank is not None
         keywords: dict[str, Any] = {"nextitem": nextitem} if when == "teardown" else {}
@@ -145,7 +168,14 @@ class RankRunner:
             self._config.get_terminal_writer()._file = written
         known = len(item.user_properties)
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
+        self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
         report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        if (
+            self._config.getoption("usepdb")
+            and _outcome(call) == "failed"
+            and not hasattr(report, "wasxfail")
+        ):
+            call = self._post_mortem(call, report)
         outcome = _outcome(call)
         if self._subtests and outcome == "passed":
             outcome, report = "failed", self._subtests[0]
@@ -161,6 +191,25 @@ class RankRunner:
             properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
             **_describe(call, report),
         )
+
+    def _post_mortem(self, call: pytest.CallInfo[Any], report: Any) -> pytest.CallInfo[Any]:
+        """Show the failure in a debugger, if this is the first rank to ask; then what came of the phase."""
+        terminal = self._terminal
+        assert terminal is not None
+        assert call.excinfo is not None
+        try:
+            terminal.borrow(post_mortem=True)
+        except DebuggerError:
+            return call
+        terminal.write(f"{report.longreprtext}\n")
+        debugger = pdb.Pdb(stdin=terminal, stdout=terminal)  # type: ignore[arg-type]
+        debugger.reset()
+        debugger.interaction(None, call.excinfo.tb)
+        if not debugger.quitting:
+            terminal.give_back()
+            return call
+        terminal.quit()
+        return pytest.CallInfo.from_call(lambda: pytest.exit("Quitting debugger"), when=call.when)
 
     def _serialise(self, report: Any) -> dict[str, Any]:
         report.user_properties = []

@@ -21,6 +21,8 @@ LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
 # On the config of a rank.
 RANK: pytest.StashKey[RankProcess] = pytest.StashKey()
+# On an item: whether the failure of its phase was seen in a rank's debugger.
+DEBUGGED: pytest.StashKey[bool] = pytest.StashKey()
 # On an item: seconds from pytest-timeout and whether they are for the call phase only; the last verdict.
 TIMEOUT: pytest.StashKey[tuple[float, bool]] = pytest.StashKey()
 VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()

@@ -36,7 +36,7 @@ from pytest_elastic.report._picture import (
 
 _FOLDER = Path(__file__).with_name("page")
 SCRIPTS = ("time.js", "model.js", "layout.js", "paint.js", "card.js", "lists.js", "main.js")
-_CALLS, _WAITS, _LINES, _OTHERS = 3_000_000, 3_000_000, 1_500_000, 400_000  # Bytes of JSON for each kind.
+_CALLS, _WAITS, _LINES, _OTHERS = 3_400_000, 3_000_000, 1_500_000, 400_000  # Bytes of JSON for each kind.
 _MOST_FRAMES, _MOST_THREADS, _MOST_GAPS = 60, 16, 12
 _LONGEST_TEXT = 20_000
 
@@ -152,7 +152,8 @@ class _Packer:
         by_row = [self._time(by.at), by.rank, self._string(getattr(by, "name", "barrier"))] if by else None
         asked = [self._keys(began.keys), len(began.keys), self._keys(began.missing), len(began.missing)]
         place = [self._time(began.at), began.rank, began.client]
-        return [*place, name, *asked, timeout, int(began.may_timeout), ended_row, by_row]
+        writers = sorted(set(began.writers))
+        return [*place, name, *asked, timeout, int(began.may_timeout), ended_row, by_row, writers]
 
     def _phase(self, phase: Phase) -> Row:
         ended = phase.ended
@@ -170,7 +171,14 @@ class _Packer:
 
     def _call(self, call: StoreCalled) -> Row:
         keys = [self._keys(call.keys), len(call.keys)]
-        return [self._time(call.at), call.rank, call.client, self._string(call.name), *keys]
+        return [
+            self._time(call.at),
+            call.rank,
+            call.client,
+            self._string(call.name),
+            *keys,
+            int(call.changed),
+        ]
 
     def _line(self, line: LineWritten) -> Row:
         stream = int(line.stream == "stderr")

@@ -106,7 +106,7 @@ class _Trace:
         for start in self._scene.starts:
             yield self._moment(start.rank, "started", start.at, {"pid": start.pid})
         for call in self._scene.calls:
-            args = {"keys": _keys(call.keys), "client": call.client}
+            args = {"keys": _keys(call.keys), "client": call.client, "changed": call.changed}
             yield self._moment(call.rank, _name(call.name, call.keys), call.at, args)
         for meeting in self._scene.meetings:
             for join in meeting.joins:

@@ -4,6 +4,7 @@
 1. A wait is what one connection asked for and waited for; it is open to the end where no answer is known.
 2. What released a wait is the last write, by another connection, of a key that it missed.
 3. A barrier's prefix may be used again: joins whose count does not grow begin another meeting.
+4. Kinds of events that have nothing to be seen are passed over.
 """
 
 from __future__ import annotations
@@ -180,12 +181,12 @@ class _Composer:
             case PhaseEnded():
                 if begun := self._phases.pop((event.rank, event.phase), None):
                     begun.ended = event
-            case _:
+            case _ if type(event) in self._plain:
                 self._plain[type(event)].append(event)
 
     def _call(self, call: StoreCalled) -> None:
         self._scene.calls.append(call)
-        if call.name in _WRITES:
+        if call.name in _WRITES and call.changed:
             self._writes.update(dict.fromkeys(call.keys, call))
 
     def _join(self, join: BarrierJoined) -> None:

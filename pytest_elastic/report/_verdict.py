@@ -135,6 +135,8 @@ def _same(one: RankEnd, other: RankEnd) -> bool:
     if one.report is None or other.report is None:
         return one.kind == other.kind and one.text == other.text
     first, second = one.report, other.report
+    if first.error_type == second.error_type == "DistStoreError":  # Each rank says it in words of its own.
+        return first.place == second.place
     return (first.crash, first.place, first.error_type) == (second.crash, second.place, second.error_type)
 
 

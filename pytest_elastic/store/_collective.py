@@ -3,8 +3,8 @@
 These take any store (ours, torch's, a mock) and call nothing on it but the operations that are listed in
 their docstrings, in that order.  On stores of ours two arguments say more than they say to others: the
 amount of an `add` tells the rank and how many are to come (`Arrival`), and keys tell who writes them, that
-a timeout is counted on, or a bound of their wait (`Asked`).  So our stores know who arrived at a barrier,
-exactly, and `barrier` asks them (`members`) before it raises.
+a timeout is counted on, or a bound of all waits after a timeout (`Asked`).  So our stores know who arrived
+at a barrier, exactly, and `barrier` asks them (`members`) before it raises.
 
 A prefix is good for one use: its keys stay in the store.
 """
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.store._api import Value
 from pytest_elastic.store._arguments import Arrival, Asked
 from pytest_elastic.store._handle import members_of
@@ -223,12 +223,14 @@ class _Tracing:
     def _find_missing(self) -> list[str]:
         """Rank 0's part: look for the traces, then open the gate."""
         missing: list[str] = []
+        deadline = Deadline.after(self._timeout)
         for rank in range(1, self._world_size):
             if len(missing) == _MOST_MISSING:
                 break
             # Once one is missing the others had their time, too.
             span = timedelta(milliseconds=1) if missing else timedelta(seconds=self._timeout)
-            if not self._wait(Asked([f"{self._prefix}{rank}{_TRACE}"], may_timeout=True), span):
+            keys = Asked([f"{self._prefix}{rank}{_TRACE}"], deadline.remaining(), may_timeout=True)
+            if not self._wait(keys, span):
                 missing.append(self._decode(rank))
         self._store.set(f"{self._prefix}{_GATE}", _IGNORED)
         return missing

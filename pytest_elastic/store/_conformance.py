@@ -1,8 +1,10 @@
 """How a store is checked against its contract; the lines themselves are in `_clauses` and `_spans`.
 
 *Rules.*  A clause checks one line of the contract on stores that it makes itself.  It runs in a thread of
-its own and has `LIMIT` seconds, because a store that is wrong about time may block for ever; such a thread
-is left behind.  All clauses run, one after the other; what they found is reported together.
+its own, because a store that is wrong about time may block for ever.  All clauses run, one after the other,
+but for those that take longer than `PATIENCE`: the next ones begin meanwhile.  What has not ended `LIMIT`
+seconds after the last one began never will; such a thread is left behind.  Whatever was found is reported
+together.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pytest_elastic.clock import Deadline
+
 Make = Callable[[], Any]
 
+PATIENCE = 1.0
 LIMIT = 10.0
 CLAUSES: dict[str, Callable[[Make], None]] = {}
 
@@ -69,27 +74,33 @@ def complaints(make_store: Make) -> dict[str, str]:
     """What is wrong, by line."""
     from pytest_elastic.store import _clauses, _spans  # noqa: F401 - importing them registers the clauses.
 
-    lines = sorted(CLAUSES, key=lambda line: int(line[1:]))
-    found = {line: _try(CLAUSES[line], make_store) for line in lines}
-    return {line: text for line, text in found.items() if text}
+    runs = {}
+    for line in sorted(CLAUSES, key=lambda line: int(line[1:])):
+        runs[line] = _Run(CLAUSES[line], make_store)
+        runs[line].thread.join(min(PATIENCE, LIMIT))
+    deadline = Deadline.after(LIMIT)
+    for run in runs.values():
+        run.thread.join(deadline.remaining())
+    return {line: run.complaint for line, run in runs.items() if run.complaint}
 
 
-def _try(check: Callable[[Make], None], make_store: Make) -> str:
-    found = ["did not end"]
+class _Run:
+    """A clause that runs in a thread; `complaint` is empty once it has found nothing wrong."""
 
-    def run() -> None:
+    def __init__(self, check: Callable[[Make], None], make_store: Make) -> None:
+        self._check, self._make_store = check, make_store
+        self.complaint = "did not end"
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
         try:
-            check(make_store)
-            found[0] = ""
+            self._check(self._make_store)
+            self.complaint = ""
         except AssertionError as error:
-            found[0] = str(error)
+            self.complaint = str(error)
         except Exception as error:
-            found[0] = f"{type(error).__name__}: {_brief(error)}"
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(LIMIT)
-    return found[0]
+            self.complaint = f"{type(error).__name__}: {_brief(error)}"
 
 
 def _is(error: Exception, kind: type[Exception] | str) -> bool:

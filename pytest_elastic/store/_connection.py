@@ -130,7 +130,12 @@ class Door(Connection):
         # None came if this process has no descriptor left; the client then finds the other end closed.
         if not self._descriptors:
             return None
-        end = socket.socket(fileno=self._descriptors.pop(0))
+        descriptor = self._descriptors.pop(0)
+        try:
+            end = socket.socket(fileno=descriptor)
+        except OSError:  # It is no socket.
+            os.close(descriptor)
+            return None
         if end.family == socket.AF_UNIX and end.type == socket.SOCK_STREAM:
             return end
         end.close()

@@ -20,10 +20,10 @@ class GatedService(Service):
     """Serves one state through a gate, which is asked about each request of a labelled client.
 
     Attributes:
-        gate: who is asked; `pass_to` changes it.
+        gate: who is asked, `None` for nobody; `pass_to` changes it.
     """
 
-    def __init__(self, state: StoreState, gate: Gate, close: Callable[[], None]) -> None:
+    def __init__(self, state: StoreState, gate: Gate | None, close: Callable[[], None]) -> None:
         super().__init__(state)
         self._close_server = close
         self._open: dict[Connection, Request] = {}  # Kept, or blocked.
@@ -31,32 +31,34 @@ class GatedService(Service):
         self._counts: Counter[Hashable] = Counter()
         self.pass_to(gate)
 
-    def pass_to(self, gate: Gate) -> None:
+    def pass_to(self, gate: Gate | None) -> None:
         """Ask this gate from the next request on."""
         self.gate = gate
-        gate.keeper = self
+        if gate is not None:
+            gate.keeper = self
         self._numbers.clear()
         self._counts.clear()
 
     def poll(self, timeout: float) -> None:
-        due = self.gate.due()
+        due = math.inf if self.gate is None else self.gate.due()
         if due < math.inf:
             timeout = max(0.0, min(timeout, due - SYSTEM_CLOCK.monotonic()))
         super().poll(timeout)
-        now = SYSTEM_CLOCK.monotonic()
-        if self.gate.due() <= now:
+        if self.gate is not None and self.gate.due() <= (now := SYSTEM_CLOCK.monotonic()):
             self.gate.tick(now)
             self._go_on()
 
     def drop(self, label: Hashable) -> None:
         super().drop(label)
-        self.gate.left(label)
-        self._go_on()
+        if self.gate is not None:
+            self.gate.left(label)
+            self._go_on()
 
     def rested(self, label: Hashable) -> None:
         """Tell the gate."""
-        self.gate.rested(label)
-        self._go_on()
+        if self.gate is not None:
+            self.gate.rested(label)
+            self._go_on()
 
     # What the gate may have done.
 
@@ -109,14 +111,15 @@ class GatedService(Service):
     def _take(
         self, connection: Connection, layout: Layout, apply: Callable[..., Any], arguments: list[Any]
     ) -> None:
-        if connection.label is None:
+        gate = self.gate
+        if gate is None or connection.label is None:
             super()._take(connection, layout, apply, arguments)
             return
         seconds = arguments.pop(0) if layout.blocks else 0.0
         request = Request(connection, self._number(connection), layout.name, arguments, seconds)
         self._open[connection] = request
         connection.keep(True)
-        self.gate.asked(request)
+        gate.asked(request)
         if connection.kept:
             self._answer(connection, HELD)
 
@@ -137,20 +140,22 @@ class GatedService(Service):
             if request.blocked:
                 request.missing = self.state.missing(cast(Waiter, answer))
                 self._open[request.connection] = request
-            self.gate.applied(request, request.blocked)
+            if self.gate is not None:
+                self.gate.applied(request, request.blocked)
 
     def _ended(self, connection: Connection, how: Ending) -> None:
         super()._ended(connection, how)
-        request = self._open.pop(connection, None)
-        if request is not None:
-            self.gate.ended(request, how)
+        self._forget(connection, how)
 
     def _part(self, connection: Connection) -> None:
         super()._part(connection)
         self._numbers.pop(connection, None)
-        request = self._open.pop(connection, None)
-        if request is not None:  # It was kept.
-            self.gate.ended(request, "gone")
+        self._forget(connection, "gone")  # It was kept.
+
+    def _forget(self, connection: Connection, how: Ending) -> None:
+        request = self._open.pop(connection, None) if self._open else None
+        if request is not None and self.gate is not None:
+            self.gate.ended(request, how)
 
     def _number(self, connection: Connection) -> int:
         if connection not in self._numbers:

@@ -6,8 +6,9 @@ import threading
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.store._fork import watch
 from pytest_elastic.store._handle import Handle, timeout_error
-from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store._state import OPERATIONS, StoreState, Waiter
 
 
 class _Data:
@@ -15,16 +16,24 @@ class _Data:
 
     def __init__(self) -> None:
         self.state = StoreState(wake="level")
+        self.operations = {name: getattr(self.state, name) for name in OPERATIONS}
         self.lock = threading.Lock()
         self.bells: dict[Waiter, threading.Lock] = {}
+        watch(self)
 
     def ring(self) -> None:
         """Wake those whom the last write concerns; the caller holds the lock."""
-        for waiter in self.state.woken:
-            self.bells[waiter].release()
-        self.state.woken.clear()
+        woken = self.state.woken
+        for waiter in woken:  # Grows meanwhile, if one gives back what it got.
+            bell = self.bells.get(waiter)
+            if bell is None:  # An interrupt ended its thread before it could hang one.
+                self.state.abandon(waiter)
+            elif bell.locked():  # Else it rings already, and nobody has come yet.
+                bell.release()
+        woken.clear()
 
     def hang_bell(self, waiter: Waiter) -> threading.Lock:
+        waiter.client = threading.get_ident()
         bell = self.bells[waiter] = threading.Lock()
         bell.acquire()
         return bell
@@ -34,6 +43,14 @@ class _Data:
         self.state.abandon(waiter)
         self.bells.pop(waiter, None)
         self.ring()
+
+    def after_fork(self) -> None:
+        """In a forked child: the threads that hold the lock or wait are not there."""
+        self.lock = threading.Lock()
+        for waiter in self.state.waiters():
+            self.state.abandon(waiter)
+        self.state.woken.clear()
+        self.bells.clear()
 
 
 class HashStore(Handle):
@@ -50,48 +67,49 @@ class HashStore(Handle):
 
     def clone(self) -> HashStore:
         """A handle on the same data with its own timeout, equal at first."""
-        other = HashStore()
+        other = object.__new__(HashStore)
         other._data = self._data
         other.set_timeout(self._timeout)
         return other
 
     def _call(self, name: str, *arguments: Any) -> Any:
         data = self._data
-        state = data.state
         with data.lock:
-            answer = getattr(state, name)(*arguments)
-            if state.woken:
+            answer = data.operations[name](*arguments)
+            if data.state.woken:
                 data.ring()
-        return answer
+            return answer
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
         data = self._data
-        with data.lock:
-            answer = getattr(data.state, name)(*arguments)
-            if data.state.woken:
-                data.ring()
-            if not isinstance(answer, Waiter):
-                return answer
-            bell = data.hang_bell(answer)
-        answer.client = threading.get_ident()
-        return _wait(data, answer, bell, seconds)
+        waiter: Waiter | None = None
+        try:
+            with data.lock:
+                answer = data.operations[name](*arguments)
+                if data.state.woken:
+                    data.ring()
+                if type(answer) is not Waiter:
+                    return answer
+                waiter = answer
+                bell = data.hang_bell(waiter)
+            return _wait(data, waiter, bell, seconds)
+        except BaseException:  # A timeout or an interrupt: whatever it is, the waiter is forgotten.
+            if waiter is not None:
+                with data.lock:
+                    data.forget(waiter)
+            raise
 
 
 def _wait(data: _Data, waiter: Waiter, bell: threading.Lock, seconds: float) -> Any:
-    """Wait for the bell until the waiter is done; whatever ends this, the waiter is forgotten."""
+    """Wait for the bell until the waiter is done."""
     started = SYSTEM_CLOCK.monotonic()
     deadline = Deadline(started + seconds)
-    try:
-        while True:
-            bell.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
-            with data.lock:
-                if data.state.resume(waiter):
-                    del data.bells[waiter]
-                    return waiter.result
-                if deadline.passed():
-                    elapsed = SYSTEM_CLOCK.monotonic() - started
-                    raise timeout_error(data.state.missing(waiter), seconds, elapsed)
-    except BaseException:
+    while True:
+        bell.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
         with data.lock:
-            data.forget(waiter)
-        raise
+            if data.state.resume(waiter):
+                del data.bells[waiter]
+                return waiter.result
+            if deadline.passed():
+                elapsed = SYSTEM_CLOCK.monotonic() - started
+                raise timeout_error(data.state.missing(waiter), seconds, elapsed)

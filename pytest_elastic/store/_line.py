@@ -34,6 +34,9 @@ class _End(socket.socket):
 class Line:
     """One connection, for one thread.  Closes itself when it is forgotten, or when anything goes wrong.
 
+    Another thread may `close` it.  While this one is in a system call, its descriptor must not be closed
+    (the number could be another file's by then), so it is only shut down, and the owner closes it.
+
     Attributes:
         open: whether it can be used.
     """
@@ -46,16 +49,20 @@ class Line:
         self._end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _GRACE_OPTION)
         os.set_inheritable(self._end.fileno(), False)
         self._address = address
+        self._closing = threading.RLock()  # A signal's handler may close the store.
+        self._used = False
         self.open = True
 
     def close(self) -> None:
         """Hang up; also for a thread that waits on it."""
-        self.open = False
-        try:
-            self._end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._end.close()
+        with self._closing:
+            self.open = False
+            try:
+                self._end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            if not self._used:
+                self._end.close()
 
     def let_go(self) -> None:
         """Close this process's descriptor only."""
@@ -68,9 +75,10 @@ class Line:
         Raises:
             DistNetworkError: the server is gone, silent, or broke the protocol; the line is closed then.
         """
+        self._used = True
         try:
             self._end.sendall(frame)
-            answer = self._receive(seconds)
+            return self._receive(seconds)
         except BlockingIOError:
             self._fail(f"has been silent for {GRACE} s after the operation's own timeout")
         except OSError as error:
@@ -80,7 +88,10 @@ class Line:
         except BaseException:
             self.close()  # The answer would be taken for the next request's.
             raise
-        return answer
+        finally:
+            self._used = False
+            if not self.open:
+                self.close()
 
     def hand_in(self, end: socket.socket) -> None:
         """Send the server a socket to serve; there is no answer."""
@@ -208,7 +219,7 @@ class Lines:
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal's handler may close the store.
         self._closed = False
         self._all: weakref.WeakSet[Line] = weakref.WeakSet()
         self._local: Any = threading.local()
@@ -235,7 +246,7 @@ class Lines:
 
     def after_fork(self) -> None:
         """In a forked child: none of the lines is ours."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for line in list(self._all):
             line.let_go()
         self._all.clear()
@@ -244,8 +255,14 @@ class Lines:
 
     def _dial(self) -> Line:
         with self._lock:
-            if self._closed:
-                raise DistNetworkError("this store has been closed")
+            self._check_open()
             line = self._dialer.dial()
             self._all.add(line)
+            if self._closed:
+                line.close()
+            self._check_open()
             return line
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DistNetworkError("this store has been closed")

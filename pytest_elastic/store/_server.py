@@ -21,7 +21,6 @@ from pytest_elastic.store._gate import Gate
 from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
 from pytest_elastic.store._reporter import Reporter
-from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
 _CLOSING_TIME = 1.0
@@ -37,7 +36,7 @@ class StoreServer:
     Args:
         timeout: of the handles that `store` gives.
         sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
-        gate: is asked about each request of a labelled client, see `_gate`.
+        gate: is asked about each request of a labelled client, see `_gate`; `None` for nobody.
 
     Attributes:
         state: the data and the waiters; only the serving thread may touch it while it runs.
@@ -52,11 +51,12 @@ class StoreServer:
         self._listener: UnixListener | TcpListener | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # A signal's handler may close the server.
+        self._turn = threading.RLock()  # Who polls, or ends a server that was not started.
         self._orders: deque[Callable[[], None]] = deque()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
-        self._service = Service(self.state) if gate is None else GatedService(self.state, gate, self.close)
+        self._service = GatedService(self.state, gate, self.close)
         self._service.watch(self._ear, self._obey)
         if sink is not None:
             self._service.reporter = Reporter(sink, self.state)
@@ -117,15 +117,25 @@ class StoreServer:
         with self._lock:
             self._check_open()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="elastic store", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def poll(self, timeout: float = 0.0) -> None:
         """Serve what is ready from the calling thread, and wait for it at most `timeout` seconds.
 
         For a server that was not started.  Always the same thread must call it.
+
+        Raises:
+            DistNetworkError: the server is closed.
         """
-        self._service.poll(timeout)
+        with self._turn:
+            self._check_open()
+            try:
+                self._service.poll(timeout)
+            except Exception:
+                if not self._closed:  # By a signal's handler, in the middle of it.
+                    raise
 
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""
@@ -163,13 +173,23 @@ class StoreServer:
         """Whether the address was asked for, so that anybody may connect."""
         return self._listener is not None
 
-    def order(self, act: Callable[[], None]) -> None:
-        """Have the serving thread do this next; nothing if the server is closed."""
+    def order(self, act: Callable[[], None]) -> bool:
+        """Have the serving thread do this next; whether it will: not so if the server is closed."""
         with self._lock:
             if not self._closing:
                 self._order(act)
+            return not self._closing
+
+    def tell_when(self, blocked: int) -> None:
+        """Let the sink be told when so many requests are blocked, or when there is time; 0: at once."""
+        if self._service.reporter is not None:
+            self._service.reporter.patience = blocked
 
     # For the sink and for what was ordered: from the serving thread only.
+
+    def tell(self) -> None:
+        """Tell the sink all that was not told yet."""
+        self._service.tell()
 
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
@@ -188,12 +208,10 @@ class StoreServer:
 
     def rested(self, label: Hashable) -> None:
         """Tell the gate that this client asks for nothing more until it is told to."""
-        if isinstance(self._service, GatedService):
-            self.order(partial(self._service.rested, label))
+        self.order(partial(self._service.rested, label))
 
-    def pass_to(self, gate: Gate) -> None:
-        """Ask this gate from now on; for a server that was made with one.  Blocks until that is so."""
-        assert isinstance(self._service, GatedService)
+    def pass_to(self, gate: Gate | None) -> None:
+        """Ask this gate from now on, or nobody; blocks until that is so."""
         with self._lock:
             if self._closing or self._thread is None:
                 self._service.pass_to(gate)
@@ -211,7 +229,9 @@ class StoreServer:
             thread = self._thread
             self._ring()
         if thread is None:
-            self._end()
+            if self._turn.acquire(timeout=_CLOSING_TIME):
+                self._end()
+                self._turn.release()
         elif thread is not threading.current_thread():
             thread.join(_CLOSING_TIME)
 
@@ -220,7 +240,8 @@ class StoreServer:
         self._forked = not self._closing
         self._closing = self._closed = True
         self._thread = None
-        self._lock = threading.RLock()  # A signal's handler may close the server.
+        self._lock = threading.RLock()
+        self._turn = threading.RLock()
         for end in (self._bell, self._ear, *([self._listener.socket] if self._listener else [])):
             end.close()
         self._service.let_go()
@@ -238,11 +259,13 @@ class StoreServer:
                 return
             self._closing = self._closed = True
         self._obey()  # A pair that was ordered in the last moment is hung up on like the others.
+        self._service.tell()
         self._service.close()
         if self._listener is not None:
             self._listener.close()
-        self._bell.close()
-        self._ear.close()
+        with self._lock:  # Nobody rings with a descriptor that is another's by then.
+            self._bell.close()
+            self._ear.close()
 
     def _check_open(self) -> None:
         if self._closing:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from pytest_elastic.store._gate import Ending
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._poller import READ, WRITE, Poller
 from pytest_elastic.store._reporter import Reporter
+from pytest_elastic.store._spare import Spare
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
@@ -42,6 +42,7 @@ from pytest_elastic.store._wire import (
     pack_refusal,
 )
 
+_QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
 Known = tuple[bool, Sequence[int]]
@@ -77,7 +78,7 @@ class Service:
         self._free: deque[Connection] = deque()
         self._next = math.inf
         self._count = 0
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._spare = Spare()
 
     def watch(self, one: Socket, act: Callable[[], None]) -> None:
         """Call `act` when this socket can be read."""
@@ -106,7 +107,11 @@ class Service:
             timeout = 0.0
         elif self._next < math.inf:
             timeout = max(0.0, min(timeout, self._next - self.clock.monotonic()))
-        for descriptor, _ in self._poller.wait(timeout):
+        noted = self.reporter is not None and bool(self.reporter.noted)
+        ready = self._poller.wait(min(timeout, _QUIET) if noted else timeout)
+        if noted and not ready:
+            self.tell()
+        for descriptor, _ in ready:
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._act(connection)
@@ -123,6 +128,11 @@ class Service:
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
         self._settled = act
+
+    def tell(self) -> None:
+        """Tell the sink all that was noted."""
+        if self.reporter is not None:
+            self.reporter.tell()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
@@ -160,9 +170,7 @@ class Service:
             connection.socket.close()
         self._connections.clear()
         self._poller.close()
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
+        self._spare.close()
 
     # Connections come and go.
 
@@ -172,10 +180,15 @@ class Service:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._turn_away(listener, error)
+            self._spare.turn_away(listener.socket, error)
+            _log.warning("a client was turned away: %s", error)
             return
         connection = Connection(end, None)
-        reason = listener.refusal(end)
+        try:
+            reason = listener.refusal(end)
+        except OSError:  # It has hung up already.
+            connection.close()
+            return
         if reason:
             self._add(connection)
             self._refuse(connection, reason)
@@ -184,19 +197,6 @@ class Service:
             self._strangers[connection] = None
             self._next = min(self._next, connection.deadline)
             self._add(connection)
-
-    def _turn_away(self, listener: Listener, error: OSError) -> None:
-        """Out of descriptors: tell the client so by the spare one, or it would stay ready for ever."""
-        if self._spare is not None:
-            os.close(self._spare)
-        with suppress(OSError):
-            end, _ = listener.socket.accept()
-            with end:
-                end.send(pack_refusal(f"the store's server cannot take a client: {error}"))
-        self._spare = None
-        with suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY)
-        _log.warning("a client was turned away: %s", error)
 
     def _add(self, connection: Connection) -> None:
         self._count += 1

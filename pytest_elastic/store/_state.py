@@ -280,11 +280,11 @@ class StoreState:
             self._unregister(waiter, key)
 
     def _unregister(self, waiter: Waiter, key: str) -> None:
-        del waiter.pending[key]
-        there = self._waiters[key]
-        del there[waiter]
+        waiter.pending.pop(key, None)
+        there = self._waiters.get(key, {})  # An interrupt may have ended `_register` halfway.
+        there.pop(waiter, None)
         if not there:
-            del self._waiters[key]
+            self._waiters.pop(key, None)
 
     def _wrote(self, key: str) -> None:
         """A value is there: tell all but the poppers."""

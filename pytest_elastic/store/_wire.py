@@ -66,7 +66,10 @@ class Layout:
         self.answer = self if answer is None else answer
         numbers = "".join(_NUMBERS.get(letter, "I") for letter in fields)
         self._head, self._numbers = struct.Struct(f">IB{numbers}"), struct.Struct(f">5x{numbers}")
-        self._fields = [(i, _FIELDS[letter]) for i, letter in enumerate(fields) if letter in _FIELDS]
+        self._least = self._head.size - _SIZE.size
+        places = [(i, _FIELDS[letter]) for i, letter in enumerate(fields) if letter in _FIELDS]
+        self._pack = [(place, field.pack) for place, field in places]
+        self._unpack = [(place, field.unpack) for place, field in places]
 
     def pack(self, values: Iterable[Any]) -> bytes:
         """The frame.
@@ -76,10 +79,10 @@ class Layout:
         """
         heads = list(values)
         body = b""
-        for place, field in self._fields:
-            part, heads[place] = field.pack(heads[place])
+        for place, pack in self._pack:
+            part, heads[place] = pack(heads[place])
             body = body + part if body else part
-        size = self._head.size - _SIZE.size + len(body)
+        size = self._least + len(body)
         if size > MAX_FRAME:
             raise _too_long("frame", size, MAX_FRAME)
         return self._head.pack(size, self.code, *heads) + body
@@ -93,8 +96,8 @@ class Layout:
         try:
             values = list(self._numbers.unpack_from(frame))
             at = self._numbers.size
-            for place, field in self._fields:
-                values[place], at = field.unpack(frame, at, values[place])
+            for place, unpack in self._unpack:
+                values[place], at = unpack(frame, at, values[place])
         except (struct.error, UnicodeDecodeError) as error:
             raise WireError(f"{self.name}: {error}") from None
         if at != len(frame):

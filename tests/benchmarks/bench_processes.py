@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch.distributed.elastic.multiprocessing as torch_side
@@ -36,10 +37,8 @@ def use_torch(value: int) -> int:
     return int(torch.tensor(value).item()) * 2
 
 
-def end_later(path: str) -> None:
-    """Notes when it is about to end."""
+def end_later() -> None:
     time.sleep(0.3)
-    Path(path).write_text(repr(time.monotonic()))
 
 
 def ignore(rank: int) -> None:
@@ -48,9 +47,12 @@ def ignore(rank: int) -> None:
     time.sleep(1000)
 
 
-def start(side: str, function: Callable[..., Any], args: dict[int, Any], method: str) -> Any:
+def start(
+    side: str, function: Callable[..., Any], args: dict[int, Any], method: str, tee: bool = False
+) -> Any:
     module = SIDES[side]
-    specs = module.DefaultLogsSpecs(tempfile.mkdtemp(), redirects=module.Std.ALL)
+    shown = module.Std.ALL if tee else module.Std.NONE
+    specs = module.DefaultLogsSpecs(tempfile.mkdtemp(), redirects=module.Std.ALL, tee=shown)
     envs: dict[int, dict[str, str]] = {rank: {} for rank in args}
     return module.start_processes("bench", function, args, envs, logs_specs=specs, start_method=method)
 
@@ -66,12 +68,32 @@ def run(side: str, function: Callable[..., Any], method: str) -> float:
     return span * 1e3
 
 
-def wake(side: str) -> float:
-    """Milliseconds from the last statement of the last rank to the return of `wait(period=1)`."""
-    path = os.path.join(tempfile.mkdtemp(), "end")
-    context = start(side, end_later, {0: (path,)}, "fork")
+def wake(side: str, tee: bool) -> float:
+    """Milliseconds from the end of the last rank's process to the return of `wait(period=1)`."""
+    context = start(side, end_later, {0: ()}, "fork", tee)
+    (pid,) = context.pids().values()
+    ended = Ending(pid)
     assert context.wait(-1, 1) is not None
-    return (time.monotonic() - float(Path(path).read_text())) * 1e3
+    return (time.monotonic() - ended.at()) * 1e3
+
+
+class Ending:
+    """Notes when a process has ended, in a thread."""
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.pidfd_open(pid)
+        self._noted = 0.0
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        select.select([self._descriptor], [], [])
+        self._noted = time.monotonic()
+        os.close(self._descriptor)
+
+    def at(self) -> float:
+        self._thread.join()
+        return self._noted
 
 
 def stubborn() -> float:
@@ -107,7 +129,8 @@ def main() -> None:
     )
     for name, medians in (("spawn", spawned), ("spawn, torch used", with_torch)):
         print(f"{f'our forkserver, torch {name}':36} {medians['torch'] / served['ours']:6.1f} x")
-    compare("wait(period=1) after the last exit", rounds, wake)
+    compare("wait(period=1) after the last exit", rounds, lambda side: wake(side, tee=False))
+    compare("the same with tee", rounds, lambda side: wake(side, tee=True))
     beyond = statistics.median(stubborn() for _ in range(rounds))
     print(f"{f'close of 32 stubborn ranks, - {GRACE} s':36} ours {beyond:9.1f} ms")
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from torch.distributed import HashStore as TorchHashStore
@@ -60,17 +61,18 @@ def run_clients(number: int, work: Callable[[int, Callable[[], object]], float])
     return answers
 
 
-def serve(start: Callable[[], tuple[object, str]]) -> tuple[socket.socket, str]:
-    """Start a server in a process of its own, until the socket is closed; and its address."""
+def serve(start: Callable[[], tuple[object, str]]) -> tuple[socket.socket, str, int]:
+    """Start a server in a process of its own, until the socket is closed; its address and its pid."""
     ours, theirs = socket.socketpair()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         ours.close()
         server, address = start()
         theirs.send(address.encode())
         theirs.recv(1)
         os._exit(0)
     theirs.close()
-    return ours, ours.recv(200).decode()
+    return ours, ours.recv(200).decode(), pid
 
 
 def start_ours() -> tuple[object, str]:
@@ -97,6 +99,27 @@ def rate(connect: Callable[[], Any], clients: int, operation: Operation, count: 
         return time.perf_counter() - began
 
     return clients * count / max(run_clients(clients, work))
+
+
+def cpu_time(pid: int) -> float:
+    """Seconds that a process's threads have run."""
+    tasks = [f"/proc/{pid}/task/{task}/schedstat" for task in os.listdir(f"/proc/{pid}/task")]
+    return sum(int(Path(task).read_text().split()[0]) for task in tasks) / 1e9
+
+
+def cost(connect: Callable[[], Any], server: int, operation: Operation, count: int = 3000) -> float:
+    """CPU seconds of an operation, the server's and one client's: what a busy machine leaves as it is."""
+
+    def work(index: int, start_line: Callable[[], object]) -> float:
+        store = connect()
+        operation(store)
+        start_line()
+        began = cpu_time(server) + cpu_time(os.getpid())
+        for _ in range(count):
+            operation(store)
+        return (cpu_time(server) + cpu_time(os.getpid()) - began) / count
+
+    return run_clients(1, work)[0]
 
 
 def barrier_time(connect: Callable[[], Any], clients: int, count: int, name: str) -> float:
@@ -157,7 +180,7 @@ def show(title: str, pairs: list[list[float]], *, lower_is_better: bool = False)
     ratio = other / mine if lower_is_better else mine / other
     unit, factor = ("us", 1e6) if lower_is_better else ("/s", 1.0)
     print(
-        f"{title:24} ours {mine * factor:10,.0f} {unit}  torch {other * factor:10,.0f} {unit}  x {ratio:.2f}",
+        f"{title:24} ours {mine * factor:11,.1f} {unit}  torch {other * factor:11,.1f} {unit}  x {ratio:.2f}",
         flush=True,
     )
 
@@ -172,6 +195,14 @@ def remote_rates(connects: tuple[Callable[[], Any], Callable[[], Any]], rounds: 
                 for _ in range(rounds)
             ]
             show(f"{name}, {clients} client(s)", pairs)
+
+
+def costs(connects: tuple[Callable[[], Any], Callable[[], Any]], pids: tuple[int, int], rounds: int) -> None:
+    sides = list(zip(connects, pids, strict=True))
+    for name, operation in OPERATIONS.items():
+        if name != "set":  # Torch's server has not done it yet when the call returns.
+            pairs = [[cost(connect, pid, operation) for connect, pid in sides] for _ in range(rounds)]
+            show(f"{name}, CPU", pairs, lower_is_better=True)
 
 
 def barriers(connects: tuple[Callable[[], Any], Callable[[], Any]], rounds: int) -> None:
@@ -196,8 +227,8 @@ def locals_(rounds: int) -> None:
 
 
 def main(rounds: int) -> None:
-    line, address = serve(start_ours)
-    torch_line, port = serve(start_torchs)
+    line, address, pid = serve(start_ours)
+    torch_line, port, torch_pid = serve(start_torchs)
 
     def ours() -> Any:
         return RemoteStore(address)
@@ -214,6 +245,7 @@ def main(rounds: int) -> None:
 
     run_clients(1, fill)
     remote_rates((ours, torchs), rounds)
+    costs((ours, torchs), (pid, torch_pid), rounds)
     barriers((ours, torchs), rounds)
     locals_(rounds)
     line.close()

@@ -36,6 +36,7 @@ class Rank:
         self._read, self._write = os.pipe()
         self.process = FORK.Process(target=lambda: body(self, client()))
         self.process.start()
+        os.close(self._write)  # A rank that ends early ends what it has noted.
         assert self.process.pid is not None
         self.descriptor = os.pidfd_open(self.process.pid)
 
@@ -43,13 +44,16 @@ class Rank:
         os.write(self._write, struct.pack("d", value))
 
     def noted(self) -> float:
-        return float(struct.unpack("d", os.read(self._read, 8))[0])
+        data = os.read(self._read, 8)
+        if not data:
+            raise EOFError("the rank ended and has noted nothing")
+        return float(struct.unpack("d", data)[0])
 
     def close(self) -> None:
         self.process.kill()
         self.process.join()
         self.process.close()
-        for descriptor in (self._read, self._write, self.descriptor):
+        for descriptor in (self._read, self.descriptor):
             os.close(descriptor)
 
 
@@ -311,13 +315,25 @@ def bench_cost(quick: bool) -> None:
     for kind in mine() + torches(0.01, files=True):
         with kind.opened() as start:
             ranks = [start(_pace(kind, pairs)) for _ in range(8)]
-            costs = [[rank.noted() for _ in range(3 * pairs + 1)] for rank in ranks]
+            costs = [found for rank in ranks if (found := _costs(rank, 3 * pairs + 1))]
             for rank in ranks:
                 rank.close()
+        if len(costs) < len(ranks):
+            print(f"  {kind.name:18} an error in {len(ranks) - len(costs)} of {len(ranks)} ranks")
+        if not costs:
+            continue
         flat = [value for cost in costs for value in cost[1:]]
         for name, values in (("acquire", flat[0::3]), ("release", flat[1::3]), ("expires", flat[2::3])):
             print(f"  {kind.name:18} {name:8} {quantiles(values)}")
         print(f"  {kind.name:18} pairs/s  {sum(2 * pairs / cost[0] for cost in costs):9.0f} in all")
+
+
+def _costs(rank: Rank, count: int) -> list[float]:
+    """What a rank has measured; nothing of one that an error has ended."""
+    try:
+        return [rank.noted() for _ in range(count)]
+    except EOFError:
+        return []
 
 
 def _pace(kind: Kind, pairs: int) -> Callable[[Rank, Any], None]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from gates import RecordStage
 
 from pytest_elastic.errors import DivergenceError
-from pytest_elastic.faults._recording import Entry, Recording, RecordStage, load
+from pytest_elastic.events import BarrierJoined, ClientLeft, StoreCalled, WaitBegan, WaitEnded
+from pytest_elastic.faults._recording import Entry, Recording, load
+from pytest_elastic.faults._recording import recorded as recorded_events
 from pytest_elastic.faults._replay import ReplayStage
 from pytest_elastic.store._gate import OpenGate
 
@@ -58,6 +61,36 @@ def test_only_the_last_are_kept(rig):
     assert (rows(recording), recording.lost) == (ROWS[-3:], 4)
     with pytest.raises(ValueError, match="the first 4 entries"):
         ReplayStage(recording, OpenGate())
+
+
+def test_from_events():
+    """What a server tells is the same history; connections are numbered for each rank."""
+    events = [
+        StoreCalled(5.0, 0, 31, "get", ("a",)),
+        WaitBegan(5.1, 0, 31, "get", ("a",), ("a",), 300.0),
+        StoreCalled(5.2, 1, 7, "set", ("a",)),
+        BarrierJoined(5.2, 1, 7, "b", 2, 1),
+        WaitEnded(5.3, 0, 31, "done"),
+        StoreCalled(5.4, 1, 8, "wait", ("b", "c")),
+        WaitBegan(5.4, 1, 8, "wait", ("b", "c"), ("c",), 1.0),
+        StoreCalled(5.5, None, 2, "num_keys", ()),
+        WaitEnded(5.6, 1, 8, "jumped"),
+        ClientLeft(5.7, 1, 8),
+        WaitEnded(5.8, 3, 99, "gone"),
+    ]
+    recording = recorded_events(events, {"nprocs": 2}, 3)
+    assert recording == Recording(
+        (
+            Entry(0, 0, "blocked", "get", ("a",), 0.0, ("a",)),
+            Entry(1, 0, "applied", "set", ("a",), 5.2 - 5.0),
+            Entry(0, 0, "done", "get", ("a",), 5.3 - 5.0),
+            Entry(1, 1, "blocked", "wait", ("b", "c"), 5.4 - 5.0, ("c",)),
+            Entry(-1, 0, "applied", "num_keys", (), 5.5 - 5.0),
+            Entry(1, 1, "jumped", "wait", ("b", "c"), 5.6 - 5.0),
+        ),
+        {"nprocs": 2},
+        3,
+    )
 
 
 def test_dump_and_load(rig):

@@ -153,6 +153,19 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (3, [(0, "count", "n"), (0, "wait", "n/last_member"), (1, "count", "n"), (2, "passes"), (1, "fails")]),
         (DoomedWait, (0,), ("n/last_member",), 'rank 1 failed and nobody is left to release barrier "n"'),
     ),
+    "called again after giving up, while another thread runs": (
+        (3, [((0, 0), "barrier", "b"), ((0, 0), "times_out"), ((0, 1), "check", "x"), ((0, 0), "barrier", "b"),
+             (1, "passes"), (2, "passes")]),
+        (MissingRank, (1, 2), ("b",), 'ranks 1-2 passed without joining "b"'),
+    ),
+    "two pop one element": (
+        (3, [(0, "queue_pop", "q"), (1, "queue_pop", "q"), (2, "queue_push", "q"), (0, "passes"), (2, "passes")]),
+        (DoomedWait, (1,), ("q",), 'nobody is left to write "q": ranks 0, 2 passed'),
+    ),
+    "a value is no element": (
+        (2, [(0, "queue_pop", "q"), (1, "set", "q"), (1, "passes")]),
+        (DoomedWait, (0,), ("q",), 'nobody is left to write "q": rank 1 passed'),
+    ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
         (DoomedWait, (0,), ("g/1",), 'rank 1 passed without writing "g/1"'),
@@ -227,6 +240,15 @@ REPAIRED: dict[str, World] = {
         2, [(0, "barrier_of_store", "b"), (1, "barrier_of_store", "b"), (0, "delete_key", "b/last_member"),
             (0, "wait", "b/last_member"), (1, "set", "b/last_member"), (1, "passes")],
     ),
+    "released before anybody waits, then deleted": (
+        3, [(0, "join", "b"), (1, "join", "b"), (2, "barrier", "b"), (2, "delete_key", "b/last_member"),
+            (0, "wait", "b/last_member"), (2, "passes"), (1, "set", "b/last_member")],
+    ),
+    "released by the store, then deleted": (
+        3, [(0, "barrier_of_store", "b"), (1, "barrier_of_store", "b"), (2, "barrier_of_store", "b"),
+            (2, "delete_key", "b/last_member"), (0, "wait", "b/last_member"), (2, "passes"),
+            (1, "set", "b/last_member")],
+    ),
     "queue": (2, [(0, "queue_pop", "q"), (1, "queue_push", "q"), (1, "passes")]),
     "the launcher writes": (1, [(0, "set", "x"), (None, "set", "k"), (0, "wait", "k")]),
     "a rank goes on to the next phase": (
@@ -286,6 +308,8 @@ def test_fresh_prefixes() -> None:
     steps += [(0, "delete_key", "a/num_members"), (0, "delete_key", "a/last_member")]
     steps += [(0, "barrier", "a"), (1, "barrier", "a")]
     steps += [(0, "count", "n"), (0, "count", "n")]
+    steps += [(0, "barrier", "c"), (0, "times_out"), (0, "add", "c/num_members", -1), (0, "barrier", "c")]
+    steps += [(1, "barrier", "c")]
     graph, said = play((2, steps))
     assert find_stale(graph) is None
     assert not any(said)

@@ -5,10 +5,13 @@ Both read a history anew at each event and know nothing of the graph's bits and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
-from histories import Group, Step
+import pytest
+from histories import Group, Step, events_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,3 +293,79 @@ def test_graph_equals_fixpoint_and_search(world_size: int, moves: list[Any]) -> 
             assert doomed == fixpoint(now)
             assert doomed == search(now)
             assert new == bool(doomed - before)
+
+
+def test_a_verdict_is_taken_back() -> None:
+    """Where somebody else than the ranks ends a doomed wait, it is doomed no more from that event on."""
+    graph = WaitGraph(2)
+    steps: list[Step] = [(0, "wait", "k"), (1, "passes"), (None, "set", "k")]
+    history = events_of(2, steps)
+    assert [graph.take(event) for event in history] == [False, False, True, False, False]
+    assert graph.doomed == ()
+
+
+def test_quiescent() -> None:
+    """Everybody in a phase waits, whether or not a timeout is counted on; and there is somebody."""
+    graph, said = WaitGraph(3), []
+    group = Group(3)
+    for step in [
+        (0, "wait", "a"),
+        (1, "try", "b"),
+        (2, "passes"),
+        (0, "times_out"),
+        (0, "fails"),
+        (1, "fails"),
+    ]:
+        for event in group.step(*step):
+            graph.take(event)
+        said.append(graph.quiescent)
+    assert said == [False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("what", ["barrier", "gather"])
+def test_healthy_groups_cost_no_fixpoint(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nobody is late or gone, an event costs a few bits, however many ranks there are."""
+    steps = [((rank + shift) % 16, what, f"p{shift}/") for shift in range(4) for rank in range(16)]
+    computed: list[int] = []
+    monkeypatch.setattr("pytest_elastic.hang._waitgraph.grow", lambda *arguments: computed.append(1))
+    graph = WaitGraph(16)
+    for event in events_of(16, steps):
+        graph.take(event)
+    assert computed == []
+
+
+OPERATIONS = [("set", "a"), ("set", "b"), ("wait", "a"), ("wait", "b"), ("barrier", "p")]
+PROGRAMS = [list(program) for length in range(3) for program in product(OPERATIONS, repeat=length)]
+SHORT = [program for program in PROGRAMS if len(program) < 2]
+WORLDS = [*product(PROGRAMS, PROGRAMS), *product(SHORT, SHORT, SHORT)]
+
+
+def runs(programs: Any) -> Iterator[list[Step]]:
+    """All ways in which these programs can go, each rank's end included, as far as they get."""
+
+    def go_on(done: list[Step], at: tuple[int, ...]) -> Iterator[list[Step]]:
+        group = Group(len(programs))
+        for step in done:
+            group.step(*step)
+        able = [r for r, i in enumerate(at) if r * 10 not in group.blocked and i <= len(programs[r])]
+        if not able:
+            yield done
+        for rank in able:
+            i = at[rank]
+            step = (rank, *programs[rank][i]) if i < len(programs[rank]) else (rank, "passes")
+            yield from go_on([*done, step], (*at[:rank], i + 1, *at[rank + 1 :]))
+
+    yield from go_on([], (0,) * len(programs))
+
+
+@pytest.mark.parametrize("number", range(0, len(WORLDS), 13))
+def test_every_run_of_small_programs(number: int) -> None:
+    """A wait that was called doomed never ends; when nothing goes on, every wait was called doomed."""
+    programs = WORLDS[number]
+    for run in runs(programs):
+        graph, doomed = WaitGraph(len(programs)), set()
+        for event in events_of(len(programs), run):
+            graph.take(event)
+            doomed |= {wait.client for wait in graph.doomed}
+            assert not (isinstance(event, WaitEnded) and event.client in doomed)
+        assert doomed == {wait.client for wait in graph.waits()}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from gates import Rig
+from gates import RecordStage, Rig
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic.errors import DivergenceError
-from pytest_elastic.faults._recording import Recording, RecordStage
+from pytest_elastic.faults._recording import Recording
 from pytest_elastic.launch._canonical import UnsuitedError
 from pytest_elastic.launch._scheduled import ScheduleStage
 from pytest_elastic.launch._token import order_of, parse_order

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from pytest_elastic.multiprocessing import _watch
+from pytest_elastic.multiprocessing import _watch, tail_log
 from pytest_elastic.multiprocessing.tail_log import TailLog, tail_logfile
 
 LOGGER = "pytest_elastic.multiprocessing.tail_log.logger"
@@ -67,6 +67,14 @@ def tail(dst):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "stdout.log"
+
+
+@pytest.fixture
+def gate():
+    """Holds somebody until it is set, at the latest by the test's end."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 def append(path, text):
@@ -381,6 +389,40 @@ def test_f28_a_slow_stream_does_not_hold_the_writer(path, tail):
         file.writelines(f"{number}\n" for number in range(300_000))
     running.stop()
     assert numbers_by_header("".join(seen)) == {"[writer0]": list(range(300_000))}
+
+
+def test_f31_a_stream_that_takes_nothing_is_given_up(path, tail, dst, monkeypatch, gate):
+    """`stop` returns though a write does not, one error is logged, and nothing is written afterwards."""
+    monkeypatch.setattr(tail_log, "_STUCK", 0.05)
+    before = set(threading.enumerate())
+    dst.write = mock.Mock(side_effect=lambda text: gate.wait(PATIENCE))
+    running = tail({0: str(path)})
+    (thread,) = set(threading.enumerate()) - before
+    append(path, "a\n")
+    while not dst.write.called:
+        time.sleep(0.001)
+    append(path, "b\n")
+    with mock.patch(LOGGER) as logger:
+        running.stop()
+    assert messages(logger) == ["error in the tail of what writer is written to: TimeoutError"]
+    gate.set()
+    thread.join(PATIENCE)
+    assert dst.write.mock_calls == [mock.call("[writer0]:a\n")]
+
+
+def test_p88_stop_does_not_wait_for_the_kernel_to_let_go(path, tail, dst, monkeypatch, gate):
+    """Closing a notification takes it 15 ms: the lines are out by then, and the thread ends by itself."""
+    close = _watch.Inotify.close
+    monkeypatch.setattr(_watch.Inotify, "close", lambda inotify: (gate.wait(PATIENCE), close(inotify)))
+    before = set(threading.enumerate())
+    append(path, "a\n")
+    running = tail({0: str(path)})
+    (thread,) = set(threading.enumerate()) - before
+    running.stop()
+    assert (dst.text, thread.is_alive()) == ("[writer0]:a\n", True)
+    gate.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
 
 
 # Dialects and bad input.

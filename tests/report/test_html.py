@@ -89,7 +89,7 @@ def test_times_are_microseconds_from_the_first_event(page):
 def test_a_wait_without_a_timeout_is_json(page):
     """JSON has no infinity."""
     data = data_of(page(Picture("t", 1, [WaitBegan(1.0, 0, 0, "get", ("a",), ("a",), math.inf)])))
-    assert data["waits"] == [[0.0, 0, 0, 0, [1], 1, [1], 1, None, 0, None, None]]
+    assert data["waits"] == [[0.0, 0, 0, 0, [1], 1, [1], 1, None, 0, None, None, []]]
     assert data["strings"] == ["get", "a"]
 
 
@@ -130,6 +130,13 @@ def test_a_page_has_a_budget(page, kind):
     assert data["leftOut"] == [f"{total - len(rows):,} of {total:,} {kind} are not on this page"]
     assert {row[1] for row in rows} == set(range(64))
     assert data["end"] == pytest.approx(events[-1].at * 1e6, abs=0.1)
+
+
+def test_all_budgets_together_are_below_the_limit(page):
+    """A page that is full in every respect."""
+    events = [event for kind in ("store calls", "log lines", "waits") for event in many(kind)]
+    data = data_of(page(Picture("t", 64, events)))
+    assert len(data["leftOut"]) == 3
 
 
 def test_64000_usual_events_are_all_there(page):

@@ -8,7 +8,16 @@ import psutil
 import pytest
 from report.histories import failed_barrier
 
-from pytest_elastic.events import LineWritten, PhaseBegan, StoreCalled, WaitBegan
+from pytest_elastic.events import (
+    LineWritten,
+    PhaseBegan,
+    PhaseEnded,
+    RankExited,
+    RankStood,
+    StoreCalled,
+    WaitBegan,
+    WaitEnded,
+)
 from pytest_elastic.report.pictures import Picture, write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -20,6 +29,9 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
+PHASE, WAIT = PhaseBegan(1.0, 0, "call"), WaitBegan(2.0, 0, 0, "wait", ("k",), ("k",), 300.0)
+PASSED = PhaseEnded(3.5, 0, "call", "passed")
+FAILED = PhaseEnded(3.5, 0, "call", "failed", "ValueError: boom", "t.py:41")
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1280,800",
@@ -114,8 +126,28 @@ def test_a_lane_for_each_rank(show, nprocs):
     page = show(failed_barrier(nprocs))
     names = [lane.accessible_name for lane in page.all("[role=list] [role=listitem]")]
     waits = "waits at barrier “epoch1”"
-    ends = [f"rank {rank}: {'call failed · SIGKILL' if rank == 1 else waits}" for rank in range(nprocs)]
+    ends = [
+        f"rank {rank}: {'call failed: ValueError: boom · SIGKILL' if rank == 1 else waits}"
+        for rank in range(nprocs)
+    ]
     assert names == ends
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "jumped"), FAILED], "waited for “k” · call failed"),
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "timed out"), PASSED], "call passed"),
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "gone"), RankExited(4.0, 0, -15)], "waited for “k” · SIGTERM"),
+        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "done"), FAILED], "call failed: ValueError: boom"),
+        ([PHASE, RankStood(3.0, 0, "spinning")], "spinning"),
+        ([PHASE], "in call"),
+        ([PHASE, PASSED, RankExited(4.0, 0, 0)], "exit 0"),
+    ],
+)
+def test_what_became_of_a_rank(show, events, state):
+    """What it waited for in vain comes first, then its failure, then its end."""
+    assert show(Picture("t", 1, events)).one("[role=listitem]").accessible_name == f"rank 0: {state}"
 
 
 def test_the_cause_comes_first(show):
@@ -154,6 +186,20 @@ def test_hover_tells_what_a_mark_is(show, selector, words):
     page = show(failed_barrier())
     card = page.hover(page.all(f"#lanes {selector}")[0])
     assert [word for word in words if word not in card] == []
+
+
+def test_a_wait_names_those_who_may_end_it(show):
+    """Where the caller has said so; and a call that changed nothing says that."""
+    wait = WaitBegan(2.0, 0, 0, "wait", ("a", "b"), ("a",), 9.0, writers=(2, 1))
+    page = show(
+        Picture(
+            "t",
+            3,
+            [StoreCalled(1.0, 1, 1, "compare_set", ("a",), False), wait, LineWritten(9.0, 1, "stdout", "")],
+        )
+    )
+    assert "ranks 1–2 alone" in page.hover(page.one("#lanes rect.wait.never"))
+    assert "it changed nothing" in page.hover(page.one("#lanes path.calls"))
 
 
 def test_barriers_are_linked(show):
@@ -197,7 +243,10 @@ def test_what_lies_beyond_the_view_is_not_drawn_at_its_edge(show):
 
 
 def test_keys_walk_from_mark_to_mark(show):
-    """A lane that gets the focus shows its first mark; arrows go on, and to other lanes; Escape ends it."""
+    """A lane that gets the focus shows its first mark; arrows go on, and to other lanes; Escape ends it.
+
+    Drawing anew keeps the focus, and shows no card by itself.
+    """
     page = show(failed_barrier())
     page.one("#all").send_keys(Keys.TAB)
     assert page.driver.switch_to.active_element.get_attribute("data-lane") == "0"
@@ -206,7 +255,9 @@ def test_keys_walk_from_mark_to_mark(show):
         page.driver.switch_to.active_element.send_keys(key)
         titles.append(page.one("#card h3").text)
     assert titles == ["rank 0 call", "rank 0 wrote to stdout", "rank 0 called set", "rank 1 call: failed"]
-    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE, "+")
+    page.until(page.zoomed)
+    assert page.driver.switch_to.active_element.get_attribute("data-lane") == "1"
     assert not page.one("#card").is_displayed()
 
 
@@ -214,7 +265,8 @@ def test_a_click_keeps_the_card(show):
     """So that its text can be taken; a second click lets it go."""
     page = show(failed_barrier())
     page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
-    assert page.hover(page.one("h1")).startswith("rank 1 ended: SIGKILL")
+    for other in ("h1", "[data-lane='2'] rect.wait.done"):
+        assert page.hover(page.one(other)).startswith("rank 1 ended: SIGKILL")
     page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
     assert not page.one("#card").is_displayed()
 
@@ -293,7 +345,8 @@ def test_texts_do_not_hide_each_other(show, nprocs):
     names = page.boxes("#lanes text.name") + page.boxes("#lanes text.state")
     assert len(names) == 2 * nprocs
     assert overlaps(names) == []
-    assert max(right for _, _, right, _ in names) <= page.boxes("#lanes")[0][0] + 196
+    plot = float(page.one("#plot rect").get_attribute("x"))
+    assert max(right for _, _, right, _ in names) <= page.boxes("#lanes")[0][0] + plot
     assert overlaps(page.boxes("#axis text")) == []
 
 

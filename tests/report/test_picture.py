@@ -7,6 +7,7 @@ from report.histories import failed_barrier, meeting
 
 from pytest_elastic.events import (
     BarrierJoined,
+    Event,
     PhaseBegan,
     PhaseEnded,
     StoreCalled,
@@ -59,6 +60,15 @@ def test_who_released_a_wait(writes, expected):
     assert scene.waits[0].by == (None if expected is None else calls[expected])
 
 
+def test_a_call_that_changed_nothing_releases_nobody():
+    """Rule 2 is about writes: a `compare_set` that found another value is none."""
+    call, vain = StoreCalled(2.0, 1, 1, "set", ("a",)), StoreCalled(3.0, 1, 1, "compare_set", ("a",), False)
+    scene = scene_of(
+        call, vain, WaitBegan(1.0, 0, 0, "wait", ("a",), ("a",), 9.0), WaitEnded(4.0, 0, 0, "done")
+    )
+    assert scene.waits[0].by == call
+
+
 def test_only_an_answer_has_a_releaser():
     """A wait that timed out was released by nobody, whatever was written."""
     began, call = WaitBegan(1.0, 0, 0, "wait", ("a",), ("a",), 9.0), StoreCalled(2.0, 1, 1, "set", ("a",))
@@ -89,6 +99,12 @@ def test_phases():
         (0, None),
         (1, "passed"),
     ]
+
+
+def test_what_has_nothing_to_be_seen_is_passed_over():
+    """Rule 4: it is a moment of the run all the same."""
+    scene = scene_of(PhaseBegan(1.0, 0, "call"), Event(2.0, 0))
+    assert (len(scene.phases), scene.last) == (1, 2.0)
 
 
 def test_a_run_without_events():

@@ -78,12 +78,15 @@ class Threads:
         self._threads[-1].start()
         return number
 
+    def outcome(self, number: int) -> Any:
+        """What this one returned or raised; waits for it."""
+        self._threads[number].join(LONG)
+        assert not self._threads[number].is_alive(), "a thread did not end"
+        return self.outcomes[number]
+
     def join(self) -> list[Any]:
         """What each returned or raised, in the order of their start."""
-        for thread in self._threads:
-            thread.join(LONG)
-            assert not thread.is_alive(), "a thread did not end"
-        return self.outcomes
+        return [self.outcome(number) for number in range(len(self._threads))]
 
     def __call__(self, *calls: Callable[[], object]) -> list[Any]:
         """Start these together and join them."""

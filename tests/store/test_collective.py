@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, VirtualClock
 from pytest_elastic.errors import DistNetworkError, DistStoreError, QueueEmptyError
 from pytest_elastic.store import (
     HashStore,
@@ -140,6 +141,36 @@ def test_s63_sizes_and_ranks_out_of_range(call: Callable[[Any], object]) -> None
     with pytest.raises(ValueError, match=r"(world_size must be at least 1|rank must be 0 to 1), not"):
         call(store)
     assert store.ops == []
+
+
+@pytest.mark.parametrize("name", ["get_all", "synchronize", "barrier"])
+def test_s51_nothing_else_is_called_on_real_stores(any_store: Any, threads: Any, name: str) -> None:
+    """S51: two ranks on any store of ours; each calls what is listed, the last one the `set` besides."""
+    stores = [recording(any_store.clone()) for _ in range(2)]
+    any_store.multi_set(["p0", "p1"], ["0", "1"])
+    span = stores[0]._store.timeout
+    calls: dict[str, Callable[[int], object]] = {
+        "get_all": lambda rank: get_all(stores[rank], rank, "p", 2),
+        "synchronize": lambda rank: synchronize(stores[rank], str(rank), rank, 2, "p", 30),
+        "barrier": lambda rank: barrier(stores[rank], 2, "p", 30, rank=rank),
+    }
+    answer = None if name == "barrier" else [b"0", b"1"]
+    assert threads(*[lambda rank=rank: calls[name](rank) for rank in range(2)]) == [answer] * 2
+    counter, last = ("p", "p/last_member") if name == "barrier" else ("p/finished", "p/finished/last_member")
+    sets = [call for store in stores for call in store.ops if call == ("set", last, DONE)]
+    assert len(sets) == 1
+    for rank, store in enumerate(stores):
+        expected: list[Any] = [("add", f"{counter}/num_members", 1)]
+        if name != "barrier":
+            expected.insert(0, ("multi_get", ["p0", "p1"]))
+        if name == "barrier" or rank == 0:
+            expected.append(("wait", [last]))
+        if name == "synchronize":
+            expected.insert(0, ("set", f"p{rank}", str(rank)))
+        if name != "get_all":
+            timeouts = [("timeout",), ("set_timeout", timedelta(seconds=30)), ("set_timeout", span)]
+            expected = [*timeouts[:2], *expected, timeouts[2]]
+        assert_ops([call for call in store.ops if call not in sets], expected)
 
 
 # Tracing, on any store.
@@ -314,6 +345,29 @@ def test_s62_a_missing_rank_0_does_not_double_the_timeout(threads: Any) -> None:
     errors = arrive(HashStore(), [1], 2, threads, barrier_timeout=1.0, trace_timeout=0.05)
     assert errors[1].missing_ranks == [0]
     assert 1.0 <= errors[1].elapsed < 2.0  # Torch's: 2 s and more.
+
+
+def test_s62_all_the_waits_of_tracing_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S62: on our stores, though each trace comes just before the wait for it would end."""
+    clock = VirtualClock()
+    monkeypatch.setattr(
+        "pytest_elastic.store._collective.Deadline",
+        SimpleNamespace(after=lambda span: Deadline.after(span, clock)),
+    )
+    bounds: list[float] = []
+
+    def wait(keys: Any, *span: timedelta) -> None:
+        if not span:
+            raise DistStoreError("test")
+        bounds.append(min(keys.seconds, span[0].total_seconds()))
+        clock.advance(min(bounds[-1], 0.4))
+        if bounds[-1] < 0.4:
+            raise DistStoreError("test")
+
+    with pytest.raises(DistStoreError, match=r"missing_ranks=\[3, 4, 5\]"):
+        barrier(MockStore(wait=wait), 6, "p", rank=0, trace_timeout=1.0)
+    assert bounds == pytest.approx([1.0, 0.6, 0.2, 0.0, 0.0])
+    assert clock.now == pytest.approx(1.0)
 
 
 def test_s62_the_decoder_names_the_missing(threads: Any) -> None:

@@ -121,6 +121,22 @@ def test_s82_a_door_closes_what_nobody_asked_for() -> None:
     theirs.close()
 
 
+def test_s80_a_door_closes_what_is_no_socket() -> None:
+    """S80: it is nobody's mistake but the client's."""
+    ours, theirs = socket.socketpair()
+    door = Door(ours, "label")
+    door.greet()
+    with open(os.devnull) as file:
+        socket.send_fds(theirs, [ADOPT.pack(())], [file.fileno()])
+    door.receive()
+    (descriptor,) = door._descriptors
+    assert door.adopted() is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    door.close()
+    theirs.close()
+
+
 def test_s73_a_plain_connection_takes_no_sockets(pair: tuple[Connection, socket.socket]) -> None:
     """S80: only pairs that the server made are doors."""
     connection, _ = pair

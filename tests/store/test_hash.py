@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store import HashStore
 
@@ -94,6 +94,32 @@ def test_s37_a_wait_that_comes_true_at_its_deadline_succeeds(monkeypatch: pytest
     store.wait(["k"], 0.01)
 
 
+def test_s23_all_keys_are_waited_for_under_one_deadline(
+    threads: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S23: a key that came does not give the others more time."""
+    store, made = HashStore(), []
+
+    def after(at: float) -> Deadline:
+        made.append(at)
+        return Deadline(at)
+
+    monkeypatch.setattr("pytest_elastic.store._hash.Deadline", after)
+    threads.start(lambda: store.multi_get(["a", "b"]))
+    for key in ("a", "b"):
+        wait_for(lambda key=key: any(key in waiter.pending for waiter in store._data.bells))
+        store.set(key, key)
+    assert threads.join() == [[b"a", b"b"]]
+    assert len(made) == 1
+
+
+def test_s6_a_key_of_a_megabyte() -> None:
+    """S6: as good as any other."""
+    store, key = HashStore(), "k" * 2**20
+    store.set(key, "1")
+    assert (store.get(key), store.list_keys()) == (b"1", [key])
+
+
 def test_s38_a_timeout_leaves_no_waiter() -> None:
     """S38: and says which keys were missing, and for how long."""
     store = HashStore()
@@ -106,14 +132,13 @@ def test_s38_a_timeout_leaves_no_waiter() -> None:
     assert (store._data.state.waiters(), store._data.bells) == ([], {})
 
 
-def test_sf14_the_wall_clock_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SF14: an hour's step neither ends a wait nor makes it longer."""
-    store = HashStore()
+def test_sf14_the_wall_clock_does_not_matter(any_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SF14, S37: an hour's step neither ends a wait nor makes it longer; nor in the server."""
     hours = iter(range(0, 10**6, 3600))
     monkeypatch.setattr(time, "time", lambda: float(next(hours)))
     began = SYSTEM_CLOCK.monotonic()
     with pytest.raises(DistStoreError):
-        store.wait(["k"], 0.05)
+        any_store.wait(["k"], 0.05)
     assert 0.05 <= SYSTEM_CLOCK.monotonic() - began < 10
 
 
@@ -144,3 +169,62 @@ def test_s27_an_interrupted_popper_loses_no_element(wait_for: Any, threads: Any)
         waiter.result = b"again"
         store._data.bells[waiter].release()
     assert threads.join() == [b"again"]
+
+
+def test_s40_a_waiter_whose_thread_was_interrupted_wedges_nobody() -> None:
+    """S40: not even before it had hung its bell; an element goes to the next one."""
+    store = HashStore()
+    store._data.state.get("k")
+    store._data.state.queue_pop("q")
+    store.set("k", "1")
+    store.queue_push("q", "1")
+    assert (store.get("k"), store.queue_pop("q", False)) == (b"1", b"1")
+    assert store._data.state.waiters() == []
+
+
+def test_s40_an_interrupt_on_the_way_into_a_wait_leaves_no_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S40: an element that comes later is not lost to it."""
+    store = HashStore()
+
+    def interrupt(waiter: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._data, "hang_bell", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.queue_pop("q")
+    assert store._data.state.waiters() == []
+    store.queue_push("q", "1")
+    assert store.queue_pop("q", False) == b"1"
+
+
+def test_s36_a_bell_that_rings_may_be_rung_again() -> None:
+    """S36: its thread woke by itself, looked, and waits for another key by now."""
+    store = HashStore()
+    data = store._data
+    waiter: Any = data.state.wait(["a", "b"])
+    bell = data.hang_bell(waiter)
+    store.set("a", "1")
+    assert not data.state.resume(waiter)
+    store.set("b", "2")
+    assert not bell.locked()
+    assert data.state.resume(waiter)
+
+
+def test_s40_a_forked_child_has_the_data_and_neither_locks_nor_waiters(
+    threads: Any, wait_for: Any, fork: Any
+) -> None:
+    """S40: the threads that held or waited are the parent's."""
+    store = HashStore()
+    store.set("k", "1")
+    threads.start(lambda: store.queue_pop("q"))
+    wait_for(lambda: store._data.bells)
+
+    def child() -> tuple[bytes, bytes]:
+        store.queue_push("q", "child")
+        return store.get("k"), store.queue_pop("q", False)
+
+    with store._data.lock:
+        forked = fork(child)
+    assert forked.outcome() == (b"1", b"child")
+    store.queue_push("q", "parent")
+    assert threads.join() == [b"parent"]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pytest_elastic import store
+from pytest_elastic import logging, store
 
 
 def test_s1_the_names() -> None:
@@ -18,15 +18,30 @@ def test_s1_the_names() -> None:
     errors = "DistError DistStoreError DistNetworkError QueueEmptyError"
     assert sorted(store.__all__) == sorted([*names.split(), *errors.split()])
     assert all(hasattr(store, name) for name in store.__all__)
+    assert callable(logging.get_logger)
 
 
 def test_s2_the_errors() -> None:
-    """S2: torch's hierarchy; all pickle with their fields."""
+    """S2: torch's hierarchy."""
     assert store.DistError.__mro__[1:] == (*store.DistError.__mro__[1:2], *RuntimeError.__mro__)
     assert issubclass(store.DistStoreError, store.DistError)
     assert issubclass(store.DistNetworkError, store.DistError)
     assert issubclass(store.QueueEmptyError, store.DistStoreError)
-    error = store.QueueEmptyError("text", keys=("a",), timeout=1.0, elapsed=2.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        store.DistError("text"),
+        store.DistNetworkError("text"),
+        store.DistStoreError("text", keys=("a", "b"), timeout=1.0, elapsed=2.0),
+        store.QueueEmptyError("text", keys=("a",)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_s2_errors_pickle_with_their_fields(error: Exception) -> None:
+    """S2: those that `barrier` adds, too."""
+    vars(error)["missing_ranks"] = [1]
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
 

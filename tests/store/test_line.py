@@ -124,12 +124,53 @@ def test_s73_a_line_that_broke_is_replaced(server: Any) -> None:
     assert store.get("k") == b"1"
 
 
+def test_a_line_in_use_is_closed_by_its_own_thread(line: Any, threads: Any) -> None:
+    """Another one shuts it down: the number of a closed descriptor could be another file's at once."""
+    line, _ = line
+    receive, numbers = line._receive, []
+
+    def close_meanwhile(seconds: float) -> bytes:
+        threads(line.close)
+        numbers.append(line._end.fileno())
+        return receive(seconds)
+
+    line._receive = close_meanwhile
+    assert "it hung up" in fail(line)
+    assert numbers[0] >= 0
+    assert line._end.fileno() == -1
+
+
+def test_an_idle_line_is_closed_at_once(line: Any, threads: Any) -> None:
+    """By any thread."""
+    line, other = line
+    threads(line.close)
+    assert (line._end.fileno(), other.recv(1)) == (-1, b"")
+    assert "Bad file descriptor" in fail(line)
+
+
 def test_lines_are_closed_when_they_are_forgotten() -> None:
     """Without a ResourceWarning: nobody tells a store that its thread has ended."""
     ours, theirs = socket.socketpair()
     Line(ours, "nowhere")
     assert theirs.recv(1) == b""
     theirs.close()
+
+
+def test_a_store_may_be_closed_while_it_dials(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal's handler; the new line is closed, too."""
+    store = server.store()
+    lines = store._lines
+    dial, made = lines._dialer.dial, []
+
+    def close_meanwhile() -> Line:
+        made.append(dial())
+        store.close()
+        return made[0]
+
+    monkeypatch.setattr(lines._dialer, "dial", close_meanwhile)
+    with pytest.raises(DistNetworkError, match="this store has been closed"):
+        store.set("k", "1")
+    assert not made[0].open
 
 
 def test_the_given_socket_belongs_to_the_store() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -156,6 +157,21 @@ def test_s82_start_is_idempotent() -> None:
         assert threading.active_count() == before + 1
 
 
+def test_s82_a_server_that_cannot_start_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S82: when the system has no thread left."""
+    before, server = open_files(), StoreServer()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            server.start()
+    server.close()
+    assert open_files() == before
+
+
 def test_s82_a_loop_of_the_callers(threads: Any) -> None:
     """S82: without a thread, served when the caller says so."""
     server = StoreServer()
@@ -179,6 +195,42 @@ def test_s82_poll_ends_waits(threads: Any) -> None:
     assert type(threads.outcomes[0]) is DistStoreError
     store.close()
     server.close()
+
+
+def test_s82_close_from_another_thread_ends_a_loop_of_the_callers(threads: Any) -> None:
+    """S82: between two polls, not in the middle of one; and the next one says so."""
+    before = open_files()
+    for _ in range(30):
+        server = StoreServer()
+        polling = threading.Event()
+
+        def loop(server: StoreServer = server, polling: threading.Event = polling) -> None:
+            while True:
+                server.poll(0.0)
+                polling.set()
+                server.poll(30.0)
+
+        threads.start(loop)
+        assert polling.wait(30)
+        server.close()
+    assert {str(error) for error in threads.join()} == {"the store's server is closed"}
+    assert open_files() == before
+
+
+def test_s82_a_signals_handler_may_close_the_server_that_is_polled() -> None:
+    """S82: from within a poll."""
+    server = StoreServer()
+    store = server.store()
+    old = signal.signal(signal.SIGALRM, lambda *_: server.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(DistNetworkError, match="closed"):
+            while True:
+                server.poll(30.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, old)
+    store.close()
 
 
 def test_s83_drop_forgets_a_label_at_once(server: StoreServer, threads: Any, waiting: Any) -> None:

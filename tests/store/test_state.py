@@ -68,6 +68,75 @@ def test_s5_apply_refuses_what_is_no_operation(state: StoreState, name: object) 
         state.apply((name, "key"))
 
 
+def test_s11_set_overwrites_whatever_was_there(state: StoreState) -> None:
+    """S11: a value, a counter, or nothing."""
+    for value in (b"1", b"", b"text"):
+        assert state.set("k", value) is None  # type: ignore[func-returns-value]
+        assert state.get("k") == value
+    state.add("n", 7)
+    state.set("n", b"x")
+    assert state.get("n") == b"x"
+
+
+def test_s12_get_waits_for_the_key(state: StoreState) -> None:
+    """S12: and for no other; what it gets is what was set."""
+    waiter = blocked(state.get("k"))
+    state.set("other", b"0")
+    assert woken(state) == []
+    state.set("k", b"1")
+    assert woken(state) == [waiter]
+    assert waiter.result == b"1"
+
+
+@pytest.mark.parametrize(
+    ("present", "expected", "answer", "after"),
+    [
+        (b"old", b"old", b"new", b"new"),  # S16: present and equal.
+        (b"old", b"x", b"old", b"old"),  # S16: present and different.
+        (None, b"", b"new", b"new"),  # S16: missing, nothing expected.
+        (None, b"x", b"x", None),  # S16: missing, something expected.
+        (b"old", b"", b"old", b"old"),  # S17: an empty expectation is no wildcard.
+        (b"", b"", b"new", b"new"),  # S17: but the empty value's own.
+    ],
+)
+def test_s16_s17_compare_set(
+    state: StoreState, present: bytes | None, expected: bytes, answer: bytes, after: bytes | None
+) -> None:
+    """S16, S17: what it returns and what is then there; it wakes if it stored."""
+    if present is not None:
+        state.set("k", present)
+    waiter = state.get("k")
+    assert state.compare_set("k", expected, b"new") == answer
+    assert state.check(["k"]) == (after is not None)
+    assert (state.get("k") if after is not None else None) == after
+    if isinstance(waiter, Waiter):
+        assert woken(state) == ([waiter] if after == b"new" else [])
+
+
+def test_s19_check_looks_at_values_and_queues(state: StoreState) -> None:
+    """S19: now; repeats are fine; nobody waits."""
+    state.set("k", b"")
+    state.queue_push("q", b"")
+    assert state.check(["k", "q", "k"])
+    assert not state.check(["k", "missing"])
+    state.queue_pop("q")
+    assert not state.check(["q"])
+    assert state.waiters() == []
+
+
+def test_s21_append(state: StoreState) -> None:
+    """S21: at the end, also of nothing and of a counter's digits; it wakes who waits for the key."""
+    waiter = blocked(state.get("k"))
+    assert state.append("k", b"") is None  # type: ignore[func-returns-value]
+    assert woken(state) == [waiter]
+    state.append("k", b"\xff")
+    state.append("k", b"y")
+    assert state.get("k") == b"\xffy"
+    state.add("n", 1)
+    state.append("n", b"2")
+    assert state.add("n", 1) == 13
+
+
 @pytest.mark.parametrize(
     "text", ["5", "+5", " \t\n\v\f\r5", "5a", "5.9", "05", "0" * 5000 + "5", "5\0", "5_0"]
 )
@@ -305,6 +374,16 @@ def test_s61_arrivals_are_remembered_until_the_counter_goes(state: StoreState) -
     assert state.members("n") == [2, 0]
     state.delete_key("n")
     assert state.members("n") == []
+
+
+def test_s40_a_waiter_that_was_registered_by_half_can_be_abandoned(state: StoreState) -> None:
+    """S40: an interrupt hits anywhere, and must not become another error."""
+    waiter = blocked(state.queue_pop("q"))
+    waiter.pending["never registered"] = None
+    state.abandon(waiter)
+    assert (waiter.pending, state.waiters()) == ({}, [])
+    state.queue_push("q", b"1")
+    assert (state.woken, state.queue_len("q")) == ([], 1)
 
 
 def test_sf17_a_notify_storm_loses_nobody(state: StoreState) -> None:

@@ -39,6 +39,7 @@ LATE = 0.75
 
 Body = Callable[[], object]
 MakeRig = Callable[[str], "Rig"]
+Rounds = Callable[[int, int], int]
 Started = Callable[[TimerServer], TimerServer]
 Events = list[tuple[str, Any]]
 

@@ -24,7 +24,7 @@ from pytest_elastic.timer._api import Origin
 from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
 from pytest_elastic.timer._process import identify
 
-from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, assert_killed, eventually, hang, note
+from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, Rounds, assert_killed, eventually, hang, note
 
 
 def test_tf14_a_stranger_with_a_used_pid_lives(rig: Rig) -> None:
@@ -195,12 +195,12 @@ def work() -> None:
             pass
 
 
-def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig) -> None:
-    """T50: 200 kills in a loop of acquire and release, beside a rank that works on."""
+def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig, rounds: Rounds) -> None:
+    """T50: kills in a loop of acquire and release, beside a rank that works on."""
     rig = make_rig("P")
     worker = rig.start(work)
     worker.noted()
-    for _ in range(200):
+    for _ in range(rounds(40, 200)):
         rank = rig.start(work)
         rank.noted()
         time.sleep(random.uniform(0, 0.002))

@@ -38,6 +38,7 @@ const SAID = {
       ["operation", one.name],
       ["asked for", keyText(one.keys, 8)],
       ["missing", keyText(one.missing, 8)],
+      ["written by", one.writers.length > 0 && `${one.writers.length > 1 ? "ranks" : "rank"} ${rankText(one.writers)} alone`],
       ["when", whenText(one)],
       ["how long", lengthText(one, lane)],
       ["timeout", `${one.timeout === null ? "none" : spanText(one.timeout * 1e6)}${one.may ? ", counted on by the caller" : ""}`],
@@ -45,7 +46,7 @@ const SAID = {
       ["connection", lane.clients.length > 1 ? one.client : ""],
     ],
   }),
-  call: (one) => ({ title: `called ${one.name}`, rows: [["keys", keyText(one.keys, 8)], ["when", whenText(one)], ["connection", one.client]] }),
+  call: (one) => ({ title: `called ${one.name}`, rows: [["keys", keyText(one.keys, 8)], ["when", whenText(one)], ["effect", one.changed ? "" : "it changed nothing"], ["connection", one.client]] }),
   line: (one) => ({ title: `wrote to ${one.error ? "stderr" : "stdout"}`, rows: [["when", whenText(one)], ["text", cutText(one.text, 600)]] }),
   phase: (one, lane) => ({
     title: `${one.name}${one.outcome ? `: ${one.outcome}` : ""}`,

@@ -1,7 +1,7 @@
 // Where everything is, in pixels: from the model and a view to marks; nothing is drawn here.
 
 // A mark has a kind, a box, and the items that it stands for: what lies below a few pixels is one mark.
-const GUTTER = 196, RIGHT = 18, TOP = 6;
+const RIGHT = 18, TOP = 6;
 const CLOSE = 2.5; // Pixels: calls, lines and short waits nearer than this are drawn, and told, as one.
 
 function laneHeight(count) {
@@ -9,8 +9,8 @@ function laneHeight(count) {
 }
 
 function geometry(width, count) {
-  const lane = laneHeight(count);
-  return { width, lane, tall: lane >= 40, left: GUTTER, plot: Math.max(100, width - GUTTER - RIGHT), height: TOP + lane * count + 8, top: (number) => TOP + lane * number };
+  const lane = laneHeight(count), left = Math.min(264, Math.max(150, Math.round(width / 5)));
+  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), height: TOP + lane * count + 8, top: (number) => TOP + lane * number };
 }
 
 // The view's part of the warp, and the way from times to pixels.

@@ -18,17 +18,17 @@ function readModel(raw) {
     stood: rows("stood", ([at, rank, state, channel, peer]) => ({ kind: "stood", at, lane: lane(rank), state, channel, peer })),
     phases: rows("phases", ([at, rank, name, until, outcome, error, place]) =>
       ({ kind: "phase", at, lane: lane(rank), name, until, outcome, error, place })),
-    waits: rows("waits", ([at, rank, client, name, asked, askedCount, missing, missingCount, timeout, may, ended, by]) => ({
+    waits: rows("waits", ([at, rank, client, name, asked, askedCount, missing, missingCount, timeout, may, ended, by, writers]) => ({
       kind: "wait", at, lane: lane(rank), client, name: text(name), keys: keys(asked, askedCount),
-      missing: keys(missing, missingCount), timeout, may, until: ended && ended[0], how: ended ? ended[1] : "never ended",
+      missing: keys(missing, missingCount), timeout, may, writers, until: ended && ended[0], how: ended ? ended[1] : "never ended",
       by: by && { at: by[0], lane: lane(by[1]), name: text(by[2]) },
     })),
     meetings: rows("meetings", ([at, prefix, expected, complete, joins, absent]) => ({
       at, prefix: text(prefix), expected, complete: Boolean(complete), absent,
       joins: joins.map(([at, rank, client]) => ({ at, lane: lane(rank), client })),
     })),
-    calls: rows("calls", ([at, rank, client, name, shown, count]) =>
-      ({ kind: "call", at, lane: lane(rank), client, name: text(name), keys: keys(shown, count) })),
+    calls: rows("calls", ([at, rank, client, name, shown, count, changed = 1]) =>
+      ({ kind: "call", at, lane: lane(rank), client, name: text(name), keys: keys(shown, count), changed })),
     lines: rows("lines", ([at, rank, error, line]) => ({ kind: "line", at, lane: lane(rank), error: Boolean(error), text: line })),
   };
   const others = [found.starts, found.exits, found.stood, found.phases, found.waits, found.calls, found.lines];
@@ -88,21 +88,23 @@ function closeOpenEnds(found, end) {
   }
 }
 
-// What became of a rank, in a few words, and whether that is bad.
+// What became of a rank, in a few words (fewer still where a lane is low), and whether that is bad.
 function stateOf(lane) {
-  const wait = lane.waits.findLast((one) => one.open || one.how === "gone");
   const failed = lane.phases.find((phase) => phase.outcome === "failed");
-  const open = lane.phases.findLast((phase) => phase.open);
-  const parts = [];
-  if (failed) parts.push(`${failed.name} failed`);
-  if (wait && !failed) parts.push(`${wait.open && !lane.exit ? "waits" : "waited"} ${aimText(wait)}`);
-  if (!parts.length && lane.stood.length) parts.push(lane.stood[lane.stood.length - 1].state);
-  if (lane.exit && (lane.exit.code || !parts.length)) parts.push(lane.exit.label);
-  if (!parts.length && open) parts.push(`in ${open.name}`);
-  if (!parts.length && lane.phases.length) parts.push(`${lane.phases[lane.phases.length - 1].name} ${lane.phases[lane.phases.length - 1].outcome}`);
+  const vain = (wait) => wait.open || wait.how === "gone" || (failed && wait.how !== "done" && !wait.may);
+  const wait = lane.waits.findLast(vain);
+  const said = wait ? [`${wait.open && !lane.exit ? "waits" : "waited"} ${aimText(wait)}`] : [];
+  if (failed) said.push(`${failed.name} failed${wait || !failed.error ? "" : `: ${failed.error}`}`);
+  if (!said.length && lane.stood.length) said.push(lane.stood[lane.stood.length - 1].state);
+  if (lane.exit && (lane.exit.code || !said.length)) said.push(lane.exit.label);
+  if (!said.length && lane.phases.length) said.push(phaseState(lane.phases[lane.phases.length - 1]));
+  const short = wait ? [aimText(wait, true), ...said.slice(1)] : said;
   const bad = Boolean(failed || wait || lane.stood.length || (lane.exit && lane.exit.code));
-  const short = wait && !failed ? [aimText(wait, true), ...parts.slice(1)] : parts;
-  return { text: parts.join(" · "), short: short.join(" · "), bad };
+  return { text: said.join(" · "), short: short.join(" · "), bad };
+}
+
+function phaseState(phase) {
+  return phase.open ? `in ${phase.name}` : `${phase.name} ${phase.outcome}`;
 }
 
 function aimText(wait, short = false) {

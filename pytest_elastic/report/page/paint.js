@@ -42,11 +42,11 @@ function paintLabel(group, lane, top, shape) {
   const middle = top + shape.lane / 2;
   if (shape.tall) {
     group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.name));
-    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(lane.state.text, GUTTER - 24)));
+    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(lane.state.text, shape.left - 24)));
   } else {
     group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.name));
     const start = 14 + lane.name.length * BOLD + 8;
-    group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitText(lane.state.short, GUTTER - 8 - start)));
+    group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitText(lane.state.short, shape.left - 8 - start)));
   }
   group.append(el("title", {}, `${lane.name}: ${lane.state.text}`));
 }

@@ -1,4 +1,4 @@
-"""What a rank wrote, as the launcher reads it."""
+"""What ranks write, to be read while they run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,67 @@
+"""What a group shall be, where its guardian comes from, and what came of asking its ranks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_elastic.launch._debugger import OpenTerminal
+from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+
+
+class Launcher(Protocol):
+    """Where guardians come from."""
+
+    def start_group(self, starts: list[RankStart]) -> Channel:
+        """Fork a guardian that starts these ranks."""
+
+    def close(self) -> None:
+        """End it, and every group of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a group shall be.
+
+    Attributes:
+        nprocs: how many ranks.
+        directory: for the ranks' files; must exist.
+        env: added to every rank's environment.
+        live: whether lines are shown as they are written.
+        start_timeout: seconds until every rank must be ready.
+        torch_threads: see `RankJob`.
+        clock: of the store's timeouts: `"auto"` lets them pass at once where nothing else can happen,
+            `"real"` waits for them.
+        terminal: for debuggers in the ranks.
+        debugging_stops_clocks: whether deadlines and timers stand still while one is open.
+    """
+
+    nprocs: int
+    directory: Path
+    env: dict[str, str] = field(default_factory=dict)
+    live: bool = False
+    start_timeout: float = 60.0
+    torch_threads: int = 1
+    clock: str = "auto"
+    terminal: OpenTerminal = nullcontext
+    debugging_stops_clocks: bool = True
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came of one `collect`: every rank is in exactly one of the three.
+
+    Attributes:
+        replies: what the rank sent.
+        exits: it ended instead.
+        silent: neither, when the time was over.
+        expired: whether it was the deadline; else the siblings' period.
+    """
+
+    replies: dict[int, Any] = field(default_factory=dict)
+    exits: dict[int, RankExited] = field(default_factory=dict)
+    silent: list[int] = field(default_factory=list)
+    expired: bool = False

@@ -1,0 +1,121 @@
+"""Recall on real processes: every kernel of the corpus is named as it should be, and no fixed twin is accused.
+
+A kernel is a module of two tests.  `test_buggy` hangs (but for those whose verdict is none): in its report
+must be the verdict, the ranks and the keys that the module says, and ranks must stand at the line that is
+marked.  `test_fixed` passes, and nothing is said of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as xml
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+CORPUS = Path(__file__).parent / "corpus"
+KERNELS = sorted(path.stem for path in CORPUS.glob("k*.py"))
+NOT_HANGING = {"k09_prefix_reuse", "k14_short_timeout"}
+
+
+class Corpus:
+    """What one run of all kernels gave."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        arguments = [
+            "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(directory), f"--confcutdir={CORPUS}",
+            f"--junitxml={directory / 'junit.xml'}", f"--elastic-artifacts={directory / 'artifacts'}",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments, str(CORPUS)],
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        self.output = done.stdout
+        cases = xml.parse(directory / "junit.xml").iter("testcase")
+        self.cases = {
+            (case.get("classname", "").rpartition(".")[2], case.get("name")): case for case in cases
+        }
+
+    def failed(self, kernel: str, name: str) -> bool:
+        case = self.cases[kernel, name]
+        return any(case.find(kind) is not None for kind in ("failure", "error"))
+
+    def hang(self, kernel: str, name: str) -> dict[str, Any] | None:
+        """The diagnosis that was written for a test."""
+        found = list((self.directory / "artifacts").glob(f"*{kernel}*-{name}-*/hang.json"))
+        return json.loads(found[0].read_text()) if found else None
+
+    def properties(self, kernel: str, name: str) -> dict[str, str]:
+        found = self.cases[kernel, name].iter("property")
+        return {one.get("name", ""): one.get("value", "") for one in found}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """One run of them all."""
+    return Corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def module(kernel: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(kernel, CORPUS / f"{kernel}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def marked(kernel: str) -> set[int]:
+    """The lines where ranks hang or stand."""
+    lines = (CORPUS / f"{kernel}.py").read_text().splitlines()
+    return {number for number, line in enumerate(lines, 1) if line.endswith(("# hangs", "# stands"))}
+
+
+def standing(branches: list[dict[str, Any]], above: int = 0) -> dict[int, set[int]]:
+    """Rank -> the innermost lines at which its threads stand."""
+    found: dict[int, set[int]] = {}
+    for branch in branches:
+        line = branch["calls"][-1]["line"] if branch["calls"] else above
+        below = standing(branch["branches"], line)
+        for rank in branch["ranks"]:
+            found.setdefault(rank, set()).update(below.get(rank, {line}))
+    return found
+
+
+@pytest.mark.parametrize("kernel", sorted(set(KERNELS) - NOT_HANGING))
+def test_a_hang_is_named(corpus: Corpus, kernel: str) -> None:
+    """With the right verdict, ranks, keys and line."""
+    expected, found = module(kernel), corpus.hang(kernel, "test_buggy")
+    assert corpus.failed(kernel, "test_buggy")
+    assert found is not None, corpus.output
+    seen = (found["verdict"], found["ranks"], sorted(found["keys"]))
+    assert seen == (expected.VERDICT, expected.RANKS, sorted(expected.KEYS)), found["text"]
+    assert getattr(expected, "CAUSE", "") in found["cause"]
+    assert corpus.properties(kernel, "test_buggy")["elastic.verdict"].startswith(expected.VERDICT)
+    lines = standing(found["stacks"])
+    about = found["doomed"] or found["ranks"]
+    if marked(kernel):
+        assert all(marked(kernel) & lines.get(rank, set()) for rank in about), found["text"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_fixed_twin_is_not_accused(corpus: Corpus, kernel: str) -> None:
+    """It passes, and no diagnosis is written."""
+    assert not corpus.failed(kernel, "test_fixed"), corpus.output
+    assert corpus.hang(kernel, "test_fixed") is None
+
+
+@pytest.mark.parametrize("kernel", sorted(NOT_HANGING))
+def test_a_failure_that_is_no_hang_is_called_none(corpus: Corpus, kernel: str) -> None:
+    """What is wrong with a barrier is said, and nobody is accused."""
+    expected = module(kernel)
+    assert corpus.failed(kernel, "test_buggy")
+    assert corpus.hang(kernel, "test_buggy") is None
+    said = corpus.properties(kernel, "test_buggy").get("elastic.verdict", "")
+    assert said.partition(":")[0] == (expected.VERDICT or "")

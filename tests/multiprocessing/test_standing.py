@@ -1,0 +1,145 @@
+"""Where threads stand: who is parked, who may go on by itself, who holds the other end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_elastic.multiprocessing._standing import (
+    Family,
+    Standing,
+    Thread,
+    children,
+    other_end,
+    threads,
+    unparked,
+)
+
+LONG = 20.0
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Thread]]:
+    """Run a call in a thread and see where it stands, once it is blocked: `start(call, end)`."""
+    ends: list[Callable[[], object]] = []
+    running: list[threading.Thread] = []
+
+    def begin(call: Callable[[], object], end: Callable[[], object]) -> Thread:
+        thread = threading.Thread(target=call, daemon=True)
+        ends.append(end)
+        running.append(thread)
+        thread.start()
+        deadline = time.monotonic() + LONG
+        seen = None
+        while time.monotonic() < deadline:
+            last, seen = (
+                seen,
+                next((one for one in threads(os.getpid()) if one.number == thread.native_id), None),
+            )
+            # Twice: a thread that waits for the interpreter's lock is not where it will be.
+            if seen is not None and seen.channel and seen == last:
+                return seen
+            time.sleep(0.01)
+        raise AssertionError("the thread was not blocked in time")
+
+    def join() -> None:
+        for thread in running:
+            thread.join(LONG)
+
+    begin.join = join  # type: ignore[attr-defined]
+    yield begin
+    for end in ends:
+        end()
+    join()
+
+
+def held() -> Any:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def test_a_lock_of_the_process_parks(start: Any) -> None:
+    """Only another thread can let it go on."""
+    lock = held()
+    thread = start(lock.acquire, lock.release)
+    assert (thread.call, thread.parked) == ("futex", True)
+
+
+def test_a_lock_with_a_timeout_does_not(start: Any) -> None:
+    """It ends by itself."""
+    lock = held()
+    thread = start(lambda: lock.acquire(timeout=LONG), lock.release)
+    assert not thread.parked
+    assert not thread.lasting(os.getpid(), {os.getpid()})
+
+
+def test_a_lock_that_processes_share_lasts(start: Any) -> None:
+    """It is in the hands of the group, but not of the process alone."""
+    lock = multiprocessing.get_context("fork").Lock()
+    lock.acquire()
+    thread = start(lock.acquire, lock.release)
+    assert not thread.parked
+    assert thread.lasting(os.getpid(), {os.getpid()})
+
+
+def test_a_sleep_is_neither(start: Any) -> None:
+    """However long it is."""
+    awake = threading.Event()
+    thread = start(lambda: time.sleep(0.5) or awake.set(), lambda: awake.wait(LONG))
+    assert not thread.parked
+    assert not thread.lasting(os.getpid(), {os.getpid()})
+
+
+def test_a_pipe_lasts_among_its_holders(start: Any) -> None:
+    """And the words on it name who else holds it."""
+    reading, writing = os.pipe()
+    with subprocess.Popen(["sleep", "60"], pass_fds=[writing]) as other:
+        thread = start(lambda: os.read(reading, 1), lambda: None)
+        assert not thread.lasting(os.getpid(), {os.getpid()})
+        assert thread.lasting(os.getpid(), {os.getpid(), other.pid})
+        assert other_end(thread, os.getpid()) == f"pid {other.pid} (sleep 60) at descriptor {reading}"
+        other.kill()
+    os.write(writing, b"x")
+    start.join()
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_process_of_one_thread_is_not_looked_into() -> None:
+    """Whoever asks knows what that thread does; a process that is gone has none."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert unparked(process.pid) == 1
+        assert [one.pid for one in children(os.getpid())] == [process.pid]
+        assert Family(process.pid).others(1) == 0
+        assert Family(process.pid).others(0) == 1
+        process.kill()
+    assert (unparked(process.pid), threads(process.pid)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [("kill -STOP $$", "stopped"), ("while :; do :; done", "spinning"), ("read x", "blocked")],
+)
+def test_what_a_process_does(command: str, state: str) -> None:
+    """It is stopped, computes, or is blocked, and then it is said in what."""
+    with subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + LONG
+        seen: tuple[str, str, str] = ("", "", "")
+        while (seen[0] != state or (state == "blocked" and not all(seen))) and time.monotonic() < deadline:
+            before = Standing(process.pid)
+            time.sleep(0.05)
+            seen = before.until_now()
+        assert seen[0] == state
+        if state == "blocked":
+            assert "pipe" in seen[1]
+            assert f"pid {os.getpid()} " in seen[2]
+        process.send_signal(signal.SIGKILL)

@@ -1,0 +1,260 @@
+"""Hangs in the store: named at once, in the report and in files; and who only seems to hang."""
+
+from __future__ import annotations
+
+import json
+import time
+
+PROMPT = 20.0  # Seconds for a run that would take minutes if it waited; a busy machine needs some.
+
+HANG = """
+    import pytest
+
+    @pytest.mark.elastic(nprocs=3)
+    def test_epoch(world):
+        if world.rank == 1:
+            raise ValueError("boom")
+        world.barrier("epoch3")
+"""
+
+
+def test_nobody_is_accused_who_may_go_on(run):
+    """Slow ranks, long calls of C, threads and processes that bring the key late, waits that may time out."""
+    run(
+        """
+        import ctypes, subprocess, threading, time
+        import pytest
+
+        pytestmark = pytest.mark.elastic(nprocs=2)
+
+        def late(world, seconds=1.5):
+            time.sleep(seconds)
+            world.store.set("late", "1")
+
+        def test_a_slow_rank(world):
+            if world.rank == 1:
+                time.sleep(1.2)
+            world.barrier()
+
+        def test_a_long_call_of_c(world):
+            if world.rank == 1:
+                ctypes.PyDLL(None).usleep(1_200_000)
+            world.barrier()
+
+        def test_a_thread_that_sleeps(world):
+            began = time.monotonic()
+            if world.rank == 1:
+                threading.Thread(target=late, args=(world,)).start()
+            assert world.store.get("late") == b"1"
+            assert 0.5 < time.monotonic() - began < 200
+
+        def test_a_thread_of_a_rank_that_has_reported(world):
+            if world.rank == 1:
+                threading.Thread(target=late, args=(world,), daemon=True).start()
+                return
+            world.store.wait(["late"])
+
+        def test_a_thread_that_waits_for_a_process(world):
+            def work():
+                subprocess.run(["sleep", "1.5"], check=True)
+                late(world, 0)
+            if world.rank == 1:
+                threading.Thread(target=work).start()
+            world.store.wait(["late"])
+
+        def test_a_wait_that_may_time_out(world):
+            if world.rank == 0:
+                with pytest.raises(RuntimeError):
+                    world.store.wait(["never"], 300, may_timeout=True)
+                world.store.set("go", "1")
+            else:
+                world.store.wait(["go"])
+        """
+    ).assert_outcomes(passed=6)
+
+
+def test_a_timeout_that_is_expected_takes_no_time(run):
+    """And its error is that of the real one."""
+    began = time.monotonic()
+    run(
+        """
+        import pytest
+        from pytest_elastic.errors import DistStoreError
+
+        @pytest.mark.elastic(nprocs=3)
+        def test_missing(world):
+            if world.rank == 2:
+                return
+            with pytest.raises(DistStoreError) as info:
+                world.barrier("epoch", timeout=300)
+            assert (info.value.missing_ranks, info.value.arrived_ranks) == ([2], [0, 1])
+            assert 300 <= info.value.elapsed < 330
+            with pytest.raises(DistStoreError, match="after 100[0-9]* ms") as info:
+                world.store.wait(["never"], 100)
+            assert info.value.timeout == 100
+        """
+    ).assert_outcomes(passed=1)
+    assert time.monotonic() - began < PROMPT
+
+
+def test_the_report_says_who_waits_for_whom(run, pytester):
+    """First of the sections; with properties for junit and files beside it."""
+    result = run(HANG, "--junitxml=junit.xml")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "3 of 3 ranks failed: rank 1 first",
+            "E*ValueError: boom",
+            "*- who waits for whom -*",
+            "HANG  2 of 3 ranks can never go on (known *; the barrier's timeout is 300 s)",
+            '  barrier "epoch3": arrived 0, 2; absent 1 (failed: ValueError: boom, *:7)',
+            '  cause: rank 1 failed before joining "epoch3"',
+            '  test_epoch *:8 barrier("epoch3") [[]0,2]',
+            "  (files: *)",
+            "*- ranks 0, 2 failed too -*",
+        ]
+    )
+    junit = (pytester.path / "junit.xml").read_text()
+    for name, value in (
+        ("nprocs", "3"),
+        ("first_failed_rank", "1"),
+        ("verdict", "MissingRank: rank 1 failed"),
+    ):
+        assert f'name="elastic.{name}" value="{value}' in junit
+    (folder,) = (pytester.path / ".pytest_elastic").iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"events.jsonl", "hang.dot", "hang.json", "page.html", "trace.json"}
+    assert json.loads((folder / "hang.json").read_text())["verdict"] == "MissingRank"
+    assert (folder / "hang.dot").read_text().startswith("digraph hang {")
+
+
+def test_artifacts_can_be_elsewhere_or_nowhere(run, pytester):
+    """`--elastic-artifacts=DIR`; the ini's empty value is for none."""
+    run(HANG, "--elastic-artifacts=seen/there")
+    assert len(list((pytester.path / "seen" / "there").glob("*/hang.json"))) == 1
+    run(HANG, "-o", "elastic_artifacts=")
+    assert not (pytester.path / ".pytest_elastic").exists()
+
+
+def test_a_real_clock_waits(run):
+    """By option and by marker; the verdict is told all the same."""
+    code = """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2, timeout=1{marker})
+        def test_wait(world):
+            if world.rank == 0:
+                world.store.wait(["never"], 100)
+    """
+    for marker, arguments in ((", clock='real'", []), ("", ["--elastic-clock=real"])):
+        result = run(code.replace("{marker}", marker), *arguments)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            [
+                "rank 0 did not finish within 1 s*",
+                "HANG  1 of 2 ranks can never go on*",
+                '  "never": awaited by 0',
+            ]
+        )
+
+
+def test_a_hang_that_was_dealt_with_is_not_told_of(run):
+    """What fails later is another matter."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_later(world):
+            with pytest.raises(RuntimeError):
+                world.store.wait(["never"], 100)
+            world.barrier()
+            assert world.rank == 0
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*HANG*")
+
+
+def test_a_suspicion_is_called_one(run):
+    """A thread that waits for a lock of several processes is in nobody's hands that we know."""
+    result = run(
+        """
+        import multiprocessing, threading
+        import pytest
+
+        lock = multiprocessing.get_context("fork").Lock()
+        lock.acquire()
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_lock(world):
+            threading.Thread(target=lock.acquire, daemon=True).start()
+            world.store.wait(["never"], 300)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["HANG (suspected)  2 of 2 ranks can never go on (known *", "  suspected cause: *"]
+    )
+
+
+def test_functions_on_ranks_are_told_of_their_hang(run):
+    """As a note on the error of `elastic.run`; not so where the test itself may still write."""
+    result = run(
+        """
+        import time
+        from pytest_elastic.launch import current_world
+
+        def wait(rank, world_size):
+            return current_world().store.get("go")
+
+        def test_run(elastic):
+            elastic.run(wait, nprocs=2)
+
+        def test_start(elastic):
+            group = elastic.start(wait, nprocs=2)
+            time.sleep(0.3)
+            group.store.set("go", "1")
+            assert group.wait(30).return_values == {0: b"1", 1: b"1"}
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["E*HANG  2 of 2 ranks can never go on*", 'E*"go": awaited by 0, 1'])
+
+
+def test_a_timer_that_comes_first_is_waited_for(run):
+    """It ends its rank as it would have; the clock does not overtake it."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_timer(world, expires):
+            if world.rank == 0:
+                with expires(after=1, scope="exchange"):
+                    world.store.wait(["never"], 300)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['*rank 0: timer "exchange" * expired after 1.0 s*'])
+
+
+def test_a_kept_group_forgets(run):
+    """What was found in one test is not told of the next one."""
+    result = run(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.elastic(nprocs=2, lifetime="module")
+
+        def test_first(world):
+            if world.rank == 0:
+                with pytest.raises(RuntimeError):
+                    world.store.wait(["never"], 100)
+
+        def test_second(world):
+            assert world.rank == 5
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*HANG*")

@@ -1,0 +1,95 @@
+"""The stores that pytest gives to tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ABSENT = """
+import sys
+sys.modules["torch"] = sys.modules["torch.distributed"] = None
+"""
+
+
+def test_s89_mock_and_hash_stores_are_new_for_each_test(run: Any) -> None:
+    """S89: in process, for any test; what one test did is not seen by the next."""
+    run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_mock(mock_store, turn):
+            assert mock_store.get("key") == b"value"
+            assert mock_store.ops == [("get", "key")]
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_hash(hash_store, turn):
+            assert hash_store.add("turns", 1) == 1
+        """
+    ).assert_outcomes(passed=4)
+
+
+def test_s89_the_elastic_store_is_one_for_all_ranks_and_new_for_each_test(run: Any) -> None:
+    """S89: served; every rank sees what the others wrote."""
+    run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=3)
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_it(elastic_store, rank, turn):
+            elastic_store.set(f"rank{rank}", str(rank))
+            assert elastic_store.multi_get(["rank0", "rank1", "rank2"]) == [b"0", b"1", b"2"]
+            assert elastic_store.add("turns", 1) <= 3
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_s89_the_controller_sees_the_ranks_data(run: Any) -> None:
+    """S89: and they see the controller's."""
+    run(
+        """
+        from pytest_elastic.launch import current_world
+
+        def work(rank, world_size):
+            store = current_world().store
+            store.set(f"from/{rank}", str(rank))
+            return store.get("answer")
+
+        def test_it(elastic):
+            group = elastic.start(work, nprocs=2)
+            assert group.store.multi_get(["from/0", "from/1"]) == [b"0", b"1"]
+            group.store.set("answer", "42")
+            assert group.wait(timeout=30).return_values == {0: b"42", 1: b"42"}
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_s86_process_group_is_skipped_without_torch(run: Any) -> None:
+    """S86: with the reason."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_it(process_group):
+            raise AssertionError("there is no torch")
+        """,
+        "-rs",
+        conftest=ABSENT,
+    )
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*torch*"])
+
+
+def test_s83_the_exit_of_a_rank_is_told_to_the_server(run: Any) -> None:
+    """S83: by the group that saw it, under the rank's label; a copy of its socket cannot hide it."""
+    run(
+        """
+        def test_it(elastic):
+            group = elastic.start(lambda rank, world_size: rank, nprocs=2)
+            drop, told = group.server.drop, []
+            group.server.drop = lambda label: (told.append(label), drop(label))
+            assert group.wait(timeout=30).return_values == {0: 0, 1: 1}
+            assert set(told) == {0, 1}
+        """
+    ).assert_outcomes(passed=1)
