@@ -208,3 +208,43 @@ def test_bad_values(run, argument, text):
     result = run("import pytest\n@pytest.mark.elastic\ndef test_it(world): pass", argument)
     assert result.ret == 4
     result.stderr.fnmatch_lines([f"ERROR: {text}"])
+
+
+@pytest.mark.parametrize(
+    "marker",
+    ["nprocs=2, start_method='spawn'", "nprocs=2, lifetime='module'", "nprocs=2"],
+    ids=["spawn", "kept", "fork"],
+)
+def test_whatever_becomes_of_the_ranks(run, marker):
+    """Fresh interpreters and ranks that are kept from test to test: each test has its own faults and recording."""
+    code = f"""
+        import pytest
+        from pytest_elastic.faults import drop
+
+        @pytest.mark.elastic({marker})
+        def test_first(world):
+            world.store.set(f"first{{world.rank}}", "1")
+
+        @pytest.mark.elastic({marker}, faults=drop(rank=0, key="second"))
+        def test_second(world):
+            if world.rank == 0:
+                world.store.set("second", "1")
+            world.barrier("second")
+            assert not world.store.check(["second"])
+
+        @pytest.mark.elastic({marker})
+        def test_third(world):
+            world.store.set(f"third{{world.rank}}", "1")
+            world.barrier("third")
+            assert not world.store.check(["third0"])
+        """
+    result = run(code, "--elastic-stress=2")
+    result.assert_outcomes(passed=2, failed=1)
+    rows = [json.loads(line) for line in Path(recording_of(result)).read_text().splitlines()[1:]]
+    assert {key for row in rows for key in row[4] if key.startswith(("first", "second", "third"))} == {
+        "third0",
+        "third1",
+    }
+    again = run(code, "-k", "third", f"--elastic-replay={token_of(result)}")
+    again.assert_outcomes(failed=1)
+    again.stdout.fnmatch_lines(["replayed * steps in their order"])
