@@ -9,6 +9,7 @@ has a limit of its own.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -43,6 +44,7 @@ from pytest_elastic.store._gate import Gate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
+_MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
 class RankGroup(PContext):
@@ -180,7 +182,7 @@ class RankGroup(PContext):
 
         After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.
         """
-        answers = Answers()
+        answers, moving = Answers(), False
         waiting = set(ranks)
         patience = Deadline.after(None)
         while waiting:
@@ -190,7 +192,10 @@ class RankGroup(PContext):
                 deadline, patience = deadline.later(paused), patience.later(paused)
                 self._gather(answers, waiting)  # What others sent meanwhile was in time.
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
-                patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
+                if patience.at == math.inf:
+                    patience = Deadline.after(SIBLING_PERIOD)
+                if self.lookout.moves and not moving:
+                    patience, moving = patience.later(_MOVING_PERIOD), True
             until = deadline.earlier(patience)
             if waiting and until.passed():
                 answers.silent, answers.expired = sorted(waiting), deadline.passed()
@@ -270,7 +275,8 @@ class RankGroup(PContext):
 
     def _note_report(self, reply: object) -> None:
         if isinstance(reply, PhaseReport):
-            how = (reply.when, reply.outcome, reply.crash, os.path.basename(reply.place))
+            first_line = reply.crash.partition("\n")[0]
+            how = (reply.when, reply.outcome, first_line, os.path.basename(reply.place))
             self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
             self.server.rested(reply.rank)
 

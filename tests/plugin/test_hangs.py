@@ -107,9 +107,9 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
             "E*ValueError: boom",
             "*- who waits for whom -*",
             "HANG  2 of 3 ranks can never go on (known *; the barrier's timeout is 300 s)",
-            '  barrier "epoch3": arrived 0, 2; absent 1 (failed: ValueError: boom, *:7)',
+            '  barrier "epoch3": arrived 0, 2; absent 1 (failed: ValueError: boom, *:6)',
             '  cause: rank 1 failed before joining "epoch3"',
-            '  test_epoch *:8 barrier("epoch3") [[]0,2]',
+            '  test_epoch *:7 barrier("epoch3") [[]0,2]',
             "  (files: *)",
             "*- ranks 0, 2 failed too -*",
         ]
