@@ -142,6 +142,11 @@ class Lookout:
             self.stacks: dict[int, list[Stack]] = {}
 
     @property
+    def lost(self) -> int:
+        """How many events have been forgotten, before those in `events`."""
+        return self._count - len(self.events)
+
+    @property
     def moves(self) -> bool:
         """Whether ranks that hang are on their way out, one after the other."""
         return self.clock == "auto" and self.diagnosis is not None

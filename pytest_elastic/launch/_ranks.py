@@ -40,6 +40,7 @@ from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
+from pytest_elastic.store._gate import Gate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
@@ -79,8 +80,9 @@ class RankGroup(PContext):
         self.dumps = Dumps(self.directories)
         self._noted: set[int] = set()
         self.fresh = True
+        self._gate: Gate | None = None
         self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
-        self.server = StoreServer(sink=self.lookout.sink)
+        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -164,11 +166,16 @@ class RankGroup(PContext):
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
         self.lookout.renew()
-        self.server = StoreServer(sink=self.lookout.sink)
+        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         self.server.start()
         for rank in self.directories:
             with self.server.pair(rank) as store:
                 self._channels.send(rank, order, (store.fileno(),))
+
+    def pass_to(self, gate: Gate | None) -> None:
+        """Have the store, and those that follow it, ask this gate; `None` is nobody."""
+        self._gate = gate
+        self.server.pass_to(gate)
 
     def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
         """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.
@@ -271,6 +278,7 @@ class RankGroup(PContext):
             first_line = reply.crash.partition("\n")[0]
             how = (reply.when, reply.outcome, first_line, os.path.basename(reply.place))
             self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
+            self.server.rested(reply.rank)
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""

@@ -14,26 +14,29 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from socket import socket as Socket
+from typing import Any
 
 from pytest_elastic.clock import LeapingClock
 from pytest_elastic.store._address import Listener
 from pytest_elastic.store._agenda import Agenda
 from pytest_elastic.store._connection import Connection, Door
+from pytest_elastic.store._gate import Ending
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._poller import READ, WRITE, Poller
 from pytest_elastic.store._reporter import Reporter
+from pytest_elastic.store._spare import Spare
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
     GREETING,
     REQUESTS,
     VERSION,
+    Layout,
     WireError,
     pack_answer,
     pack_error,
@@ -76,7 +79,7 @@ class Service:
         self._free: deque[Connection] = deque()
         self._next = math.inf
         self._count = 0
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._spare = Spare()
 
     def watch(self, one: Socket, act: Callable[[], None]) -> None:
         """Call `act` when this socket can be read."""
@@ -162,7 +165,7 @@ class Service:
             connection.socket.close()
         self._connections.clear()
         self._poller.close()
-        self._spend_spare()
+        self._spare.close()
 
     # Connections come and go.
 
@@ -172,7 +175,8 @@ class Service:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._turn_away(listener, error)
+            self._spare.turn_away(listener.socket, error)
+            _log.warning("a client was turned away: %s", error)
             return
         connection = Connection(end, None)
         try:
@@ -189,22 +193,6 @@ class Service:
             self._next = min(self._next, connection.deadline)
             self._add(connection)
 
-    def _turn_away(self, listener: Listener, error: OSError) -> None:
-        """Out of descriptors: tell the client so by the spare one, or it would stay ready for ever."""
-        self._spend_spare()
-        with suppress(OSError):
-            end, _ = listener.socket.accept()
-            with end:
-                end.send(pack_refusal(f"the store's server cannot take a client: {error}"))
-        with suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY)
-        _log.warning("a client was turned away: %s", error)
-
-    def _spend_spare(self) -> None:
-        spare, self._spare = self._spare, None  # First: a child forked meanwhile must not close it again.
-        if spare is not None:
-            os.close(spare)
-
     def _add(self, connection: Connection) -> None:
         self._count += 1
         connection.number = self._count
@@ -220,12 +208,13 @@ class Service:
         del self._connections[connection.descriptor]
         self._strangers.pop(connection, None)
         waiter = connection.waiter
-        if self.reporter is not None:
-            self.reporter.left(connection) if waiter is None else self.reporter.ended(connection, "gone")
         if waiter is not None:
             del self._blocked[waiter]
+            self._ended(connection, "gone")
             self.state.abandon(waiter)
             self._wake()
+        elif self.reporter is not None:
+            self.reporter.left(connection)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         _log.warning("a client of the store (%r) was refused: %s", connection.label, reason)
@@ -288,7 +277,12 @@ class Service:
             self._meet(connection, frame)
             return
         layout, apply = operation
-        arguments = layout.unpack(frame)
+        self._take(connection, layout, apply, layout.unpack(frame))
+
+    def _take(
+        self, connection: Connection, layout: Layout, apply: Callable[..., Any], arguments: list[Any]
+    ) -> None:
+        """Apply a request, answer it, and answer those whom it wakes."""
         seconds = arguments.pop(0) if layout.blocks else 0.0
         known = (arguments.pop(-2), arguments.pop()) if layout.declares else _NOTHING_KNOWN
         reply = None
@@ -328,9 +322,7 @@ class Service:
         while woken:
             waiter = woken.pop(0)
             connection = self._blocked.pop(waiter)
-            connection.release()
-            if self.reporter is not None:
-                self.reporter.ended(connection, "done")
+            self._ended(connection, "done")
             try:
                 reply = pack_answer(REQUESTS[waiter.name], waiter.result)
             except ValueError as error:
@@ -346,19 +338,27 @@ class Service:
         over = [(w, c) for w, c in self._blocked.items() if c.due <= now or c.deadline <= jumped]
         for waiter, connection in over:
             if connection.waiter is waiter:
-                missing = self.state.missing(waiter)
-                self.state.abandon(waiter)
-                del self._blocked[waiter]
-                connection.release()
-                if self.reporter is not None:
-                    leapt = self.clock.ahead > connection.ahead
-                    self.reporter.ended(connection, "jumped" if leapt else "timed out")
-                error = timeout_error(missing, connection.timeout, now - connection.started)
-                self._answer(connection, pack_error(error))
+                self._end_wait(connection, waiter, now)
         self.agenda.ring(now)
         waiting = [*self._strangers, *self._blocked.values()]
         self._next = min((connection.due for connection in waiting), default=math.inf)
         self._next = min(self._next, self.agenda.at)
+
+    def _end_wait(self, connection: Connection, waiter: Waiter, now: float) -> None:
+        """Its timeout has passed, or is taken to have."""
+        missing = self.state.missing(waiter)
+        self.state.abandon(waiter)
+        del self._blocked[waiter]
+        self._ended(connection, "jumped" if self.clock.ahead > connection.ahead else "timed out")
+        self._answer(
+            connection, pack_error(timeout_error(missing, connection.timeout, now - connection.started))
+        )
+
+    def _ended(self, connection: Connection, how: Ending) -> None:
+        """Its wait is over."""
+        connection.release()
+        if self.reporter is not None:
+            self.reporter.ended(connection, how)
 
     # Greetings.
 
