@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic.faults import FaultPlan, delay, kill
@@ -31,12 +31,14 @@ SCHEDULES = st.builds(
 
 
 @given(SCHEDULES)
+@settings(deadline=None)
 def test_a_token_says_all(schedule):
     """Text and back is the same schedule."""
     assert parse_token(str(schedule)) == schedule
 
 
 @given(SCHEDULES.filter(lambda schedule: schedule.program is not None), st.data())
+@settings(deadline=None)
 def test_a_damaged_token_is_no_token(schedule, data):
     """One character that changed is noticed, wherever it is."""
     token = str(schedule)
