@@ -131,6 +131,10 @@ class QueueEmptyError(DistStoreError):
     """A queue had no element and nobody wanted to wait."""
 
 
+class DivergenceError(ElasticError):
+    """A replay came to a point where a rank did something else than was recorded."""
+
+
 class DistNetworkError(DistError):
     """The server of a store cannot be reached, went away, or broke the protocol."""
 

@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 def test_all_blocks_are_covered():
     """A new kind of block needs a test of its own."""
     assert {name for name, _ in BLOCKS} == {"console", "python", "text"}
-    assert [len(blocks(name)) for name in ("console", "python", "text")] == [1, 3, 1]
+    assert [len(blocks(name)) for name in ("console", "python", "text")] == [2, 5, 2]
 
 
 def test_first_block(run):
@@ -32,19 +32,57 @@ def test_first_block(run):
 
 def test_without_pytest(run):
     """The example of the parts as libraries."""
-    run(blocks("python")[2]).assert_outcomes(passed=1)
+    run(blocks("python")[4]).assert_outcomes(passed=1)
 
 
-def test_the_failure_is_shown_as_it_is(pytester):
+def test_faults(run):
+    """The example of a plan."""
+    run(blocks("python")[3]).assert_outcomes(passed=1)
+
+
+def test_replaying(run):
+    """A failure ends with the lines that are shown, and the last one of them repeats it."""
+    code = """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_y(world):
+            world.store.set("n", "0") if world.rank == 0 else world.store.get("n")
+            world.store.set("n", str(int(world.store.get("n")) + 1))
+            world.barrier("added")
+            assert world.store.get("n") == b"2"
+        """
+    first, *shown, second = [line.partition("  ")[0] for line in blocks("console")[1].splitlines()]
+    found = run(code, *re.findall(r"--\S+", first))
+    found.assert_outcomes(failed=1)
+    ending = [line for line in found.outlines if line.partition(":")[0] in ("recording", "replay")]
+    assert len(ending) == 2
+    for line, ours in zip(
+        shown, [*[one for one in found.outlines if one.startswith("failed in")], *ending], strict=True
+    ):
+        assert len(line.split()) == len(ours.split())
+        assert line.split()[0] == ours.split()[0]
+    (token,) = re.findall(r"--elastic-replay=\S+", ending[-1])
+    assert token[:20].rpartition("=")[0] == "--elastic-replay"
+    again = run(code, token)
+    again.assert_outcomes(failed=1)
+    assert ending[-1] in again.outlines
+    assert second.startswith("$ pytest ")
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "test_sum"), (1, "test_train")])
+def test_the_failure_is_shown_as_it_is(pytester, number, name):
     """The failing test prints what the README says it prints."""
-    pytester.makepyfile(test_sum=blocks("python")[1])
+    pytester.makepyfile(**{name: blocks("python")[1 + number]})
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
-    shown = [line for line in blocks("text")[0].splitlines() if line.strip() not in ("", "...")]
+    shown = [line for line in blocks("text")[number].splitlines() if line.strip() not in ("", "...")]
     for line in shown:
-        # Rules are as wide as the terminal, and paths are the machine's.
+        # Rules are as wide as the terminal, paths and spans of time are the machine's, and who came least far
+        # depends on who was last at the barrier before.
         words = re.sub(r"(^[-_]+ | [-_]+$)", "*", line).replace("[", "[[]").replace("...", "*")
-        result.stdout.fnmatch_lines([words.replace("  test_sum.py", "  *test_sum.py")])
+        words = re.sub(r"known [0-9.]+ m?s after|   ← least progress", "*", words)
+        result.stdout.fnmatch_lines([words.replace(f"  {name}.py", f"  *{name}.py")])
 
 
 def test_the_two_commands():

@@ -3,7 +3,8 @@
 *Rules.*  A fault has one victim and one trigger, and happens once.  A trigger is the n-th time that a rank
 does something: any operation of the store (`op`), one on a key that matches a pattern (`key`), an arrival at
 a barrier (`barrier`), a line of its output that contains a text (`line`).  The rank is the victim, unless
-`of` names another one.  What happens at an operation happens before the operation has any effect, so that
+`of` names another one.  A rank is resumed by what happens while it is stopped; what happened before does not
+count.  What happens at an operation happens before the operation has any effect, so that
 `op=n` is "after its first n - 1 operations"; an operation is one request to the store.
 """
 
@@ -157,6 +158,7 @@ class FaultPlan:
         Raises:
             FaultPlanError: one is not.
         """
+        __tracebackhide__ = True
         for fault in self.faults:
             for rank in (fault.rank, fault.watched):
                 if rank is not None and rank >= nprocs:
@@ -190,7 +192,7 @@ def stop(rank: int, seconds: float | None = None, **at: Unpack[At]) -> FaultPlan
 
 
 def resume(rank: int, **at: Unpack[At]) -> FaultPlan:
-    """SIGCONT to a stopped rank, when the rank `of` does something."""
+    """SIGCONT to a stopped rank, when the rank `of` does something meanwhile."""
     return _plan("resume", rank, at)
 
 

@@ -55,12 +55,13 @@ class Watch:
         fired: the faults that have fired, in their order.
     """
 
-    __slots__ = ("_armed", "_operations", "_seen", "fired")
+    __slots__ = ("_armed", "_operations", "_seen", "_stopped", "fired")
 
     def __init__(self, plan: FaultPlan) -> None:
         self.fired: list[Fault] = []
         self._armed = [_Armed(fault) for fault in plan.faults]
         self._seen: dict[int, _Seen] = {}
+        self._stopped: set[int | None] = set()
         self._operations = 0
 
     @property
@@ -98,7 +99,13 @@ class Watch:
             raise UnfiredFaultError([(repr(one.fault), self._story(one)) for one in self._armed])
 
     def _of(self, rank: int) -> list[_Armed]:
-        return [one for one in self._armed if one.fault.watched in (rank, None)]
+        """The faults that what this rank does may trigger; only a stopped rank can be resumed."""
+        return [
+            one
+            for one in self._armed
+            if one.fault.watched in (rank, None)
+            and (one.fault.kind != "resume" or one.fault.rank in self._stopped)
+        ]
 
     def _is_due(self, one: _Armed, operation: int, name: str, keys: Sequence[str], prefix: str) -> bool:
         trigger = one.fault.trigger
@@ -113,8 +120,10 @@ class Watch:
     def _fire(self, due: list[_Armed]) -> Sequence[Fault]:
         if due:
             self._armed = [one for one in self._armed if not any(one is other for other in due)]
-            self.fired += (one.fault for one in due)
-        return [one.fault for one in due]
+        faults = [one.fault for one in due]
+        self.fired += faults
+        self._stopped.update(fault.rank for fault in faults if fault.kind == "stop")
+        return faults
 
     def _story(self, one: _Armed) -> str:
         """What was seen of a fault's trigger, in words."""

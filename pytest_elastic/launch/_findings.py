@@ -74,6 +74,7 @@ class Findings:
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
     """What the group's lookout knows of a phase that ended so, and failed."""
+    group.lookout.catch_up()
     diagnosis, stale = group.lookout.diagnosis, group.lookout.stale()
     failed = {end.rank for end in ends if end.kind not in _ANSWERED}
     if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):
@@ -111,7 +112,9 @@ def explain(
     group.lookout.explained = True
     findings = find(group, ends)
     sections = findings.sections()
-    places = [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / _name(title)]
+    places = (
+        [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
+    )
     written = [path for place in places for path in _write(findings, place, title, verdict.kind)]
     if sections and written:
         name, text = sections[0]
@@ -129,7 +132,7 @@ def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title
     return error
 
 
-def _name(title: str) -> str:
+def name_of(title: str) -> str:
     """A directory's name for a test: readable, and another one for another test."""
     words = re.sub(r"[^\w.=-]+", "-", title).strip("-")[-80:]
     return f"{words}-{zlib.crc32(title.encode()):08x}"

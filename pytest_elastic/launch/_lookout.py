@@ -27,6 +27,7 @@ others go on; if not, the next one follows.  A wait that may time out jumps too,
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -35,7 +36,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import Event, PhaseBegan, PhaseEnded, RankExited, RankStood, WaitBegan, WaitEnded
+from pytest_elastic.events import (
+    Event,
+    PhaseBegan,
+    PhaseEnded,
+    RankExited,
+    RankStarted,
+    RankStood,
+    WaitBegan,
+    WaitEnded,
+)
 from pytest_elastic.hang import (
     Diagnosis,
     Stack,
@@ -51,8 +61,12 @@ from pytest_elastic.multiprocessing._kernel import state
 from pytest_elastic.multiprocessing._standing import Family
 from pytest_elastic.store import StoreServer
 
+_log = logging.getLogger(__name__)
+
 _MOST_EVENTS = 65_536
 _CONFIRM = 1.0  # Seconds without any use of the processor.
+_PATIENCE = 0.5  # Seconds for the serving thread to tell what it knows.
+_OF_RANKS = frozenset({RankStarted, PhaseBegan, PhaseEnded, RankExited})
 _SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
 
 
@@ -103,7 +117,7 @@ class Lookout:
         self.clock, self._launcher_waits = clock, launcher_waits
         self._group, self._world_size = group, world_size
         self._lock = threading.RLock()
-        self._launcher_writes = False
+        self._launcher_writes = self._broken = False
         self.renew()
 
     def renew(self) -> None:
@@ -127,19 +141,37 @@ class Lookout:
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
 
+    @property
+    def lost(self) -> int:
+        """How many events have been forgotten, before those in `events`."""
+        return self._count - len(self.events)
+
+    @property
+    def moves(self) -> bool:
+        """Whether ranks that hang are on their way out, one after the other."""
+        return self.clock == "auto" and self.diagnosis is not None
+
     def sink(self, event: Event) -> None:
         """What happened at the store."""
-        with self._lock:
-            closed = self._take(event)
-        if closed:
-            self._group.server.settle(self._look)
+        if self._hear([event]):
+            self._settle()
 
     def note(self, events: Iterable[Event]) -> None:
         """What happened to ranks, as the launcher knows it."""
-        with self._lock:
-            closed = [self._take(event) for event in events]
-        if any(closed):
-            self._group.server.order(self._settle)
+        self._hear(events)
+        self._group.server.order(self._catch_up)
+
+    def _hear(self, events: Iterable[Event]) -> bool:
+        """Whether somebody should look.  A fault of ours costs the verdicts, and not the store."""
+        if self._broken:
+            return False
+        try:
+            with self._lock:
+                return sum(self._take(event) for event in events) > 0  # All are taken.
+        except Exception:
+            self._broken = True
+            _log.exception("hangs of these ranks will not be found")
+            return False
 
     def launcher_writes(self) -> None:
         """The launcher has a store of its own: from now on it may end any wait."""
@@ -153,6 +185,7 @@ class Lookout:
 
     def give_up(self, stood: Iterable[RankStood]) -> None:
         """The time is over: what could only be suspected, or what the kernel says, is the verdict now."""
+        self.catch_up()
         self.note(stood)
         with self._lock:
             found = None if self._somebody_else_writes() else diagnose(self._graph)
@@ -167,7 +200,28 @@ class Lookout:
             return find_stale(self._graph)
 
     def _somebody_else_writes(self) -> bool:
-        return self._launcher_writes or not self._launcher_waits or self._group.server.listens
+        known = self._launcher_waits and not self._launcher_writes and not self._group.server.listens
+        return self._broken or not known
+
+    def catch_up(self) -> None:
+        """Hear what the server has not told yet; blocks for a moment."""
+        heard = threading.Event()
+
+        def hear() -> None:
+            self._catch_up()
+            heard.set()
+
+        if self._group.server.order(hear):
+            heard.wait(_PATIENCE)
+
+    def _catch_up(self) -> None:
+        self._group.server.tell()
+        if self._is_closed_or_still():
+            self._settle()
+
+    def _is_closed_or_still(self) -> bool:
+        with self._lock:
+            return bool(self._graph.doomed) or self._is_still()
 
     def _settle(self) -> None:
         self._group.server.settle(self._look)
@@ -185,10 +239,15 @@ class Lookout:
         elif isinstance(event, WaitEnded):
             self._waiting -= 1
             self._end_wait(event)
-        elif kind is PhaseBegan or kind is PhaseEnded or kind is RankExited:
-            self._present = sum(not rank.gone for rank in self._graph.ranks)
+        elif kind in _OF_RANKS:
+            self._count_present()
             self._failed |= _is_failure(event)
         return bool(self._graph.doomed) or self._is_still()
+
+    def _count_present(self) -> None:
+        """With every rank there, nothing is lost before all of them wait: that is when to be told."""
+        self._present = sum(not rank.gone for rank in self._graph.ranks)
+        self._group.server.tell_when(self._present if self._present == self._world_size else 0)
 
     def _end_wait(self, event: WaitEnded) -> None:
         """A rank that has hung and was served since has dealt with it; the next hang is another one."""

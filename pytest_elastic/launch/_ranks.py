@@ -9,6 +9,7 @@ has a limit of its own.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -39,9 +40,11 @@ from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
+from pytest_elastic.store._gate import Gate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
+_MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
 class RankGroup(PContext):
@@ -77,8 +80,9 @@ class RankGroup(PContext):
         self.dumps = Dumps(self.directories)
         self._noted: set[int] = set()
         self.fresh = True
+        self._gate: Gate | None = None
         self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
-        self.server = StoreServer(sink=self.lookout.sink)
+        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -162,18 +166,23 @@ class RankGroup(PContext):
         """Send an order together with a fresh store, to all ranks."""
         self.server.close()
         self.lookout.renew()
-        self.server = StoreServer(sink=self.lookout.sink)
+        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
         self.server.start()
         for rank in self.directories:
             with self.server.pair(rank) as store:
                 self._channels.send(rank, order, (store.fileno(),))
+
+    def pass_to(self, gate: Gate | None) -> None:
+        """Have the store, and those that follow it, ask this gate; `None` is nobody."""
+        self._gate = gate
+        self.server.pass_to(gate)
 
     def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
         """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.
 
         After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.
         """
-        answers = Answers()
+        answers, moving = Answers(), False
         waiting = set(ranks)
         patience = Deadline.after(None)
         while waiting:
@@ -183,7 +192,10 @@ class RankGroup(PContext):
                 deadline, patience = deadline.later(paused), patience.later(paused)
                 self._gather(answers, waiting)  # What others sent meanwhile was in time.
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
-                patience = patience.earlier(Deadline.after(SIBLING_PERIOD))
+                if patience.at == math.inf:
+                    patience = Deadline.after(SIBLING_PERIOD)
+                if self.lookout.moves and not moving:
+                    patience, moving = patience.later(_MOVING_PERIOD), True
             until = deadline.earlier(patience)
             if waiting and until.passed():
                 answers.silent, answers.expired = sorted(waiting), deadline.passed()
@@ -263,8 +275,10 @@ class RankGroup(PContext):
 
     def _note_report(self, reply: object) -> None:
         if isinstance(reply, PhaseReport):
-            how = (reply.when, reply.outcome, reply.crash, os.path.basename(reply.place))
+            first_line = reply.crash.partition("\n")[0]
+            how = (reply.when, reply.outcome, first_line, os.path.basename(reply.place))
             self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
+            self.server.rested(reply.rank)
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""

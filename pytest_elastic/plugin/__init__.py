@@ -17,6 +17,7 @@ from pytest_elastic.plugin._census import ThreadCensus
 from pytest_elastic.plugin._fixtures import (
     _elastic_nprocs,
     elastic,
+    elastic_faults,
     elastic_store,
     expires,
     hash_store,
@@ -29,11 +30,12 @@ from pytest_elastic.plugin._fixtures import (
 )
 from pytest_elastic.plugin._marker import SIGNATURE, check_marker, is_elastic, parametrize_sizes
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._stash import CENSUS, LAUNCHERS, TIMEOUT, VERDICT
+from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, TIMEOUT, TRIALS, VERDICT
 
 __all__ = [
     "_elastic_nprocs",
     "elastic",
+    "elastic_faults",
     "elastic_store",
     "expires",
     "hash_store",
@@ -111,7 +113,9 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, pytest.TestReport]:
     report: pytest.TestReport = yield
     verdict = item.stash.get(VERDICT, None)
     if verdict is not None:
@@ -119,7 +123,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, pytest.
 
         del item.stash[VERDICT]
         show(report, verdict, item.config)
+    if report.failed and TRIALS in item.stash and call.when != "teardown":
+        item.config.stash[CONDUCTOR].reproduction.report(item, report)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    trials = pyfuncitem.stash.get(TRIALS, None)
+    if trials is None or is_elastic(pyfuncitem):
+        return (yield)
+    from pytest_elastic.plugin._reproduce import again
+
+    again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction)
+    result = yield
+    pyfuncitem.stash[TRIALS].check()
+    return result
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -15,7 +15,6 @@ import signal
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem
-from pytest_elastic.plugin._stash import DEBUGGED, TIMEOUT, VERDICT
+from pytest_elastic.plugin._reproduce import Reproduction
+from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
 
 
@@ -45,6 +45,7 @@ class Conductor:
         self.session, self.options, self.launchers = session, options, launchers
         self._directory: Path = session.config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
         self._count = 0
+        self.reproduction = Reproduction(session.config, options)
         self._kept: dict[Any, RankGroup] = {}
         self._last_use: dict[Any, pytest.Item] = {}
         self.debugging = Debugging(session.config)
@@ -75,9 +76,18 @@ class Conductor:
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
-    def controller(self) -> Elastic:
-        """What the `elastic` fixture gives."""
-        make = partial(self.make, method=self.launchers.method(None))
+    def controller(self, item: pytest.Item) -> Elastic:
+        """What the `elastic` fixture gives to this test."""
+
+        def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
+            plan = item.stash.get(PLAN, None)
+            if plan is not None:
+                plan.check(nprocs)
+            group = self.make(name, nprocs, env, payload, self.launchers.method(None))
+            self.reproduction.attach(item, group, plan)
+            return group
+
+        self.reproduction.begin(item)
         self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
         return self.debugging.elastic
 
@@ -160,7 +170,14 @@ class ItemController:
     def setup(self) -> None:
         """Start the ranks, then run the setup phase on all."""
         __tracebackhide__ = True
+        self.conductor.reproduction.begin(self.item)
+        self._begin()
+
+    def _begin(self) -> None:
+        __tracebackhide__ = True
         self._finished, self._reports, self._teardown = False, [], Verdict("passed")
+        if self.marker.faults is not None:
+            self.marker.faults.check(self.size)
         self._group = group = self.conductor.acquire(self)
         group.lookout.begin(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
@@ -169,6 +186,7 @@ class ItemController:
         seconds, call_only = self._limit()
         self._left = math.inf if call_only else seconds
         following = self.conductor.next_use(self)
+        self.conductor.reproduction.attach(self.item, group, self.marker.faults)
         order = RunItem(self.item.nodeid, following.nodeid if following else None)
         if group.fresh or self.marker.lifetime != "test":
             group.order(self._alive, order)
@@ -178,13 +196,26 @@ class ItemController:
         self._conclude("setup", self._phase("setup"))
 
     def call(self) -> None:
-        """Run the call phase on all ranks, then their teardown and their exit."""
+        """Run the call phase on all ranks, then their teardown and their exit; again if under stress."""
+        __tracebackhide__ = True
+        self._run()
+        for _ in range(1, self.conductor.reproduction.rounds):
+            if self._teardown.kind != "passed":
+                return
+            self.conductor.reproduction.begin(self.item, first_round=False)
+            self._begin()
+            self._run()
+
+    def _run(self) -> None:
         __tracebackhide__ = True
         seconds, call_only = self._limit()
         if call_only:
             self._left = seconds
         ends = self._phase("call")
-        self._conclude("call", expected_but_alive([*ends, *self._finish()], self.marker.expect))
+        ends += self._finish()
+        if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
+            self.item.stash[TRIALS].check()
+        self._conclude("call", expected_but_alive(ends, self.marker.expect))
 
     def teardown(self) -> None:
         """What the teardown on the ranks said; run it now where there was no call."""

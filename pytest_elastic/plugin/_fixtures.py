@@ -16,6 +16,7 @@ from pytest_elastic.plugin._stash import CONDUCTOR, RANK
 
 if TYPE_CHECKING:
     from pytest_elastic.launch import Elastic, World
+    from pytest_elastic.plugin._reproduce import ElasticFaults
     from pytest_elastic.store import HashStore, MockStore, Store
     from pytest_elastic.timer._api import Countdown
 
@@ -111,8 +112,22 @@ def _elastic_nprocs(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def elastic(pytestconfig: pytest.Config) -> Iterator[Elastic]:
+def elastic(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Elastic]:
     """Runs functions on ranks; groups that the test leaves open are closed at its end."""
-    made = pytestconfig.stash[CONDUCTOR].controller()
+    made = pytestconfig.stash[CONDUCTOR].controller(request.node)
     yield made
     made.close()
+
+
+@pytest.fixture
+def elastic_faults(
+    pytestconfig: pytest.Config, request: pytest.FixtureRequest, elastic: Elastic
+) -> ElasticFaults:
+    """`elastic_faults(kill(rank=1, op=4))` plans faults for what `elastic` starts from then on.
+
+    A planned fault that never happens fails the test.
+    """
+    from pytest_elastic.plugin._options import Options
+    from pytest_elastic.plugin._reproduce import ElasticFaults
+
+    return ElasticFaults(request.node, elastic, Options.read(pytestconfig).seed or 0)

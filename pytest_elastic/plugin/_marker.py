@@ -15,14 +15,14 @@ from pytest_elastic.plugin._options import CLOCKS, START_METHODS
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
-    "clock=None): run the test on `nprocs` ranks (a list makes one test for each size)"
+    "clock=None, faults=None): run the test on `nprocs` ranks (a list makes one test for each size)"
 )
 RANK_FIXTURES = frozenset(
     {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "process_group"}
 )
 NPROCS_FIXTURE = "_elastic_nprocs"
 _LIFETIMES = ("test", "module", "session")
-_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock")
+_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults")
 
 
 class Marker(NamedTuple):
@@ -31,7 +31,8 @@ class Marker(NamedTuple):
     Attributes:
         sizes: the numbers of ranks; empty for the default.
         listed: whether they were given as a list, and so name the items.
-        expect: rank -> exit code with which it is to die.
+        expect: rank -> exit code with which it is to die; what `faults` do to ranks included.
+        faults: a `FaultPlan`.
     """
 
     sizes: tuple[int, ...] = ()
@@ -42,6 +43,7 @@ class Marker(NamedTuple):
     env: Mapping[str, str] = MappingProxyType({})
     expect: Mapping[int, int] = MappingProxyType({})
     clock: str | None = None
+    faults: Any = None
 
 
 def read_marker(node: pytest.Item | Any) -> Marker:
@@ -61,6 +63,7 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         given = {**here, **given}
     nprocs = given.get("nprocs")
     sizes = _sizes(nprocs)
+    faults, ends = _faults(given.get("faults"), max(sizes, default=0))
     return Marker(
         sizes,
         isinstance(nprocs, list | tuple),
@@ -68,8 +71,9 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         _one_of("start_method", given.get("start_method"), (None, *START_METHODS)),
         _one_of("lifetime", given.get("lifetime", "test"), _LIFETIMES),
         _env(given.get("env")),
-        _expect(given.get("expect"), max(sizes, default=0)),
+        {**ends, **_expect(given.get("expect"), max(sizes, default=0))},
         _one_of("clock", given.get("clock"), (None, *CLOCKS)),
+        faults,
     )
 
 
@@ -97,6 +101,24 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
         raise MarkerError(f"elastic({name}={value!r}): allowed are {', '.join(map(repr, allowed))}")
     return value
+
+
+def _faults(value: Any, size: int) -> tuple[Any, dict[Any, int]]:
+    """The plan, and how ranks end by it."""
+    if value is None:
+        return None, {}
+    from pytest_elastic.errors import FaultPlanError
+    from pytest_elastic.faults import FaultPlan, parse
+
+    try:
+        plan = parse(value) if isinstance(value, str) else value
+        if not isinstance(plan, FaultPlan):
+            raise FaultPlanError(repr(value), "a plan such as kill(rank=1, op=4), or its text")
+        plan.check(size or len(plan.faults) * 2**20)
+    except FaultPlanError as error:
+        raise MarkerError(f"elastic(faults=...): {error}") from None
+    codes = {"kill": -signal.SIGKILL, "exit": 0}
+    return plan, {fault.rank: fault.code or codes[fault.kind] for fault in plan if fault.kind in codes}
 
 
 def _env(value: Any) -> dict[str, str]:

@@ -35,6 +35,12 @@ _INI = {
     "torch_threads": ("1", "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone"),
 }
 
+_ONLY = {  # On the command line only: they are for one run.
+    "replay": ("TOKEN|FILE", "force the order of a recorded run on the ranks, as a failure report says"),
+    "stress": ("N", "run each test on ranks N times or until it fails, with seeded jitter at its store"),
+    "seed": ("N", "of the jitter; by default a new one each time"),
+}
+
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
@@ -44,6 +50,8 @@ def add_options(parser: pytest.Parser) -> None:
         metavar = {"nprocs": "N", "timeout": "SECONDS", "artifacts": "DIR"}.get(name)
         choices = _CHOICES.get(name)
         group.addoption(flag, metavar=metavar, choices=choices, default=None, help=_INI[name][1])
+    for name, (metavar, text) in _ONLY.items():
+        group.addoption(f"--elastic-{name}", metavar=metavar, default=None, help=text)
     for name, (default, text) in _INI.items():
         parser.addini(f"elastic_{name}", text, type="string", default=default)
 
@@ -59,6 +67,9 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
     partial_skip: PartialSkip
     leaks: str
     torch_threads: int
+    replay: str
+    stress: int
+    seed: int | None
     clock: str
     artifacts: Path | None
     live: bool
@@ -82,6 +93,9 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
             partial_skip=cast("PartialSkip", _choice(config, "partial_skip")),
             leaks=_choice(config, "leaks"),
             torch_threads=int(_number(config, "torch_threads", 0, whole=True)),
+            replay=config.getoption("--elastic-replay") or "",
+            stress=_whole(config, "stress") or 0,
+            seed=_whole(config, "seed"),
             clock=_choice(config, "clock"),
             artifacts=config.rootpath / where if (where := _value(config, "artifacts")[1]) else None,
             live=config.getoption("capture") == "no",
@@ -124,6 +138,15 @@ def _number(config: pytest.Config, name: str, least: int, whole: bool = False) -
         kind = "a whole number" if whole else "a number of seconds"
         raise pytest.UsageError(f"{source}: {text!r} is not allowed; it must be {kind}, at least {least}")
     return number
+
+
+def _whole(config: pytest.Config, name: str) -> int | None:
+    text = config.getoption(f"--elastic-{name}")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise pytest.UsageError(f"--elastic-{name}: {text!r} is not allowed; it must be a whole number")
+    return int(text)
 
 
 def _choice(config: pytest.Config, name: str) -> str:

@@ -81,6 +81,7 @@ class RankRunner:
         self._items = {item.nodeid: item for item in session.items}
         self._config, self._setup_show = session.config, setup_show
         self._rank: RankProcess | None = None
+        self._ran: set[str] = set()
         self._subtests: list[Any] = []
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
@@ -105,8 +106,9 @@ class RankRunner:
 
     def _obey(self, rank: RankProcess, order: RunItem) -> None:
         item = self._items[order.nodeid]
-        if not getattr(item, "_request", True):  # It ran here before: pytest drops the request after a run.
-            item._initrequest()  # type: ignore[attr-defined]
+        if order.nodeid in self._ran or not getattr(item, "_request", True):
+            item._initrequest()  # type: ignore[attr-defined]  # It has the fixtures' values of the last run.
+        self._ran.add(order.nodeid)
         nextitem = self._items.get(order.nextid) if order.nextid else None
         item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         if self._last is not None:

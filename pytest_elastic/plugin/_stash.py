@@ -8,9 +8,11 @@ import pytest
 
 # The types are for readers and type checkers only: at run time these modules are not loaded yet.
 if TYPE_CHECKING:
+    from pytest_elastic.faults import FaultPlan
     from pytest_elastic.launch import Launchers, RankProcess
     from pytest_elastic.plugin._census import ThreadCensus
     from pytest_elastic.plugin._controller import Conductor
+    from pytest_elastic.plugin._reproduce import Trials
     from pytest_elastic.report import Verdict
 
 # On the config of a run.
@@ -24,3 +26,6 @@ DEBUGGED: pytest.StashKey[bool] = pytest.StashKey()
 # On an item: seconds from pytest-timeout and whether they are for the call phase only; the last verdict.
 TIMEOUT: pytest.StashKey[tuple[float, bool]] = pytest.StashKey()
 VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()
+# The faults that it plans, and what became of its groups.
+PLAN: pytest.StashKey[FaultPlan] = pytest.StashKey()
+TRIALS: pytest.StashKey[Trials] = pytest.StashKey()

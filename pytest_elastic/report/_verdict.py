@@ -107,6 +107,8 @@ def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     ranks, report = name_ranks([end.rank for end in ends]), ends[0].report
     if report is None:
         return f"{ranks} failed too", _sentence(ranks, ends[0].text)
+    if _is_follower(ends[0]):
+        return f"{ranks} failed too", f"{report.crash} ({report.place})" if report.place else report.crash
     if primary.report is not None and report.place and report.place == primary.report.place:
         return f"{ranks} failed too, on the same line", report.crash
     return f"{ranks} failed too", report.details.get("text") or report.crash

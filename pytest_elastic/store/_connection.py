@@ -28,9 +28,11 @@ class Connection:
         open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
+        spared: until when the deadline does not count; see `Service.jump`.
         ahead: by how much the service's clock was ahead of the machine's when the wait began.
         stuck: whether it does not take its answer, so that nothing more is read from it.
-        busy: whether it waits or is stuck, so that its next request is not looked at.
+        kept: whether its request is its gate's (see `_gate`).
+        busy: whether it waits, is kept or stuck, so that its next request is not looked at.
         backlog: frames that came while it was busy.
     """
 
@@ -39,9 +41,9 @@ class Connection:
         self.socket, self.label, self.number = end, label, 0
         self.descriptor = end.fileno()
         self.open, self.greeted = True, False
-        self.stuck = self.busy = False
+        self.stuck = self.kept = self.busy = False
         self.waiter: Waiter | None = None
-        self.deadline = self.started = self.timeout = self.ahead = 0.0
+        self.deadline = self.started = self.timeout = self.ahead = self.spared = 0.0
         self.backlog: deque[bytes] = deque()
         self._read: Callable[[int], bytes] = end.recv
         self._frames = Frames(MAX_GREETING)
@@ -52,10 +54,20 @@ class Connection:
         """It waits from now on, for `timeout` seconds."""
         self.waiter, self.busy = waiter, True
         self.started, self.timeout, self.deadline = started, timeout, started + timeout
+        self.spared = 0.0
+
+    @property
+    def due(self) -> float:
+        """When its wait or its greeting is over."""
+        return max(self.deadline, self.spared)
 
     def release(self) -> None:
         """It does not wait any more."""
-        self.waiter, self.busy = None, self.stuck
+        self.waiter, self.busy = None, self.stuck or self.kept
+
+    def keep(self, kept: bool) -> None:
+        """Its request is its gate's from now on, or is not any more."""
+        self.kept, self.busy = kept, kept or self.stuck
 
     def greet(self) -> None:
         """It may send frames of the full size from now on."""
@@ -82,6 +94,9 @@ class Connection:
 
     def send(self, frame: bytes) -> None:
         """Send an answer, the rest of it later if the client is slow; `OSError` if it is gone."""
+        if self._out:  # The news that its request was kept was not taken yet.
+            self._out = memoryview(bytes(self._out) + frame)
+            return
         try:
             sent = self.socket.send(frame)
         except (BlockingIOError, InterruptedError):
@@ -96,7 +111,7 @@ class Connection:
             self._out = self._out[self.socket.send(self._out) :]
         if not self._out:
             self._out = memoryview(b"")  # Lets go of the answer's memory.
-            self.stuck = self.busy = False
+            self.stuck, self.busy = False, self.kept or self.waiter is not None
 
     def adopted(self) -> socket.socket | None:
         """The socket that came with an `ADOPT` frame; only a `Door` can have one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -13,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.store._address import connect
 from pytest_elastic.store._fork import watch
-from pytest_elastic.store._wire import ADOPT, GREETING, VERSION, Frames, WireError, unpack_answer
+from pytest_elastic.store._wire import ADOPT, GREETING, HELD, VERSION, Frames, WireError, unpack_answer
 
 GRACE = 5  # Seconds after an operation's own timeout until a silent server is given up.
 
@@ -110,10 +111,13 @@ class Line:
             if not data:
                 raise ConnectionResetError("it hung up")
             if frames is None:
-                if len(data) > 4 and _SIZE.unpack_from(data)[0] == len(data) - 4:
+                if len(data) > 4 and _SIZE.unpack_from(data)[0] == len(data) - 4 and data != HELD:
                     return data
                 frames = Frames()
             answers = frames.feed(data)
+            if HELD in answers:  # The server is there, and takes its time.
+                answers.remove(HELD)
+                seconds = math.inf
             if answers:
                 if len(answers) > 1 or frames.held:
                     raise WireError("more than one answer")

@@ -17,9 +17,10 @@ from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._fork import watch
+from pytest_elastic.store._gate import Gate
+from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
 from pytest_elastic.store._reporter import Reporter
-from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
 _CLOSING_TIME = 1.0
@@ -35,12 +36,15 @@ class StoreServer:
     Args:
         timeout: of the handles that `store` gives.
         sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
+        gate: is asked about each request of a labelled client, see `_gate`; `None` for nobody.
 
     Attributes:
         state: the data and the waiters; only the serving thread may touch it while it runs.
     """
 
-    def __init__(self, timeout: Span = DEFAULT_TIMEOUT, sink: Sink | None = None) -> None:
+    def __init__(
+        self, timeout: Span = DEFAULT_TIMEOUT, sink: Sink | None = None, gate: Gate | None = None
+    ) -> None:
         self.state = StoreState(wake="latched")
         self._timeout = timeout
         self._host: str | None = None
@@ -52,7 +56,7 @@ class StoreServer:
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
-        self._service = Service(self.state)
+        self._service = GatedService(self.state, gate, self.close)
         self._service.watch(self._ear, self._obey)
         if sink is not None:
             self._service.reporter = Reporter(sink, self.state)
@@ -172,17 +176,28 @@ class StoreServer:
         """Whether the address was asked for, so that anybody may connect."""
         return self._listener is not None
 
-    def order(self, act: Callable[[], None]) -> None:
-        """Have the serving thread do this next; nothing if the server is closed."""
+    def order(self, act: Callable[[], None]) -> bool:
+        """Have the serving thread do this next; whether it will: not so if the server is closed."""
         with self._lock:
             if not self._closing:
                 self._order(act)
+            return not self._closing
+
+    def tell_when(self, blocked: int) -> None:
+        """Let the sink be told when so many requests are blocked, or when there is time; 0: at once."""
+        if self._service.reporter is not None:
+            self._service.reporter.patience = blocked
 
     # For the sink and for what was ordered: from the serving thread only.
 
+    def tell(self) -> None:
+        """Tell the sink all that was not told yet."""
+        if self._service.reporter is not None:
+            self._service.reporter.tell()
+
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._service.settle(act)
+        self._service.agenda.settled = act
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
@@ -194,6 +209,21 @@ class StoreServer:
         Nothing happens if that is `most` seconds away, or more, or never.
         """
         self._service.jump(most)
+
+    def rested(self, label: Hashable) -> None:
+        """Tell the gate that this client asks for nothing more until it is told to."""
+        self.order(partial(self._service.rested, label))
+
+    def pass_to(self, gate: Gate | None) -> None:
+        """Ask this gate from now on, or nobody; blocks until that is so."""
+        with self._lock:
+            if self._closing or self._thread is None:
+                self._service.pass_to(gate)
+                return
+            done = threading.Event()
+            self._order(partial(self._service.pass_to, gate))
+            self._order(done.set)
+        done.wait(_CLOSING_TIME)
 
     def close(self) -> None:
         """Hang up on everybody and leave no thread, descriptor or file; at most 1 s, idempotent."""
@@ -233,6 +263,7 @@ class StoreServer:
                 return
             self._closing = self._closed = True
         self._obey()  # A pair that was ordered in the last moment is hung up on like the others.
+        self.tell()
         self._service.close()
         if self._listener is not None:
             self._listener.close()

@@ -14,31 +14,37 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from socket import socket as Socket
+from typing import Any
 
 from pytest_elastic.clock import LeapingClock
 from pytest_elastic.store._address import Listener
+from pytest_elastic.store._agenda import Agenda
 from pytest_elastic.store._connection import Connection, Door
+from pytest_elastic.store._gate import Ending
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._poller import READ, WRITE, Poller
 from pytest_elastic.store._reporter import Reporter
+from pytest_elastic.store._spare import Spare
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
     GREETING,
     REQUESTS,
     VERSION,
+    Layout,
     WireError,
     pack_answer,
     pack_error,
     pack_refusal,
 )
 
+_QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
+_MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
 Known = tuple[bool, Sequence[int]]
@@ -55,6 +61,7 @@ class Service:
         token: what those who connect must know.
         reporter: who is told of each request and wait; `None` for nobody.
         clock: that of the timeouts.
+        agenda: what is to be done besides.
     """
 
     def __init__(self, state: StoreState) -> None:
@@ -62,9 +69,7 @@ class Service:
         self.token = ""
         self.reporter: Reporter | None = None
         self.clock = LeapingClock()
-        self._settled: Callable[[], None] | None = None
-        self._alarm: Callable[[], None] | None = None
-        self._alarm_at = math.inf
+        self.agenda = Agenda()
         self._operations = {one.code: (one, getattr(state, one.name)) for one in REQUESTS.values()}
         self._poller = Poller()
         self._acts: dict[int, Callable[[], None]] = {}
@@ -74,7 +79,7 @@ class Service:
         self._free: deque[Connection] = deque()
         self._next = math.inf
         self._count = 0
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._spare = Spare()
 
     def watch(self, one: Socket, act: Callable[[], None]) -> None:
         """Call `act` when this socket can be read."""
@@ -98,12 +103,16 @@ class Service:
 
     def poll(self, timeout: float) -> None:
         """Serve what is ready, and wait for that for `timeout` seconds at most."""
-        settled, self._settled = self._settled, None
+        settled = self.agenda.take_settled()
         if settled is not None:
             timeout = 0.0
         elif self._next < math.inf:
             timeout = max(0.0, min(timeout, self._next - self.clock.monotonic()))
-        for descriptor, _ in self._poller.wait(timeout):
+        noted = self.reporter is not None and bool(self.reporter.noted)
+        ready = self._poller.wait(min(timeout, _QUIET) if noted else timeout)
+        if self.reporter is not None and noted and not ready:
+            self.reporter.tell()
+        for descriptor, _ in ready:
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._act(connection)
@@ -117,19 +126,16 @@ class Service:
         if settled is not None:
             settled()
 
-    def settle(self, act: Callable[[], None]) -> None:
-        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._settled = act
-
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
-        self._alarm, self._alarm_at = act, self.clock.monotonic() + seconds
-        self._next = min(self._next, self._alarm_at)
+        self.agenda.set_alarm(self.clock.monotonic() + seconds, act)
+        self._next = min(self._next, self.agenda.at)
 
     def jump(self, most: float = math.inf) -> None:
         """Let the time pass until the next wait is over, at once; nothing if that is `most` seconds or more.
 
-        Greetings keep their time.
+        Its client has a moment to end the other waits: until then they end only by the next jump.  Greetings
+        keep their time.
         """
         nearest = min((connection.deadline for connection in self._blocked.values()), default=math.inf)
         seconds = max(0.0, nearest - self.clock.monotonic())
@@ -138,7 +144,9 @@ class Service:
         self.clock.leap(seconds)
         for stranger in self._strangers:
             stranger.deadline += seconds
-        self._expire()
+        for connection in self._blocked.values():
+            connection.spared = self.clock.monotonic() + _MOMENT
+        self._expire(nearest)
         self._go_on()
 
     def fileno(self) -> int:
@@ -157,7 +165,7 @@ class Service:
             connection.socket.close()
         self._connections.clear()
         self._poller.close()
-        self._spend_spare()
+        self._spare.close()
 
     # Connections come and go.
 
@@ -167,7 +175,8 @@ class Service:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._turn_away(listener, error)
+            self._spare.turn_away(listener.socket, error)
+            _log.warning("a client was turned away: %s", error)
             return
         connection = Connection(end, None)
         try:
@@ -184,22 +193,6 @@ class Service:
             self._next = min(self._next, connection.deadline)
             self._add(connection)
 
-    def _turn_away(self, listener: Listener, error: OSError) -> None:
-        """Out of descriptors: tell the client so by the spare one, or it would stay ready for ever."""
-        self._spend_spare()
-        with suppress(OSError):
-            end, _ = listener.socket.accept()
-            with end:
-                end.send(pack_refusal(f"the store's server cannot take a client: {error}"))
-        with suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY)
-        _log.warning("a client was turned away: %s", error)
-
-    def _spend_spare(self) -> None:
-        spare, self._spare = self._spare, None  # First: a child forked meanwhile must not close it again.
-        if spare is not None:
-            os.close(spare)
-
     def _add(self, connection: Connection) -> None:
         self._count += 1
         connection.number = self._count
@@ -215,12 +208,13 @@ class Service:
         del self._connections[connection.descriptor]
         self._strangers.pop(connection, None)
         waiter = connection.waiter
-        if self.reporter is not None:
-            self.reporter.left(connection) if waiter is None else self.reporter.ended(connection, "gone")
         if waiter is not None:
             del self._blocked[waiter]
+            self._ended(connection, "gone")
             self.state.abandon(waiter)
             self._wake()
+        elif self.reporter is not None:
+            self.reporter.left(connection)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         _log.warning("a client of the store (%r) was refused: %s", connection.label, reason)
@@ -283,7 +277,12 @@ class Service:
             self._meet(connection, frame)
             return
         layout, apply = operation
-        arguments = layout.unpack(frame)
+        self._take(connection, layout, apply, layout.unpack(frame))
+
+    def _take(
+        self, connection: Connection, layout: Layout, apply: Callable[..., Any], arguments: list[Any]
+    ) -> None:
+        """Apply a request, answer it, and answer those whom it wakes."""
         seconds = arguments.pop(0) if layout.blocks else 0.0
         known = (arguments.pop(-2), arguments.pop()) if layout.declares else _NOTHING_KNOWN
         reply = None
@@ -323,9 +322,7 @@ class Service:
         while woken:
             waiter = woken.pop(0)
             connection = self._blocked.pop(waiter)
-            connection.release()
-            if self.reporter is not None:
-                self.reporter.ended(connection, "done")
+            self._ended(connection, "done")
             try:
                 reply = pack_answer(REQUESTS[waiter.name], waiter.result)
             except ValueError as error:
@@ -333,27 +330,35 @@ class Service:
             if not self._answer(connection, reply):
                 self.state.abandon(waiter)
 
-    def _expire(self) -> None:
+    def _expire(self, jumped: float = -math.inf) -> None:
+        """End the waits whose time is over; `jumped` is the deadline of those who are not spared."""
         now = self.clock.monotonic()
         for connection in [one for one in self._strangers if one.deadline <= now]:
             self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
-        for waiter, connection in [(w, c) for w, c in self._blocked.items() if c.deadline <= now]:
+        over = [(w, c) for w, c in self._blocked.items() if c.due <= now or c.deadline <= jumped]
+        for waiter, connection in over:
             if connection.waiter is waiter:
-                missing = self.state.missing(waiter)
-                self.state.abandon(waiter)
-                del self._blocked[waiter]
-                connection.release()
-                if self.reporter is not None:
-                    leapt = self.clock.ahead > connection.ahead
-                    self.reporter.ended(connection, "jumped" if leapt else "timed out")
-                error = timeout_error(missing, connection.timeout, now - connection.started)
-                self._answer(connection, pack_error(error))
-        if self._alarm is not None and self._alarm_at <= now:
-            alarm, self._alarm, self._alarm_at = self._alarm, None, math.inf
-            alarm()
+                self._end_wait(connection, waiter, now)
+        self.agenda.ring(now)
         waiting = [*self._strangers, *self._blocked.values()]
-        self._next = min((connection.deadline for connection in waiting), default=math.inf)
-        self._next = min(self._next, self._alarm_at)
+        self._next = min((connection.due for connection in waiting), default=math.inf)
+        self._next = min(self._next, self.agenda.at)
+
+    def _end_wait(self, connection: Connection, waiter: Waiter, now: float) -> None:
+        """Its timeout has passed, or is taken to have."""
+        missing = self.state.missing(waiter)
+        self.state.abandon(waiter)
+        del self._blocked[waiter]
+        self._ended(connection, "jumped" if self.clock.ahead > connection.ahead else "timed out")
+        self._answer(
+            connection, pack_error(timeout_error(missing, connection.timeout, now - connection.started))
+        )
+
+    def _ended(self, connection: Connection, how: Ending) -> None:
+        """Its wait is over."""
+        connection.release()
+        if self.reporter is not None:
+            self.reporter.ended(connection, how)
 
     # Greetings.
 

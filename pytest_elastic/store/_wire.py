@@ -8,15 +8,19 @@ wait, for those who look on.  There is one answer to each request, in order.
 
 A connection's first request is the greeting: the protocol's version and the token (empty where none is
 needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves.
+Before an answer `HELD` may come: the request is kept by the server's gate, for as long as it takes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from pytest_elastic.errors import DistNetworkError, DistStoreError, QueueEmptyError
+from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError, QueueEmptyError
 from pytest_elastic.store._handle import timeout_error
 
 VERSION = 2
@@ -246,7 +250,10 @@ _ERRORS: dict[type[Exception], Layout] = {
     ValueError: Layout(4, "ValueError", "B"),
     IndexError: Layout(5, "IndexError", "B"),
     DistStoreError: Layout(6, "DistStoreError", "B"),
+    DivergenceError: Layout(7, "DivergenceError", "B"),
 }
+_EXIT = Layout(8, "exit", "n")
+HELD = Layout(9, "held", "").pack(())
 _ERROR_TYPES = {layout.code: (kind, layout) for kind, layout in _ERRORS.items()}
 
 
@@ -273,6 +280,11 @@ def pack_error(error: Exception) -> bytes:
     return layout.pack((text.encode("utf-8", "replace"),))
 
 
+def pack_exit(code: int) -> bytes:
+    """The answer that ends the client's process with this exit code."""
+    return _EXIT.pack((code,))
+
+
 def unpack_answer(layout: Layout, frame: bytes) -> Any:
     """What the operation returned; `None` where it returns nothing.
 
@@ -296,10 +308,20 @@ def _unpack_error(frame: bytes) -> Exception:
         return QueueEmptyError(text.decode(), keys=tuple(keys))
     if code == _REFUSED.code:
         return DistNetworkError(_REFUSED.unpack(frame)[0].decode())
+    if code == _EXIT.code:
+        _end_process(_EXIT.unpack(frame)[0])
     if code not in _ERROR_TYPES:
         raise WireError(f"an answer with the unknown code {code}")
     kind, layout = _ERROR_TYPES[code]
     return kind(layout.unpack(frame)[0].decode())
+
+
+def _end_process(code: int) -> NoReturn:
+    """What was written is kept; nothing else is done at this end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 class Frames:

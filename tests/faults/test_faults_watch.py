@@ -55,6 +55,7 @@ SETS = [
         (drop(rank=0, key="*", nth=2), [5]),
         (drop(rank=0, op=2), []),
         (stop(rank=0, op=1) | resume(rank=0, op=2, of=1), [1, 4]),
+        (resume(rank=0, key="b", of=1) | resume(rank=0, key="a?", of=1) | stop(rank=0, op=2), [3, 4]),
         (kill(rank=0, op=1) | kill(rank=0, op=1), [1, 1]),
     ],
 )

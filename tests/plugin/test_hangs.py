@@ -123,7 +123,7 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
         assert f'name="elastic.{name}" value="{value}' in junit
     (folder,) = (pytester.path / ".pytest_elastic").iterdir()
     names = {path.name for path in folder.iterdir()}
-    assert names == {"events.jsonl", "hang.dot", "hang.json", "page.html", "trace.json"}
+    assert names == {"events.jsonl", "hang.dot", "hang.json", "page.html", "recording.jsonl", "trace.json"}
     assert json.loads((folder / "hang.json").read_text())["verdict"] == "MissingRank"
     assert (folder / "hang.dot").read_text().startswith("digraph hang {")
 

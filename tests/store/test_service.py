@@ -349,7 +349,7 @@ def test_sf15_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatc
     close = os.close
 
     def note(descriptor: int) -> None:
-        seen.append(service._spare)
+        seen.append(service._spare._descriptor)
         close(descriptor)
 
     monkeypatch.setattr(os, "close", note)

@@ -1,0 +1,182 @@
+"""A recording as a sparse schedule: which few choices of the default scheduler have to be changed.
+
+*Theory of operation.*  Two operations that touch no key together, or only read it, may change places and
+nobody can tell (Mazurkiewicz traces).  So the recording is put in another order that keeps each pair of
+dependent operations as it was, and is as close to the default schedule as that allows: the default's choice
+is taken where all on which it depends has been done, else the first alternative of which that is true.  The
+other choices are the delays; a long run that did nothing special has none.
+
+Arrivals at a barrier of ours change places, too, but for the last one: `barrier` looks at their number only
+to find out whether it is complete.
+
+A rank is blocked in this order exactly if it will be in a replay: from a wait that blocked when recorded
+until the first writes since then to all the keys that it lacked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pytest_elastic.faults import WRITES
+from pytest_elastic.faults._recording import Entry, Party, Recording
+from pytest_elastic.simulator._scheduler import Delays, Step, delays_of, ring_order
+
+_MOST = 5000
+_ALL = ("num_keys", "list_keys")
+_CREATES = WRITES - {"compare_set", "delete_key"}
+_WRITES = WRITES | {"queue_pop"}
+
+
+class UnsuitedError(ValueError):
+    """The recording has no sparse schedule: the launcher took part, or its beginning is missing."""
+
+
+@dataclass(slots=True)
+class _Event:
+    """One step of the recording.
+
+    Attributes:
+        before: the steps of others that have to be done before it.
+        wakers: of a wait that blocked: the steps that end it; `None` if none did.
+    """
+
+    entry: Entry
+    before: set[int] = field(default_factory=set)
+    wakers: frozenset[int] | None = None
+
+
+def sparse(recording: Recording) -> tuple[dict[Party, int], Delays, list[Entry]]:
+    """How many steps each party takes, the delays, and the entries in the order that they make.
+
+    Raises:
+        UnsuitedError: there is no such schedule.
+    """
+    if recording.lost or any(entry.rank < 0 for entry in recording.entries):
+        raise UnsuitedError("the launcher took part, or the beginning is missing")
+    events = _events(recording.entries)
+    if not 0 < len(events) <= _MOST:
+        raise UnsuitedError(f"{len(events)} steps; a token is for 1 to {_MOST}")
+    order: list[int] = []
+    decisions = list(_decide(events, order))
+    counts: dict[Party, int] = defaultdict(int)
+    for event in events:
+        counts[event.entry.party] += 1
+    return dict(counts), delays_of(decisions), [events[number].entry for number in order]
+
+
+def _decide(events: list[_Event], order: list[int]) -> Iterator[tuple[list[Step], int]]:
+    """The choices of the closest order: what could be done, and which was; the order itself as it goes."""
+    own: dict[Party, deque[int]] = defaultdict(deque)
+    for number, event in enumerate(events):
+        own[event.entry.party].append(number)
+    parties, done, last = sorted(own), set[int](), -1
+    waits: dict[Party, _Event] = {}
+    while len(done) < len(events):
+        for party, wait in list(waits.items()):
+            if wait.wakers is not None and wait.wakers <= done:
+                del waits[party]
+        steps = steps_of([party for party in parties if own[party]], set(waits), parties)
+        choice = next(
+            index for index in ring_order(steps, last) if _is_ready(steps[index], own, parties, events, done)
+        )
+        party = parties[steps[choice].rank]
+        number = own[party].popleft()
+        yield steps, choice
+        done.add(number)
+        order.append(number)
+        last = steps[choice].rank
+        waits.pop(party, None)
+        if events[number].entry.how == "blocked":
+            waits[party] = events[number]
+
+
+def steps_of(going: list[Party], blocked: set[Party], parties: list[Party]) -> list[Step]:
+    """What can be done: the requests of parties that go on, then the timeouts of those that wait."""
+    calls = [Step(parties.index(party), "call", "") for party in going if party not in blocked]
+    return calls + [Step(parties.index(party), "expire", "") for party in going if party in blocked]
+
+
+def _is_ready(
+    step: Step, own: dict[Party, deque[int]], parties: list[Party], events: list[_Event], done: set[int]
+) -> bool:
+    event = events[own[parties[step.rank]][0]]
+    return event.entry.expires == (step.kind == "expire") and event.before <= done
+
+
+def _events(entries: tuple[Entry, ...]) -> list[_Event]:
+    """The steps, with what they depend on."""
+    events: list[_Event] = []
+    waiting: dict[Party, int] = {}
+    lasts = {entry.keys[0]: number for number, entry in enumerate(entries) if entry.name == "arrive"}
+    dependence = _Dependence()
+    for number, entry in enumerate(entries):
+        if entry.begins or entry.expires:
+            last = entry.name != "arrive" or lasts[entry.keys[0]] == number
+            events.append(_Event(entry, dependence.add(entry, len(events), last)))
+            if entry.how == "blocked":
+                waiting[entry.party] = len(events) - 1
+        elif entry.how == "done":
+            began = waiting.pop(entry.party)
+            events[began].wakers = _wakers(events, began)
+    return events
+
+
+def _wakers(events: list[_Event], began: int) -> frozenset[int]:
+    """The steps that ended a wait: the last one so far, and the first writes to its other missing keys."""
+    found, missing = {len(events) - 1}, events[began].entry.missing
+    if len(missing) > 1:
+        for key in missing:
+            later = range(began + 1, len(events))
+            writes = [number for number in later if key in _written(events[number].entry)]
+            if not writes or any(events[number].entry.name not in _CREATES for number in writes):
+                raise UnsuitedError(f"it cannot be told which operation made {key!r}")
+            found.add(writes[0])
+    return frozenset(found)
+
+
+def _written(entry: Entry) -> tuple[str, ...]:
+    if entry.name == "barrier" and entry.begins:
+        return f"{entry.keys[0]}/num_members", f"{entry.keys[0]}/last_member"
+    return entry.keys if entry.name in _WRITES else ()
+
+
+class _Dependence:
+    """Who touched what, step after step."""
+
+    def __init__(self) -> None:
+        self._wrote: dict[str, int] = {}
+        self._read: dict[str, set[int]] = defaultdict(set)
+        self._arrived: dict[str, set[int]] = defaultdict(set)
+        self._writes: dict[Party, int] = {}  # The last one of each party; those before it come before it.
+        self._looks: dict[Party, int] = {}  # Likewise of those at all keys.
+
+    def add(self, entry: Entry, number: int, last: bool) -> set[int]:
+        """Note a step; the ones on which it depends.
+
+        Args:
+            entry: the step.
+            number: its own.
+            last: whether it is no arrival, or the last one at its barrier.
+        """
+        before: set[int] = set()
+        written = _written(entry)
+        for key in () if written else entry.keys:
+            before |= self._arrived[key] | ({self._wrote[key]} if key in self._wrote else set())
+            self._read[key].add(number)
+        for key in written:
+            before |= self._read[key] | ({self._wrote[key]} if key in self._wrote else set())
+            if not last:
+                self._arrived[key].add(number)
+                continue
+            before |= self._arrived.pop(key, set())
+            self._wrote[key] = number
+            self._read[key].clear()
+        if entry.name in _ALL:
+            before |= set(self._writes.values())
+            self._looks[entry.party] = number
+        elif written:
+            before |= set(self._looks.values())
+            self._writes[entry.party] = number
+        return before

@@ -1,0 +1,212 @@
+"""Faults, stress and replay, as pytest sees them: the trials of an item, and the line that repeats it."""
+
+from __future__ import annotations
+
+import platform
+import random
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_elastic.launch._findings import name_of
+from pytest_elastic.launch._trial import Trial
+from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._stash import PLAN, TRIALS
+
+if TYPE_CHECKING:
+    from pytest_elastic.faults import FaultPlan
+    from pytest_elastic.faults._recording import Recording
+    from pytest_elastic.launch import Elastic, RankGroup
+    from pytest_elastic.launch._token import Order
+
+
+_LONGEST = 200  # Characters of a token that is better than the name of a file.
+
+
+class Reproduction:
+    """The run's settings: what is forced, how often a test is repeated, by which seed.
+
+    Attributes:
+        rounds: how often each test is run.
+    """
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        """Read them.
+
+        Raises:
+            pytest.UsageError: what is to be replayed cannot be.
+        """
+        self._config = config
+        self._given, self._artifacts = options.replay, options.artifacts
+        self._replay = _read(config, options.replay) if options.replay else []
+        self.rounds = max(1, options.stress)
+        self._jitter = options.stress > 0 and not options.replay
+        self._seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+
+    def begin(self, item: pytest.Item, first_round: bool = True) -> None:
+        """A run of the item begins."""
+        number = 0 if first_round else item.stash[TRIALS].round + 1
+        item.stash[TRIALS] = Trials(number)
+
+    def attach(self, item: pytest.Item, group: RankGroup, plan: FaultPlan | None) -> Trial:
+        """Observe a group that is about to work for the item."""
+        trials = item.stash[TRIALS]
+        number = len(trials.trials)
+        replay = self._replay[number] if number < len(self._replay) else None
+        seed = f"{self._seed + trials.round}/{number}" if self._jitter else None
+        trials.trials.append(Trial(group, plan, replay, seed))
+        return trials.trials[-1]
+
+    def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """End the report of a failed item with how to repeat it."""
+        trials = item.stash[TRIALS]
+        recordings = [self._recorded(item, trial) for trial in trials.trials]
+        if not any(recording.entries for recording in recordings):
+            return
+        path = "" if self._given else self._write(item, recordings)
+        token = self._given or _token(recordings) or path
+        line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
+        if path:
+            line = f"recording: {path}\n{line}"
+        if self._jitter:
+            again = f"--elastic-stress=1 --elastic-seed={self._seed + trials.round}"
+            line = f"failed in round {trials.round + 1} of {self.rounds} (jitter: {again})\n{line}"
+        if self._given:
+            line = "\n".join([*(trial.progress() for trial in trials.trials if trial.progress()), line])
+        report.sections.append(("elastic replay", line))
+        for properties in (item.user_properties, report.user_properties):
+            properties.append(("elastic.replay", token))
+
+    def _recorded(self, item: pytest.Item, trial: Trial) -> Recording:
+        return trial.recording(
+            version=version("pytest-elastic"), test=item.nodeid, python=platform.python_version()
+        )
+
+    def _write(self, item: pytest.Item, recordings: list[Recording]) -> str:
+        """A file among the test's artifacts, or in the run's directory where there shall be none."""
+        # A full or read-only disk must not hide the failure itself.
+        with suppress(OSError):
+            where: Path = self._artifacts or self._config._tmp_path_factory.mktemp("replay")  # type: ignore[attr-defined]
+            path = where / name_of(item.nodeid) / "recording.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(recording.dump() for recording in recordings))
+            return str(_shorter(path, self._config.invocation_params.dir))
+        return ""
+
+
+class Trials:
+    """The trials of one run of an item.
+
+    Attributes:
+        round: how often it ran before.
+        trials: one for each group, in the order in which they started.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.round = number
+        self.trials: list[Trial] = []
+
+    def check(self) -> None:
+        """Fail where what was planned has not happened."""
+        __tracebackhide__ = True
+        from pytest_elastic.errors import DivergenceError, UnfiredFaultError
+
+        for trial in self.trials:
+            try:
+                trial.check()
+            except (DivergenceError, UnfiredFaultError) as error:
+                pytest.fail(str(error), pytrace=False)
+
+
+class ElasticFaults:
+    """Plans faults for the groups that a test starts from now on; see the fixture `elastic_faults`.
+
+    Attributes:
+        plan: what is planned.
+    """
+
+    def __init__(self, item: pytest.Item, elastic: Elastic, seed: int) -> None:
+        self._item, self._elastic, self._seed = item, elastic, seed
+
+    @property
+    def plan(self) -> FaultPlan:
+        from pytest_elastic.faults import FaultPlan
+
+        return self._item.stash.get(PLAN, None) or FaultPlan()
+
+    def __call__(self, plan: FaultPlan | str) -> None:
+        """Plan these faults, in place of those before, for each group that is started from now on."""
+        from pytest_elastic.faults import parse
+
+        self._item.stash[PLAN] = parse(plan) if isinstance(plan, str) else plan
+
+    def kill_points(self, fn: Callable[..., Any], nprocs: int, sample: int = 10) -> list[FaultPlan]:
+        """Single kills for `fn`: before an operation of a rank, among all that a run without faults does.
+
+        Args:
+            fn: is run once.
+            nprocs: on how many ranks.
+            sample: how many, chosen by `--elastic-seed` (0 where it is not given); all if there are fewer.
+        """
+        from pytest_elastic.faults import FaultPlan, kill_points
+
+        planned = self.plan
+        self(FaultPlan())
+        self._elastic.run(fn, nprocs)
+        counts = self._item.stash[TRIALS].trials[-1].operations()
+        self(planned)
+        points = kill_points(counts)
+        chosen = sorted(random.Random(self._seed).sample(range(len(points)), min(sample, len(points))))
+        return [points[number] for number in chosen]
+
+
+def again(item: pytest.Function, reproduction: Reproduction) -> None:
+    """Run the body of a test that uses `elastic`, under stress, all times but the last one."""
+    __tracebackhide__ = True
+    for _ in range(1, reproduction.rounds):
+        item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
+        item.stash[TRIALS].check()
+        reproduction.begin(item, first_round=False)
+
+
+def _token(recordings: list[Recording]) -> str:
+    """One word for them, `""` where there is none that is short."""
+    from pytest_elastic.launch._canonical import UnsuitedError
+    from pytest_elastic.launch._token import order_of
+
+    if len(recordings) > 1:
+        return ""
+    try:
+        token = str(order_of(recordings[0]))
+    except UnsuitedError:
+        return ""
+    return token if len(token) <= _LONGEST else ""
+
+
+def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
+    from pytest_elastic.faults._recording import load
+    from pytest_elastic.launch._token import PREFIX, parse_order
+
+    if text.startswith(PREFIX):
+        try:
+            return [parse_order(text)]
+        except ValueError as error:
+            raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
+    path = config.invocation_params.dir / text
+    try:
+        recordings = load(path.read_text())
+        lost = next((recording.lost for recording in recordings if recording.lost), 0)
+        if lost:
+            raise ValueError(f"its first {lost} entries are missing")
+        return [*recordings]
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
+
+
+def _shorter(path: Path, base: Path) -> Path:
+    return path.relative_to(base) if path.is_relative_to(base) else path

@@ -1,0 +1,5 @@
+"""Gates in a row, driven by hand."""
+
+from gates import clock, rig
+
+__all__ = ["clock", "rig"]

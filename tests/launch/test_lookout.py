@@ -1,0 +1,283 @@
+"""The lookout over a served store, whose ranks are threads here, and whose processes only sleep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_elastic.errors import DistStoreError
+from pytest_elastic.events import PhaseBegan, PhaseEnded, RankStood
+from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.store import RemoteStore, StoreServer, barrier
+
+LONG = 20.0
+
+
+class Dumped:
+    """In place of the ranks' stacks: who was asked for them."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def take(self, group: Any, ranks: list[int]) -> dict[int, list[Any]]:
+        self.asked.append(ranks)
+        return {rank: [] for rank in ranks}
+
+
+class Group:
+    """Three ranks."""
+
+    def __init__(self, clock: str = "auto") -> None:
+        self.processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
+        self.dumps, self.group, self.timer = Dumped(), None, float("inf")
+        self.lookout = Lookout(self, 3, clock, True)  # type: ignore[arg-type]
+        self.server = StoreServer(sink=self.lookout.sink)
+        self.server.start()
+        self.errors: list[Any] = [None] * 3
+        self.threads: list[threading.Thread] = []
+        self.stores: list[RemoteStore] = []
+        for rank in range(3):
+            self.lookout.note([PhaseBegan(time.monotonic(), rank, "call")])
+
+    def pids(self) -> dict[int, int]:
+        return {rank: process.pid for rank, process in enumerate(self.processes)}
+
+    def next_timer(self) -> float:
+        return self.timer
+
+    def run(self, rank: int, work: Callable[[RemoteStore], object]) -> None:
+        """Let a rank do this; when it is done, or has failed, its phase has ended."""
+        store = self.server.store(rank)
+        self.stores.append(store)
+
+        def act() -> None:
+            outcome = "passed"
+            try:
+                work(store)
+            except Exception as error:
+                outcome, self.errors[rank] = "failed", error
+            self.lookout.note([PhaseEnded(time.monotonic(), rank, "call", outcome)])
+
+        self.threads.append(threading.Thread(target=act, daemon=True))
+        self.threads[-1].start()
+
+    def join(self) -> list[Any]:
+        """Every rank's error, once they are done."""
+        for thread in self.threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+        return self.errors
+
+    def close(self) -> None:
+        self.server.close()
+        for thread in self.threads:
+            thread.join(LONG)
+        for store in self.stores:
+            store.close()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    """A group whose clock jumps."""
+    made = Group()
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def meet(store: RemoteStore, name: str = "b", rank: int | None = None) -> None:
+    barrier(store, 3, name, 300, rank=rank)
+
+
+def test_a_barrier_that_one_has_missed(group: Group) -> None:
+    """Found, named, and left at once; the stacks are those of the ranks that wait."""
+    group.run(0, meet)
+    group.run(1, meet)
+    group.run(2, lambda store: None)
+    errors = group.join()
+    found = group.lookout.diagnosis
+    assert found is not None
+    assert (found.verdict, found.ranks, found.doomed, found.exact) == ("MissingRank", (2,), (0, 1), True)
+    assert found.elapsed is not None
+    assert [round(error.elapsed / 10) for error in errors[:2]] == [30, 30]
+    assert group.dumps.asked == [[0, 1]]
+
+
+def test_it_is_known_while_another_rank_computes(group: Group) -> None:
+    """The clock waits for that one."""
+    go = threading.Event()
+    group.run(0, meet)
+    group.run(1, lambda store: None)
+    group.run(2, lambda store: go.wait(LONG))
+    until(lambda: group.lookout.diagnosis is not None)
+    assert group.dumps.asked == []
+    assert group.threads[0].is_alive()
+    go.set()
+    assert type(group.join()[0]) is DistStoreError
+
+
+def test_a_real_clock_only_tells(group: Group) -> None:
+    """The waits stay; when time is over the verdict is there."""
+    group.lookout.begin("real")
+    group.run(0, lambda store: store.wait(["never"], 300))
+    for rank in (1, 2):
+        group.run(rank, lambda store: None)
+    until(lambda: group.lookout.stacks)
+    assert group.threads[0].is_alive()
+    assert group.lookout.diagnosis is not None
+    assert not group.lookout.moves
+
+
+@pytest.mark.parametrize("how", ["a store of its own", "an address", "the group in its hands"])
+def test_where_somebody_else_may_write_nobody_is_accused(group: Group, how: str) -> None:
+    """Neither by a verdict nor by the clock."""
+    if how == "a store of its own":
+        group.lookout.launcher_writes()
+    elif how == "an address":
+        assert group.server.address
+    else:
+        group.lookout.launcher_waits(False)
+    for rank in range(3):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
+    time.sleep(0.05)
+    assert group.lookout.diagnosis is None
+    group.server.store().set("go", "1")
+    assert group.join() == [None] * 3
+
+
+def test_who_starts_to_wait_is_looked_at_again(group: Group) -> None:
+    """A launcher that does nothing but wait any more cannot end the ranks' waits."""
+    group.lookout.launcher_waits(False)
+    for rank in range(3):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
+    group.lookout.launcher_waits(True)
+    assert [type(error) for error in group.join()] == [DistStoreError] * 3
+
+
+def test_a_wait_that_may_time_out_is_no_hang(group: Group) -> None:
+    """It jumps, and what its rank does then ends the others' waits."""
+
+    def work(store: RemoteStore) -> None:
+        with pytest.raises(DistStoreError):
+            store.wait(["never"], 100, may_timeout=True)
+        store.set("go", "1")
+
+    group.run(0, work)
+    for rank in (1, 2):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    assert group.join() == [None] * 3
+    assert group.lookout.diagnosis is None
+
+
+def test_what_follows_from_a_hang_is_no_second_one(group: Group) -> None:
+    """The first verdict stays."""
+    group.run(0, lambda store: store.wait(["a"], 100))
+    group.run(1, lambda store: store.wait(["b"], 200))
+
+    def late(store: RemoteStore) -> None:
+        try:
+            store.wait(["c"], 150)
+        except DistStoreError:
+            store.wait(["d"], 300)
+
+    group.run(2, late)
+    group.join()
+    assert group.lookout.diagnosis is not None
+    assert set(group.lookout.diagnosis.keys) == {"a", "b", "c"}
+
+
+def test_a_hang_that_was_dealt_with_is_forgotten(group: Group) -> None:
+    """Who was served since had no trouble with it; the next hang is another one."""
+
+    def work(store: RemoteStore) -> None:
+        with pytest.raises(DistStoreError):
+            store.wait(["never"], 100)
+        meet(store)
+
+    for rank in range(3):
+        group.run(rank, work)
+    assert group.join() == [None] * 3
+    assert group.lookout.diagnosis is None
+
+
+def test_a_timer_that_comes_first_is_waited_for(group: Group) -> None:
+    """The verdict is there, and the clock stands."""
+    group.timer = time.monotonic() + 50
+    for rank in range(3):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    until(lambda: group.lookout.stacks)
+    time.sleep(0.05)
+    assert all(thread.is_alive() for thread in group.threads)
+
+
+def test_a_rank_with_a_child_is_only_suspected(group: Group) -> None:
+    """A child that sleeps may go on, and so there is no verdict."""
+    group.processes[0].kill()
+    group.processes[0].wait()
+    group.processes[0] = subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True)
+    until(lambda: (group.processes[0].pid, True) and _has_child(group.processes[0].pid))
+    for rank in range(3):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
+    time.sleep(1.5)
+    assert group.lookout.diagnosis is None
+    group.lookout.give_up([])
+    assert group.lookout.diagnosis is not None
+    assert not group.lookout.diagnosis.exact
+    os.killpg(group.processes[0].pid, signal.SIGKILL)  # It leads a session of its own.
+
+
+def _has_child(pid: int) -> bool:
+    from pytest_elastic.multiprocessing._standing import children
+
+    return bool(children(pid))
+
+
+def test_when_time_is_over_the_kernel_is_asked(group: Group) -> None:
+    """A rank that does nothing in the store is named by what it does."""
+    group.run(0, meet)
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 1)
+    group.lookout.give_up([RankStood(time.monotonic(), 1, "stopped")])
+    assert group.lookout.diagnosis is not None
+    assert (group.lookout.diagnosis.verdict, group.lookout.diagnosis.ranks) == ("Stopped", (1,))
+
+
+def test_another_test_knows_nothing_of_it(group: Group) -> None:
+    """What was found and what happened is forgotten."""
+    for rank in range(3):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    group.join()
+    assert group.lookout.diagnosis is not None
+    group.lookout.begin("auto")
+    assert (group.lookout.diagnosis, group.lookout.stacks, list(group.lookout.events)) == (None, {}, [])
+
+
+def test_a_fault_of_the_lookout_costs_no_store(group: Group, caplog: Any) -> None:
+    """It is logged once, and the ranks go on."""
+    group.lookout._graph.take = lambda event: 1 / 0  # type: ignore[method-assign]
+    with caplog.at_level(logging.ERROR):
+        group.run(0, lambda store: store.set("a", "1"))
+        until(lambda: caplog.records)
+    store = group.server.store(1)
+    group.stores.append(store)
+    assert store.get("a") == b"1"
+    assert len([one for one in caplog.records if "will not be found" in one.message]) == 1

@@ -1,0 +1,204 @@
+"""Faults on real ranks: the marker's argument, and the fixture `elastic_faults`."""
+
+from __future__ import annotations
+
+
+def test_by_the_marker(run):
+    """Ranks die as planned, the others see what follows, and that is a pass."""
+    run(
+        """
+        import time
+        import pytest
+        from pytest_elastic.errors import DistNetworkError
+        from pytest_elastic.faults import delay, drop, kill, late_join
+
+        @pytest.mark.elastic(nprocs=3, faults=kill(rank=1, op=2) | kill(rank=2, op=1, of=0))
+        def test_kill(world):
+            world.store.set(f"x{world.rank}", "1")
+            world.store.set("x", "1") if world.rank else world.store.get("x0")
+            if world.rank == 2:
+                time.sleep(60)
+
+        @pytest.mark.elastic(nprocs=2, faults="X1@2=7")
+        def test_exit(world):
+            world.store.set(f"x{world.rank}", "1")
+            if world.rank == 1:
+                world.store.set("y", "1")
+                assert False
+
+        @pytest.mark.elastic(nprocs=2, faults="S1@bgo=300ms")
+        def test_stop(world):
+            began = time.monotonic()
+            world.barrier("go")
+            assert time.monotonic() - began > 0.25
+
+        @pytest.mark.elastic(nprocs=2, faults=late_join(rank=1, by=0.3) | delay(rank=0, key="b", by=0.1))
+        def test_late(world):
+            began = time.monotonic()
+            world.store.set("a", "1") if world.rank else world.store.get("a")
+            world.store.set("b", "1") if world.rank == 0 else world.store.get("b")
+            assert time.monotonic() - began > 0.35
+
+        @pytest.mark.elastic(nprocs=2, faults=drop(rank=1, key="a"))
+        def test_drop(world):
+            if world.rank == 1:
+                assert world.store.add("a", 4) == 4
+            world.barrier()
+            assert not world.store.check(["a"])
+
+        @pytest.mark.elastic(nprocs=2, faults="G@bgo,2")
+        def test_server_gone(world):
+            with pytest.raises(DistNetworkError):
+                world.barrier("go")
+
+        @pytest.mark.elastic(nprocs=2, faults="K1@lhello")
+        def test_line(world):
+            if world.rank == 1:
+                print("hello there", flush=True)
+                time.sleep(60)
+
+        @pytest.mark.elastic(nprocs=2, faults="S1@1+R1@0:ka")
+        def test_resume(world):
+            if world.rank == 1:
+                world.store.set("a", "1")
+            else:
+                while not world.store.check(["a"]):
+                    pass
+        """,
+        "--elastic-timeout=20",
+    ).assert_outcomes(passed=8)
+
+
+def test_what_never_happens_fails_the_test(run):
+    """With the trigger and what was seen; in both styles."""
+    result = run(
+        """
+        import pytest
+        from pytest_elastic.faults import delay
+        from pytest_elastic.launch import current_world
+
+        @pytest.mark.elastic(nprocs=2, faults="K1@9")
+        def test_marker(world):
+            world.store.set("a", "1")
+
+        @pytest.mark.elastic(nprocs=2, faults="K1@9")
+        def test_that_fails_anyway(world):
+            raise ValueError("this first")
+
+        def test_fixture(elastic, elastic_faults):
+            elastic_faults(delay(rank=0, barrier="epoch3", by=0.1))
+            elastic.run(lambda rank, n: current_world().barrier("epoch2"), nprocs=2)
+        """
+    )
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*test_marker*",
+            "a planned fault did not happen",
+            "kill(rank=1, op=9) never fired: rank 1 did 1 operations, the last one set('a')",
+            "*ValueError: this first*",
+            "*test_fixture*",
+            "delay(rank=0, by=0.1, barrier='epoch3') never fired: rank 0 did 2 operations, 0 of 1 matches"
+            " among the barriers 'world/barrier/epoch2/1'",
+        ]
+    )
+
+
+def test_bad_plans_are_errors_of_collection(run):
+    """What is wrong, where, and what is allowed."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2, faults="K2@1")
+        def test_rank(world): pass
+        """,
+        test_other="""
+import pytest
+
+@pytest.mark.elastic(faults="K1@x")
+def test_text(world): pass
+""",
+        test_third="""
+import pytest
+
+@pytest.mark.elastic(faults=["K1@1"])
+def test_type(world): pass
+""",
+    )
+    result.assert_outcomes(errors=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*.py:3: elastic(faults=...): fault plan: rank 2 in kill(rank=2, op=1) is not allowed; allowed: ranks 0 to 1 here",
+            "*test_other.py:3: elastic(faults=...): fault plan, 'K1@x' at character 1 of 'K1@x': no fault is not allowed;*",
+            "*test_third.py:3: elastic(faults=...): fault plan: [[]'K1@1'] is not allowed; allowed: a plan such as*",
+        ]
+    )
+
+
+def test_a_plan_for_a_size_from_elsewhere(run):
+    """The group's size is checked when it is known."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(faults="K3@1")
+        def test_rank(world): pass
+
+        def test_fixture(elastic, elastic_faults):
+            elastic_faults("K2@1")
+            elastic.run(lambda rank, n: None, nprocs=2)
+        """
+    )
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*FaultPlanError: fault plan: rank 3 in kill(rank=3, op=1) is not allowed*"])
+
+
+def test_single_kills(run):
+    """Every kill point of a function, or a sample of them that the seed chooses."""
+    code = """
+        import pytest
+        from pytest_elastic.launch import current_world
+        from pytest_elastic.multiprocessing.errors import ChildFailedError
+
+        def exchange(rank, world_size):
+            current_world().store.set(f"x{rank}", "1")
+            current_world().store.add("n", rank)
+
+        def test_all(elastic, elastic_faults):
+            points = elastic_faults.kill_points(exchange, nprocs=2)
+            assert list(map(str, points)) == ["K0@1", "K0@2", "K1@1", "K1@2"]
+            for plan in points:
+                elastic_faults(plan)
+                with pytest.raises(ChildFailedError) as caught:
+                    elastic.run(exchange, nprocs=2)
+                (rank,) = caught.value.failures
+                assert (rank, caught.value.failures[rank].exitcode) == (plan.faults[0].rank, -9)
+
+        def test_sample(elastic, elastic_faults):
+            print("sample:", *elastic_faults.kill_points(exchange, nprocs=3, sample=2))
+            assert elastic_faults.plan.faults == ()
+        """
+    run(code, "-k", "all").assert_outcomes(passed=1)
+    found = []
+    for seed in ("1", "1", "2"):
+        result = run(code, "-k", "sample", "-s", f"--elastic-seed={seed}")
+        result.assert_outcomes(passed=1)
+        (line,) = [line for line in result.outlines if "sample:" in line]
+        found.append(line)
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_stopped_rank_is_no_survivor(run):
+    """A rank that is stopped for ever is a rank that hangs; the run ends within its limits."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2, faults="S1@1", timeout=1)
+        def test_stop(world):
+            world.store.set("a", "1")
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["rank 1 did not finish within 1 s*"])

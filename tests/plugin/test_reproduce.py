@@ -1,0 +1,250 @@
+"""Stress, recordings and their replay on real ranks."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+KERNELS = """
+    import pytest
+    from pytest_elastic.launch import current_world
+
+    def pytest_generate_tests(metafunc):
+        metafunc.fixturenames.append("again")
+        metafunc.parametrize("again", range(5))
+
+    @pytest.mark.elastic(nprocs=2)
+    def test_counter(world):
+        store = world.store
+        store.set("n", "0") if world.rank == 0 else store.get("n")
+        store.set("n", str(int(store.get("n")) + 1))
+        world.barrier()
+        assert int(store.get("n")) == 2
+
+    @pytest.mark.elastic(nprocs=3)
+    def test_leader(world):
+        store, rank = world.store, world.rank
+        leads = store.compare_set("leader", "", str(rank)) == str(rank).encode()
+        if leads:
+            store.set("epoch", "1")
+            store.wait([f"ack{other}" for other in range(3) if other != rank], 0.2)
+        elif store.check(["epoch"]):
+            store.set(f"ack{rank}", "1")
+
+    def wake(rank, world_size):
+        store = current_world().store
+        if rank == 0:
+            store.get("ready")
+            store.set("go", "1")
+            store.delete_key("go")
+        else:
+            store.set("ready", "1")
+            store.wait(["go"], 0.2)
+
+    def test_wake_up(elastic):
+        elastic.run(wake, nprocs=2)
+    """
+FAILURES = {
+    "test_counter": "*assert 1 == 2*",
+    "test_leader": "*DistStoreError: Wait timeout*ack*",
+    "test_wake_up": "*DistStoreError: Wait timeout*'go'*",
+}
+
+
+def token_of(result):
+    """What the report says to replay."""
+    (token,) = set(
+        re.findall(r"^replay: pytest \S+ --elastic-replay=(\S+)$", result.stdout.str(), re.MULTILINE)
+    )
+    return token
+
+
+def recording_of(result):
+    """The file that the report names."""
+    (path,) = re.findall(r"^recording: (\S+)$", result.stdout.str(), re.MULTILINE)
+    return path
+
+
+@pytest.mark.parametrize("given", [token_of, recording_of], ids=["token", "file"])
+@pytest.mark.parametrize("name", FAILURES)
+def test_replay(run, name, given):
+    """A failure that stress found comes back, five times of five, in the same steps."""
+    found = run(KERNELS, "-k", f"{name}[0]", "--elastic-stress=200", "--elastic-seed=1")
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(
+        [FAILURES[name], "failed in round * of 200 (jitter: --elastic-stress=1 --elastic-seed=*)"]
+    )
+    token = given(found)
+    assert token.startswith("R1.") == (given is token_of)
+    again = run(KERNELS, "-k", name, f"--elastic-replay={token}")
+    assert token_of(again) == token
+    again.assert_outcomes(failed=5)
+    again.stdout.fnmatch_lines([FAILURES[name]] * 5)
+    steps = re.findall(r"^replayed (\d+) of (\d+) steps in their order$", again.stdout.str(), re.MULTILINE)
+    assert len(steps) == 5
+    assert all(done == of for done, of in steps)
+
+
+def test_the_recording_is_a_file_of_lines(run, pytester):
+    """With a header that says of what; junit has its name."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2, faults="D0@1=1ms")
+        def test_it(world):
+            if world.rank == 0:
+                world.store.set("a", "1")
+                assert False
+            world.store.get("a")
+        """,
+        "--junitxml=out.xml",
+    )
+    token, path = token_of(result), recording_of(result)
+    assert re.fullmatch(r"R1\.1-1(\.0-1)?\+D0@1=1ms\.p[0-9a-f]{8}", token)
+    assert f'<property name="elastic.replay" value="{token}"' in (pytester.path / "out.xml").read_text()
+    header, *rows = map(json.loads, (pytester.path / path).read_text().splitlines())
+    assert header.pop("python").startswith("3.")
+    assert header.pop("version")
+    assert header == {
+        "format": "elastic-recording/1",
+        "test": "test_the_recording_is_a_file_of_lines.py::test_it",
+        "nprocs": 2,
+        "wake": "latched",
+        "faults": "D0@1=1ms",
+        "lost": 0,
+    }
+    assert [row[:5] for row in rows if row[0] == 0] == [[0, 0, "applied", "set", ["a"]]]
+
+
+def test_divergence(run, monkeypatch):
+    """Another program than the recorded one: raised in the rank, where it does something else."""
+    code = """
+        import os, pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_it(world):
+            world.store.set(f"a{world.rank}", "1")
+            world.store.set(os.environ.get("ELASTIC_KEY", "b"), "1")
+            assert "ELASTIC_KEY" in os.environ or world.rank
+        """
+    token = recording_of(run(code))
+    same = run(code, f"--elastic-replay={token}")
+    same.assert_outcomes(failed=1)
+    same.stdout.fnmatch_lines(["replayed 4 of 4 steps in their order"])
+    monkeypatch.setenv("ELASTIC_KEY", "c")
+    other = run(code, f"--elastic-replay={token}")
+    other.assert_outcomes(failed=1)
+    other.stdout.fnmatch_lines(
+        [
+            '>*world.store.set(os.environ.get("ELASTIC_KEY", "b"), "1")',
+            "E*DivergenceError: the replay diverged at step * of 4",
+            "E*expected rank *: set('b')",
+            "E*came     rank *: set('c')",
+        ]
+    )
+
+
+def test_a_replay_that_ends_early(run, monkeypatch):
+    """A test that passes before the recording is over has not replayed it."""
+    code = """
+        import os, pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_it(world):
+            world.store.set(f"a{world.rank}", "1")
+            assert "ELASTIC_SHORT" in os.environ
+        """
+    token = recording_of(run(code))
+    file = Path(token)
+    text = file.read_text()
+    file.write_text(text + text.splitlines()[-1] + "\n")
+    monkeypatch.setenv("ELASTIC_SHORT", "1")
+    result = run(code, f"--elastic-replay={token}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["the replay ended after 2 of 3 steps; the next one: rank *: set(*)"])
+
+
+def test_stress_that_finds_nothing(run):
+    """N rounds in one item, in both styles, each with ranks of its own."""
+    result = run(
+        """
+        import os, pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_marker(world, shared_tmp_path):
+            world.barrier()
+            with open("rounds.txt", "a") as file:
+                file.write(f"{os.getpid()}\\n")
+
+        def test_fixture(elastic):
+            pids = elastic.run(lambda rank, n: os.getpid(), nprocs=2)
+            with open("rounds.txt", "a") as file:
+                file.write("".join(f"{pid}\\n" for pid in pids))
+        """,
+        "--elastic-stress=4",
+    )
+    result.assert_outcomes(passed=2)
+    assert len(set(Path("rounds.txt").read_text().split())) == 16
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        (
+            "--elastic-replay=R1.x",
+            "--elastic-replay: 'R1.x' cannot be replayed: it is no token of this version*",
+        ),
+        ("--elastic-replay=nothing", "--elastic-replay: 'nothing' cannot be replayed: *"),
+        ("--elastic-stress=x", "--elastic-stress: 'x' is not allowed; it must be a whole number"),
+        ("--elastic-seed=-1", "--elastic-seed: '-1' is not allowed; it must be a whole number"),
+    ],
+)
+def test_bad_values(run, argument, text):
+    """A usage error before any test."""
+    result = run("import pytest\n@pytest.mark.elastic\ndef test_it(world): pass", argument)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: {text}"])
+
+
+@pytest.mark.parametrize(
+    "marker",
+    ["nprocs=2, start_method='spawn'", "nprocs=2, lifetime='module'", "nprocs=2"],
+    ids=["spawn", "kept", "fork"],
+)
+def test_whatever_becomes_of_the_ranks(run, marker):
+    """Fresh interpreters and ranks that are kept from test to test: each test has its own faults and recording."""
+    code = f"""
+        import pytest
+        from pytest_elastic.faults import drop
+
+        @pytest.mark.elastic({marker})
+        def test_first(world):
+            world.store.set(f"first{{world.rank}}", "1")
+
+        @pytest.mark.elastic({marker}, faults=drop(rank=0, key="second"))
+        def test_second(world):
+            if world.rank == 0:
+                world.store.set("second", "1")
+            world.barrier("second")
+            assert not world.store.check(["second"])
+
+        @pytest.mark.elastic({marker})
+        def test_third(world):
+            world.store.set(f"third{{world.rank}}", "1")
+            world.barrier("third")
+            assert not world.store.check(["third0"])
+        """
+    result = run(code, "--elastic-stress=2")
+    result.assert_outcomes(passed=2, failed=1)
+    rows = [json.loads(line) for line in Path(recording_of(result)).read_text().splitlines()[1:]]
+    assert {key for row in rows for key in row[4] if key.startswith(("first", "second", "third"))} == {
+        "third0",
+        "third1",
+    }
+    again = run(code, "-k", "third", f"--elastic-replay={token_of(result)}")
+    again.assert_outcomes(failed=1)
+    again.stdout.fnmatch_lines(["replayed * steps in their order"])
