@@ -70,6 +70,8 @@ class Reproduction:
             return
         path = "" if self._given else self._write(item, recordings)
         token = self._given or _token(recordings) or path
+        if not token:
+            return
         line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
         if path:
             line = f"recording: {path}\n{line}"
