@@ -7,6 +7,8 @@ The map, from the bottom up; a part imports only parts above it in this list:
 * `timer`: expiring timers that kill the rank that hangs.
 * `hang`: what the stacks of the ranks say.
 * `multiprocessing`: groups of processes (`PContext`), their logs, their end.
+* `simulator`: rank functions under every schedule: find a hang, replay it, prove that there is none.
 * `launch`: the ranks of one test: the zygote, fresh interpreters, the group.
+* `strategies`: schedules, faults, keys and values for hypothesis.
 * `plugin`: the door to pytest.  `testing` and `stateful`: the doors for suites of stores and launchers.
 """

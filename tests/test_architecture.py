@@ -117,6 +117,7 @@ def test_the_plugin_is_thin():
         ("pytest_elastic.timer", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
         ("pytest_elastic.launch", {"pytest", "hypothesis", "torch"}),
+        ("pytest_elastic.simulator", {"pytest", "hypothesis", "torch", "psutil", "greenlet"}),
     ],
 )
 def test_what_an_import_does_not_import(module, absent):

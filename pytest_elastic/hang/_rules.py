@@ -59,8 +59,6 @@ _STANDING: dict[str, type[Diagnosis]] = {
     "spinning": Spinning,
     "blocked": BlockedOutside,
 }
-
-
 _SHOWN = 8  # Waits of a circle that the sentence names.
 
 
@@ -97,9 +95,8 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
         return None
     first = graph.stale[0]
     again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
-    which = f"call {first.count} of {first.world_size}" if first.world_size else f"call {first.count}"
-    who, name = names(again), barrier_name(first.prefix)
-    cause = f"{who} called barrier {name} again ({which}): a prefix synchronises only once"
+    what = f"barrier {barrier_name(first.prefix)} again (call {first.count} of {first.world_size})"
+    cause = f"{names(again)} called {what}: a prefix synchronises only once"
     return StalePrefix(_sorted(again), (first.prefix,), cause)
 
 
@@ -217,7 +214,7 @@ def _order(case: _Case) -> Diagnosis | None:
         others = [p for p, ranks in at.items() if p != barrier.prefix and set(ranks) & set(absent)]
         if others:
             places = [barrier.prefix, *others]
-            where = ", ".join(f"{names(at[p])} at barrier {barrier_name(p)}" for p in places)
+            where = ", ".join(f"{names(at[p])} {_be(at[p])} at barrier {barrier_name(p)}" for p in places)
             ranks = _sorted(rank for p in places for rank in at[p])
             if len({barrier_family(p) for p in places}) == 1:
                 return StalePrefix(ranks, tuple(places), f"different uses of one barrier meet: {where}")
@@ -288,8 +285,9 @@ def _timeout(case: _Case) -> Diagnosis:
     keys = tuple(case.keys)
     ranks = _sorted(wait.rank for wait in case.stuck)
     verb = "wait" if len(ranks) > 1 else "waits"
-    left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):g} s away"
-    cause = f"{names(ranks)} {verb} for {key_names(keys)}, which nobody wrote; {left}"
+    did = "releases" if all(key.endswith(LAST_MEMBER) for key in keys) else "wrote"
+    left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
+    cause = f"{names(ranks)} {verb} for {key_names(keys)}, which nobody {did}; {left}"
     return HangUntilTimeout(ranks, tuple(map(_plain, keys)), cause)
 
 

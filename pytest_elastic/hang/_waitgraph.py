@@ -43,11 +43,12 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang._fixpoint import grow, stuck
-from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Rank, Wait
+from pytest_elastic.hang._nodes import LAST_MEMBER, NUM_MEMBERS, Barrier, Rank, Wait
 
 _WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
 _READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
 _NOBODY: dict[str, int] = {}
+_MOST_DELETED = 10_000
 
 
 class WaitGraph:
@@ -56,7 +57,7 @@ class WaitGraph:
     Attributes:
         ranks: by number; all are there, and able to run, from the start.
         doomed: the waits that nothing can end but their timeouts, in the order in which they began.
-        deleted: for keys that were deleted and not written again, the rank that did it.
+        deleted: for the last keys that were deleted and not written again, the rank that did it.
         stale: calls of a barrier that had been complete before: such a call synchronises nothing.
         outsiders: connections that belong to no rank.
         last: the moment of the last event.
@@ -70,7 +71,9 @@ class WaitGraph:
         self.outsiders: set[int] = set()
         self.last = 0.0
         self._all = (1 << world_size) - 1
-        self._able = self._all  # Bits of the ranks that run, or that wait for a timeout which they count on.
+        self._present = self._all  # Bits of the ranks that are in a phase; of those, the ones that run.
+        self._running = self._all
+        self._patient = 0  # Of those with a wait for a timeout which they count on.
         self._free = 0  # Of those with a wait that any rank may end.
         self._awaited = [0] * world_size  # How many declared keys are missing, by writer.
         self._owing = 0  # Bits of the writers among them.
@@ -104,8 +107,7 @@ class WaitGraph:
     @property
     def quiescent(self) -> bool:
         """Whether every rank in a phase waits, and there is one: only timeouts can change anything."""
-        present = [rank for rank in self.ranks if not rank.gone]
-        return bool(present) and not any(rank.runs for rank in present)
+        return not self._running and self._present != 0
 
     def waits(self) -> list[Wait]:
         """All of ranks that are in a phase, in the order in which they began."""
@@ -157,7 +159,7 @@ class WaitGraph:
                 elif key in self._barriers:
                     del self._barriers[key]
         elif name == "delete_key" and event.changed:
-            self._deleted_key(event.keys[0], event.rank)
+            opened = self._deleted_key(event.keys[0], event.rank)
         elif name == "barrier":
             self._native.add(event.keys[0])
         return opened
@@ -181,7 +183,7 @@ class WaitGraph:
                 self._owing |= 1 << writers[key]
         rank.waits[event.client] = wait
         if len(rank.clients) == 1 and not (rank.unseen or event.may_timeout or rank.gone):
-            self._able &= ~rank.bit  # What `_weigh` would find.
+            self._running &= ~rank.bit  # What `_weigh` would find.
             if wait.free:
                 self._free |= rank.bit
         else:
@@ -296,19 +298,24 @@ class WaitGraph:
                 del rank.waits[wait.client]
                 if rank.runs:
                     running |= rank.bit
-        self._able |= running
+        self._running |= running
         self._free &= ~running
+        self._patient &= ~running
         if kept:
             self._waiters[key] = kept
         else:
             self._closed.pop(key, None)
 
-    def _deleted_key(self, key: str, by: int | None) -> None:
+    def _deleted_key(self, key: str, by: int | None) -> bool:
+        """Whether it was a counter that opens a barrier to all, since it counts from 1 again."""
         self.deleted[key] = by
-        if key.endswith("/num_members"):  # The barrier counts from 1 again.
-            last = key.removesuffix("/num_members") + LAST_MEMBER
-            self._barriers.pop(last, None)
-            self._closed.pop(last, None)
+        if len(self.deleted) > _MOST_DELETED:
+            del self.deleted[next(iter(self.deleted))]
+        if not key.endswith(NUM_MEMBERS):
+            return False
+        last = key.removesuffix(NUM_MEMBERS) + LAST_MEMBER
+        self._barriers.pop(last, None)
+        return self._closed.pop(last, None) is not None
 
     def _new_barrier(self, last: str, event: BarrierJoined) -> Barrier:
         """One that is called for the first time since its counter began."""
@@ -341,28 +348,28 @@ class WaitGraph:
                 self._closed.pop(key, None)
             if wait.writers:
                 self._paid(wait.writers[key])
-        waits = self.ranks[wait.rank].waits
-        if waits.get(wait.client) is wait:
-            del waits[wait.client]
+        del self.ranks[wait.rank].waits[wait.client]
 
     def _give_up(self, wait: Wait) -> None:
-        for key in wait.missing:
-            if key in self._barriers:
-                self._barriers[key].left |= self._barriers[key].joined & 1 << wait.rank
+        for barrier in map(self._barriers.get, wait.missing):
+            if barrier is not None:
+                barrier.left |= barrier.joined & 1 << wait.rank
 
     def _weigh(self, rank: Rank) -> None:
         """Set the rank's bits anew."""
         bit = rank.bit
+        self._running &= ~bit
+        self._patient &= ~bit
         self._free &= ~bit
         if rank.runs:
-            self._able |= bit
-            return
-        self._able &= ~bit
+            self._running |= bit
         if rank.gone:
+            self._present &= ~bit
             return
+        self._present |= bit
         for wait in rank.waits.values():
             if wait.event.may_timeout:
-                self._able |= bit
+                self._patient |= bit
             elif wait.free:
                 self._free |= bit
 
@@ -374,13 +381,13 @@ class WaitGraph:
             return False
         before = self.doomed
         waits = self.waits()
-        self._can = grow(self._able, waits, self._barriers)
+        self._can = grow(self._running | self._patient, waits, self._barriers)
         self.doomed = tuple(w for w in waits if not w.event.may_timeout and self.stuck(w))
         return any(wait not in before for wait in self.doomed)
 
     def _can_be_doomed(self) -> bool:
         """What holds whenever a wait is doomed, and seldom otherwise."""
-        able = self._able
+        able = self._running | self._patient
         if not able:
             return True
         able |= self._free

@@ -80,7 +80,7 @@ def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
     if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):
         diagnosis = None  # All who hung have dealt with it: the failure is another matter.
     stacks = {end.rank: end.stacks for end in ends if end.stacks} | dict(group.lookout.stacks)
-    return Findings(group.nprocs, diagnosis, stacks, tuple(group.lookout.events), stale)
+    return Findings(group.nprocs, diagnosis, stacks, group.lookout.history(), stale)
 
 
 def give_up(group: RankGroup, ranks: Sequence[int]) -> None:

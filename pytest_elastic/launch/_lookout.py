@@ -194,6 +194,11 @@ class Lookout:
             elif self.diagnosis is None:
                 self.diagnosis = next(iter(diagnose_outside(self._graph)), None)
 
+    def history(self) -> tuple[Event, ...]:
+        """What happened so far, oldest first."""
+        with self._lock:
+            return tuple(self.events)
+
     def stale(self) -> StalePrefix | None:
         """A barrier that was called too often, whether or not anybody hung."""
         with self._lock:
@@ -278,6 +283,7 @@ class Lookout:
             return
         if self._stacks_due:
             # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
+            self._take_stacks()
             self._complete()
             self._settle()
         elif self.clock == "auto":
@@ -330,12 +336,14 @@ class Lookout:
         self._failed, self._stacks_due = False, True
 
     def _complete(self) -> None:
-        """Everybody waits: what was found while others still worked can be told of all."""
-        self._stacks_due = False
+        """Tell the verdict by what the others did meanwhile: nobody runs any more."""
         with self._lock:
-            found, whole = self.diagnosis, diagnose(self._graph)
-            if found is not None and whole is not None:
-                self.diagnosis = replace(whole, exact=found.exact, elapsed=found.elapsed)
+            found, known = diagnose(self._graph), self.diagnosis
+            if found is not None and known is not None:
+                self.diagnosis = replace(found, exact=known.exact and found.exact, elapsed=known.elapsed)
+
+    def _take_stacks(self) -> None:
+        self._stacks_due = False
         pids = self._group.pids()
         ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
         # A stopped rank writes nothing before it is resumed, which is not ours to do.

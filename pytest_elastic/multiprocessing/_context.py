@@ -171,6 +171,7 @@ class PContext(abc.ABC):
         if self.handles_signals:
             self._signals.take()
         try:
+            self._streams.open()
             self._group = self._start()
             self._group.wait_started(START_LIMIT)
             self._streams.start()  # Last: what forks on the way here does not inherit what they hold open.
@@ -207,6 +208,8 @@ class PContext(abc.ABC):
 
     def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
         """Stop what runs and wait until nothing is left, at most `timeout` + 1.2 s; idempotent.
+
+        Lines that are shown may take longer: 5 s more where nobody takes them.
 
         Args:
             death_sig: sent first; SIGTERM by default.

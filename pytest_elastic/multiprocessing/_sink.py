@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 
 BAR_PATIENCE = 1.0
 
@@ -52,7 +53,7 @@ class Sink:
     Attributes:
         error: the first one.
         closed: there is nobody to write for any more.
-        passes: how often `write` has returned.
+        writing_since: when the write that is under way began; `inf` if there is none.
     """
 
     def __init__(self, dst: Destination, lock: Any, events: Mapping[str, Event] | None) -> None:
@@ -61,13 +62,14 @@ class Sink:
         self._flush: Callable[[], object] = getattr(dst, "flush", lambda: None)
         self.error: Exception | None = None
         self.closed = False
-        self.passes = 0
+        self.writing_since = math.inf
 
     def write(self, text: str) -> None:
         """Write and flush; text that cannot be written is lost."""
         if text and not self.closed:
+            self.writing_since = SYSTEM_CLOCK.monotonic()
             self._write(text)
-        self.passes += 1
+            self.writing_since = math.inf
 
     def _write(self, text: str) -> None:
         try:

@@ -24,8 +24,13 @@ class ShownStreams:
         self.filtered: list[TextIO | None] = [None, None]
         self._tails: list[TailLog] = []
 
-    def start(self) -> None:
-        """Begin to follow; nothing is left open if it raises."""
+    def open(self) -> None:
+        """Make what is needed.
+
+        Raises:
+            ValueError: `progbar_events` lacks a key.
+            OSError: a file of chosen lines cannot be made.
+        """
         dest, plan = self._plan.dest, self._plan
         teed = (dest.tee_stdouts, dest.tee_stderrs)
         paths = (dest.filtered_stdout, dest.filtered_stderr)
@@ -45,6 +50,9 @@ class ShownStreams:
                 self._tails.append(
                     TailLog(self._name, teed[number], file, plan.prefixes, log_line_filter=_any_of(chosen))
                 )
+
+    def start(self) -> None:
+        """Begin to follow, once `open` was called."""
         for tail in self._tails:
             tail.start()
 

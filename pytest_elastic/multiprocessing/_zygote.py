@@ -257,7 +257,9 @@ def _be_guardian(
 
 def _bury(pidfd: int, guardians: dict[int, int]) -> None:
     """A guardian ended; what it may have left behind is ours now."""
-    os.waitpid(guardians.pop(pidfd), 0)
+    pid = guardians.pop(pidfd)
+    with contextlib.suppress(ChildProcessError):  # One that ended with another was reaped by the sweep below.
+        os.waitpid(pid, 0)
     os.close(pidfd)
     sweep(frozenset(guardians.values()))
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pytest_elastic.clock import to_seconds
+from pytest_elastic.clock import SYSTEM_CLOCK, to_seconds
 from pytest_elastic.multiprocessing._follow import LineFilter, Lines, LogFile
 from pytest_elastic.multiprocessing._sink import Destination, Event, Sink
 from pytest_elastic.multiprocessing._watch import Watcher
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 _PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
 _LARGER_BLOCK = 8 << 20
-_STUCK = 5.0  # Seconds without progress after which `stop` gives a `dst` up.
+_STUCK = 5.0  # Seconds that one write may take when somebody waits for the end.
+_LOOK_UP = 0.05
 
 
 class TailLog:
@@ -110,7 +111,7 @@ class TailLog:
     def stop(self) -> None:
         """Copy what the files hold now, and end; blocks for as long as `dst` takes to write that.
 
-        A `dst` that takes nothing for 5 s (a pipe that nobody reads) loses the rest.  What went wrong since
+        A `dst` that holds one write for 5 s (a pipe that nobody reads) loses the rest.  What went wrong since
         the start is logged.  Idempotent, also before `start`.
         """
         with self._lock:
@@ -154,12 +155,10 @@ class TailLog:
             watcher.deafen()
 
     def _await_drained(self, sink: Sink) -> None:
-        before = -1
-        while not self._drained.wait(_STUCK):
-            if sink.passes == before:
+        while not self._drained.wait(_LOOK_UP):
+            if SYSTEM_CLOCK.monotonic() - sink.writing_since > _STUCK:
                 sink.give_up(f"it took nothing for {_STUCK:g} s; the files have the rest")
                 break
-            before = sink.passes
 
     def _finish(self) -> None:
         if self._watcher is not None:

@@ -19,9 +19,14 @@ sees what is there: under `level` (a waiter looks again, later), with a timeout 
 may fire at any point.
 
 Arrivals at a `barrier` of the store commute with each other as long as no one is too many: none has an
-answer, and all of them go on after the last, whoever that was.  (`add`, as the collectives use it, tells
-each its number: those do not commute.)  `LAST` is the last place at the table: two steps that both want it
-do not commute.
+answer, and all of them go on after the last, whoever that was.  `LAST` is the last place at the table: two
+steps that both want it do not commute.
+
+Arrivals at a barrier of the collectives are `add`s that say how many are to come (`arrive`).  Such a caller
+asks of the number that it gets only whether it is the last one, and of `members` only who they are.  So
+arrivals commute (`ARRIVE`), but for the last one, which is told; `NEXT` is the last place before it.  Of n!
+orders n remain.  (So do observers in Aronis, Jonsson, Lang, Sagonas: Optimal Dynamic Partial Order Reduction
+with Observers, TACAS 2018.)  Any other `add` tells its number, and commutes with none.
 
 All operations on one queue are dependent, and with creations of a value of its name, since a wait is content
 with either.  `EVERYTHING` is the place of those that look at all keys; who
@@ -36,9 +41,11 @@ from typing import Any
 from pytest_elastic.store import StoreState
 from pytest_elastic.store._state import Operation
 
-VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST = (1 << i for i in range(9))
+VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST, ARRIVE, NEXT = (
+    1 << i for i in range(11)
+)
 _WRITES = OVERWRITE | CREATE | DELETE
-_MEETING = MEET | LAST
+_MEETING = MEET | LAST | ARRIVE | NEXT
 _SIZES = 16  # From this bit on: which world size it is that meets.
 
 Place = str | tuple[str, str]
@@ -54,8 +61,10 @@ _CONFLICTS = {
     DELETE: VALUE | PRESENCE | AWAIT | AWAIT_VALUE | _WRITES | _MEETING,
     AWAIT: DELETE | _MEETING,
     AWAIT_VALUE: OVERWRITE | DELETE | _MEETING,
-    MEET: ~_MEETING,
-    LAST: ~_MEETING,
+    MEET: ~(MEET | LAST),
+    LAST: ~(MEET | LAST),
+    ARRIVE: ~(ARRIVE | NEXT),
+    NEXT: ~(ARRIVE | NEXT),
 }
 
 
@@ -82,7 +91,7 @@ def commute(one: Footprint, other: Footprint) -> bool:
         one, other = other, one
     for place, access in one.items():
         there = other.get(place)
-        if there is not None and (AGAINST[access] & there or access & there & LAST):
+        if there is not None and (AGAINST[access] & there or access & there & (LAST | NEXT)):
             return False
     return True
 
@@ -103,6 +112,14 @@ def _counting(state: StoreState, eager: bool, key: str, *_: Any) -> Footprint:
     found = _writing(state, eager, key)
     found[key] |= VALUE
     return found
+
+
+def _arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int = 0) -> Footprint:
+    place = _place(state, key)
+    if not 0 < place < world_size or _is_awaited(state, key):
+        return _counting(state, eager, key)
+    access = (NEXT if place + 1 == world_size else ARRIVE) | 1 << _SIZES + world_size
+    return {key: access, EVERYTHING: MEET}
 
 
 def _comparing(state: StoreState, eager: bool, key: str, expected: bytes, _: bytes) -> Footprint:
@@ -144,8 +161,7 @@ def _checking(state: StoreState, _: bool, keys: Sequence[str]) -> Footprint:
 
 def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footprint:
     members, last = f"{key}/num_members", f"{key}/last_member"
-    count = state.peek(members) or b"0"
-    place = int(count) + 1 if count.isdigit() else 0
+    place = _place(state, members)
     if not eager and 0 < place <= world_size and state.peek(last) is None and not _is_awaited(state, members):
         access = LAST if place == world_size else MEET
         access |= 1 << _SIZES + world_size
@@ -155,6 +171,12 @@ def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footp
     for each, access in _waiting(state, eager, [last]).items():
         found[each] = found.get(each, 0) | access
     return found
+
+
+def _place(state: StoreState, key: str) -> int:
+    """The number that the next one to count gets; 0 where there is no counting."""
+    count = state.peek(key) or b"0"
+    return int(count) + 1 if count.isdigit() else 0
 
 
 def _is_awaited(state: StoreState, key: str) -> bool:
@@ -181,7 +203,7 @@ _OF: dict[str, Callable[..., Footprint]] = {
     "set": _writing,
     "append": _writing,
     "add": _counting,
-    "arrive": _counting,
+    "arrive": _arriving,
     "compare_set": _comparing,
     "delete_key": _deleting,
     "multi_set": _writing_many,

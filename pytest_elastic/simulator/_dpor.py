@@ -92,7 +92,8 @@ class Dpor:
         faults = simulation.setting.faults
         self._slowed = {fault.rank for fault in faults if fault.kind in _SLOWING}
         self._entangled = any(map(_is_far, faults))
-        self._eager = self._explored or simulation.setting.wake == "level"
+        self._drops = any(fault.kind == "drop" for fault in faults)  # A lost arrival is none.
+        self._eager = self._explored or self._drops or simulation.setting.wake == "level"
         self._frames: list[_Frame] = []
         self._run: Run
         self.trace = Trace(self._ranks)
@@ -204,7 +205,8 @@ class Dpor:
             for key in keys:
                 found[key] = found["queue", key] = PRESENCE
         elif step.kind in ("call", "resume") and not self._is_held(step):
-            found = footprint((step.name, *step.arguments), run.state, self._eager or seat.seconds <= 0)
+            name = "add" if self._drops and step.name == "arrive" else step.name
+            found = footprint((name, *step.arguments), run.state, self._eager or seat.seconds <= 0)
         if self._explored:
             found[_CLOCK] = OVERWRITE if step.kind == "expire" else MEET
             if step.name in _BLOCKING or step.kind == "timer" or step.rank in self._slowed:

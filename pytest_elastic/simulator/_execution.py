@@ -58,15 +58,21 @@ class Blocked:
         step: its pending operation, as a `"call"`.
         missing: the keys that are not there.
         deadline: virtual seconds, `math.inf` if there is none.
+        place: `file:line` in the rank's code, or the code that it calls.
     """
 
     step: Step
     missing: tuple[str, ...]
     deadline: float
+    place: str = ""
 
     @property
     def rank(self) -> int:
         return self.step.rank
+
+    def __str__(self) -> str:
+        place = f"\n    at {self.place}" if self.place else ""
+        return f"{self.step}; missing: {', '.join(map(repr, self.missing))}{place}"
 
 
 @dataclass(slots=True)
@@ -111,6 +117,17 @@ class Execution:
         """The sparse schedule of this run, see `SparseScheduler`."""
         pairs = zip(self.enabled[: self.turns], self.steps[: self.turns], strict=True)
         return delays_of([(steps, steps.index(done)) for steps, done in pairs if steps])
+
+    @property
+    def fates(self) -> tuple[str, ...]:
+        """What became of the ranks that do not wait, in words, by rank."""
+        told = {rank: f"was ended by {fault!r}" for rank, fault in self.killed.items()}
+        told |= {rank: f"was ended by its timer {scope!r}" for rank, scope in self.expired.items()}
+        told |= {rank: f"failed with {type(error).__name__}" for rank, error in self.errors.items()}
+        told |= dict.fromkeys(self.stopped, "is stopped by a fault")
+        waiting = {each.rank for each in self.blocked}
+        rest = (rank for rank in range(self.setting.ranks) if rank not in waiting)
+        return tuple(f"rank {rank} {told.get(rank, 'has returned')}" for rank in rest)
 
     def check(self) -> Execution:
         """Raise what is wrong with it, if anything is.

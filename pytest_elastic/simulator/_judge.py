@@ -34,8 +34,8 @@ def judge(execution: Execution, stuck: Stuck | None) -> Verdict | None:
         return None
     deadline = min(each.deadline for each in blocked)
     if deadline == math.inf:
-        return Deadlock(blocked)
-    return HangUntilTimeout(blocked, deadline - execution.now)
+        return Deadlock(blocked, execution.fates)
+    return HangUntilTimeout(blocked, deadline - execution.now, execution.fates)
 
 
 def compare(once: Execution, again: Execution) -> Nondeterminism | None:

@@ -18,6 +18,7 @@ take turns, whatever the scheduler says; `Turns` says when that is a livelock.
 from __future__ import annotations
 
 import math
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from pytest_elastic.clock import VirtualClock
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.faults import Watch
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
+from pytest_elastic.simulator._place import place_of
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PASSING, PENDING, READY, Seat
 from pytest_elastic.simulator._strike import strike, strike_at_line
@@ -82,7 +84,7 @@ class Run:
             self.offers[seat.number] = seat.step
         try:
             while not self.ready and not self.over:
-                steps = [step for step in self.offers if step]
+                steps = list(filter(None, self.offers))
                 if not steps or self._jumped or self._expiries:
                     steps += self._timed(steps)
                 if steps:
@@ -143,11 +145,12 @@ class Run:
     def call(self, seat: Seat) -> None:
         step = seat.step
         self.offers[seat.number] = None
-        if self.watch is not None and not seat.excused:
-            seat.excused = True
-            if strike(self, seat, self.watch):
-                return
-        seat.excused = False
+        if self.watch is not None:
+            if not seat.excused:
+                seat.excused = True
+                if strike(self, seat, self.watch):
+                    return
+            seat.excused = False
         try:
             if self.gone:
                 raise DistNetworkError("the store's server is gone")
@@ -281,10 +284,18 @@ class Run:
     def blocked(self) -> tuple[Blocked, ...]:
         """Who waits for the store, by rank."""
         return tuple(
-            Blocked(seat.step, self.state.missing(seat.waiter), seat.alarms.get("wait", math.inf))
+            Blocked(
+                seat.step,
+                self.state.missing(seat.waiter),
+                seat.alarms.get("wait", math.inf),
+                self._place(seat),
+            )
             for seat in self.seats
             if seat.waiter is not None and seat.status != ENDED
         )
+
+    def _place(self, seat: Seat) -> str:
+        return place_of(reversed(list(traceback.walk_stack(self.crew.frame(seat.number)))))
 
 
 _DO: dict[Kind, Callable[[Run, Seat], None]] = {

@@ -142,10 +142,8 @@ class FollowingScheduler:
 def default_choice(steps: Sequence[Step], last: int) -> int:
     """The index of the default among enabled steps."""
     for index, step in enumerate(steps):
-        if step.kind == "expire":
-            break
         if step.rank >= last:
-            return index
+            return index if step.kind != "expire" else 0  # Those come last: no rank from here on can run.
     return 0
 
 

@@ -50,8 +50,8 @@ def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> 
         if trials.try_out(failure.setting, failure.delays, any_size=True) is None:
             return _differing(failure, trials.last)
         for simplify in (
-            _fewer_ranks,
             _fewer_faults,
+            _fewer_ranks,
             _fewer_expiries,
             _fewer_delays,
             _smaller_delays,

@@ -6,10 +6,11 @@ a thread costs more than a short execution.  The baton of a thread is a lock of 
 direct, one wake-up for each hand-over.
 
 A member that does not come to a scheduling point for `PATIENCE` seconds keeps the baton for ever, as far as
-anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that is stuck
-gets an exception, which ends it if it runs Python code; if it is in a call that never returns it stays, as a
-daemon, until the interpreter ends.  Greenlets are in the way of the thread that should raise, so there a
-watching thread sends that one a signal; this is why they work in the main thread only.
+anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that computes
+gets an exception; one that is in a call stays, as a daemon, until that returns.  (An exception that is
+pending for a thread which does not take it makes others loop for ever, under tracing, in CPython 3.11.)
+Greenlets are in the way of the thread that should raise, so there a watching thread sends that one a signal;
+this is why they work in the main thread only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -71,6 +73,9 @@ class Crew(Protocol):
     def runs(self, member: int) -> bool:
         """Whether the caller is this member, and not another or just some thread."""
 
+    def frame(self, member: int) -> FrameType | None:
+        """From home: where a member that waits for the baton stands."""
+
     def close(self) -> None:
         """End the members: those in their bodies get `Interrupted` where they wait, or when they do."""
 
@@ -106,7 +111,7 @@ class ThreadCrew:
             beat = self.beat
             if waited >= PATIENCE:
                 self._lost = self._holder
-                raise Stuck(self._lost, _stack_of(sys._current_frames().get(self._idents[self._lost])))
+                raise Stuck(self._lost, traceback.format_stack(self.frame(self._lost)))
 
     def switch(self, me: int, to: int) -> None:
         self._hand(to)
@@ -117,14 +122,18 @@ class ThreadCrew:
     def runs(self, member: int) -> bool:
         return threading.get_ident() == self._idents[member] and member != self._lost
 
+    def frame(self, member: int) -> FrameType | None:
+        return sys._current_frames().get(self._idents[member])
+
     def close(self) -> None:
         self._closed = True
         for baton in self._batons:
             if baton.locked():
                 baton.release()
         for thread in self._threads:
+            used = _time_used(thread)
             thread.join(_MOMENT)
-            if thread.is_alive():
+            if thread.is_alive() and _time_used(thread) > used:
                 _raise_in(thread.ident or 0)
                 thread.join(_MOMENT)
 
@@ -185,10 +194,14 @@ class GreenletCrew:
     def runs(self, member: int) -> bool:
         return self._getcurrent() is self._members[member]
 
+    def frame(self, member: int) -> FrameType | None:
+        frame: FrameType | None = self._members[member].gr_frame
+        return frame
+
     def close(self) -> None:
         self._done.set()
         self._watcher.join()
-        signal.signal(_SIGNAL, self._old_handler)
+        signal.signal(_SIGNAL, self._old_handler or signal.SIG_DFL)
         for member in self._members[:HOME]:
             if member:
                 member.throw()
@@ -206,7 +219,8 @@ class GreenletCrew:
         beat, holder = self.beat, self._holder
         while not self._done.wait(PATIENCE):
             if holder != HOME and (self.beat, self._holder) == (beat, holder):
-                self._stuck = Stuck(holder, _stack_of(sys._current_frames().get(self._ident)))
+                stack = traceback.format_stack(sys._current_frames().get(self._ident))
+                self._stuck = Stuck(holder, stack)
                 signal.pthread_kill(self._ident, _SIGNAL)
             beat, holder = self.beat, self._holder
 
@@ -231,8 +245,12 @@ def _held() -> _thread.LockType:
     return lock
 
 
-def _stack_of(frame: FrameType | None) -> list[str]:
-    return traceback.format_stack(frame)
+def _time_used(thread: threading.Thread) -> int:
+    """Nanoseconds of a processor's time; 0 where that is not known, or for a thread that has ended."""
+    try:
+        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _raise_in(ident: int) -> None:

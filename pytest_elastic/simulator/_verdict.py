@@ -20,15 +20,12 @@ of its own (`throw`), since Hypothesis tells failures apart by type and line.
 from __future__ import annotations
 
 import traceback
-from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 from pytest_elastic.errors import ElasticError, name_ranks
 from pytest_elastic.simulator._execution import Blocked
+from pytest_elastic.simulator._place import place_of
 from pytest_elastic.simulator._scheduler import Step
-
-_PACKAGE = str(Path(__file__).parent.parent)
 
 
 class Verdict(ElasticError):
@@ -65,7 +62,7 @@ class RankFailed(Verdict):
         self.rank, self.ranks, self.blocked = rank, [rank], blocked
         trace = error.__traceback__
         inner = trace.tb_next if trace is not None else None  # Without our own frame.
-        self.type_name, self.place = type(error).__name__, _place(inner)
+        self.type_name, self.place = type(error).__name__, place_of(traceback.walk_tb(inner))
         self.trace = "".join(traceback.format_exception(type(error), error, inner))
         super().__init__(f"rank {rank} failed at {self.place}: {self.type_name}: {error}{_waits(blocked)}")
         self.__context__ = self.__cause__ = error
@@ -100,11 +97,12 @@ class Deadlock(Verdict):
 
     Attributes:
         blocked: who, and for what.
+        fates: what became of the others, in words.
     """
 
-    def __init__(self, blocked: tuple[Blocked, ...]) -> None:
-        self.blocked, self.ranks = blocked, [each.rank for each in blocked]
-        super().__init__(f"deadlock of {name_ranks(self.ranks)}{_waits(blocked)}")
+    def __init__(self, blocked: tuple[Blocked, ...], fates: tuple[str, ...] = ()) -> None:
+        self.blocked, self.fates, self.ranks = blocked, fates, [each.rank for each in blocked]
+        super().__init__(f"deadlock of {name_ranks(self.ranks)}{_waits(blocked, fates)}")
 
     def throw(self) -> NoReturn:
         raise self
@@ -116,12 +114,14 @@ class HangUntilTimeout(Verdict):
     Attributes:
         blocked: who, and for what.
         seconds: how long, on the virtual clock, until the first deadline.
+        fates: what became of the others, in words.
     """
 
-    def __init__(self, blocked: tuple[Blocked, ...], seconds: float) -> None:
-        self.blocked, self.seconds, self.ranks = blocked, seconds, [each.rank for each in blocked]
+    def __init__(self, blocked: tuple[Blocked, ...], seconds: float, fates: tuple[str, ...] = ()) -> None:
+        self.blocked, self.seconds, self.fates = blocked, seconds, fates
+        self.ranks = [each.rank for each in blocked]
         super().__init__(
-            f"{name_ranks(self.ranks)} would hang for {seconds:g} s, until a timeout{_waits(blocked)}"
+            f"{name_ranks(self.ranks)} would hang for {seconds:g} s, until a timeout{_waits(blocked, fates)}"
         )
 
     def throw(self) -> NoReturn:
@@ -185,16 +185,9 @@ class Nondeterminism(Verdict):
         raise self
 
 
-def _place(trace: TracebackType | None) -> str:
-    """The innermost line that is not this package's, as `file:line`."""
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
-    theirs = [place for place in frames if not place[0].startswith(_PACKAGE)]
-    return "{}:{}".format(*(theirs or frames or [("?", 0)])[-1])
-
-
 def _list(steps: tuple[Step, ...]) -> str:
     return "; ".join(map(str, steps)) or "nothing more"
 
 
-def _waits(blocked: tuple[Blocked, ...]) -> str:
-    return "".join(f"\n  {each.step}; missing: {', '.join(map(repr, each.missing))}" for each in blocked)
+def _waits(blocked: tuple[Blocked, ...], fates: tuple[str, ...] = ()) -> str:
+    return "".join(f"\n  {line}" for line in (*blocked, *fates))

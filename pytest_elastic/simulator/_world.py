@@ -36,24 +36,32 @@ class Simulation:
         self._run: Run | None = None
         self._exit = ExitStack()
         self._crew: Crew | None = None
+        self._inside = False
 
     def __enter__(self) -> Simulation:
         self._exit.enter_context(installed(self._caller))
         if any(fault.trigger.where == "line" for fault in self.setting.faults):
             self._exit.enter_context(listening(self._caller))
         self._exit.callback(self._dismiss)
+        self._inside = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._inside = False
         self._exit.close()
 
     def run(self, scheduler: Scheduler) -> Execution:
         """One execution, from an empty store to its end, verdict included.
 
         What the scheduler raises, `Cut` excepted, comes out.
+
+        Raises:
+            RuntimeError: outside of the simulation's block.
         """
+        if not self._inside:
+            raise RuntimeError("a simulation runs inside of its `with` block")
         if self._crew is None:
             self._crew = make_crew(self.setting.ranks, self._body)
         run = self._run = Run(self.setting, scheduler, self._crew)

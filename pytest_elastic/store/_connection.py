@@ -28,6 +28,7 @@ class Connection:
         open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
+        spared: until when the deadline does not count; see `Service.jump`.
         ahead: by how much the service's clock was ahead of the machine's when the wait began.
         stuck: whether it does not take its answer, so that nothing more is read from it.
         kept: whether its request is its gate's (see `_gate`).
@@ -42,7 +43,7 @@ class Connection:
         self.open, self.greeted = True, False
         self.stuck = self.kept = self.busy = False
         self.waiter: Waiter | None = None
-        self.deadline = self.started = self.timeout = self.ahead = 0.0
+        self.deadline = self.started = self.timeout = self.ahead = self.spared = 0.0
         self.backlog: deque[bytes] = deque()
         self._read: Callable[[int], bytes] = end.recv
         self._frames = Frames(MAX_GREETING)
@@ -53,6 +54,12 @@ class Connection:
         """It waits from now on, for `timeout` seconds."""
         self.waiter, self.busy = waiter, True
         self.started, self.timeout, self.deadline = started, timeout, started + timeout
+        self.spared = 0.0
+
+    @property
+    def due(self) -> float:
+        """When its wait or its greeting is over."""
+        return max(self.deadline, self.spared)
 
     def release(self) -> None:
         """It does not wait any more."""

@@ -136,6 +136,9 @@ class StoreServer:
             except Exception:
                 if not self._closed:  # By a signal's handler, in the middle of it.
                     raise
+            finally:
+                if self._closing:
+                    self._end()
 
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""
@@ -189,11 +192,12 @@ class StoreServer:
 
     def tell(self) -> None:
         """Tell the sink all that was not told yet."""
-        self._service.tell()
+        if self._service.reporter is not None:
+            self._service.reporter.tell()
 
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._service.settle(act)
+        self._service.agenda.settled = act
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
@@ -262,7 +266,7 @@ class StoreServer:
                 return
             self._closing = self._closed = True
         self._obey()  # A pair that was ordered in the last moment is hung up on like the others.
-        self._service.tell()
+        self.tell()
         self._service.close()
         if self._listener is not None:
             self._listener.close()

@@ -23,6 +23,7 @@ from typing import Any
 
 from pytest_elastic.clock import LeapingClock
 from pytest_elastic.store._address import Listener
+from pytest_elastic.store._agenda import Agenda
 from pytest_elastic.store._connection import Connection, Door
 from pytest_elastic.store._gate import Ending
 from pytest_elastic.store._handle import timeout_error
@@ -43,6 +44,7 @@ from pytest_elastic.store._wire import (
 )
 
 _QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
+_MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
 Known = tuple[bool, Sequence[int]]
@@ -59,6 +61,7 @@ class Service:
         token: what those who connect must know.
         reporter: who is told of each request and wait; `None` for nobody.
         clock: that of the timeouts.
+        agenda: what is to be done besides.
     """
 
     def __init__(self, state: StoreState) -> None:
@@ -66,9 +69,7 @@ class Service:
         self.token = ""
         self.reporter: Reporter | None = None
         self.clock = LeapingClock()
-        self._settled: Callable[[], None] | None = None
-        self._alarm: Callable[[], None] | None = None
-        self._alarm_at = math.inf
+        self.agenda = Agenda()
         self._operations = {one.code: (one, getattr(state, one.name)) for one in REQUESTS.values()}
         self._poller = Poller()
         self._acts: dict[int, Callable[[], None]] = {}
@@ -102,15 +103,15 @@ class Service:
 
     def poll(self, timeout: float) -> None:
         """Serve what is ready, and wait for that for `timeout` seconds at most."""
-        settled, self._settled = self._settled, None
+        settled = self.agenda.take_settled()
         if settled is not None:
             timeout = 0.0
         elif self._next < math.inf:
             timeout = max(0.0, min(timeout, self._next - self.clock.monotonic()))
         noted = self.reporter is not None and bool(self.reporter.noted)
         ready = self._poller.wait(min(timeout, _QUIET) if noted else timeout)
-        if noted and not ready:
-            self.tell()
+        if self.reporter is not None and noted and not ready:
+            self.reporter.tell()
         for descriptor, _ in ready:
             connection = self._connections.get(descriptor)
             if connection is not None:
@@ -125,24 +126,16 @@ class Service:
         if settled is not None:
             settled()
 
-    def settle(self, act: Callable[[], None]) -> None:
-        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._settled = act
-
-    def tell(self) -> None:
-        """Tell the sink all that was noted."""
-        if self.reporter is not None:
-            self.reporter.tell()
-
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
-        self._alarm, self._alarm_at = act, self.clock.monotonic() + seconds
-        self._next = min(self._next, self._alarm_at)
+        self.agenda.set_alarm(self.clock.monotonic() + seconds, act)
+        self._next = min(self._next, self.agenda.at)
 
     def jump(self, most: float = math.inf) -> None:
         """Let the time pass until the next wait is over, at once; nothing if that is `most` seconds or more.
 
-        Greetings keep their time.
+        Its client has a moment to end the other waits: until then they end only by the next jump.  Greetings
+        keep their time.
         """
         nearest = min((connection.deadline for connection in self._blocked.values()), default=math.inf)
         seconds = max(0.0, nearest - self.clock.monotonic())
@@ -151,7 +144,9 @@ class Service:
         self.clock.leap(seconds)
         for stranger in self._strangers:
             stranger.deadline += seconds
-        self._expire()
+        for connection in self._blocked.values():
+            connection.spared = self.clock.monotonic() + _MOMENT
+        self._expire(nearest)
         self._go_on()
 
     def fileno(self) -> int:
@@ -335,19 +330,19 @@ class Service:
             if not self._answer(connection, reply):
                 self.state.abandon(waiter)
 
-    def _expire(self) -> None:
+    def _expire(self, jumped: float = -math.inf) -> None:
+        """End the waits whose time is over; `jumped` is the deadline of those who are not spared."""
         now = self.clock.monotonic()
         for connection in [one for one in self._strangers if one.deadline <= now]:
             self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
-        for waiter, connection in [(w, c) for w, c in self._blocked.items() if c.deadline <= now]:
+        over = [(w, c) for w, c in self._blocked.items() if c.due <= now or c.deadline <= jumped]
+        for waiter, connection in over:
             if connection.waiter is waiter:
                 self._end_wait(connection, waiter, now)
-        if self._alarm is not None and self._alarm_at <= now:
-            alarm, self._alarm, self._alarm_at = self._alarm, None, math.inf
-            alarm()
+        self.agenda.ring(now)
         waiting = [*self._strangers, *self._blocked.values()]
-        self._next = min((connection.deadline for connection in waiting), default=math.inf)
-        self._next = min(self._next, self._alarm_at)
+        self._next = min((connection.due for connection in waiting), default=math.inf)
+        self._next = min(self._next, self.agenda.at)
 
     def _end_wait(self, connection: Connection, waiter: Waiter, now: float) -> None:
         """Its timeout has passed, or is taken to have."""

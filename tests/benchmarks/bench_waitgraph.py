@@ -1,7 +1,7 @@
 """What knowing of hangs costs: `python tests/benchmarks/bench_waitgraph.py [rounds]`.
 
-* The wait graph, per event, on barriers and gathers of 8, 64 and 256 ranks: making the event and taking it.
-* That cost beside the barriers themselves: 50 barriers of 64 forked processes over a server.
+* The wait graph, per event, on barriers and gathers of 8, 64 and 256 ranks.
+* Making and taking these events, beside the barriers themselves: 50 barriers of 64 forked processes over a server.
 * From the event that closes a wait to the verdict, and the report of 8 ranks from their stacks.
 
 Printed are medians of the rounds, and of both sides of a ratio, which alternate.

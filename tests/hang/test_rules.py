@@ -55,11 +55,11 @@ BUGS: dict[str, tuple[World, Expected]] = {
     ),
     "different order": (
         (2, [(0, "barrier", "a"), (1, "barrier", "b")]),
-        (OrderMismatch, (0, 1), ("a", "b"), 'rank 0 at barrier "a", rank 1 at barrier "b"'),
+        (OrderMismatch, (0, 1), ("a", "b"), 'rank 0 is at barrier "a", rank 1 is at barrier "b"'),
     ),
     "different order, while one computes": (
         (4, [(0, "barrier", "a"), (2, "barrier", "a"), (3, "barrier", "b")]),
-        (OrderMismatch, (0, 2, 3), ("a", "b"), 'ranks 0, 2 at barrier "a", rank 3 at barrier "b"'),
+        (OrderMismatch, (0, 2, 3), ("a", "b"), 'ranks 0, 2 are at barrier "a", rank 3 is at barrier "b"'),
     ),
     "circular wait for two keys": (
         (2, [(0, "wait", "a"), (1, "wait", "b")]),
@@ -118,7 +118,7 @@ BUGS: dict[str, tuple[World, Expected]] = {
     "two uses of one barrier meet": (
         (2, [(0, "barrier", "world/barrier/b/1"), (1, "barrier", "world/barrier/b/2")]),
         (StalePrefix, (0, 1), ("world/barrier/b/1", "world/barrier/b/2"),
-         'different uses of one barrier meet: rank 0 at barrier "b", rank 1 at barrier "b" (use 2)'),
+         'different uses of one barrier meet: rank 0 is at barrier "b", rank 1 is at barrier "b" (use 2)'),
     ),
     "rank exits 0 early": (
         (3, [(1, "begins"), (0, "barrier", "b"), (1, "exits", 0)]),
@@ -165,6 +165,39 @@ BUGS: dict[str, tuple[World, Expected]] = {
     "a value is no element": (
         (2, [(0, "queue_pop", "q"), (1, "set", "q"), (1, "passes")]),
         (DoomedWait, (0,), ("q",), 'nobody is left to write "q": rank 1 passed'),
+    ),
+    "after a wait that might have timed out and did not": (
+        (2, [(0, "try", "k"), (1, "set", "k"), (0, "wait", "never"), (1, "passes")]),
+        (DoomedWait, (0,), ("never",), 'nobody is left to write "never": rank 1 passed'),
+    ),
+    "circle after waits that were served, while one computes": (
+        (3, [(0, "wait", "k"), (1, "wait", "k"), (2, "set", "k"), (0, "receive", "x", 1), (1, "receive", "y", 0)]),
+        (Deadlock, (0, 1), ("x", "y"), 'ranks 0-1 wait for each other: rank 0 for "x", rank 1 for "y"'),
+    ),
+    "the writer has ended, but for a thread that waits": (
+        (3, [(1, "check", "x"), (1, "passes"), (1, "wait", "k"), (0, "receive", "x", 1)]),
+        (DoomedWait, (0,), ("x",), 'rank 1 passed without writing "x"'),
+    ),
+    "an element is no value": (
+        (2, [(0, "get", "q"), (1, "queue_push", "q"), (1, "passes")]),
+        (DoomedWait, (0,), ("q",), 'nobody is left to write "q": rank 1 passed'),
+    ),
+    "one of two threads is gone": (
+        (2, [((0, 0), "wait", "a"), ((0, 1), "check", "x"), ((0, 1), "wait", "b"), ((0, 0), "leaves"), (1, "passes")]),
+        (DoomedWait, (0,), ("b",), 'nobody is left to write "b": rank 1 passed'),
+    ),
+    "two sizes of one barrier": (
+        (2, [(0, "barrier", "p", 2), (1, "barrier", "p", 3)]),
+        (HangUntilTimeout, (0, 1), ("p",),
+         'ranks 0-1 wait for barrier "p", which nobody releases; the first timeout is 299 s away'),
+    ),
+    "both threads of a rank": (
+        (2, [(0, "wait", "k"), (0, "begins"), ((0, 1), "wait", "m"), (1, "passes")]),
+        (Deadlock, (0,), ("k", "m"), 'threads of rank 0 wait for each other: rank 0 for "k", rank 0 for "m"'),
+    ),
+    "one of two keys came": (
+        (2, [(0, "wait", "x0", "x1"), (1, "set", "x0"), (1, "passes")]),
+        (DoomedWait, (0,), ("x1",), 'nobody is left to write "x1": rank 1 passed'),
     ),
     "gather without one": (
         (3, [(0, "gather", "g/"), (1, "passes")]),
@@ -249,6 +282,9 @@ REPAIRED: dict[str, World] = {
             (2, "delete_key", "b/last_member"), (0, "wait", "b/last_member"), (2, "passes"),
             (1, "set", "b/last_member")],
     ),
+    "the thread of a phase was not seen yet": (
+        2, [(0, "wait", "k"), (0, "begins"), (1, "set", "k"), (0, "wait", "m"), (1, "passes")],
+    ),
     "queue": (2, [(0, "queue_pop", "q"), (1, "queue_push", "q"), (1, "passes")]),
     "the launcher writes": (1, [(0, "set", "x"), (None, "set", "k"), (0, "wait", "k")]),
     "a rank goes on to the next phase": (
@@ -320,6 +356,7 @@ def test_fresh_prefixes() -> None:
     [
         ([(0, "barrier", "b"), (1, "passes")], True),
         ([(None, "set", "x"), (0, "barrier", "b"), (1, "passes")], False),
+        ([(None, "wait", "x"), (None, "leaves"), (0, "barrier", "b"), (1, "passes")], True),
         ([(None, "set", "x"), (None, "leaves"), (0, "barrier", "b"), (1, "passes")], True),
         ([((1, 0), "set", "x"), ((1, 1), "set", "y"), (0, "barrier", "b"), (1, "passes")], False),
         ([((1, 0), "set", "x"), ((1, 1), "set", "y"), (0, "barrier", "b"), (1, "exits", 1)], True),

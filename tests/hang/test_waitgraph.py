@@ -304,6 +304,27 @@ def test_a_verdict_is_taken_back() -> None:
     assert graph.doomed == ()
 
 
+def test_a_deleted_counter_opens_a_barrier() -> None:
+    """Whoever waits without having called it is not doomed once the counter is gone."""
+    graph, said = WaitGraph(2), []
+    group = Group(2)
+    for step in [(1, "wait", "p/last_member"), (0, "join", "p"), (0, "delete_key", "p/num_members")]:
+        for event in group.step(*step):
+            graph.take(event)
+        said.append([wait.rank for wait in graph.doomed])
+    assert said == [[], [1], []]
+
+
+def test_deleted_keys_are_forgotten_in_the_end() -> None:
+    """A run that uses each key once does not grow for ever."""
+    graph = WaitGraph(1)
+    for number in range(10_050):
+        graph.take(StoreCalled(0.0, 0, 1, "delete_key", (f"k{number}",)))
+    assert len(graph.deleted) == 10_000
+    assert "k0" not in graph.deleted
+    assert "k10049" in graph.deleted
+
+
 def test_quiescent() -> None:
     """Everybody in a phase waits, whether or not a timeout is counted on; and there is somebody."""
     graph, said = WaitGraph(3), []
@@ -322,14 +343,22 @@ def test_quiescent() -> None:
     assert said == [False, False, True, False, True, False]
 
 
-@pytest.mark.parametrize("what", ["barrier", "gather"])
+HEALTHY: dict[str, list[Step]] = {
+    "barriers": [((rank + i) % 16, "barrier", f"p{i}") for i in range(4) for rank in range(16)],
+    "gathers": [((rank + i) % 16, "gather", f"p{i}/") for i in range(4) for rank in range(16)],
+    "a key, and a barrier": [
+        (0, "wait", "k"), *[(rank, "barrier", "p") for rank in range(1, 15)], (15, "set", "k"), (15, "barrier", "p"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HEALTHY)
 def test_healthy_groups_cost_no_fixpoint(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as nobody is late or gone, an event costs a few bits, however many ranks there are."""
-    steps = [((rank + shift) % 16, what, f"p{shift}/") for shift in range(4) for rank in range(16)]
     computed: list[int] = []
     monkeypatch.setattr("pytest_elastic.hang._waitgraph.grow", lambda *arguments: computed.append(1))
     graph = WaitGraph(16)
-    for event in events_of(16, steps):
+    for event in events_of(16, HEALTHY[what]):
         graph.take(event)
     assert computed == []
 

@@ -68,7 +68,8 @@ def run_job(start: RankStart) -> int:
     if isinstance(start.job, dict):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         open(start.job["trap"], "w").close()
-        time.sleep(1000)
+        while True:  # Python may see a signal just before a long sleep, and handle it after that.
+            time.sleep(0.01)
     JOBS[start.job]()
     return 0
 

@@ -45,7 +45,8 @@ def elapsed(function, *args, **named):
 def trap(rank):
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     print("ready")
-    time.sleep(1000)
+    while True:  # Python may see a signal just before a long sleep, and handle it after that.
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("kind", ["function", "program"])
@@ -230,7 +231,7 @@ def test_p69_f20_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(SurvivorsError) as caught:
         context.close(timeout=0.5)
-    assert time.monotonic() - begin < 1.8
+    assert time.monotonic() - begin < 3
     assert (list(caught.value.pids), caught.value.ranks) == ([context.pids()[1]], [1])
     result = context.wait(0)
     assert {rank: failure.exitcode for rank, failure in result.stopped.items()} == {0: -15, 1: -9, 2: -15}

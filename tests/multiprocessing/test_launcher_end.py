@@ -131,7 +131,8 @@ import os, signal, sys, time
 from pytest_elastic.multiprocessing import SignalException, start_processes
 
 def work(rank):
-    time.sleep(1000)
+    while True:  # Python may see a signal just before a long sleep, and handle it after that.
+        time.sleep(0.01)
 
 if __name__ == "__main__":
     pc = start_processes("n", work, {0: (0,), 1: (1,)}, {0: {}, 1: {}}, sys.argv[1], "fork")

@@ -259,8 +259,9 @@ def test_p33_f26_no_descriptor_to_be_had(method, tmp_path, shared_zygote):
         assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_p33_a_bar_without_its_events(tmp_path):
-    """What a tail refuses stops the start, with the handlers put back."""
+def test_p33_a_bar_without_its_events(tmp_path, monkeypatch):
+    """What a tail refuses stops the start before any process, with the handlers put back."""
+    monkeypatch.setattr(MultiprocessContext, "_start", lambda _: pytest.fail("processes were started"))
     with pytest.raises(ValueError, match="trigger_clear"):
         start_processes("n", double, ARGS, ENVS, tmp_path, "fork", tee=Std.ALL, progbar_events={"cleared": 1})
     assert os.listdir(tmp_path) == []

@@ -8,7 +8,9 @@ import sys
 import textwrap
 
 import psutil
+import pytest
 
+from pytest_elastic.multiprocessing import _zygote
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
@@ -72,3 +74,19 @@ def test_a_launcher_that_ends_takes_all_along(tmp_path):
     assert len(pids) == 2
     psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=1.5)
     assert not any(map(psutil.pid_exists, pids))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_two_guardians_end_at_once():
+    """The sweep that follows the first reaps the second: the zygote lives on."""
+    child = os.fork()
+    if child == 0:
+        try:
+            guardian = os.fork() or os._exit(0)
+            pidfd = os.pidfd_open(guardian)
+            os.waitpid(guardian, 0)
+            _zygote._bury(pidfd, {pidfd: guardian})
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

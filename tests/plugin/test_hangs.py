@@ -65,7 +65,7 @@ def test_nobody_is_accused_who_may_go_on(run):
         def test_a_wait_that_may_time_out(world):
             if world.rank == 0:
                 with pytest.raises(RuntimeError):
-                    world.store.wait(["never"], 300, may_timeout=True)
+                    world.store.wait(["never"], 100, may_timeout=True)
                 world.store.set("go", "1")
             else:
                 world.store.wait(["go"])
@@ -123,9 +123,33 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
         assert f'name="elastic.{name}" value="{value}' in junit
     (folder,) = (pytester.path / ".pytest_elastic").iterdir()
     names = {path.name for path in folder.iterdir()}
-    assert names == {"events.jsonl", "hang.dot", "hang.json", "page.html", "trace.json"}
+    assert names == {"events.jsonl", "hang.dot", "hang.json", "page.html", "recording.jsonl", "trace.json"}
     assert json.loads((folder / "hang.json").read_text())["verdict"] == "MissingRank"
     assert (folder / "hang.dot").read_text().startswith("digraph hang {")
+
+
+def test_the_report_tells_how_it_ended(run):
+    """A verdict that came while others still ran is told by what became of them."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=4)
+        def test_epoch(world):
+            if world.rank == 1:
+                while len(world.store.list_keys()) < 2:  # Until somebody is at either barrier.
+                    pass
+                raise ValueError("boom")
+            world.barrier("eval" if world.rank == 3 else "epoch3")
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            '  barrier "epoch3": arrived 0, 2; absent 1 (failed: ValueError: boom, *.py:8), 3 (waits for *',
+            '  cause: rank 1 failed before joining "epoch3"',
+        ]
+    )
 
 
 def test_artifacts_can_be_elsewhere_or_nowhere(run, pytester):

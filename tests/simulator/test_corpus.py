@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pytest_elastic.simulator import RankFailed, Setting, Verdict
+from pytest_elastic.simulator import (
+    Execution,
+    RankFailed,
+    Setting,
+    SparseScheduler,
+    Verdict,
+    explore,
+    parse_token,
+    prove,
+)
 from pytest_elastic.simulator._dpor import Dpor
-from pytest_elastic.simulator._explore import explore
 from pytest_elastic.simulator._oracle import visits
-from pytest_elastic.simulator._scheduler import DefaultScheduler
 from pytest_elastic.simulator._world import Simulation
 from simulator.corpus import KERNELS
 from simulator.corpus._kernel import Kernel
@@ -38,8 +46,8 @@ def test_its_twin_is_not(kernel: Kernel) -> None:
     "kernel", [kernel for kernel in KERNELS if kernel.number != 13], ids=lambda kernel: kernel.name
 )
 def test_its_twin_is_right_under_both_wake_rules(kernel: Kernel, wake: Any) -> None:
-    """What is right does not depend on who is woken how; with two ranks, since `level` has many traces."""
-    assert explore(kernel.fixed, 2, **kernel.options | {"wake": wake}).exhausted
+    """What is right does not depend on who is woken how."""
+    assert prove(kernel.fixed, kernel.ranks, **kernel.options | {"wake": wake}).exhausted
 
 
 @by_name
@@ -54,9 +62,29 @@ def test_when_it_fails(kernel: Kernel) -> None:
     assert ends == expected
 
 
+def every_schedule(simulation: Simulation, delays: int) -> Iterator[Execution]:
+    """All with at most so many delays."""
+    pending: list[tuple[tuple[int, int], ...]] = [()]
+    while pending:
+        schedule = pending.pop()
+        execution = simulation.run(SparseScheduler(schedule))
+        yield execution
+        if len(schedule) < delays:
+            used = sum(gap + 1 for gap, _ in schedule)
+            choices = [len(steps) for steps in execution.enabled if len(steps) > 1][used:]
+            pending += [
+                (*schedule, (gap, shift)) for gap, count in enumerate(choices) for shift in range(1, count)
+            ]
+
+
 @by_name
 def test_how_deep_it_is(kernel: Kernel) -> None:
-    """The default schedule finds those that need no delay, and no others."""
-    with Simulation(kernel.buggy, Setting(kernel.ranks, **kernel.options)) as simulation:
-        failed = simulation.run(DefaultScheduler()).verdict is not None
-    assert failed == (kernel.delays == 0)
+    """No schedule with fewer delays fails, and what is found is shrunk to so many."""
+    setting = Setting(kernel.ranks, **kernel.options)
+    with Simulation(kernel.buggy, setting) as simulation:
+        if kernel.delays:
+            assert all(each.verdict is None for each in every_schedule(simulation, kernel.delays - 1))
+    with pytest.raises(Verdict) as info:
+        explore(kernel.buggy, kernel.ranks, **kernel.options)
+    token = info.value.__notes__[-1].split("'")[1]
+    assert len(parse_token(token).delays) == kernel.delays

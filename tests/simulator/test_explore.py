@@ -117,14 +117,14 @@ def test_no_deadline_no_timeout() -> None:
 
 
 def test_prove() -> None:
-    """3 ranks, 2 barriers: 6 orders at each."""
+    """3 ranks, 2 barriers: anybody may be the last at each."""
     certificate = prove(exchange, 3)
     assert certificate.exhausted
-    assert (certificate.traces, certificate.executions) == (36, 36)
+    assert (certificate.traces, certificate.executions) == (9, 13)
     assert certificate.operations == (8, 8, 8)  # Whoever comes last sets two keys.
     assert (
         str(certificate)
-        == "all 36 traces of 3 ranks in 36 executions (latched store, virtual clock, no faults)"
+        == "all 9 traces of 3 ranks in 13 executions (latched store, virtual clock, no faults)"
     )
 
 
@@ -137,8 +137,8 @@ def test_prove_finds_what_is_wrong() -> None:
 
 def test_prove_gives_up() -> None:
     """It never says that it has proved what it has not."""
-    with pytest.raises(NotExhaustedError, match="nothing is proved: not all 10 traces") as info:
-        prove(exchange, 3, max_executions=10)
+    with pytest.raises(NotExhaustedError, match="nothing is proved: not all 4 traces") as info:
+        prove(exchange, 3, max_executions=5)
     assert not info.value.certificate.exhausted
     assert 0 < info.value.share < 1
 
@@ -224,7 +224,7 @@ def meet(barriers: int, victims: list[int]) -> Callable[[int, int, Any], bool]:
 def test_the_barrier_is_proved(barriers: int, ranks: int) -> None:
     """In every schedule: nobody passes before all have come, nobody times out."""
     certificate = prove(meet(barriers, []), ranks)
-    assert certificate.traces == {2: 2, 3: 6, 4: 24}[ranks] ** barriers
+    assert certificate.traces == ranks**barriers
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_the_barrier_is_proved(barriers: int, ranks: int) -> None:
         (1, 3, [0, 1, 2]),
         (2, 3, [0, 1, 2]),
         (1, 4, [0, 1, 2, 3]),
-        (2, 4, [0, 1]),  # Ranks 2 and 3 do what rank 1 does, under other keys.
+        (2, 4, [0, 1, 2, 3]),
     ],
 )
 def test_the_barrier_is_proved_with_every_single_kill(barriers: int, ranks: int, victims: list[int]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import sys
+import time
 import traceback
 
 import pytest
 
+from pytest_elastic.faults import kill, stop
 from pytest_elastic.simulator import (
     Blocked,
     Deadlock,
@@ -26,13 +29,16 @@ from pytest_elastic.simulator import (
     compare,
     simulate,
 )
+from pytest_elastic.simulator._place import place_of
+from pytest_elastic.timer import expires
+from simulator.programs import end_alone
 
-WAIT = Blocked(Step(1, "call", "wait", (("k",),)), ("k",), math.inf)
+WAIT = Blocked(Step(1, "call", "wait", (("k",),)), ("k",), math.inf, "a.py:3")
 ADD = Step(0, "call", "add", ("n", 1))
 VERDICTS = [
     RankFailed(1, ValueError("text"), (WAIT,)),
     TimerExpired(1, "scope", ()),
-    Deadlock((WAIT,)),
+    Deadlock((WAIT,), ("rank 0 has returned",)),
     HangUntilTimeout((WAIT,), 300.0),
     Livelock((ADD, ADD)),
     UncontrolledBlocking(1, "stack"),
@@ -72,8 +78,14 @@ def test_they_differ(one, other):
 @pytest.mark.parametrize(
     ("verdict", "text"),
     [
-        (VERDICTS[0], "rank 1 failed at ?:0: ValueError: text\n  rank 1: wait(['k']); missing: 'k'"),
-        (VERDICTS[2], "deadlock of rank 1\n  rank 1: wait(['k']); missing: 'k'"),
+        (
+            VERDICTS[0],
+            "rank 1 failed at ?: ValueError: text\n  rank 1: wait(['k']); missing: 'k'\n    at a.py:3",
+        ),
+        (
+            VERDICTS[2],
+            "deadlock of rank 1\n  rank 1: wait(['k']); missing: 'k'\n    at a.py:3\n  rank 0 has returned",
+        ),
         (VERDICTS[4], "livelock of rank 0, which do again and again:\n  rank 0: add('n', 1)"),
         (
             VERDICTS[6],
@@ -135,3 +147,39 @@ def test_comparing_executions():
     assert (difference.at, difference.ranks) == (1, [0])
     assert [step.keys for step in difference.once + difference.again] == [("call 0",), ("call 1",)]
     assert twice(longer).once == ()
+
+
+def test_where_ranks_wait(crew):
+    """Each with the line of its code, and what became of the others."""
+
+    def work(rank, world_size, store):
+        if rank == 1:
+            return
+        if rank == 4:
+            with expires(after=5, scope="work"):
+                time.sleep(6)
+        store.add("n", 1)
+        store.wait(["never"])
+
+    plan = kill(rank=2, op=1) | stop(rank=3, op=1)
+    execution = simulate(work, (), plan, ranks=5)
+    line = work.__code__.co_firstlineno + 7
+    assert [each.place for each in execution.blocked] == [f"{__file__}:{line}"]
+    assert execution.fates == (
+        "rank 1 has returned",
+        "rank 2 was ended by kill(rank=2, op=1)",
+        "rank 3 is stopped by a fault",
+        "rank 4 was ended by its timer 'work'",
+    )
+
+
+def test_the_hang_says_who_is_not_there():
+    """The text names those whom the others may wait for."""
+    with pytest.raises(HangUntilTimeout, match=r"\n  rank 2 has returned"):
+        simulate(end_alone, ranks=3).check()
+
+
+def test_a_place_within_the_package():
+    """Where no code of the user's is on the stack there is no place."""
+    assert place_of([]) == "?"
+    assert place_of([(sys._getframe(), 7)]) == f"{__file__}:7"

@@ -33,11 +33,8 @@ def test_a_correct_program(crew):
     """Everybody returns; the record has the steps, in which each was one of those enabled."""
     execution = run(exchange, "E1.3.l").check()
     assert execution.results == [0, 1, 2]
-    assert [str(step) for step in execution.steps[:3]] == [
-        "rank 0: add('a/num_members', 1)",
-        "rank 0: wait(['a/last_member'])",
-        "rank 1: add('a/num_members', 1)",
-    ]
+    assert [step.rank for step in execution.steps[:3]] == [0, 0, 1]
+    assert str(execution.steps[1]) == "rank 0: wait(['a/last_member'])"
     assert all(step in steps for step, steps in zip(execution.steps, execution.enabled, strict=True))
     assert execution.blocked == ()
     assert execution.now == 0.0

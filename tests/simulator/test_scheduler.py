@@ -90,6 +90,14 @@ def test_delays_of_the_default_are_none():
     assert delays_of([(CALLS[:2], 0), (CALLS[:2], 0), (CALLS[:2], 1)]) == ((2, 1),)
 
 
+def test_following_and_then_the_default():
+    """After the sequence the default goes on."""
+    with Simulation(exchange, Setting(2)) as simulation:
+        execution = simulation.run(FollowingScheduler([(1, "call"), (0, "call")]))
+    assert execution.delays == ((0, 1), (0, 1))
+    assert execution.verdict is None
+
+
 def test_following_what_cannot_happen():
     """A sequence that the program does not have is an error, not another execution."""
     with Simulation(exchange, Setting(2)) as simulation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 
 import pytest
 
@@ -194,3 +195,74 @@ def test_what_is_not_looked_for_again(simplify, verdict):
     """A rank that blocks for seconds is not run again, nor what does not come again."""
     failure = Execution(Setting(2), verdict=verdict)
     assert simplify(exchange, failure) is failure
+
+
+def test_a_group_keeps_the_rank_of_a_fault_that_matters():
+    """Without the fault it would not fail, and without the rank there is no fault."""
+
+    def work(rank, world_size, store):
+        if rank == 2:
+            store.set("third", "")
+        elif rank == 0:
+            store.set("first", "")
+        else:
+            seen = store.check(["first"])
+            time.sleep(1)
+            assert seen or store.check(["third"]), "nobody was there"
+
+    setting = Setting(3, faults=kill(rank=2, op=1) | delay(rank=0, by=0.5, op=1))
+    failure = simulate(work, Schedule(setting, ((0, 1),)))
+    best = shrink(work, failure)
+    assert (best.setting.ranks, best.setting.faults) == (3, kill(rank=2, op=1))
+    assert best.delays == ((0, 1),)
+
+
+def test_faults_go_before_ranks():
+    """A fault that does not matter keeps no rank."""
+    failure = fails(count_by_hand, ((1, 1),), ranks=3, faults=delay(rank=2, by=1, op=1))
+    best = shrink(count_by_hand, failure)
+    assert (best.setting, best.delays) == (Setting(2), ((1, 1),))
+
+
+def test_no_shorter_schedule_is_overlooked():
+    """All schedules of fewer delays are tried where what is left cannot be taken away."""
+
+    def windows(rank, world_size, store):
+        if rank == 0:
+            for name in ("first", "second"):
+                store.set(name, "1")
+                store.delete_key(name)
+        else:
+            assert [store.check([name]) for name in ("first", "second")] != [True, True]
+
+    walks = (simulate_randomly(windows, seed) for seed in range(1000))
+    failure = max((walk for walk in walks if walk.verdict is not None), key=lambda walk: len(walk.delays))
+    best = shrink(windows, failure)
+    assert len(failure.delays) > len(best.delays) == 3
+
+
+def test_an_expiry_that_matters_stays():
+    """What needs a deadline that fires early keeps one, not more."""
+
+    def work(rank, world_size, store):
+        if rank == 0:
+            store.set("k", "")
+        else:
+            store.wait(["k"], 5)
+
+    best = shrink(work, fails(work, ((0, 1), (0, 1)), ranks=2, expiries=3))
+    assert best.setting.expiries == 1
+    assert best.verdict.type_name == "DistStoreError"
+
+
+def test_a_failure_that_comes_but_not_always():
+    """One of the ten is another."""
+    calls = itertools.count()
+
+    def work(rank, world_size, store):
+        store.add("n", 1)
+        assert next(calls) == 7, "usually"
+
+    found = confirm(work, fails(work, (), ranks=1))
+    assert isinstance(found.verdict, Nondeterminism)
+    assert next(calls) == 8

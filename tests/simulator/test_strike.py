@@ -219,3 +219,15 @@ def test_streams_are_given_back(crew):
     streams = sys.stdout, sys.stderr
     run(chat, kill(rank=1, line="line 1 of 1")).check()
     assert (sys.stdout, sys.stderr) == streams
+
+
+def test_a_drop_of_what_the_store_refuses():
+    """The answer is the store's, also where that is an error."""
+
+    def work(rank, world_size, store):
+        store.set("text", "text")
+        with pytest.raises(ValueError, match="is no number"):
+            store.add("text", 1)
+        return store.get("text")
+
+    assert run(work, drop(rank=0, op=2), ranks=1).check().results == [b"text"]

@@ -82,6 +82,7 @@ def test_a_member_that_keeps_the_baton(kind, how, monkeypatch):
     def keep_it(member):
         if how == "lock":
             lock.acquire()
+            return HOME
         while True:
             pass
 
@@ -91,7 +92,7 @@ def test_a_member_that_keeps_the_baton(kind, how, monkeypatch):
         crew.resume(1)
     crew.close()
     if lock.locked():
-        lock.release()  # Lets the thread come to Python code, where it ends.
+        lock.release()  # Where a thread waits for it, that ends now.
     assert info.value.member == 1
     assert "keep_it" in info.value.stack[-1]
     assert signal.getsignal(signal.SIGURG) is handler

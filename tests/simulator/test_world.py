@@ -36,6 +36,17 @@ def test_many_runs(crew):
     assert isinstance(bad.verdict, HangUntilTimeout)
 
 
+def test_outside_of_its_block():
+    """Before and after its block a simulation does not run, since nothing would end its ranks."""
+    simulation = Simulation(exchange, Setting(2))
+    with pytest.raises(RuntimeError, match="inside of its `with` block"):
+        simulation.run(SparseScheduler(()))
+    with simulation:
+        assert simulation.run(SparseScheduler(())).verdict is None
+    with pytest.raises(RuntimeError, match="inside of its `with` block"):
+        simulation.run(SparseScheduler(()))
+
+
 def test_no_thread_is_left(crew):
     """At the end of the block the ranks' threads have ended, whatever they were in the middle of."""
     before = threading.enumerate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,28 @@ def test_the_earliest_deadline_comes_first(
     jumper.order(jumper.jump)
     errors = threads.join()
     assert 1000 <= errors[long].elapsed < 1000 + 30
+    for store in (first, second):
+        store.close()
+
+
+def test_others_are_spared_for_a_moment(
+    jumper: StoreServer, events: list[Event], threads: Any, wait_for: Any
+) -> None:
+    """What the first one does when its time was over decides, and not how fast the machine is."""
+    first, second = jumper.store(0), jumper.store(1)
+
+    def work() -> None:
+        with pytest.raises(DistStoreError):
+            first.wait(["a"], 300)
+        time.sleep(0.1)
+        first.set("b", "1")
+
+    threads.start(work)
+    wait_for(lambda: blocked(events, 1))
+    number = threads.start(lambda: second.wait(["b"], 300.001))
+    wait_for(lambda: blocked(events, 2))
+    jumper.order(jumper.jump)
+    assert threads.join()[number] is None
     for store in (first, second):
         store.close()
 

@@ -217,6 +217,29 @@ def test_s82_close_from_another_thread_ends_a_loop_of_the_callers(threads: Any) 
     assert open_files() == before
 
 
+def test_s82_a_poll_that_outlasts_the_close_ends_the_server(
+    threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S82: close is bounded; what it could not end is ended when the loop comes back."""
+    monkeypatch.setattr("pytest_elastic.store._server._CLOSING_TIME", 0.01)
+    before, server = open_files(), StoreServer()
+    busy, go_on = threading.Event(), threading.Event()
+
+    def act() -> None:
+        busy.set()
+        assert go_on.wait(30)
+
+    with server._lock:
+        server._order(act)
+    threads.start(lambda: server.poll(30.0))
+    assert busy.wait(30)
+    server.close()
+    assert open_files() > before
+    go_on.set()
+    threads.join()
+    assert open_files() == before
+
+
 def test_s82_a_signals_handler_may_close_the_server_that_is_polled() -> None:
     """S82: from within a poll."""
     server = StoreServer()

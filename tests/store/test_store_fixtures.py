@@ -85,11 +85,14 @@ def test_s83_the_exit_of_a_rank_is_told_to_the_server(run: Any) -> None:
     """S83: by the group that saw it, under the rank's label; a copy of its socket cannot hide it."""
     run(
         """
+        from pytest_elastic.launch import current_world
+
         def test_it(elastic):
-            group = elastic.start(lambda rank, world_size: rank, nprocs=2)
+            group = elastic.start(lambda rank, world_size: current_world().store.get("go"), nprocs=2)
             drop, told = group.server.drop, []
             group.server.drop = lambda label: (told.append(label), drop(label))
-            assert group.wait(timeout=30).return_values == {0: 0, 1: 1}
+            group.store.set("go", "")
+            assert group.wait(timeout=30).return_values == {0: b"", 1: b""}
             assert set(told) == {0, 1}
         """
     ).assert_outcomes(passed=1)

@@ -100,7 +100,7 @@ def all_present(rank: int, world_size: int, store: Any) -> None:
 KERNELS = [
     Kernel(5, circular_wait, give_then_wait, always=True),
     Kernel(6, lost_wakeup, kept_until_seen, always=False, ranks=2),
-    Kernel(18, two_windows, no_windows, always=False, fails="error", delays=2),
+    Kernel(18, two_windows, no_windows, always=False, fails="error", delays=3),
     Kernel(20, partly_present, all_present, always=False, fails="error", delays=1),
     Kernel(31, transient_key, steady_key, always=False, ranks=2, options={"wake": "level"}),
 ]
