@@ -1,13 +1,16 @@
 """Search for a schedule that fails: `explore` it, or `prove` that there is none.
 
 A rank function is called as `function(rank, world_size, store)`, once on each rank of each execution.  It
-must be deterministic but for the store: what else ranks share is not part of the search.
+must be deterministic but for the store: what else ranks share is not part of the search.  What they log is
+not shown.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, TypedDict, Unpack
 
@@ -113,7 +116,7 @@ def explore(
         ValueError: an argument is impossible.
     """
     setting = Setting(ranks, **rules)
-    with Simulation(function, setting) as simulation:
+    with _quiet(), Simulation(function, setting) as simulation:
         plan = plan_of(strategy, simulation, max_schedules, seed)
         found = _run(simulation, plan, max_schedules)
     if found.failure is not None:
@@ -134,7 +137,7 @@ def prove(
         ValueError: an argument is impossible.
     """
     setting = Setting(ranks, **rules)
-    with Simulation(function, setting) as simulation:
+    with _quiet(), Simulation(function, setting) as simulation:
         search = Dpor(simulation)
         found = _run(simulation, every_trace(search), max_executions)
         share = search.share
@@ -166,6 +169,17 @@ def prove_kills(
         rules["faults"] = besides | plan
         certificates[plan] = prove(function, ranks, max_executions, **rules)
     return certificates
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ranks log nothing meanwhile: nobody reads the logs of thousands of executions.  `replay` shows them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Found:
@@ -227,7 +241,8 @@ def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
 
 
 def _raise(function: RankFunction, failure: Execution, found: _Found) -> NoReturn:
-    best = confirm(function, shrink(function, failure))
+    with _quiet():
+        best = confirm(function, shrink(function, failure))
     assert best.verdict is not None
     how = f"found by {found.last!r} in schedule {found.schedules}"
     if isinstance(best.verdict, COME_ONCE):

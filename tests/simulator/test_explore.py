@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -290,6 +291,17 @@ def test_a_long_execution_counts_for_more() -> None:
 
     found = explore(program, 2, "pct2", max_schedules=100)
     assert 5 < found.schedules < 60
+
+
+def test_a_search_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its replay does; and what was disabled before stays so."""
+    with pytest.raises(RankFailed) as info:
+        explore(prefix_reuse)
+    assert caplog.records == []
+    with pytest.raises(RankFailed):
+        replay(prefix_reuse, token_of(info.value))
+    assert "synchronises only once" in caplog.text
+    assert logging.root.manager.disable == 0
 
 
 def test_lost_wakeups_hang_in_one_of_two_traces() -> None:

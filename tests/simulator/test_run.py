@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -181,6 +182,54 @@ def test_explored_time():
     assert execution.now == 5.0
 
 
+def test_explored_time_is_bounded():
+    """One early alarm is one: the other wait is answered."""
+
+    def work(rank, world_size, store):
+        if rank == 0:
+            store.set("k", "")
+            return None
+        try:
+            store.wait(["k"], 5 + rank)
+        except DistStoreError:
+            return "expired"
+        return "seen"
+
+    def outcomes(expiries):
+        found = set()
+        with Simulation(work, Setting(3, expiries=expiries)) as simulation:
+            for seed in range(200):
+                found.add(tuple(simulation.run(Random(seed)).results[1:]))
+        return {results.count("expired") for results in found}
+
+    assert outcomes(0) == {0}
+    assert outcomes(1) == {0, 1}
+    assert outcomes(2) == {0, 1, 2}
+
+
+class Random:
+    """Any step is as good as another."""
+
+    def __init__(self, seed):
+        self.source = random.Random(seed)
+
+    def choose(self, decision):
+        return self.source.randrange(len(decision.steps))
+
+
+def test_a_fast_clock_times_out_early():
+    """A timeout of 10 s is over after 5 on a clock that runs at twice the speed; its error counts 10."""
+
+    def work(rank, world_size, store):
+        with pytest.raises(DistStoreError) as info:
+            store.wait(["never"], 10)
+        return info.value.elapsed
+
+    with Simulation(work, Setting(1, skew=(1.0,), may_timeout=True)) as simulation:
+        execution = simulation.run(DEFAULT(()))
+    assert (execution.now, execution.results) == (5.0, [10.0])
+
+
 def test_skewed_clocks():
     """A clock that is fast sees its timeouts early, in true time."""
 
@@ -316,3 +365,18 @@ def test_a_scheduler_that_fails():
         with pytest.raises(ZeroDivisionError):
             simulation.run(Failing())
         assert simulation.run(DEFAULT(())).verdict is None
+
+
+def test_what_is_due_now_rings_before_anything_is_a_hang(crew):
+    """A wait and a sleep that end at one moment: the sleeper goes on first, the wait is over all the same."""
+
+    def work(rank, world_size, store):
+        if rank == 0:
+            store.wait(["a"], 1.0)
+        else:
+            time.sleep(1.0)
+            store.wait(["b"])
+
+    execution = run(work, "E1.2.l.1-1")
+    assert isinstance(execution.verdict, RankFailed)
+    assert isinstance(execution.errors[0], DistStoreError)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic.faults import FaultPlan, delay, kill
@@ -11,6 +11,7 @@ from pytest_elastic.simulator import Schedule, Setting, TokenError, parse_token,
 from pytest_elastic.simulator._schedule import fingerprint
 from simulator.programs import count_by_hand, exchange
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NUMBERS = st.integers(0, 1000)
 SETTINGS = st.builds(
     Setting,
@@ -31,12 +32,14 @@ SCHEDULES = st.builds(
 
 
 @given(SCHEDULES)
+@patient
 def test_a_token_says_all(schedule):
     """Text and back is the same schedule."""
     assert parse_token(str(schedule)) == schedule
 
 
 @given(SCHEDULES.filter(lambda schedule: schedule.program is not None), st.data())
+@patient
 def test_a_damaged_token_is_no_token(schedule, data):
     """One character that changed is noticed, wherever it is."""
     token = str(schedule)

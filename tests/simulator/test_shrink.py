@@ -85,6 +85,21 @@ def test_two_delays():
         assert simulate(needs_two, delays, ranks=3).verdict is None
 
 
+def test_a_delay_comes_as_early_as_it_can():
+    """Of many moments for one delay the first is taken, and of the alternatives the nearest."""
+
+    def work(rank, world_size, store):
+        seen = store.check(["n"])
+        for _ in range(5):
+            store.add("step", 1)
+        assert seen or not store.check(["n"]), "somebody came in between"
+        store.set("n", "")
+
+    for ranks, delays in ((2, ((5, 1),)), (3, ((5, 2),))):
+        best = shrink(work, fails(work, delays, ranks=ranks))
+        assert (best.setting.ranks, best.delays) == (2, ((1, 1),))
+
+
 def test_needless_delays_go():
     """What fails by default has no delays at the end; its group stays as it is."""
     best = shrink(end_alone, fails(end_alone, ((0, 1), (1, 1)), ranks=4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic.faults import kill
@@ -123,7 +123,7 @@ DELAYS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=3).m
 
 
 @given(PROGRAMS, DELAYS, st.sampled_from(["latched", "level"]), st.integers(0, 2), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_program_does_the_same_again(program, delays, wake, expiries, may_timeout):
     """On both crews, and by the delays that an execution had."""
 

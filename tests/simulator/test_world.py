@@ -204,15 +204,21 @@ def test_the_users_interrupt(crew):
 
 
 def test_an_interrupt_while_a_rank_computes(crew):
-    """The rank is ended, too."""
+    """The rank is ended, too, and the next run has other ranks."""
+
+    first = [True]
 
     def work(rank, world_size, store):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        while True:
-            pass
+        while first:
+            first[:] = [signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)]
+            while True:
+                pass
+        return store.add("n", 1)
 
     before = threading.enumerate()
     with Simulation(work, Setting(2)) as simulation:
         with pytest.raises(KeyboardInterrupt):
             simulation.run(SparseScheduler(()))
+        first.clear()
+        assert simulation.run(SparseScheduler(())).results == [1, 2]
     assert threading.enumerate() == before
