@@ -144,7 +144,7 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
     texts = {"events.jsonl": "".join(f"{dump(event)}\n" for event in findings.events)}
     if diagnosis is not None:
         said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
-        texts["hang.json"] = json.dumps(said, indent=1, default=_plain)
+        texts["hang.json"] = json.dumps(_finite(said), indent=1)
         texts["hang.dot"] = report_dot(diagnosis, stacks)
     shown = [event for event in findings.events if not isinstance(event, ClientLeft)]  # Nothing to be seen.
     picture = Picture(title, findings.nprocs, shown, stacks, said, outcome)
@@ -161,5 +161,10 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
     return written
 
 
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and math.isinf(value) else str(value)
+def _finite(value: Any) -> Any:
+    """JSON has no number for what never comes: `None`."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,118 @@
+"""What is told of a hang, to whom, and in which files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_elastic.events import PhaseBegan, load
+from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Picture, StalePrefix, WaitSeen
+from pytest_elastic.launch import _findings
+from pytest_elastic.launch._findings import annotate, explain, find
+from pytest_elastic.report import RankEnd, Verdict
+
+WAIT = WaitSeen(0, 7, "wait", ("a",), ("a",), 0.0, 300.0, "", True)
+HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, picture=Picture(2, (WAIT,)))
+FAILED, HUNG = RankEnd(0, "failed", 1.0, "boom"), RankEnd(0, "hung", math.inf, "did not finish")
+
+
+def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | None = None) -> Any:
+    """As far as it is looked at."""
+    lookout = SimpleNamespace(
+        diagnosis=diagnosis, stacks={}, explained=False, catch_up=lambda: None,
+        stale=lambda: stale, history=lambda: (PhaseBegan(1.0, 0, "call"),),
+    )  # fmt: skip
+    return SimpleNamespace(lookout=lookout, nprocs=2, plan=SimpleNamespace(directory=directory / "logs"))
+
+
+def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:
+    """First of its sections, with properties; the next phase of the test does not repeat it."""
+    one, verdict = group(tmp_path, HANG), Verdict("failed", FAILED, sections=[("other", "text")])
+    properties = explain(verdict, one, [FAILED], "test_x.py::test_it", None)
+    assert [title for title, _ in verdict.sections] == ["who waits for whom", "other"]
+    assert verdict.sections[0][1].startswith("HANG  1 of 2 ranks can never go on (known 1.0 ms")
+    assert verdict.sections[0][1].endswith(f"(files: {tmp_path / 'logs'})")
+    assert properties == [
+        ("elastic.nprocs", 2),
+        ("elastic.first_failed_rank", 0),
+        ("elastic.verdict", "MissingRank: rank 1 passed"),
+    ]
+    again = Verdict("failed", FAILED)
+    assert (explain(again, one, [FAILED], "test_x.py::test_it", None), again.sections) == ([], [])
+
+
+def test_a_pass_is_not_explained(tmp_path: Path) -> None:
+    """Whatever was found on the way."""
+    verdict = Verdict("passed")
+    assert explain(verdict, group(tmp_path, HANG), [], "test_it", tmp_path / "artifacts") == []
+    assert (verdict.sections, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_failure_of_others_is_no_hang(tmp_path: Path) -> None:
+    """Those who hung have dealt with it."""
+    assert find(group(tmp_path, HANG), [RankEnd(1, "failed", 1.0)]).diagnosis is None
+    assert find(group(tmp_path, HANG), [FAILED]).diagnosis is HANG
+
+
+def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) -> None:
+    """All of them, in a directory of the test's own."""
+    title = "sub/test_x.py::test_it[a/b nprocs=2]"
+    explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], title, tmp_path / "all")
+    (own,) = (tmp_path / "all").iterdir()
+    assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs=2-")
+    for directory in (own, tmp_path / "logs"):
+        names = {path.name for path in directory.iterdir()}
+        assert names >= {"events.jsonl", "hang.json", "hang.dot", "page.html", "trace.json"}
+    assert load((own / "events.jsonl").read_text().splitlines()[0]) == PhaseBegan(1.0, 0, "call")
+    assert json.loads((own / "hang.json").read_text())["verdict"] == "MissingRank"
+
+
+def test_a_timeout_that_never_comes_is_written(tmp_path: Path) -> None:
+    """As JSON that every reader takes."""
+    endless = Deadlock((0,), ("a",), "for ever", remaining=math.inf)
+    explain(Verdict("failed", FAILED), group(tmp_path, endless), [FAILED], "test_it", None)
+    text = (tmp_path / "logs" / "hang.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["remaining"] is None
+
+
+def test_a_directory_that_cannot_be_made_hides_nothing(tmp_path: Path) -> None:
+    """The failure is told of all the same."""
+    (tmp_path / "logs").write_text("a file")
+    verdict = Verdict("failed", FAILED)
+    assert explain(verdict, group(tmp_path, HANG), [FAILED], "test_it", None)
+    assert "files:" not in verdict.sections[0][1]
+
+
+def test_a_barrier_called_too_often_is_mentioned(tmp_path: Path) -> None:
+    """Where nobody hung."""
+    stale = StalePrefix((0,), ("again",), "rank 0 called barrier again")
+    verdict = Verdict("failed", FAILED)
+    properties = explain(verdict, group(tmp_path, None, stale), [FAILED], "test_it", None)
+    assert verdict.sections == [
+        ("seen besides", f"StalePrefix: rank 0 called barrier again\n  (files: {tmp_path / 'logs'})")
+    ]
+    assert ("elastic.verdict", str(stale)) in properties
+    assert not (tmp_path / "logs" / "hang.json").exists()
+
+
+def test_an_error_of_functions_on_ranks_is_annotated(tmp_path: Path) -> None:
+    """With the same text; the error stays what it is."""
+    error = RuntimeError("failed")
+    assert annotate(error, group(tmp_path, HANG), [0], "fn") is error
+    assert "HANG  1 of 2 ranks" in error.__notes__[0]
+    assert (tmp_path / "logs" / "hang.json").exists()
+
+
+def test_other_exporters_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get the path of their file and the whole picture."""
+    seen = []
+    monkeypatch.setitem(_findings.EXPORTERS, "mine.txt", lambda path, picture: seen.append((path, picture)))
+    explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", None)
+    ((path, picture),) = seen
+    assert path == tmp_path / "logs" / "mine.txt"
+    assert (picture.title, picture.nprocs, picture.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
