@@ -131,7 +131,8 @@ class Run:
     def _jump(self) -> list[Step]:
         """Nobody can run: let time pass, unless what ends then is a hang."""
         due = min(seat.due for seat in self.seats)
-        if due == math.inf or (not self.setting.may_timeout and self._hangs()):
+        late = due <= self.clock.now  # What is due rings, before anything is called a hang.
+        if due == math.inf or not (late or self.setting.may_timeout or not self._hangs()):
             return []
         self.clock.now = max(self.clock.now, due)
         self._jumped = True

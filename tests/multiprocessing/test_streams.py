@@ -146,7 +146,7 @@ def test_f30_a_log_is_truncated_and_replaced(launch, result_of, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["failing", "closed"])
-def test_f31_a_destination_that_fails(kind, launch, result_of, monkeypatch, caplog):
+def test_f31_a_destination_that_fails(kind, launch, result_of, monkeypatch, caplog, tmp_path):
     """No error comes out of `wait`; later lines arrive; the failure is logged once."""
 
     class Failing(io.StringIO):
@@ -154,6 +154,7 @@ def test_f31_a_destination_that_fails(kind, launch, result_of, monkeypatch, capl
 
         def write(self, text):
             self.writes += 1
+            (tmp_path / f"write{self.writes}").touch()
             if self.writes == 2:
                 raise OSError(28, "No space left on device")
             return super().write(text)
@@ -161,7 +162,8 @@ def test_f31_a_destination_that_fails(kind, launch, result_of, monkeypatch, capl
     def speak(rank):
         for number in range(4):
             print(number)
-            time.sleep(0.1)
+            while kind == "failing" and not (tmp_path / f"write{number + 1}").exists():
+                time.sleep(0.001)
 
     out = Failing()
     monkeypatch.setattr(sys, "stdout", out)

@@ -365,3 +365,18 @@ def test_a_scheduler_that_fails():
         with pytest.raises(ZeroDivisionError):
             simulation.run(Failing())
         assert simulation.run(DEFAULT(())).verdict is None
+
+
+def test_what_is_due_now_rings_before_anything_is_a_hang(crew):
+    """A wait and a sleep that end at one moment: the sleeper goes on first, the wait is over all the same."""
+
+    def work(rank, world_size, store):
+        if rank == 0:
+            store.wait(["a"], 1.0)
+        else:
+            time.sleep(1.0)
+            store.wait(["b"])
+
+    execution = run(work, "E1.2.l.1-1")
+    assert isinstance(execution.verdict, RankFailed)
+    assert isinstance(execution.errors[0], DistStoreError)
