@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import warnings
 from typing import NoReturn
 
 import pytest
 
 from pytest_elastic.errors import GroupTimeoutError, PartialSkipError, RankDiedError, RankError
 from pytest_elastic.report import PhaseReport, Verdict
+
+
+class ElasticWarning(pytest.PytestWarning):
+    """Something a test on ranks left behind."""
 
 
 def raise_verdict(verdict: Verdict) -> NoReturn:
@@ -73,3 +78,22 @@ def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> 
 
 def _with_sections(text: str, verdict: Verdict) -> str:
     return "\n".join([text, *(f"\n--- {title} ---\n{body}" for title, body in verdict.sections)])
+
+
+def report_leaks(item: pytest.Item, text: str, clean: bool, leaks: str) -> None:
+    """Warn of what the ranks of an item left behind, if anything.
+
+    Args:
+        clean: whether that is all that is wrong; then it may be a failure.
+        leaks: the option.
+    """
+    if not text:
+        return
+    if clean and leaks == "fail":
+        pytest.fail(text, pytrace=False)
+    try:
+        warnings.warn_explicit(ElasticWarning(text), None, str(item.path), (item.location[1] or 0) + 1)
+    except ElasticWarning:  # A filter made it an error: it must not hide a worse one.
+        if clean:
+            raise
+        item.add_report_section("call", "left behind", text)

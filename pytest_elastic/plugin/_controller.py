@@ -24,7 +24,7 @@ from pytest_elastic.clock import Deadline
 from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.launch._findings import explain
-from pytest_elastic.plugin._accounting import raise_verdict
+from pytest_elastic.plugin._accounting import raise_verdict, report_leaks
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import Options, timeout_is_off
@@ -32,10 +32,6 @@ from pytest_elastic.plugin._rank import Phase, RunItem
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
-
-
-class ElasticWarning(pytest.PytestWarning):
-    """Something a test on ranks left behind."""
 
 
 class Conductor:
@@ -315,18 +311,8 @@ class ItemController:
         except BaseException:
             self._abort()
             raise
-        self._report_leaks(group, clean)
+        report_leaks(self.item, leak_text(group), clean, self.conductor.options.leaks)
         return ends
-
-    def _report_leaks(self, group: RankGroup, clean: bool) -> None:
-        text = leak_text(group)
-        if not text:
-            return
-        if clean and self.conductor.options.leaks == "fail":
-            pytest.fail(text, pytrace=False)
-        warnings.warn_explicit(
-            ElasticWarning(text), None, str(self.item.path), (self.item.location[1] or 0) + 1
-        )
 
     def _abort(self) -> None:
         """The launcher was interrupted: stop the ranks within the grace, with their stacks if asked for."""

@@ -59,7 +59,8 @@ def pytest_unconfigure():
 def run(directory: Path, code: str, *arguments: str, conftest: str = "") -> str:
     (directory / "test_it.py").write_text(code)
     (directory / "conftest.py").write_text(conftest)
-    command = [*PYTEST, *arguments]
+    # Nothing of other runs is cleared away meanwhile.
+    command = [*PYTEST, f"--basetemp={directory / 'base'}", *arguments]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False).stdout
 
 

@@ -282,3 +282,26 @@ def test_a_kept_group_forgets(run):
     )
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.no_fnmatch_line("*HANG*")
+
+
+def test_what_is_left_behind_hides_no_failure(run):
+    """Also where warnings are errors: the ranks that hang are told of, and the process beside them."""
+    result = run(
+        """
+        import os, subprocess
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2, timeout=1)
+        def test_it(world):
+            if world.rank == 1:
+                subprocess.Popen(["sleep", "600"], start_new_session=True)
+                return
+            world.store.wait(["never"], 300)
+        """,
+        "-W", "error::pytest.PytestWarning",
+        "-W", "ignore::ResourceWarning",
+    )  # fmt: skip
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*HANG*", "*left behind*", "*left a process behind: pid * `sleep 600` (killed)"]
+    )
