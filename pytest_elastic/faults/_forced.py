@@ -42,6 +42,7 @@ class ForcedStage(Stage):
         super().__init__(following)
         self.steps, self.done = steps, 0
         self.divergence: DivergenceError | None = None
+        self._follows: Exception = DivergenceError("")  # What all others than the one that diverged are told.
         self._patience = patience
         self._held: dict[Party, Request] = {}
         self._late: list[Request] = []
@@ -75,7 +76,7 @@ class ForcedStage(Stage):
     def asked(self, request: Request) -> None:
         self._heard_of(*party_of(request))
         if self.divergence is not None:
-            self.keeper.fail(request, self.divergence)
+            self.keeper.fail(request, self._follows)
         elif self.done == self.steps:
             super().asked(request)
         elif self._expects(request):
@@ -213,14 +214,13 @@ class ForcedStage(Stage):
         lines = [f"the replay diverged at step {self.done + 1} of {self.steps}"]
         lines += [f"  expected {expected}"] if expected else []
         text = "\n".join([*lines, what])
-        error: Exception = DivergenceError(text)
-        self.divergence = DivergenceError(text)
+        self._follows = self.divergence = DivergenceError(text)
         others = [*self._held.values(), *self._late, *self._blocked.values()]
         if first is not None:
-            self.keeper.fail(first, error)
-            error = DistStoreError(f"held for a replay that another rank has ended: {text}")  # It follows.
+            self.keeper.fail(first, self.divergence)
+            self._follows = DistStoreError(f"held for a replay that another rank has ended: {text}")
         for request in others:
             if request is not first:
-                self.keeper.fail(request, error)
+                self.keeper.fail(request, self._follows)
         self._held.clear()
         self._late.clear()

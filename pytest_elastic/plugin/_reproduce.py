@@ -70,6 +70,8 @@ class Reproduction:
             return
         path = "" if self._given else self._write(item, recordings)
         token = self._given or _token(recordings) or path
+        if not token:
+            return
         line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
         if path:
             line = f"recording: {path}\n{line}"
@@ -198,6 +200,11 @@ def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
         except ValueError as error:
             raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
     path = config.invocation_params.dir / text
+    if text.startswith("E1."):
+        what = (
+            "it is the simulator's; `real_token` of `pytest_elastic.launch.bridge` makes one for real ranks"
+        )
+        raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed on ranks: {what}")
     try:
         recordings = load(path.read_text())
         lost = next((recording.lost for recording in recordings if recording.lost), 0)

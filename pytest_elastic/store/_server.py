@@ -212,11 +212,14 @@ class StoreServer:
 
     def rested(self, label: Hashable) -> None:
         """Tell the gate that this client asks for nothing more until it is told to."""
-        self.order(partial(self._service.rested, label))
+        if self._service.gate is not None:
+            self.order(partial(self._service.rested, label))
 
     def pass_to(self, gate: Gate | None) -> None:
         """Ask this gate from now on, or nobody; blocks until that is so."""
         with self._lock:
+            if gate is self._service.gate:
+                return
             if self._closing or self._thread is None:
                 self._service.pass_to(gate)
                 return

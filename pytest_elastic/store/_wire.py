@@ -8,7 +8,8 @@ wait, for those who look on.  There is one answer to each request, in order.
 
 A connection's first request is the greeting: the protocol's version and the token (empty where none is
 needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves.
-Before an answer `HELD` may come: the request is kept by the server's gate, for as long as it takes.
+Before an answer `HELD` may come: the request is kept by the server's gate, for as long as it takes.  The
+answer `exit` ends the client's process, which is how faults are injected.
 """
 
 from __future__ import annotations

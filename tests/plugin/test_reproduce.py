@@ -198,6 +198,10 @@ def test_stress_that_finds_nothing(run):
             "--elastic-replay=R1.x",
             "--elastic-replay: 'R1.x' cannot be replayed: it is no token of this version*",
         ),
+        (
+            "--elastic-replay=E1.2.l",
+            "--elastic-replay: 'E1.2.l' cannot be replayed on ranks: it is the simulator's; *",
+        ),
         ("--elastic-replay=nothing", "--elastic-replay: 'nothing' cannot be replayed: *"),
         ("--elastic-stress=x", "--elastic-stress: 'x' is not allowed; it must be a whole number"),
         ("--elastic-seed=-1", "--elastic-seed: '-1' is not allowed; it must be a whole number"),
