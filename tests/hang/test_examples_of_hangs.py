@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "test_hangs.py"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "test_hanging.py"
 TOLD = {
     node.name: " ".join((ast.get_docstring(node) or "").split())
     for node in ast.parse(EXAMPLES.read_text()).body
@@ -31,7 +31,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for path in directory.glob("*/hang.json"):
         hang = json.loads(path.read_text())
         suspected = "" if hang["exact"] else " (suspected)"
-        name = re.search(r"test_hangs.py-(test_\w+)-", path.parent.name)
+        name = re.search(r"test_hanging.py-(test_\w+)-", path.parent.name)
         assert name is not None
         found[name[1]] = f"{hang['verdict']}{suspected}: {hang['cause']}"
     return found

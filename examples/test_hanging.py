@@ -1,7 +1,7 @@
 """Every way to hang, and the cause that the report names; timeouts are 300 s, and the clock jumps over them.
 
 The last three hang outside of the store, and are named when their time is over.  The whole reports:
-`pytest --runxfail examples/test_hangs.py`.
+`pytest --runxfail examples/test_hanging.py`.
 """
 
 import ctypes
