@@ -59,7 +59,7 @@ class Reporter:
                 self._sink(event)
 
     def called(self, connection: Connection, name: str, arguments: Sequence[Any], answer: object) -> None:
-        """A request was carried out, or is blocked."""
+        """A request was carried out; one that is blocked is told of by `waits`."""
         number = connection.number
         self._heard.add(number)
         changed, numbers = answer is not _FAILED, None
@@ -74,14 +74,19 @@ class Reporter:
             keys = tuple(keys)
         self._note((_CALLS, _now(), connection.label, number, name, keys, changed, numbers))
 
-    def waits(self, connection: Connection, waiter: Waiter, known: tuple[bool, Sequence[int]]) -> None:
-        """The request just told of is blocked; `known` is what its caller said of the wait."""
+    def waits(self, connection: Connection, waiter: Waiter, known: tuple[bool, Sequence[int], bool]) -> None:
+        """A request is blocked.
+
+        Args:
+            known: whether its caller counts on a timeout, who writes the keys, and whether `called` was told.
+        """
         self._blocked += 1
-        keys, (may_timeout, writers) = tuple(waiter.keys), known
+        self._heard.add(connection.number)
+        keys, (may_timeout, writers, told) = tuple(waiter.keys), known
         missing = tuple(waiter.pending)  # They are registered in the order asked.
         writers = tuple(writers) if len(writers) == len(keys) else ()
         whose = _now(), connection.label, connection.number, waiter.name
-        self._note((_BEGINS, *whose, keys, missing, connection.timeout, may_timeout, writers))
+        self._note((_BEGINS, *whose, keys, missing, connection.timeout, may_timeout, writers, told))
 
     def ended(self, connection: Connection, how: str) -> None:
         """A wait has ended."""
@@ -122,7 +127,10 @@ def _calls(at: float, label: Hashable, number: int, *call: Any) -> Iterator[Even
 
 
 def _begins(at: float, label: Hashable, number: int, *wait: Any) -> Iterator[Event]:
-    yield WaitBegan(at, _rank(label), number, *wait)
+    *fields, told = wait
+    if not told:
+        yield StoreCalled(at, _rank(label), number, fields[0], fields[1], True)
+    yield WaitBegan(at, _rank(label), number, *fields)
 
 
 def _ends(at: float, label: Hashable, number: int, how: str) -> Iterator[Event]:

@@ -47,8 +47,7 @@ _QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
 _MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
-Known = tuple[bool, Sequence[int]]
-_NOTHING_KNOWN: Known = (False, ())
+Known = tuple[bool, Sequence[int], bool]
 
 _log = logging.getLogger(__name__)
 
@@ -284,7 +283,7 @@ class Service:
     ) -> None:
         """Apply a request, answer it, and answer those whom it wakes."""
         seconds = arguments.pop(0) if layout.blocks else 0.0
-        known = (arguments.pop(-2), arguments.pop()) if layout.declares else _NOTHING_KNOWN
+        known = (arguments.pop(-2), arguments.pop()) if layout.declares else (False, ())
         reply = None
         try:
             answer = apply(*arguments)
@@ -292,10 +291,14 @@ class Service:
                 reply = pack_answer(layout, answer)
         except Exception as error:  # It is the caller's, whatever it is: the others must go on.
             answer, reply = Reporter.failed, pack_error(error)
-        if self.reporter is not None:
-            self.reporter.called(connection, layout.name, arguments, answer)
+        reporter = self.reporter
+        told = type(answer) is not Waiter or layout.name == "barrier"
+        if told and reporter is not None:
+            reporter.called(connection, layout.name, arguments, answer)
         if type(answer) is Waiter:
-            reply = self._hold(connection, answer, seconds, known)
+            reply = self._hold(connection, answer, seconds, (*known, told))
+        if not told and reply is not None and reporter is not None:
+            reporter.called(connection, layout.name, arguments, answer)
         if reply is not None:
             self._answer(connection, reply)
         if self.state.woken:

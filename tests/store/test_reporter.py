@@ -85,6 +85,28 @@ def test_a_wait_is_told_with_what_is_missing(told: Told, threads: Any, wait_for:
     ]
 
 
+def test_a_request_without_time_does_not_wait(told: Told) -> None:
+    """It is told of like one that was answered; the store's own barrier says who came in any case."""
+    store = told.store(0)
+    store.set_timeout(0)
+    for call in (lambda: store.get("a"), lambda: store.barrier("b", 2)):
+        with pytest.raises(DistStoreError):
+            call()
+    store.set_timeout(0.01)
+    with pytest.raises(DistStoreError):
+        store.barrier("b", 3)
+    keys = ("b/last_member",)
+    assert told.take() == [
+        (StoreCalled, 0, "get", ("a",), True),
+        (StoreCalled, 0, "barrier", ("b",), True),
+        (BarrierJoined, 0, "b", 2, 1),
+        (StoreCalled, 0, "barrier", ("b",), True),
+        (BarrierJoined, 0, "b", 3, 2),
+        (WaitBegan, 0, "wait", keys, keys, 0.01, False, ()),
+        (WaitEnded, 0, "timed out"),
+    ]
+
+
 @pytest.mark.parametrize("prefixed", [False, True])
 def test_what_the_caller_knows_travels_along(told: Told, prefixed: bool) -> None:
     """A timeout that is counted on, and who writes the keys; through a `PrefixStore` too."""
