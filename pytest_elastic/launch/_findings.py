@@ -116,11 +116,20 @@ def explain(
         [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
     )
     written = [path for place in places for path in _write(findings, place, title, verdict.kind)]
+    if artifacts is not None:
+        _hide(artifacts)
     if sections and written:
         name, text = sections[0]
         sections[0] = (name, f"{text}\n  (files: {written[-1].parent})")
     verdict.sections[:0] = sections
     return findings.properties(verdict)
+
+
+def _hide(directory: Path) -> None:
+    """Let git pass the directory over, as pytest does with its cache."""
+    with suppress(OSError):
+        if not (directory / ".gitignore").exists():
+            (directory / ".gitignore").write_text("*\n")
 
 
 def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title: str) -> BaseException:

@@ -63,7 +63,8 @@ def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) 
     """All of them, in a directory of the test's own."""
     title = "sub/test_x.py::test_it[a/b nprocs=2]"
     explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], title, tmp_path / "all")
-    (own,) = (tmp_path / "all").iterdir()
+    (own,) = (tmp_path / "all").glob("sub*")
+    assert (tmp_path / "all" / ".gitignore").read_text() == "*\n"
     assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs=2-")
     for directory in (own, tmp_path / "logs"):
         names = {path.name for path in directory.iterdir()}

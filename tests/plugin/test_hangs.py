@@ -121,7 +121,7 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
         ("verdict", "MissingRank: rank 1 failed"),
     ):
         assert f'name="elastic.{name}" value="{value}' in junit
-    (folder,) = (pytester.path / ".pytest_elastic").iterdir()
+    (folder,) = (pytester.path / ".pytest_elastic").glob("test*")
     names = {path.name for path in folder.iterdir()}
     assert names == {"events.jsonl", "hang.dot", "hang.json", "page.html", "recording.jsonl", "trace.json"}
     assert json.loads((folder / "hang.json").read_text())["verdict"] == "MissingRank"
@@ -305,3 +305,55 @@ def test_what_is_left_behind_hides_no_failure(run):
     result.stdout.fnmatch_lines(
         ["*HANG*", "*left behind*", "*left a process behind: pid * `sleep 600` (killed)"]
     )
+
+
+def test_correct_programs_are_never_accused(run):
+    """Whatever they do in the store, in kept ranks, fresh ones, fresh interpreters and functions."""
+    run(
+        """
+        import random, threading, time
+        import pytest
+        from pytest_elastic.launch import current_world
+
+        def program(world, seed):
+            shared, mine = random.Random(seed), random.Random(31 * seed + world.rank)
+            for step in range(shared.randrange(1, 6)):
+                kind, source = shared.randrange(5), shared.randrange(world.size)
+                if mine.random() < 0.2:
+                    time.sleep(mine.random() * 0.003)
+                if kind == 0:
+                    world.barrier(f"barrier{step % 2}")
+                elif kind == 1:
+                    assert world.gather(world.rank) == list(range(world.size))
+                elif kind == 2:
+                    assert world.broadcast(step if world.rank == source else None, source) == step
+                elif kind == 3 and world.rank == source:
+                    world.store.set(f"{seed}/{step}", "1")
+                elif kind == 3:
+                    world.store.wait([f"{seed}/{step}"])
+                elif world.rank == source:
+                    thread = threading.Thread(target=world.store.set, args=(f"{seed}/thread{step}", "1"))
+                    thread.start()
+                    world.store.wait([f"{seed}/thread{step}"])
+                    thread.join()
+
+        @pytest.mark.elastic(nprocs=4, lifetime="module")
+        @pytest.mark.parametrize("seed", range(80))
+        def test_kept(world, seed):
+            program(world, seed)
+
+        @pytest.mark.elastic(nprocs=4)
+        @pytest.mark.parametrize("seed", range(1000, 1010))
+        def test_fresh(world, seed):
+            program(world, seed)
+
+        @pytest.mark.elastic(nprocs=2, start_method="spawn")
+        @pytest.mark.parametrize("seed", range(2000, 2005))
+        def test_spawned(world, seed):
+            program(world, seed)
+
+        @pytest.mark.parametrize("seed", range(5))
+        def test_functions(elastic, seed):
+            assert elastic.run(lambda rank, size: program(current_world(), seed), nprocs=3) == [None] * 3
+        """
+    ).assert_outcomes(passed=100)

@@ -1,0 +1,48 @@
+"""The examples of hangs: what they say is said of them is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "test_hanging.py"
+TOLD = {
+    node.name: " ".join((ast.get_docstring(node) or "").split())
+    for node in ast.parse(EXAMPLES.read_text()).body
+    if isinstance(node, ast.FunctionDef)
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Test -> its verdict and cause."""
+    directory = tmp_path_factory.mktemp("examples")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--runxfail"]
+    command += [f"--elastic-artifacts={directory}", str(EXAMPLES)]
+    subprocess.run(command, capture_output=True, timeout=120, check=False)
+    found = {}
+    for path in directory.glob("*/hang.json"):
+        hang = json.loads(path.read_text())
+        suspected = "" if hang["exact"] else " (suspected)"
+        name = re.search(r"test_hanging.py-(test_\w+)-", path.parent.name)
+        assert name is not None
+        found[name[1]] = f"{hang['verdict']}{suspected}: {hang['cause']}"
+    return found
+
+
+def words(text: str) -> Counter[str]:
+    """Without the order, which depends on who came first, and without spans of time."""
+    return Counter(re.findall(r"\w+", re.sub(r"[0-9.]+ s away", "", text)))
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_an_example_is_told_of_as_it_says(said: dict[str, str], name: str) -> None:
+    """The verdict, its ranks, its keys."""
+    assert words(said[name]) == words(TOLD[name]), said[name]
