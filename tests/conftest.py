@@ -26,7 +26,7 @@ def _descriptors() -> dict[int, str]:
 
 
 def _children() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if child.status() != "zombie"]
+    return [child.pid for child in psutil.Process().children() if _runs(child.pid)]
 
 
 @pytest.fixture(autouse=True)

@@ -90,7 +90,7 @@ def test_the_failure_is_shown_as_it_is(pytester, number, name):
         # Rules are as wide as the terminal, paths and spans of time are the machine's, and who came least far
         # depends on who was last at the barrier before.
         words = re.sub(r"(^[-_]+ | [-_]+$)", "*", line).replace("[", "[[]").replace("...", "*")
-        words = re.sub(r"known [0-9.]+ m?s after|   ← least progress", "*", words)
+        words = re.sub(r"known [0-9.]+ m?s after|   ← least progress|$", "*", words)
         result.stdout.fnmatch_lines([words.replace(f"  {name}.py", f"  *{name}.py")])
 
 
