@@ -3,7 +3,8 @@
 A *crew* has a member for each rank and one baton.  Whoever holds it runs; `switch` hands it on and returns
 when it comes back.  Members live as long as the crew and serve one execution after the other, since starting
 a thread costs more than a short execution.  The baton of a thread is a lock of its own that others release:
-direct, one wake-up for each hand-over.
+direct, one wake-up for each hand-over.  All threads of a crew stay on one processor, where a hand-over
+costs a third: only one of them has work at a time.
 
 A member that does not come to a scheduling point for `PATIENCE` seconds keeps the baton for ever, as far as
 anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that computes
@@ -17,11 +18,13 @@ from __future__ import annotations
 
 import _thread
 import ctypes
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -29,6 +32,7 @@ from typing import Any, Protocol
 HOME = -1
 PATIENCE = 5.0
 _MOMENT = 0.2
+_PROCESSOR = 36  # Where a thread ran last: proc(5), counted from the state.
 _SIGNAL = signal.SIGURG  # By default it does nothing, so it is nobody's.
 
 Body = Callable[[int], int]
@@ -92,7 +96,7 @@ class ThreadCrew:
         self.beat = 0
         self._body, self._holder, self._closed = body, HOME, False
         self._lost = HOME
-        self._home = _held()
+        self._home, self._place = _held(), _Place()
         self._batons = [_held() for _ in range(size)]
         self._threads = [
             threading.Thread(target=self._serve, args=(member,), name=f"simulated rank {member}", daemon=True)
@@ -127,6 +131,7 @@ class ThreadCrew:
 
     def close(self) -> None:
         self._closed = True
+        self._place.leave()
         for baton in self._batons:
             if baton.locked():
                 baton.release()
@@ -153,6 +158,28 @@ class ThreadCrew:
                 self._hand(to)
         except Interrupted:
             return
+
+
+class _Place:
+    """Keeps the calling thread, and those that it starts from then on, where it runs now; until `leave`.
+
+    Does nothing on a system that cannot say or will not do it.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.get_native_id()
+        self._allowed: set[int] = set()
+        with suppress(AttributeError, OSError):
+            allowed = os.sched_getaffinity(0)
+            fields = Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()
+            os.sched_setaffinity(0, {int(fields[_PROCESSOR])})
+            self._allowed = allowed
+
+    def leave(self) -> None:
+        """Let the thread go where it might before; another thread may call this."""
+        if self._allowed:
+            with suppress(ProcessLookupError):  # It has ended.
+                os.sched_setaffinity(self._thread, self._allowed)
 
 
 class GreenletCrew:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import signal
 import threading
 import time
@@ -31,6 +32,24 @@ def test_members_pass_the_baton(kind):
         crew.resume(0)
     crew.close()
     assert log == ["0 begins", "1 begins", "0 ends", "1 ends"] * 2
+
+
+def test_threads_stay_on_one_processor_while_they_are_a_crew():
+    """Hand-overs are cheap there; afterwards the caller may run where it might before."""
+    before, places = os.sched_getaffinity(0), []
+
+    def body(member):
+        places.append(os.sched_getaffinity(0))
+        return HOME
+
+    crew = ThreadCrew(2, body)
+    crew.resume(0)
+    crew.resume(1)
+    crew.close()
+    (place,) = {frozenset(place) for place in places}
+    assert len(place) == 1
+    assert place <= before
+    assert os.sched_getaffinity(0) == before
 
 
 @KINDS
