@@ -10,29 +10,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import ClientLeft, Event, RankStood, dump
+from pytest_elastic.events import Event, RankStood, dump
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
 from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.multiprocessing._standing import Standing
 from pytest_elastic.report import RankEnd, Verdict
-from pytest_elastic.report._html import write_page
-from pytest_elastic.report._perfetto import write_trace
-from pytest_elastic.report._picture import Picture
 
 Stacks = Mapping[int, Sequence[Stack]]
-Exporter = Callable[[Path, Picture], None]
-
-EXPORTERS: dict[str, Exporter] = {"page.html": write_page, "trace.json": write_trace}
-"""File name -> what writes it; each gets the file's path and the whole picture of the run."""
 
 _MOMENT = 0.03  # Seconds, three ticks of the kernel's clock for processor time.
 _ANSWERED = ("passed", "skipped")
@@ -115,7 +109,9 @@ def explain(
     places = (
         [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
     )
-    written = [path for place in places for path in _write(findings, place, title, verdict.kind)]
+    written: list[Path] = []
+    for place in places:  # A long run takes seconds to draw: once is enough.
+        written = _copy(written, place) or _write(findings, place, title, verdict.kind) or written
     if artifacts is not None:
         _hide(artifacts)
     if sections and written:
@@ -155,8 +151,9 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
         said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
         texts["hang.json"] = json.dumps(_finite(said), indent=1)
         texts["hang.dot"] = report_dot(diagnosis, stacks)
-    shown = [event for event in findings.events if not isinstance(event, ClientLeft)]  # Nothing to be seen.
-    picture = Picture(title, findings.nprocs, shown, stacks, said, outcome)
+    from pytest_elastic.report import pictures  # Only now: most runs draw none.
+
+    picture = pictures.Picture(title, findings.nprocs, findings.events, stacks, said, outcome)
     written = []
     # A full or read-only disk must not hide the failure itself.
     with suppress(OSError):
@@ -164,10 +161,19 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
         for name, text in texts.items():
             (directory / name).write_text(text, "utf-8")
             written.append(directory / name)
-        for name, write in EXPORTERS.items():
+        for name, write in (("page.html", pictures.write_page), ("trace.json", pictures.write_trace)):
             write(directory / name, picture)
             written.append(directory / name)
     return written
+
+
+def _copy(files: Sequence[Path], directory: Path) -> list[Path]:
+    """The same files in another directory; none if that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return [shutil.copyfile(path, directory / path.name) for path in files]
+    except OSError:
+        return []
 
 
 def _finite(value: Any) -> Any:

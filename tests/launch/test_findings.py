@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.events import PhaseBegan, load
+from pytest_elastic.events import ClientLeft, PhaseBegan, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Picture, StalePrefix, WaitSeen
-from pytest_elastic.launch import _findings
 from pytest_elastic.launch._findings import annotate, explain, find
-from pytest_elastic.report import RankEnd, Verdict
+from pytest_elastic.report import RankEnd, Verdict, pictures
 
 WAIT = WaitSeen(0, 7, "wait", ("a",), ("a",), 0.0, 300.0, "", True)
 HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, picture=Picture(2, (WAIT,)))
@@ -25,7 +24,7 @@ def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | Non
     """As far as it is looked at."""
     lookout = SimpleNamespace(
         diagnosis=diagnosis, stacks={}, explained=False, catch_up=lambda: None,
-        stale=lambda: stale, history=lambda: (PhaseBegan(1.0, 0, "call"),),
+        stale=lambda: stale, history=lambda: (PhaseBegan(1.0, 0, "call"), ClientLeft(1.5, 0, 7)),
     )  # fmt: skip
     return SimpleNamespace(lookout=lookout, nprocs=2, plan=SimpleNamespace(directory=directory / "logs"))
 
@@ -109,11 +108,28 @@ def test_an_error_of_functions_on_ranks_is_annotated(tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "hang.json").exists()
 
 
-def test_other_exporters_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They get the path of their file and the whole picture."""
+def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all directories; what draws gets the path of its file and the whole picture."""
     seen = []
-    monkeypatch.setitem(_findings.EXPORTERS, "mine.txt", lambda path, picture: seen.append((path, picture)))
-    explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", None)
+
+    def draw(path: Path, picture: Any) -> None:
+        seen.append((path, picture))
+        path.write_text("drawn")
+
+    monkeypatch.setattr(pictures, "write_page", draw)
+    explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", tmp_path / "all")
     ((path, picture),) = seen
-    assert path == tmp_path / "logs" / "mine.txt"
+    assert path == tmp_path / "logs" / "page.html"
     assert (picture.title, picture.nprocs, picture.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
+    assert [file.read_text() for file in (tmp_path / "all").glob("*/page.html")] == ["drawn"]
+
+
+def test_one_directory_that_cannot_be_made_leaves_the_other(tmp_path: Path) -> None:
+    """Whichever it is."""
+    for hindered in ("logs", "all"):
+        place = tmp_path / hindered
+        place.mkdir()
+        (place / hindered).write_text("a file")
+        one = group(place, HANG)
+        explain(Verdict("failed", FAILED), one, [FAILED], "test_it", place / "all")
+        assert len(list(place.glob("**/page.html"))) == 1
