@@ -16,6 +16,7 @@ come in time.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Hashable
 from functools import partial
 
@@ -30,7 +31,7 @@ _JUMP = 1.5  # Seconds for a hang to be seen, before its first wait is ended.
 _REST = 1.0  # Seconds for a rank that has timed out to show what it does next.
 
 
-class ForcedStage(Stage):
+class ForcedStage(Stage, abc.ABC):
     """Base of forced orders; a kind has `_expects`, `_step` and `_next`.
 
     Attributes:
@@ -55,17 +56,17 @@ class ForcedStage(Stage):
 
     # What a kind of order says.
 
+    @abc.abstractmethod
     def _expects(self, request: Request) -> bool:
         """Whether the order knows of a further request of this party; may diverge."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _step(self) -> bool:
         """Take the next step if all that it needs is there; whether it was taken."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _next(self) -> tuple[Party, str] | None:
         """Whose turn it is, and the step in words; `None` where that is not known."""
-        raise NotImplementedError
 
     def _allowed(self) -> float:
         """Seconds for the next step, from the last one on."""

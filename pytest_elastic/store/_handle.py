@@ -7,6 +7,7 @@ numbers.  Carriers implement these two.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -31,7 +32,7 @@ DEFAULT_TIMEOUT = timedelta(seconds=300)
 _NAMED = 16
 
 
-class Handle:
+class Handle(abc.ABC):
     """One way into a store's data, with a timeout of its own (300 s at first).
 
     Errors of every operation: `TypeError` and `ValueError` name the argument, before anything changed.
@@ -47,11 +48,13 @@ class Handle:
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} cannot be pickled or copied; `clone()` shares its data")
 
+    @abc.abstractmethod
     def _call(self, name: str, *arguments: Any) -> Any:
-        raise NotImplementedError
+        """The answer of an operation that never blocks."""
 
+    @abc.abstractmethod
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
-        raise NotImplementedError
+        """The answer of an operation that may block for so many seconds."""
 
     @property
     def timeout(self) -> timedelta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ _OPERATIONS |= {"append", "multi_set", "multi_get", "num_keys", "list_keys", "ba
 _OPERATIONS |= {"queue_push", "queue_pop", "queue_len", "has_extended_api"}
 
 
-class Recorder:
+class Recorder(abc.ABC):
     """Notes each operation in `ops` as a tuple of its name and its arguments, as they were passed.
 
     Calls may come from any thread; `ops` is then in the order in which they began.  A spare argument that
@@ -131,8 +132,9 @@ class Recorder:
         except (KeyError, IndexError):
             return None
 
+    @abc.abstractmethod
     def _answer(self, name: str, arguments: Call) -> Any:
-        raise NotImplementedError
+        """What an operation that was noted, and neither failed nor dropped, gives."""
 
 
 class MockStore(Recorder):
