@@ -12,6 +12,7 @@ group.  It waits for four things at once:
 When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself
 (helpers such as a resource tracker do), and when the last one has ended, so does all else.  What stays is
 a leak: named, then killed.  (Whose a process in a session of its own is cannot be told while ranks run.)
+A stop signals the ranks that run and what is below them, and no leak.
 The last message, `Ended`, is sent when the kernel has said that no process is left.
 
 A rank is killed by the kernel when its guardian dies (`PR_SET_PDEATHSIG`).  What the ranks had started
@@ -172,6 +173,7 @@ class _Guardian:
             self._kill_left()
         if not self.alive:
             self._linger()
+        self._note(self._running())
         survivors = sweep()
         # The sweep may have reaped ranks before their pidfd was looked at: they died by its SIGKILL.
         for rank in self.alive.values():
@@ -209,7 +211,9 @@ class _Guardian:
             if isinstance(command, Stop):
                 self.grace = self.grace.earlier(Deadline.after(command.grace))
                 if command.grace > 0:
-                    signal_all(command.signum)
+                    # Whether a rank has ended when this arrives is chance: what it left must not end by the
+                    # signal, unnamed.
+                    signal_all(command.signum, [self.pids[rank] for rank in self.alive.values()])
             else:
                 for descriptor, rank in self.alive.items():
                     if rank in command.ranks:
@@ -221,7 +225,9 @@ class _Guardian:
         groups = {pid for pid, until in self.left.items() if until.passed()}
         if groups:
             self.left = {pid: until for pid, until in self.left.items() if pid not in groups}
-            for process in self._note_leaks(groups):
+            theirs = [process for process in self._running() if not groups.isdisjoint(_groups(process.pid))]
+            self._note(theirs)
+            for process in theirs:
                 with contextlib.suppress(PermissionError):  # The last sweep will name it.
                     process.send(signal.SIGKILL)
 
@@ -230,22 +236,21 @@ class _Guardian:
         self.poll.unregister(self.control.fileno())
         while not reap_all():
             if deadline.passed():
-                self._note_leaks()
                 return
             if self.poll.poll(5):
                 self._abandon()
 
-    def _note_leaks(self, groups: set[int] | None = None) -> list[Process]:
-        """Name all that runs, live ranks and what is below them aside; only these process groups if given."""
+    def _running(self) -> list[Process]:
+        """What nobody answers for: all that runs but the live ranks and what is below them."""
+        spare = frozenset(self.pids[rank] for rank in self.alive.values())
+        found = descendants(os.getpid(), spare)
+        return [process for process in found if state(process.pid) not in ("", "Z", "X")]
+
+    def _note(self, leaks: list[Process]) -> None:
         ranks = {pid: rank for rank, pid in self.pids.items()}
-        found = []
-        for process in descendants(os.getpid(), frozenset(self.pids[rank] for rank in self.alive.values())):
-            ours = groups is None or not groups.isdisjoint(_groups(process.pid))
-            if ours and state(process.pid) not in ("", "Z", "X"):
-                leak = Leak(process.pid, process.command(), _owner(process.pid, ranks))
-                self.leaks.setdefault(process.pid, leak)
-                found.append(process)
-        return found
+        for process in leaks:
+            leak = Leak(process.pid, process.command(), _owner(process.pid, ranks))
+            self.leaks.setdefault(process.pid, leak)
 
     def _abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""

@@ -4,7 +4,8 @@
 nothing that a rank started can be anywhere else, whatever sessions, double forks or environments it
 made.  Three steps, each bounded:
 
-1. `signal_all`: the death signal, then SIGCONT, to every descendant.  A stopped rank wakes and sees it.
+1. `signal_all`: the death signal, then SIGCONT, to the ranks that run and what is below them.  A stopped
+   rank wakes and sees it.
 2. The guardian waits up to the grace for the ranks; what ends early is not waited for.
 3. `sweep`: a SIGSTOP pass, so that nobody forks while we look, a SIGKILL pass, reaping, and again until
    the kernel itself says that no child is left (ECHILD).  What SIGKILL does not end within a second
@@ -18,20 +19,23 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 
 from pytest_elastic.clock import Deadline
-from pytest_elastic.multiprocessing._kernel import Process, descendants
+from pytest_elastic.multiprocessing._kernel import Process, descendants, start_time
 
 SWEEP_LIMIT = 0.9  # With the way there and back, `close` takes its grace and a second.
 _FREEZE_PASSES = 3
 
 
-def signal_all(signum: int) -> None:
-    """Send `signum` and then SIGCONT to every process of the group."""
-    for process in descendants(os.getpid()):
-        _send(process, signum)
-        if signum not in (signal.SIGKILL, signal.SIGSTOP):
-            _send(process, signal.SIGCONT)
+def signal_all(signum: int, ranks: Iterable[int]) -> None:
+    """Send `signum` and then SIGCONT to these children of the guardian, by pid, and to all below them."""
+    for pid in ranks:
+        # Nobody but the guardian reaps a rank, so that there is one by this pid.
+        for process in (Process(pid, start_time(pid) or 0), *descendants(pid)):
+            _send(process, signum)
+            if signum not in (signal.SIGKILL, signal.SIGSTOP):
+                _send(process, signal.SIGCONT)
 
 
 def sweep(spare: frozenset[int] = frozenset(), limit: float = SWEEP_LIMIT) -> dict[int, str]:

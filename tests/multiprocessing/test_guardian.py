@@ -49,6 +49,21 @@ def test_leaks_are_named_and_killed(start, job):
     assert not psutil.pid_exists(leak.pid)
 
 
+@pytest.mark.parametrize("other", ["sleep", "ignore"])
+def test_leaks_are_named_when_the_others_are_stopped(start, other):
+    """The signal that stops the ranks does not end unnamed what an earlier one left, however they end."""
+    group = start(other, "leak-daemon")
+    while 1 not in group.exits:
+        group.take(10)
+    group.stop(signal.SIGTERM, 0.3)
+    codes, last = ended(group)
+    assert codes[1] == 0
+    assert codes[0] in (-signal.SIGTERM, -signal.SIGKILL)
+    (leak,) = last.leaks
+    assert (leak.command, leak.rank) == ("sleep 1000", 1)
+    assert not psutil.pid_exists(leak.pid)
+
+
 @pytest.mark.parametrize("job", ["sleep", "gil", "stop", "child", "session", "daemon", "storm", "ignore"])
 @pytest.mark.parametrize("grace", [0, 0.3])
 def test_stop_leaves_nobody(start, zygote, job, grace):
