@@ -24,7 +24,7 @@ class Connection:
 
     Attributes:
         label: whose it is, as `StoreServer.pair` was told.
-        number: of this connection, which no other of its service ever has.
+        whose: the label, and a number of this connection that no other of its service ever has.
         open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
@@ -38,7 +38,7 @@ class Connection:
 
     def __init__(self, end: socket.socket, label: Hashable) -> None:
         end.setblocking(False)
-        self.socket, self.label, self.number = end, label, 0
+        self.socket, self.label, self.whose = end, label, (label, 0)
         self.descriptor = end.fileno()
         self.open, self.greeted = True, False
         self.stuck = self.kept = self.busy = False

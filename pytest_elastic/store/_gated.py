@@ -96,7 +96,7 @@ class GatedService(Service):
         waiter = connection.waiter
         if waiter is not None:
             del self._blocked[waiter]
-            self._ended(connection, "gone")
+            self._ended([connection], "gone")
             self.state.abandon(waiter)
         self._let_go(request)
         self._answer(connection, frame)
@@ -108,13 +108,12 @@ class GatedService(Service):
 
     # What the service does otherwise for a gated client.
 
-    def _take(
-        self, connection: Connection, layout: Layout, apply: Callable[..., Any], arguments: list[Any]
-    ) -> None:
+    def _take(self, connection: Connection, layout: Layout, apply: Callable[..., Any], frame: bytes) -> None:
         gate = self.gate
         if gate is None or connection.label is None:
-            super()._take(connection, layout, apply, arguments)
+            super()._take(connection, layout, apply, frame)
             return
+        arguments = layout.unpack(frame)
         seconds = arguments.pop(0) if layout.blocks else 0.0
         request = Request(connection, self._number(connection), layout.name, arguments, seconds)
         self._open[connection] = request
@@ -125,8 +124,8 @@ class GatedService(Service):
 
     def _pass(self, request: Request) -> None:
         connection, layout = request.connection, REQUESTS[request.name]
-        arguments = [request.seconds, *request.arguments] if layout.blocks else [*request.arguments]
-        super()._take(connection, layout, partial(self._apply, request), arguments)
+        arguments = [request.seconds, *request.arguments] if layout.blocks else request.arguments
+        super()._take(connection, layout, partial(self._apply, request), layout.pack(arguments))
         if request.timeless and connection.waiter is not None:
             connection.deadline = math.inf
 
@@ -143,9 +142,10 @@ class GatedService(Service):
             if self.gate is not None:
                 self.gate.applied(request, request.blocked)
 
-    def _ended(self, connection: Connection, how: Ending) -> None:
-        super()._ended(connection, how)
-        self._forget(connection, how)
+    def _ended(self, connections: list[Connection], how: Ending) -> None:
+        super()._ended(connections, how)
+        for connection in connections:
+            self._forget(connection, how)
 
     def _part(self, connection: Connection) -> None:
         super()._part(connection)

@@ -4,28 +4,34 @@ A connection whose label is a number is a rank's; all others are told of as nobo
 event of a request follows what it did and comes before those of the waits that it ended.
 
 *Theory of operation.*  Making an event costs more than serving some requests, and nobody needs it before so
-many requests are blocked that something may be wrong.  So what happens is noted as a row of values, and told
-when that many are blocked (`patience`), when the service has had nothing to do for a moment, when somebody
-asks, or when there are very many rows.
+many requests are blocked that something may be wrong.  So a request is noted as it came, a frame of bytes
+that is there anyhow, and is told when that many are blocked (`patience`), when the service has had nothing
+to do for a moment, when somebody asks, or when there is very much to tell.  No values are kept but numbers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import BarrierJoined, ClientLeft, Event, Sink, StoreCalled, WaitBegan, WaitEnded
 from pytest_elastic.store._connection import Connection
 from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store._wire import REQUESTS, Layout
 
-_NUM_MEMBERS = "/num_members"
+_NUM_MEMBERS, _LAST_MEMBER = "/num_members", "/last_member"
 _JOINING = frozenset({"add", "arrive", "barrier"})
 _FAILED = object()
-_MOST = 65_536
+_PLAIN = frozenset({int, bool, type(None), object})
+_LONG = 512  # Bytes of a frame of which only the keys are kept.
+_MOST = 5 * 65_536
 
-Row = tuple[Any, ...]
+_LAYOUTS = {layout.code: layout for layout in REQUESTS.values()}
+_BARRIER, _COMPARE_SET = REQUESTS["barrier"].code, REQUESTS["compare_set"].code
+
+Whose = tuple[Any, int]
 
 
 class Reporter:
@@ -33,112 +39,136 @@ class Reporter:
 
     Args:
         sink: what it raises, it raises in the middle of the service.
+        blocked: the service's requests that are blocked.
 
     Attributes:
         patience: how many requests may be blocked before all is told at once; 0 tells all as it happens.
-        noted: what was not told yet: what kind of thing, and its values.  Nothing in a row is of a type that
-            the collector of garbage would have to look into again and again.
+        noted: what was not told yet, five values for each thing: its kind, when, whose, and two more.  They
+            are not in tuples, and are of no type that the collector of garbage looks into: it would have
+            to run often, and to no end.
     """
 
     failed = _FAILED
     """What `called` takes for the answer of a request that raised."""
 
-    def __init__(self, sink: Sink, state: StoreState) -> None:
+    def __init__(self, sink: Sink, state: StoreState, blocked: Collection[Waiter]) -> None:
         self.patience = 0
-        self.noted: deque[Row] = deque()
-        self._sink, self._state = sink, state
+        self.noted: deque[Any] = deque()
+        self._sink, self._state, self._blocked = sink, state, blocked
         self._heard: set[int] = set()
-        self._blocked = 0
 
     def tell(self) -> None:
         """Tell what was noted."""
-        noted = self.noted
+        noted, take = self.noted, self.noted.popleft
         while noted:
-            kind, *values = noted.popleft()
-            for event in _MAKERS[kind](*values):
-                self._sink(event)
+            row = take(), take(), take(), take(), take()
+            for event in _MAKERS[row[0]](*row[1:]):
+                self._tell(event)
 
-    def called(self, connection: Connection, name: str, arguments: Sequence[Any], answer: object) -> None:
+    def called(self, connection: Connection, frame: bytes, answer: object) -> None:
         """A request was carried out; one that is blocked is told of by `waits`."""
-        number = connection.number
-        self._heard.add(number)
-        changed, numbers = answer is not _FAILED, None
-        if name in _JOINING and changed:  # Values are not kept, only numbers.
-            numbers = (answer if name != "barrier" else self._come(arguments[0])), *arguments[1:]
-        elif name == "delete_key":
-            changed = answer is True
-        elif name == "compare_set":
-            changed = answer == arguments[2]
-        keys = arguments[0] if arguments else ()
-        if type(keys) is list:
-            keys = tuple(keys)
-        self._note((_CALLS, _now(), connection.label, number, name, keys, changed, numbers))
+        if type(answer) not in _PLAIN or frame[4] == _BARRIER:
+            answer = self._in_short(frame, answer)
+        request = frame if len(frame) <= _LONG else (frame[4], _keys(*_unpacked(frame)))
+        self.noted.extend((_CALLS, _now(), connection.whose, request, answer))
+        if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
+            self.tell()
 
-    def waits(self, connection: Connection, waiter: Waiter, known: tuple[bool, Sequence[int], bool]) -> None:
-        """A request is blocked.
+    def waits(self, connection: Connection, frame: bytes, waiter: Waiter) -> None:
+        """A request is blocked."""
+        # They are registered in the order asked.
+        missing = None if len(waiter.pending) == len(waiter.keys) else tuple(waiter.pending)
+        self.noted.extend((_BEGINS, _now(), connection.whose, frame, missing))
+        if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
+            self.tell()
 
-        Args:
-            known: whether its caller counts on a timeout, who writes the keys, and whether `called` was told.
-        """
-        self._blocked += 1
-        self._heard.add(connection.number)
-        keys, (may_timeout, writers, told) = tuple(waiter.keys), known
-        missing = tuple(waiter.pending)  # They are registered in the order asked.
-        writers = tuple(writers) if len(writers) == len(keys) else ()
-        whose = _now(), connection.label, connection.number, waiter.name
-        self._note((_BEGINS, *whose, keys, missing, connection.timeout, may_timeout, writers, told))
-
-    def ended(self, connection: Connection, how: str) -> None:
-        """A wait has ended."""
-        self._blocked -= 1
-        self._note((_ENDS, _now(), connection.label, connection.number, how))
+    def ended(self, connections: Iterable[Connection], how: str) -> None:
+        """The waits of these have ended."""
+        self._note(_ENDS, tuple([one.whose for one in connections]), how)
 
     def left(self, connection: Connection) -> None:
         """A connection that did not wait is gone; one that never asked for anything is not spoken of."""
-        if connection.number in self._heard:
-            self._note((_LEAVES, _now(), connection.label, connection.number))
+        self._note(_LEAVES, connection.whose)
 
-    def _note(self, row: Row) -> None:
-        self.noted.append(row)
-        if self._blocked >= self.patience or len(self.noted) >= _MOST:
+    def _note(self, kind: int, whose: object, how: str = "") -> None:
+        # What is noted often is so in its place: the call would cost as much again.
+        self.noted.extend((kind, _now(), whose, how, None))
+        if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
             self.tell()
 
-    def _come(self, key: str) -> object:
-        """How many have come to a barrier of the store's own."""
-        return self._state.get(f"{key}{_NUM_MEMBERS}")
+    def _tell(self, event: Any) -> None:
+        if type(event) is not ClientLeft:
+            self._heard.add(event.client)
+        elif event.client not in self._heard:
+            return
+        self._sink(event)
+
+    def _in_short(self, frame: bytes, answer: object) -> object:
+        """What is kept of an answer: of a barrier of the store's own how many have come, else no value."""
+        layout, arguments = _unpacked(frame)
+        if answer is _FAILED:
+            return answer
+        if layout.code == _BARRIER:
+            return int(self._state.peek(f"{arguments[1]}{_NUM_MEMBERS}") or 0)
+        return _FAILED if layout.code == _COMPARE_SET and answer != arguments[2] else None
 
 
 _now = SYSTEM_CLOCK.monotonic
 
 
-def _rank(label: Hashable) -> int | None:
-    return label if type(label) is int else None
+def _unpacked(frame: bytes) -> tuple[Layout, list[Any]]:
+    layout = _LAYOUTS[frame[4]]
+    return layout, layout.unpack(frame)
 
 
-def _calls(at: float, label: Hashable, number: int, *call: Any) -> Iterator[Event]:
-    name, keys, changed, numbers = call
-    rank = _rank(label)
-    yield StoreCalled(at, rank, number, name, (keys,) if type(keys) is str else tuple(keys), changed)
-    if numbers is None or not (name == "barrier" or keys.endswith(_NUM_MEMBERS)):
+def _keys(layout: Layout, arguments: list[Any]) -> tuple[str, ...]:
+    """Those that a request concerns, in the order asked."""
+    keys = arguments[1 if layout.blocks else 0 : 2 if layout.blocks else 1]
+    return tuple(keys[0]) if keys and type(keys[0]) is list else tuple(keys)
+
+
+def _rank(whose: Whose) -> int | None:
+    return whose[0] if type(whose[0]) is int else None
+
+
+def _calls(at: float, whose: Whose, request: Any, answer: Any) -> Iterator[Event]:
+    rank, number = _rank(whose), whose[1]
+    arguments: list[Any] = []
+    if type(request) is bytes:
+        layout, arguments = _unpacked(request)
+        keys = _keys(layout, arguments)
+    else:
+        layout, keys = _LAYOUTS[request[0]], request[1]
+    name = layout.name
+    changed = answer is not _FAILED and (name != "delete_key" or answer)
+    yield StoreCalled(at, rank, number, name, keys, changed)
+    if not changed or name not in _JOINING or not (name == "barrier" or keys[0].endswith(_NUM_MEMBERS)):
         return
     # Torch's own barrier adds 1 to such a key too; it says nothing of how many are to come.
-    world_size = 0 if name == "add" else numbers[-1]
-    yield BarrierJoined(at, rank, number, keys.removesuffix(_NUM_MEMBERS), world_size, int(numbers[0]))
+    world_size = arguments[2] if arguments and name != "add" else 0
+    yield BarrierJoined(at, rank, number, keys[0].removesuffix(_NUM_MEMBERS), world_size, answer)
 
 
-def _begins(at: float, label: Hashable, number: int, *wait: Any) -> Iterator[Event]:
-    *fields, told = wait
-    if not told:
-        yield StoreCalled(at, _rank(label), number, fields[0], fields[1], True)
-    yield WaitBegan(at, _rank(label), number, *fields)
+def _begins(at: float, whose: Whose, frame: bytes, missing: tuple[str, ...] | None) -> Iterator[Event]:
+    rank, number = _rank(whose), whose[1]
+    layout, arguments = _unpacked(frame)
+    name, timeout, keys = layout.name, arguments[0], _keys(layout, arguments)
+    may_timeout, writers = arguments[2:] if layout.declares else (False, ())
+    if name == "barrier":  # Which was told of as such: it had something to do before.
+        name, keys = "wait", (f"{keys[0]}{_LAST_MEMBER}",)
+    else:
+        yield StoreCalled(at, rank, number, name, keys, True)
+    writers = tuple(writers) if len(writers) == len(keys) else ()
+    yield WaitBegan(at, rank, number, name, keys, missing or keys, timeout, may_timeout, writers)
 
 
-def _ends(at: float, label: Hashable, number: int, how: str) -> Iterator[Event]:
-    yield WaitEnded(at, _rank(label), number, how)
+def _ends(at: float, whose: tuple[Whose, ...], how: str, _: None) -> Iterator[Event]:
+    for one in whose:
+        yield WaitEnded(at, _rank(one), one[1], how)
 
 
-def _leaves(at: float, label: Hashable, number: int) -> Iterator[Event]:
-    yield ClientLeft(at, _rank(label), number)
+def _leaves(at: float, whose: Whose, *_: object) -> Iterator[Event]:
+    yield ClientLeft(at, _rank(whose), whose[1])
 
 
 _CALLS, _BEGINS, _ENDS, _LEAVES = range(4)

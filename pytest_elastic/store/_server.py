@@ -20,7 +20,6 @@ from pytest_elastic.store._fork import watch
 from pytest_elastic.store._gate import Gate
 from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
-from pytest_elastic.store._reporter import Reporter
 from pytest_elastic.store._state import StoreState
 
 _CLOSING_TIME = 1.0
@@ -59,7 +58,7 @@ class StoreServer:
         self._service = GatedService(self.state, gate, self.close)
         self._service.watch(self._ear, self._obey)
         if sink is not None:
-            self._service.reporter = Reporter(sink, self.state)
+            self._service.report_to(sink)
         self._closing = self._closed = self._forked = False
         watch(self)
 

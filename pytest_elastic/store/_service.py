@@ -15,13 +15,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
 from socket import socket as Socket
 from typing import Any
 
 from pytest_elastic.clock import LeapingClock
+from pytest_elastic.events import Sink
 from pytest_elastic.store._address import Listener
 from pytest_elastic.store._agenda import Agenda
 from pytest_elastic.store._connection import Connection, Door
@@ -46,8 +47,6 @@ from pytest_elastic.store._wire import (
 _QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
 _MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
-
-Known = tuple[bool, Sequence[int], bool]
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +78,10 @@ class Service:
         self._next = math.inf
         self._count = 0
         self._spare = Spare()
+
+    def report_to(self, sink: Sink) -> None:
+        """Tell of each request and wait from now on."""
+        self.reporter = Reporter(sink, self.state, self._blocked)
 
     def watch(self, one: Socket, act: Callable[[], None]) -> None:
         """Call `act` when this socket can be read."""
@@ -194,7 +197,7 @@ class Service:
 
     def _add(self, connection: Connection) -> None:
         self._count += 1
-        connection.number = self._count
+        connection.whose = connection.label, self._count
         self._connections[connection.descriptor] = connection
         self._poller.add(connection.descriptor, READ)
 
@@ -209,7 +212,7 @@ class Service:
         waiter = connection.waiter
         if waiter is not None:
             del self._blocked[waiter]
-            self._ended(connection, "gone")
+            self._ended([connection], "gone")
             self.state.abandon(waiter)
             self._wake()
         elif self.reporter is not None:
@@ -275,15 +278,14 @@ class Service:
         if operation is None or not connection.greeted:
             self._meet(connection, frame)
             return
-        layout, apply = operation
-        self._take(connection, layout, apply, layout.unpack(frame))
+        self._take(connection, *operation, frame)
 
-    def _take(
-        self, connection: Connection, layout: Layout, apply: Callable[..., Any], arguments: list[Any]
-    ) -> None:
+    def _take(self, connection: Connection, layout: Layout, apply: Callable[..., Any], frame: bytes) -> None:
         """Apply a request, answer it, and answer those whom it wakes."""
+        arguments = layout.unpack(frame)
         seconds = arguments.pop(0) if layout.blocks else 0.0
-        known = (arguments.pop(-2), arguments.pop()) if layout.declares else (False, ())
+        if layout.declares:  # That is for the reporter.
+            del arguments[-2:]
         reply = None
         try:
             answer = apply(*arguments)
@@ -291,47 +293,48 @@ class Service:
                 reply = pack_answer(layout, answer)
         except Exception as error:  # It is the caller's, whatever it is: the others must go on.
             answer, reply = Reporter.failed, pack_error(error)
-        reporter = self.reporter
-        told = type(answer) is not Waiter or layout.name == "barrier"
-        if told and reporter is not None:
-            reporter.called(connection, layout.name, arguments, answer)
-        if type(answer) is Waiter:
-            reply = self._hold(connection, answer, seconds, (*known, told))
-        if not told and reply is not None and reporter is not None:
-            reporter.called(connection, layout.name, arguments, answer)
+        waits = type(answer) is Waiter and seconds > 0
+        if self.reporter is not None and (not waits or layout.name == "barrier"):
+            self.reporter.called(connection, frame, answer)
+        if waits:
+            self._hold(connection, answer, seconds, frame)
+        elif reply is None:
+            reply = self._turn_down(answer, seconds)
         if reply is not None:
             self._answer(connection, reply)
         if self.state.woken:
             self._wake()
 
-    def _hold(self, connection: Connection, waiter: Waiter, seconds: float, known: Known) -> bytes | None:
-        """Let the connection wait; the answer, if it has no time to."""
-        if not seconds > 0:
-            missing = self.state.missing(waiter)
-            self.state.abandon(waiter)
-            return pack_error(timeout_error(missing, seconds, 0.0))
+    def _hold(self, connection: Connection, waiter: Waiter, seconds: float, frame: bytes) -> None:
+        """Let the connection wait."""
         waiter.client = connection.label
         connection.hold(waiter, self.clock.monotonic(), seconds)
         connection.ahead = self.clock.ahead
         self._blocked[waiter] = connection
         self._next = min(self._next, connection.deadline)
         if self.reporter is not None:
-            self.reporter.waits(connection, waiter, known)
-        return None
+            self.reporter.waits(connection, frame, waiter)
+
+    def _turn_down(self, waiter: Waiter, seconds: float) -> bytes:
+        """The answer to a request that has no time."""
+        missing = self.state.missing(waiter)
+        self.state.abandon(waiter)
+        return pack_error(timeout_error(missing, seconds, 0.0))
 
     def _wake(self) -> None:
         """Answer the waiters whom the last write completed."""
         woken = self.state.woken
         while woken:
-            waiter = woken.pop(0)
-            connection = self._blocked.pop(waiter)
-            self._ended(connection, "done")
-            try:
-                reply = pack_answer(REQUESTS[waiter.name], waiter.result)
-            except ValueError as error:
-                reply = pack_error(error)
-            if not self._answer(connection, reply):
-                self.state.abandon(waiter)
+            answered = [(waiter, self._blocked.pop(waiter)) for waiter in woken]
+            woken.clear()
+            self._ended([connection for _, connection in answered], "done")
+            for waiter, connection in answered:
+                try:
+                    reply = pack_answer(REQUESTS[waiter.name], waiter.result)
+                except ValueError as error:
+                    reply = pack_error(error)
+                if not self._answer(connection, reply):
+                    self.state.abandon(waiter)
 
     def _expire(self, jumped: float = -math.inf) -> None:
         """End the waits whose time is over; `jumped` is the deadline of those who are not spared."""
@@ -352,16 +355,17 @@ class Service:
         missing = self.state.missing(waiter)
         self.state.abandon(waiter)
         del self._blocked[waiter]
-        self._ended(connection, "jumped" if self.clock.ahead > connection.ahead else "timed out")
+        self._ended([connection], "jumped" if self.clock.ahead > connection.ahead else "timed out")
         self._answer(
             connection, pack_error(timeout_error(missing, connection.timeout, now - connection.started))
         )
 
-    def _ended(self, connection: Connection, how: Ending) -> None:
-        """Its wait is over."""
-        connection.release()
+    def _ended(self, connections: list[Connection], how: Ending) -> None:
+        """Their waits are over."""
+        for connection in connections:
+            connection.release()
         if self.reporter is not None:
-            self.reporter.ended(connection, how)
+            self.reporter.ended(connections, how)
 
     # Greetings.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from pytest_elastic.errors import DistStoreError
 from pytest_elastic.events import BarrierJoined, ClientLeft, Event, StoreCalled, WaitBegan, WaitEnded
 from pytest_elastic.store import PrefixStore, RemoteStore, StoreServer, barrier, get_all, synchronize
 from pytest_elastic.store._arguments import Asked
+from pytest_elastic.store._reporter import Reporter
+from pytest_elastic.store._state import StoreState
+from pytest_elastic.store._wire import REQUESTS
 
 
 class Told:
@@ -66,6 +70,38 @@ def test_a_request_is_told_after_what_it_did(told: Told) -> None:
         (StoreCalled, 3, "multi_set", ("b", "c"), True),
         (StoreCalled, 3, "add", ("b",), False),
         (StoreCalled, 3, "num_keys", (), True),
+    ]
+
+
+def test_values_are_not_kept_until_they_are_told() -> None:
+    """Of a long request only the keys are, and whether it changed them."""
+    state, events = StoreState(), []
+    reporter, connection = Reporter(events.append, state, {}), SimpleNamespace(whose=(3, 1))
+    reporter.patience = 1
+    long, keys = b"x" * 1000, [f"key{number}" for number in range(100)]
+    requests = [
+        ("set", "a", long),
+        ("compare_set", "a", long, b"y" + long),
+        ("compare_set", "a", b"another", long),
+        ("append", "a", long),
+        ("multi_set", ["b", "c"], [long, b""]),
+        ("check", keys),
+    ]
+    for name, *arguments in requests:
+        frame = REQUESTS[name].pack(arguments)
+        reporter.called(connection, frame, getattr(state, name)(*arguments))  # type: ignore[arg-type]
+    reporter.called(connection, REQUESTS["set"].pack(("a", long)), reporter.failed)  # type: ignore[arg-type]
+    assert not any(isinstance(one, bytes) for one in reporter.noted)
+    assert not events
+    reporter.tell()
+    assert [(event.name, event.keys, event.changed) for event in events] == [
+        ("set", ("a",), True),
+        ("compare_set", ("a",), True),
+        ("compare_set", ("a",), False),
+        ("append", ("a",), True),
+        ("multi_set", ("b", "c"), True),
+        ("check", tuple(keys), True),
+        ("set", ("a",), False),
     ]
 
 
