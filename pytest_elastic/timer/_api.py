@@ -95,21 +95,23 @@ class RequestQueue(ABC):
 
 
 class Scope(str):
-    """A scope that knows which line of code armed it.
+    """A scope that knows which line of code armed it, and for how long.
 
     Attributes:
         file: path as the compiler had it.
         line: 1-based.
+        span: seconds that were asked for; between the clock's reading and the request some pass.
     """
 
     file = ""
     line = 0
+    span = 0.0
 
 
-def scope_at(file: str, line: int, name: str | None = None) -> Scope:
+def scope_at(file: str, line: int, span: float, name: str | None = None) -> Scope:
     """The scope of that line; its name is `file#line` if it has no other."""
     scope = Scope(f"{file}#{line}" if name is None else name)
-    scope.file, scope.line = file, line
+    scope.file, scope.line, scope.span = file, line, span
     return scope
 
 
@@ -140,7 +142,7 @@ class Countdown:
         self, after: float, where: tuple[str, int], name: str | None, client: TimerClient | None
     ) -> None:
         self._after, self._where, self._name, self._client = after, where, name, client
-        self._scope = scope_at(*where, name)
+        self._scope = scope_at(*where, after, name)
         self._armed: list[TimerClient] = []
 
     def __enter__(self) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Clock, Deadline
-from pytest_elastic.timer._api import RELEASE, Scope, TimerClient, log, made_here
+from pytest_elastic.timer._api import RELEASE, Origin, Scope, TimerClient, log, made_here
 from pytest_elastic.timer._process import Process, wait_for
 from pytest_elastic.timer._table import Key, Timer, Timers
 
@@ -109,19 +109,18 @@ class PipeTimerClient(TimerClient):
         os.set_blocking(descriptor, False)
 
     def acquire(self, scope_id: str, expiration_time: float) -> None:
+        span = RELEASE if expiration_time < 0 else max(0.0, expiration_time - SYSTEM_CLOCK.time())
         if isinstance(scope_id, Scope):
-            file, line = scope_id.file, scope_id.line
+            file, line, span = scope_id.file, scope_id.line, scope_id.span
         else:
             caller = sys._getframe(1)
             file, line = caller.f_code.co_filename, caller.f_lineno
-        self._send(scope_id, expiration_time, file, line)
+        self._send(scope_id, made_here(expiration_time), span, file, line)
 
     def release(self, scope_id: str) -> None:
-        self._send(scope_id, RELEASE, "", 0)
+        self._send(scope_id, made_here(RELEASE), RELEASE, "", 0)
 
-    def _send(self, scope_id: str, expiration_time: float, file: str, line: int) -> None:
-        origin = made_here(expiration_time)
-        span = RELEASE if expiration_time < 0 else max(0.0, expiration_time - SYSTEM_CLOCK.time())
+    def _send(self, scope_id: str, origin: Origin, span: float, file: str, line: int) -> None:
         name = _encode(file)
         request = Request(
             MAGIC, origin.deadline, span, os.getpid(), origin.started, origin.thread, line, len(name)
