@@ -58,7 +58,7 @@ class Branch:
         """As values that `json.dumps` takes."""
         return {
             "calls": [
-                {"file": e.file, "line": e.line, "function": e.function}
+                {"file": e.file, "line": e.line, "function": e.function, "native": e.native}
                 for e in self.entries
                 if isinstance(e, Frame)
             ],
@@ -131,10 +131,11 @@ def _worth_showing(threads: Sequence[Stack]) -> list[Stack]:
 
 
 def _users(stack: Stack) -> tuple[Frame, ...]:
-    """The frames from the user's first one to where the package is entered."""
+    """The frames from the user's first one to where the package is entered; of those in C, the innermost."""
     frames = cut_harness(stack).frames
     inside = next((i for i, frame in enumerate(frames) if _OURS.search(frame.file)), len(frames))
-    return frames[:inside] or frames
+    users = frames[:inside] or frames
+    return (*(frame for frame in users[:-1] if not frame.native), *users[-1:])
 
 
 def _grow(paths: list[tuple[int, tuple[Entry, ...]]], progress: Mapping[int, Progress]) -> tuple[Branch, ...]:
@@ -195,7 +196,7 @@ def _with_mark(branch: Branch, leaf: Branch) -> Branch:
 def _entry_text(entry: Entry) -> str:
     if isinstance(entry, str):
         return entry
-    return f"{entry.function} {PurePath(entry.file).name}:{entry.line}"
+    return f"{entry.function} {PurePath(entry.file).name}" + (f":{entry.line}" if entry.line else "")
 
 
 def _draw(branch: Branch, indent: str, lines: list[str]) -> None:

@@ -18,11 +18,24 @@ _INSIDE = re.compile(r"/pytest_elastic/store/(?!_collective)")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One call: `line` is 0 where it is not known."""
+    """One call.
+
+    Attributes:
+        file: the library, for a call in C whose source is not known.
+        line: 0 where it is not known.
+        function: its name without those of what it belongs to; whole in C.
+        native: whether it is in C.
+    """
 
     file: str
     line: int
     function: str
+    native: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}:{self.line} in {self.function}" if self.line else f"{self.file} in {self.function}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

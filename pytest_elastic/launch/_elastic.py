@@ -85,7 +85,8 @@ class Elastic:
             if result is None:
                 ranks = [rank for rank in group.pids() if rank not in group.group.exits]
                 give_up(group, ranks)
-                places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in group.stacks(ranks).items()]
+                stacks = group.stacks_in_c(ranks)
+                places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in stacks.items()]
                 text = f"{len(ranks)} of {group.nprocs} ranks did not finish within {limit:g} s"
                 late = GroupTimeoutError(ranks, "\n".join([text, *places]))
                 raise annotate(late, group, ranks, group.name)

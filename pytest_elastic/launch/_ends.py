@@ -38,7 +38,8 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
     if answers.expired:
         give_up(group, answers.silent)
-    stacks = group.stacks(answers.silent) if answers.silent else {}
+    look = group.stacks_in_c if answers.expired else group.stacks
+    stacks = look(answers.silent) if answers.silent else {}
     for rank in answers.silent:
         if answers.expired:
             text = f"did not finish within {limit}"

@@ -204,6 +204,11 @@ class Lookout:
         with self._lock:
             return find_stale(self._graph)
 
+    def outside(self) -> list[int]:
+        """The ranks that are in a phase and do not wait in the store."""
+        with self._lock:
+            return [rank.number for rank in self._graph.ranks if rank.runs and not rank.gone]
+
     def _somebody_else_writes(self) -> bool:
         known = self._launcher_waits and not self._launcher_writes and not self._group.server.listens
         return self._broken or not known

@@ -47,6 +47,14 @@ SIBLING_PERIOD = 0.5
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
+def _spy(pids: dict[int, int], native: bool) -> dict[int, list[Stack]]:
+    if not pids:
+        return {}
+    from pytest_elastic.launch._spy import spy  # Seldom needed, and not quick to import.
+
+    return spy(pids, native)
+
+
 class RankGroup(PContext):
     """N ranks.  Not thread-safe but for `close`.
 
@@ -301,10 +309,25 @@ class RankGroup(PContext):
     def stacks(self, ranks: list[int]) -> dict[int, list[Stack]]:
         """The Python stacks of these ranks as they stand; blocks up to half a second.
 
-        A rank that SIGSTOP holds has to be resumed to write its own; it stays resumed.
+        A rank that SIGSTOP holds is seen from outside (the extra `stacks`), or has to be resumed to write its
+        own; it then stays resumed.
         """
-        stopped = [rank for rank in ranks if state(self.group.pids.get(rank, 0)) == "T"]
-        return self.dumps.take(self.group, ranks, stopped)
+        pids = self.group.pids
+        stopped = {rank: pids[rank] for rank in ranks if rank in pids and state(pids[rank]) == "T"}
+        seen = _spy(stopped, native=False)
+        resumed = [rank for rank in stopped if rank not in seen]
+        return seen | self.dumps.take(self.group, [rank for rank in ranks if rank not in seen], resumed)
+
+    def stacks_in_c(self, ranks: list[int]) -> dict[int, list[Stack]]:
+        """Those of `stacks`, and of ranks that are in no store what they do in C (the extra `stacks`).
+
+        Blocks up to ten seconds more.
+        """
+        pids, outside = self.group.pids, self.lookout.outside()
+        found = self.stacks([rank for rank in ranks if rank not in outside])  # At once: they may go on.
+        # The others are not asked to write: a signal lets some calls return, and the rank goes on.
+        found |= _spy({r: pids[r] for r in ranks if r in outside and state(pids[r]) not in "TZ"}, native=True)
+        return found | self.stacks([rank for rank in ranks if rank not in found])
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""

@@ -71,8 +71,7 @@ def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
     for number, stack in enumerate(sorted(map(cut_harness, stacks), key=lambda stack: not stack.current)):
         if number:
             lines.append(f"{indent}another thread:")
-        for frame in stack.frames:
-            lines.append(f"{indent}{frame.file}:{frame.line} in {frame.function}")
+        lines += [f"{indent}{frame}" for frame in stack.frames]
     return "\n".join(lines) or f"{indent}(no Python stack could be had)"
 
 

@@ -81,7 +81,8 @@ def standing(branches: list[dict[str, Any]], above: int = 0) -> dict[int, set[in
     """Rank -> the innermost lines at which its threads stand."""
     found: dict[int, set[int]] = {}
     for branch in branches:
-        line = branch["calls"][-1]["line"] if branch["calls"] else above
+        calls = [call for call in branch["calls"] if not call["native"]]  # There are, where py-spy is.
+        line = calls[-1]["line"] if calls else above
         below = standing(branch["branches"], line)
         for rank in branch["ranks"]:
             found.setdefault(rank, set()).update(below.get(rank, {line}))

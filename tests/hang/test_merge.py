@@ -96,11 +96,22 @@ def test_threads() -> None:
     ]
 
 
+def test_of_the_calls_in_c_the_innermost_is_shown() -> None:
+    """Where its source is not known it has no line."""
+    calls = (
+        Frame("/suite/t.py", 12, "main"),
+        Frame("/src/op.cpp", 7, "op", native=True),
+        Frame("/lib/libc.so.6", 0, "read", native=True),
+    )
+    (branch,) = merge({0: [Stack(calls, True)]})
+    assert branch.text() == "main t.py:12 → read libc.so.6 [0]"
+
+
 def test_json() -> None:
     """The tree as data has whole paths."""
     (branch,) = merge({0: [TRAIN], 3: [EVALUATE]}, {0: (2,), 3: (1,)}, WAITS)
     data = json.loads(json.dumps(branch.to_json()))
-    assert data["calls"] == [{"file": "/suite/t.py", "line": 12, "function": "main"}]
+    assert data["calls"] == [{"file": "/suite/t.py", "line": 12, "function": "main", "native": False}]
     assert (data["ranks"], data["waits"], data["least"]) == ([0, 3], "", False)
     assert [(one["waits"], one["ranks"], one["least"]) for one in data["branches"]] == [
         ('barrier("eval")', [3], True),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import pytest
 
 HANG = """
@@ -10,6 +14,11 @@ import pytest
 
 def stand_still():
     time.sleep(100)
+"""
+
+WITHOUT_SPY = """
+from pytest_elastic.launch import _spy
+_spy.spy = lambda pids, native: {}
 """
 
 
@@ -66,11 +75,49 @@ def test_hang(rank):
     ],
     ids=["gil-held", "signals-ignored", "stopped"],
 )
-def test_ranks_that_cannot_be_asked(run, body):
+@pytest.mark.parametrize("seen", [WITHOUT_SPY, ""], ids=["asked", "seen"])
+def test_ranks_that_cannot_be_asked(run, body, seen):
     """A rank that holds the GIL, ignores signals or is stopped ends all the same, and shows its line."""
-    result = run(HANG + f"\n@pytest.mark.elastic(timeout=1)\ndef test_hang(rank):\n    {body}\n")
+    result = run(f"{HANG}{seen}\n@pytest.mark.elastic(timeout=1)\ndef test_hang(rank):\n    {body}\n")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["ranks 0-1 did not finish within 1 s*", "  *.py:* in test_hang"])
+
+
+@pytest.mark.skipif(
+    shutil.which("py-spy", path=os.path.dirname(sys.executable)) is None, reason="py-spy is not installed"
+)
+def test_stacks_from_outside(run):
+    """With py-spy the calls of C are shown, of a call that a signal would end, and a stopped rank stays so."""
+    result = run(
+        """
+        import ctypes, os, signal
+        import pytest
+
+        def inside():
+            ctypes.CDLL(None).sleep(100)
+
+        @pytest.mark.elastic(nprocs=3, timeout=1)
+        def test_hang(world):
+            if world.rank == 0:
+                inside()
+            elif world.rank == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+                print("went on")
+            world.barrier()
+        """
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "  test_hang * → inside *.py:5 → *nanosleep libc.so.6 ?0?*",
+            "--- rank 0 hung here ---",
+            "*test_stacks_from_outside.py:5 in inside",
+            "*libc* in *nanosleep",
+            "--- rank 1 hung here ---",
+            "--- rank 2 hung here ---",
+            "*_collective.py:* in barrier",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*went on*")
 
 
 @pytest.mark.parametrize(

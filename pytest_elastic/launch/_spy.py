@@ -1,0 +1,83 @@
+"""Stacks seen from outside, by py-spy (the extra `stacks`); without it there are none.
+
+A rank that SIGSTOP holds writes nothing itself, and what a rank writes ends where Python does.  py-spy reads
+the memory of a process, which needs the right to trace it: root's, or that of the machine's
+`kernel.yama.ptrace_scope`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_elastic.clock import Deadline
+from pytest_elastic.hang import Frame, Stack
+
+_log = logging.getLogger(__name__)
+
+_LIMIT = 10.0  # Seconds for all: the names of a large library's functions take some to read.
+_NAME = 100  # Characters that are kept of a C++ function's name.
+
+
+def spy(pids: Mapping[int, int], native: bool) -> dict[int, list[Stack]]:
+    """The stacks of these processes, by rank; blocks up to ten seconds, usually 0.1 s for each.
+
+    Args:
+        native: with the calls of C in which a thread is now.  Such a look stops the process for a moment,
+            and one that is stopped already cannot be seen so.
+
+    Returns:
+        Nothing for those that cannot be looked into, and of all without py-spy.
+    """
+    program = shutil.which("py-spy", path=f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}")
+    if program is None:
+        return {}
+    how = "--native" if native else "--nonblocking"
+    looks = {
+        rank: subprocess.Popen(
+            [program, "dump", "--json", how, "--pid", str(pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank, pid in pids.items()
+    }
+    deadline, found = Deadline.after(_LIMIT), {}
+    for rank, look in looks.items():
+        try:
+            output, errors = look.communicate(timeout=deadline.remaining())
+            found[rank] = read_stacks(json.loads(output))
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            look.kill()
+            why = look.communicate()[1] if isinstance(error, subprocess.TimeoutExpired) else errors
+            _log.warning("py-spy could not look into rank %d: %s", rank, _first_lines(why) or error)
+    return found
+
+
+def read_stacks(threads: Sequence[Mapping[str, Any]]) -> list[Stack]:
+    """What py-spy says of the threads of a process; of C, the calls beyond the last one of Python."""
+    stacks = []
+    for thread in threads:
+        calls = thread["frames"]
+        python = next((i for i, call in enumerate(calls) if not call["module"]), len(calls))
+        shown = [*calls[:python], *(call for call in calls[python:] if not call["module"])]
+        frames = [
+            Frame(call["filename"], call["line"], call["name"][:_NAME], native=True)
+            if call["module"]
+            else Frame(call["filename"], call["line"], call["name"].rpartition(".")[2])
+            for call in reversed(shown)
+        ]
+        stacks.append(Stack(tuple(frames), thread["os_thread_id"] == thread["pid"]))
+    return stacks
+
+
+def _first_lines(text: bytes) -> str:
+    """The error and its causes, without the way to it."""
+    lines = text.decode("utf-8", "replace").partition("\nStack backtrace:")[0].split("\n")
+    return " ".join(line.strip() for line in lines if line.strip())
