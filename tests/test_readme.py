@@ -87,10 +87,9 @@ def test_the_failure_is_shown_as_it_is(pytester, number, name):
     result.assert_outcomes(failed=1)
     shown = [line for line in blocks("text")[number].splitlines() if line.strip() not in ("", "...")]
     for line in shown:
-        # Rules are as wide as the terminal, paths and spans of time are the machine's, and who came least far
-        # depends on who was last at the barrier before.
+        # Rules are as wide as the terminal, paths and spans of time are the machine's.
         words = re.sub(r"(^[-_]+ | [-_]+$)", "*", line).replace("[", "[[]").replace("...", "*")
-        words = re.sub(r"known [0-9.]+ m?s after|   ← least progress|$", "*", words)
+        words = re.sub(r"known [0-9.]+ m?s after|$", "*", words)
         result.stdout.fnmatch_lines([words.replace(f"  {name}.py", f"  *{name}.py")])
 
 

@@ -44,7 +44,7 @@ from pytest_elastic.store._wire import (
     pack_refusal,
 )
 
-_QUIET = 0.02  # Seconds with nothing to do, after which what was noted is told.
+_QUIET = 0.005  # Seconds with nothing to do, after which what was noted is told.
 _MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
 _GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 

@@ -398,3 +398,14 @@ def test_every_run_of_small_programs(number: int) -> None:
             doomed |= {wait.client for wait in graph.doomed}
             assert not (isinstance(event, WaitEnded) and event.client in doomed)
         assert doomed == {wait.client for wait in graph.waits()}
+
+
+@pytest.mark.parametrize("last", range(3))
+def test_who_comes_last_has_come_no_further(last: int) -> None:
+    """It releases the barrier by a request more."""
+    group, graph = Group(3), WaitGraph(3)
+    for rank in sorted(range(3), key=lambda rank: (rank == last, rank)):
+        group.step(rank, "barrier", "epoch")
+    for event in group.events:
+        graph.take(event)
+    assert {(rank.barriers, rank.calls) for rank in graph.ranks} == {(1, 2)}
