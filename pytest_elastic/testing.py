@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from pytest_elastic.launch import raises_on_ranks
+from pytest_elastic.faults import FaultPlan, parse
+from pytest_elastic.launch import current_world, raises_on_ranks
+from pytest_elastic.simulator import prove, prove_kills
 
-__all__ = ["check_store", "raises_on_ranks"]
+__all__ = ["check_store", "faults", "raises_on_ranks"]
+
+RankFunction = Callable[[int, int, Any], Any]
+
+
+def faults(
+    plan: FaultPlan | str = "", *, single: bool = False, ranks: int = 3, sample: int = 10
+) -> Callable[[RankFunction], Callable[..., None]]:
+    """Make a rank function `function(rank, world_size, store)` a test that it bears faults.
+
+    First in the simulator, under every schedule; then on real ranks.  Whom a fault ends may die; all others
+    must return, whatever timeouts they meet.
+
+    Args:
+        plan: what goes wrong in each run.
+        single: whether one kill more goes wrong: in the simulator each rank is killed before each of its
+            operations, on real ranks `sample` of these kills are tried.
+        ranks: how many.
+        sample: how many; 0 for the simulator alone.
+
+    Raises:
+        ValueError: neither `plan` nor `single` is given.
+        FaultPlanError: the plan is impossible.
+    """
+    planned = parse(plan) if isinstance(plan, str) else plan
+    if not (planned or single):
+        raise ValueError("faults() takes a plan, such as 'K1@4', or single=True, or both")
+    planned.check(ranks)
+
+    def decorate(function: RankFunction) -> Callable[..., None]:
+        def on_rank(rank: int, world_size: int) -> Any:
+            return function(rank, world_size, current_world().store)
+
+        def test(elastic: Any, elastic_faults: Any) -> None:
+            (prove_kills if single else prove)(function, ranks, faults=planned, may_timeout=True)
+            elastic_faults(planned)
+            if single and sample:
+                elastic_faults.survive(on_rank, ranks, sample)
+            elif sample:
+                elastic.run(on_rank, ranks, expect=planned.ends)
+
+        on_rank.__name__ = function.__name__
+        functools.update_wrapper(test, function)
+        del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for its arguments.
+        test.place_as = function  # type: ignore[attr-defined]  # The line that pytest shows.
+        return test
+
+    return decorate
 
 
 def check_store(make_store: Callable[[], Any]) -> None:

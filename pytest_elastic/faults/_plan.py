@@ -11,6 +11,7 @@ count.  What happens at an operation happens before the operation has any effect
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack
@@ -151,6 +152,12 @@ class FaultPlan:
 
     def __str__(self) -> str:
         return "+".join(map(str, self.faults))
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """How it ends ranks: rank -> exit code, negative for a signal."""
+        codes = {"kill": -signal.SIGKILL, "exit": 0}
+        return {fault.rank: fault.code or codes[fault.kind] for fault in self if fault.kind in codes}  # type: ignore[misc]
 
     def check(self, nprocs: int) -> None:
         """Check that every rank of the plan is one of `nprocs`.

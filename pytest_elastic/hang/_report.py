@@ -91,12 +91,13 @@ def _span(seconds: float) -> str:
 
 def _barriers(picture: Picture, told: set[int]) -> list[str]:
     heads = [f"barrier {barrier.name}:" for barrier in picture.barriers]
-    came = [f"arrived {_list(barrier.arrived)};" for barrier in picture.barriers]
+    came = [f"arrived {_list(one.arrived)}{';' if one.absent else ''}" for one in picture.barriers]
     width, middle = max(map(len, heads), default=0), max(map(len, came), default=0)
     lines = []
     for head, arrived, barrier in zip(heads, came, picture.barriers, strict=True):
         told.update(barrier.arrived)
-        lines.append(f"  {head:{width}} {arrived:{middle}} absent {_absent(barrier, told)}")
+        absent = f" absent {_absent(barrier, told)}" if barrier.absent else ""
+        lines.append(f"  {head:{width}} {arrived:{middle}}{absent}".rstrip())
     return lines
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_elastic.errors import GroupTimeoutError
+from pytest_elastic.launch._exits import describe_exit
 from pytest_elastic.launch._findings import annotate, give_up
-from pytest_elastic.launch._ranks import GRACE, RankGroup
-from pytest_elastic.multiprocessing.errors import ChildFailedError
+from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
+from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import stack_text
 
 
@@ -66,22 +67,25 @@ class Elastic:
         args: tuple[Any, ...] = (),
         timeout: float | None = None,
         env: dict[str, str] | None = None,
+        expect: Mapping[int, int] | None = None,
     ) -> list[Any]:
         """Run `fn` on ranks; its values in rank order.
 
         Args:
             timeout: seconds from when the ranks are ready; the run's `--elastic-timeout` by default.
+            expect: rank -> exit code with which it is to die, negative for a signal; its value is `None`.
 
         Raises:
-            ChildFailedError: ranks failed; the text has every one's traceback.
+            ChildFailedError: ranks failed, or did not die as expected; the text has every one's traceback.
             GroupTimeoutError: ranks did not finish in time; the text says where they stood.
         """
         __tracebackhide__ = True
         group = self._begin(fn, nprocs, args, env)
+        group.expect = dict(expect or {})
         limit = self.default_timeout if timeout is None else timeout
         try:
             # Nobody else has this group: while it runs nothing else happens here.
-            result = group.wait_alone(limit or -1, period=0.5)
+            result = group.wait_alone(limit or -1, period=SIBLING_PERIOD)
             if result is None:
                 ranks = [rank for rank in group.pids() if rank not in group.group.exits]
                 give_up(group, ranks)
@@ -90,10 +94,10 @@ class Elastic:
                 text = f"{len(ranks)} of {group.nprocs} ranks did not finish within {limit:g} s"
                 late = GroupTimeoutError(ranks, "\n".join([text, *places]))
                 raise annotate(late, group, ranks, group.name)
-            if result.is_failed():
-                failed = ChildFailedError(group.name, result.failures)
-                raise annotate(failed, group, list(result.failures), group.name)
-            return list(result.return_values.values())
+            failures = result.failures | _survivors(group)
+            if failures:
+                raise annotate(ChildFailedError(group.name, failures), group, list(failures), group.name)
+            return group.values()
         finally:
             group.close(timeout=GRACE)
 
@@ -101,3 +105,14 @@ class Elastic:
         """Stop what the test left open."""
         for group in self.groups:
             group.close(timeout=GRACE)
+
+
+def _survivors(group: RankGroup) -> dict[int, ProcessFailure]:
+    """Of the ranks that were to die, those that returned, as failures."""
+    failures = {}
+    for rank, code in group.expect.items():
+        exited = group.group.exits.get(rank)
+        if exited is not None and exited.exitcode == 0 != code:
+            failures[rank] = ProcessFailure.observed(rank, group.pids()[rank], 0, "")
+            failures[rank].message = f"rank {rank} returned, but was to be one that {describe_exit(code)}"
+    return failures

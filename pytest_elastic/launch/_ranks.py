@@ -23,7 +23,7 @@ from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._debugger import Borrow, Loans
-from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.launch._dumps import Dumps, look_into
 from pytest_elastic.launch._files import RankLogs
 from pytest_elastic.launch._lookout import Lookout
 from pytest_elastic.launch._plan import Answers, Launcher, Plan
@@ -47,14 +47,6 @@ SIBLING_PERIOD = 0.5
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
-def _spy(pids: dict[int, int], native: bool) -> dict[int, list[Stack]]:
-    if not pids:
-        return {}
-    from pytest_elastic.launch._spy import spy  # Seldom needed, and not quick to import.
-
-    return spy(pids, native)
-
-
 class RankGroup(PContext):
     """N ranks.  Not thread-safe but for `close`.
 
@@ -67,6 +59,7 @@ class RankGroup(PContext):
         loans: of the terminal, to debuggers in the ranks.
         lookout: finds out that ranks hang.
         fresh: whether no item ran on it yet.
+        expect: rank -> exit code that is no failure.
     """
 
     handles_signals = False
@@ -88,6 +81,7 @@ class RankGroup(PContext):
         self.dumps = Dumps(self.directories)
         self._noted: set[int] = set()
         self.fresh = True
+        self.expect: dict[int, int] = {}
         self._gate: Gate | None = None
         self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
         self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
@@ -314,7 +308,7 @@ class RankGroup(PContext):
         """
         pids = self.group.pids
         stopped = {rank: pids[rank] for rank in ranks if rank in pids and state(pids[rank]) == "T"}
-        seen = _spy(stopped, native=False)
+        seen = look_into(stopped, native=False)
         resumed = [rank for rank in stopped if rank not in seen]
         return seen | self.dumps.take(self.group, [rank for rank in ranks if rank not in seen], resumed)
 
@@ -326,8 +320,17 @@ class RankGroup(PContext):
         pids, outside = self.group.pids, self.lookout.outside()
         found = self.stacks([rank for rank in ranks if rank not in outside])  # At once: they may go on.
         # The others are not asked to write: a signal lets some calls return, and the rank goes on.
-        found |= _spy({r: pids[r] for r in ranks if r in outside and state(pids[r]) not in "TZ"}, native=True)
+        found |= look_into(
+            {r: pids[r] for r in ranks if r in outside and state(pids[r]) not in "TZ"}, native=True
+        )
         return found | self.stacks([rank for rank in ranks if rank not in found])
+
+    def _succeeded(self, exited: RankExited) -> bool:
+        return self.expect.get(exited.rank) == exited.exitcode or super()._succeeded(exited)
+
+    def values(self) -> list[Any]:
+        """What the ranks have returned; `None` of one that has not."""
+        return [self._returned(rank)[1] for rank in self.directories]
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""

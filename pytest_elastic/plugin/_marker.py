@@ -103,7 +103,7 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
-def _faults(value: Any, size: int) -> tuple[Any, dict[Any, int]]:
+def _faults(value: Any, size: int) -> tuple[Any, dict[int, int]]:
     """The plan, and how ranks end by it."""
     if value is None:
         return None, {}
@@ -117,8 +117,7 @@ def _faults(value: Any, size: int) -> tuple[Any, dict[Any, int]]:
         plan.check(size or len(plan.faults) * 2**20)
     except FaultPlanError as error:
         raise MarkerError(f"elastic(faults=...): {error}") from None
-    codes = {"kill": -signal.SIGKILL, "exit": 0}
-    return plan, {fault.rank: fault.code or codes[fault.kind] for fault in plan if fault.kind in codes}
+    return plan, plan.ends
 
 
 def _env(value: Any) -> dict[str, str]:

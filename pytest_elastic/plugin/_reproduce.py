@@ -155,6 +155,41 @@ class ElasticFaults:
             nprocs: on how many ranks.
             sample: how many, chosen by `--elastic-seed` (0 where it is not given); all if there are fewer.
         """
+        points = self._points(fn, nprocs)
+        chosen = sorted(random.Random(self._seed).sample(range(len(points)), min(sample, len(points))))
+        return [points[number] for number in chosen]
+
+    def survive(self, fn: Callable[..., Any], nprocs: int, sample: int = 10) -> list[FaultPlan]:
+        """Run `fn` with so many single kills, each besides what is planned: all other ranks must return.
+
+        Returns:
+            The kills; those that did not happen, since the rank came to fewer operations than in a run
+            without faults, are left out, and others taken.
+
+        Raises:
+            ChildFailedError: others failed; a note says with which faults.
+        """
+        __tracebackhide__ = True
+        from pytest_elastic.multiprocessing.errors import ChildFailedError
+
+        points, planned, trials = self._points(fn, nprocs), self.plan, self._item.stash[TRIALS].trials
+        done: list[FaultPlan] = []
+        for point in random.Random(self._seed).sample(points, len(points)):
+            if len(done) == sample:
+                break
+            self(planned | point)
+            try:
+                self._elastic.run(fn, nprocs, expect=self.plan.ends)
+                done.append(point)
+            except ChildFailedError as error:
+                if set(error.failures) != set(point.ends) or _happened(trials[-1]):
+                    error.add_note(f"with the faults {self.plan}")
+                    raise
+                trials.pop()
+        self(planned)
+        return done
+
+    def _points(self, fn: Callable[..., Any], nprocs: int) -> list[FaultPlan]:
         from pytest_elastic.faults import FaultPlan, kill_points
 
         planned = self.plan
@@ -162,9 +197,18 @@ class ElasticFaults:
         self._elastic.run(fn, nprocs)
         counts = self._item.stash[TRIALS].trials[-1].operations()
         self(planned)
-        points = kill_points(counts)
-        chosen = sorted(random.Random(self._seed).sample(range(len(points)), min(sample, len(points))))
-        return [points[number] for number in chosen]
+        return kill_points(counts)
+
+
+def _happened(trial: Trial) -> bool:
+    """Whether all planned faults did."""
+    from pytest_elastic.errors import UnfiredFaultError
+
+    try:
+        trial.check()
+    except UnfiredFaultError:
+        return False
+    return True
 
 
 def again(item: pytest.Function, reproduction: Reproduction) -> None:

@@ -28,9 +28,10 @@ class Setting:
             time) the clock moves only when nobody can run.
         skew: by rank, by which part its clock goes faster than true: 0.1 is 10 % fast; 0 where none is given.
         may_timeout: whether a wait that only its timeout can end is no hang.
+        rounds: how often each rank calls the function, as a training loop does; the store stays.
 
     Raises:
-        ValueError: there is no rank, or a clock that stands still or goes back.
+        ValueError: there is no rank, no round, or a clock that stands still or goes back.
     """
 
     ranks: int
@@ -39,10 +40,12 @@ class Setting:
     expiries: int = 0
     skew: tuple[float, ...] = ()
     may_timeout: bool = False
+    rounds: int = 1
 
     def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise ValueError(f"ranks must be at least 1, not {self.ranks}")
+        for name in ("ranks", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.wake not in ("latched", "level"):
             raise ValueError(f"wake must be 'latched' or 'level', not {self.wake!r}")
         if self.expiries < 0 or len(self.skew) > self.ranks or any(skew <= -1 for skew in self.skew):

@@ -1,8 +1,8 @@
 """Search for a schedule that fails: `explore` it, or `prove` that there is none.
 
-A rank function is called as `function(rank, world_size, store)`, once on each rank of each execution.  It
-must be deterministic but for the store: what else ranks share is not part of the search.  What they log is
-not shown.
+A rank function is called as `function(rank, world_size, store)`, once on each rank of each execution, or as
+often as the setting's `rounds` say, over one store.  It must be deterministic but for the store: what else
+ranks share is not part of the search.  What they log is not shown.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Rules(TypedDict, total=False):
     expiries: int
     skew: tuple[float, ...]
     may_timeout: bool
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ class Certificate:
         setting = self.setting
         clock = f"{setting.expiries} early expiries" if setting.expiries else "virtual clock"
         faults = f"faults {setting.faults}" if setting.faults else "no faults"
+        rounds = f", {setting.rounds} rounds," if setting.rounds > 1 else ""
         proved = "all" if self.exhausted else "not all"
         return (
-            f"{proved} {self.traces} traces of {setting.ranks} ranks in {self.executions} executions"
+            f"{proved} {self.traces} traces of {setting.ranks} ranks{rounds} in {self.executions} executions"
             f" ({setting.wake} store, {clock}, {faults})"
         )
 
@@ -161,6 +163,7 @@ def prove_kills(
         Verdict: as `prove` does; the note says which kill.
         NotExhaustedError: there are more executions than so many, for one of the kills.
     """
+    __tracebackhide__ = True
     rules.setdefault("may_timeout", True)
     whole = prove(function, ranks, max_executions, **rules)
     besides = rules.get("faults", FaultPlan())

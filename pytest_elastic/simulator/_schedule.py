@@ -1,6 +1,6 @@
 """The token of a schedule: one word that runs one execution again.
 
-    token   = "E1." ranks "." wake *("." delay) ["+" faults] ["~" clock] ["." seal]
+    token   = "E1." ranks ["x" rounds] "." wake *("." delay) ["+" faults] ["~" clock] ["." seal]
     wake    = "l" | "v"                           latched, level
     delay   = gap "-" shift                       see `SparseScheduler`; a shift is at least 1
     faults  = a fault plan's text                 see `faults._text`; it has no ".", "~" and "-"
@@ -30,7 +30,7 @@ _VERSION = "E1"
 _WAKES: dict[str, Wake] = {"l": "latched", "v": "level"}
 _LETTERS = {wake: letter for letter, wake in _WAKES.items()}
 _TOKEN = re.compile(
-    r"E1\.(?P<ranks>\d+)\.(?P<wake>[a-z])(?P<delays>(?:\.\d+-\d+)*)"
+    r"E1\.(?P<ranks>\d+)(?:x(?P<rounds>\d+))?\.(?P<wake>[a-z])(?P<delays>(?:\.\d+-\d+)*)"
     r"(?:\+(?P<faults>[^~.]*))?(?:~(?:x(?P<expiries>\d+))?(?:s(?P<skew>-?\d+(?:,-?\d+)*))?)?"
 )
 _SEAL = re.compile(r"(?P<body>.*)\.p(?P<check>[0-9a-f]{4})(?P<program>[0-9a-f]{4})")
@@ -68,7 +68,8 @@ class Schedule:
     def __str__(self) -> str:
         """The token, sealed if the program is known."""
         setting = self.setting
-        body = f"{_VERSION}.{setting.ranks}.{_LETTERS[setting.wake]}"
+        rounds = f"x{setting.rounds}" if setting.rounds > 1 else ""
+        body = f"{_VERSION}.{setting.ranks}{rounds}.{_LETTERS[setting.wake]}"
         body += "".join(f".{gap}-{shift}" for gap, shift in self.delays)
         if setting.faults:
             body += f"+{setting.faults}"
@@ -127,7 +128,7 @@ def _checksum(body: str) -> int:
 
 def _readable(body: str) -> int:
     """How many characters of a damaged token make sense."""
-    match = re.match(r"E1(\.\d+(\.[lv](\.\d+-\d+)*(\+[^~.]*)?(~(x\d+)?(s-?\d+(,-?\d+)*)?)?)?)?", body)
+    match = re.match(r"E1(\.\d+(x\d+)?(\.[lv](\.\d+-\d+)*(\+[^~.]*)?(~(x\d+)?(s-?\d+(,-?\d+)*)?)?)?)?", body)
     return match.end() if match else 0
 
 
@@ -143,6 +144,7 @@ def _setting(token: str, match: re.Match[str]) -> Setting:
             faults,
             _number(token, match["expiries"] or "0"),
             skew,
+            rounds=_number(token, match["rounds"] or "1"),
         )
     except FaultPlanError as error:
         raise TokenError(token, f"has no good faults: {error}")

@@ -1,8 +1,8 @@
 """From a failure to the simplest one of its kind, and the proof that it comes again.
 
-*Rules.*  A failure is simpler if it has fewer ranks, then fewer faults, fewer early expiries, fewer delays,
-and then smaller ones.  It is of the same kind if its verdict has the same type, and an exception the place.
-Each candidate is run; what counts is what happened, not what was asked for.
+*Rules.*  A failure is simpler if it has fewer ranks, then fewer rounds, fewer faults, fewer early expiries,
+fewer delays, and then smaller ones.  It is of the same kind if its verdict has the same type, and an
+exception the place.  Each candidate is run; what counts is what happened, not what was asked for.
 
 * Ranks: only where the default schedule does not fail, on the smaller group neither: a function that was
   written for three ranks fails on two for reasons of its own.
@@ -52,6 +52,7 @@ def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> 
         for simplify in (
             _fewer_faults,
             _fewer_ranks,
+            _fewer_rounds,
             _fewer_expiries,
             _fewer_delays,
             _smaller_delays,
@@ -136,6 +137,14 @@ def _fewer_ranks(trials: _Trials) -> None:
             continue
         for delays in (trials.best.delays, *_extensions(default)):
             if trials.try_out(smaller, delays):
+                return
+
+
+def _fewer_rounds(trials: _Trials) -> None:
+    for rounds in range(1, trials.best.setting.rounds):
+        fewer = replace(trials.best.setting, rounds=rounds)
+        for delays in (trials.best.delays, (), *_extensions(trials.run(fewer, ()))):
+            if trials.try_out(fewer, delays):
                 return
 
 
@@ -247,6 +256,7 @@ def _size(execution: Execution) -> tuple[object, ...]:
     setting, places = execution.setting, _places(execution.delays)
     return (
         setting.ranks,
+        setting.rounds,
         len(setting.faults),
         setting.expiries,
         len(places),

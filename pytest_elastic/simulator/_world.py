@@ -118,10 +118,11 @@ class Simulation:
         assert run is not None
         seat, execution = run.seats[number], run.execution
         try:
+            result, store = None, SimStore(seat)
+            for _ in range(0 if seat.unwinding else self.setting.rounds):
+                result = self.function(number, self.setting.ranks, store)
             if not seat.unwinding:
-                result = self.function(number, self.setting.ranks, SimStore(seat))
-                if not seat.unwinding:
-                    execution.results[number] = result
+                execution.results[number] = result
         except (Unwind, Interrupted):
             pass
         except KeyboardInterrupt as interrupt:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pytest_elastic.errors import FaultPlanError
+from pytest_elastic.testing import faults
+
 
 def test_by_the_marker(run):
     """Ranks die as planned, the others see what follows, and that is a pass."""
@@ -187,6 +192,132 @@ def test_single_kills(run):
         (line,) = [line for line in result.outlines if "sample:" in line]
         found.append(line)
     assert found[0] == found[1] != found[2]
+
+
+def test_ranks_that_are_to_die(run):
+    """The others run on, and their values count; one that lives is a failure."""
+    result = run(
+        """
+        import os, signal
+        from pytest_elastic.launch import current_world
+
+        def die(rank, world_size):
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if rank == 2:
+                os._exit(3)
+            current_world().store.set("late", "1")
+            return rank
+
+        def test_ends(elastic):
+            assert elastic.run(die, nprocs=4, expect={1: -9, 2: 3}) == [0, None, None, 3]
+
+        def test_another_end(elastic):
+            elastic.run(die, nprocs=4, expect={1: -9, 2: 4})
+
+        def test_lives(elastic):
+            elastic.run(lambda rank, n: rank, nprocs=2, expect={1: -9})
+        """
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*test_another_end*",
+            "* rank * : 2 *",
+            "* exitcode * : 3 *",
+            "*test_lives*",
+            "* rank 1 returned, but was to be one that died by SIGKILL*",
+        ]
+    )
+
+
+DECORATED = """
+import os
+from pathlib import Path
+from pytest_elastic.errors import DistStoreError
+from pytest_elastic.store import barrier
+from pytest_elastic.testing import faults
+
+def exchange(rank, world_size, store):
+    if "RANK" in os.environ:  # On a real one.
+        Path(f"{os.getpid()}.run").touch()
+    try:
+        barrier(store, world_size, "a")
+        store.set(f"x{rank}", "1")
+    except DistStoreError:
+        pass
+"""
+
+
+def test_every_single_kill(run, pytester):
+    """In the simulator all, on real ranks a sample: with the run that counts them 5 times 3 ranks here.
+
+    Who comes last to the barrier does an operation more; if another one did so when it was counted, a kill
+    may not happen, and there is a run more.
+    """
+    result = run(
+        DECORATED
+        + """
+@faults(single=True, sample=4)
+def test_all(rank, world_size, store):
+    exchange(rank, world_size, store)
+
+@faults("X2@1=3")
+def test_plan(rank, world_size, store):
+    exchange(rank, world_size, store)
+
+@faults(single=True, ranks=2, sample=0)
+def test_in_the_simulator(rank, world_size, store):
+    exchange(rank, world_size, store)
+    assert "RANK" not in os.environ
+"""
+    )
+    result.assert_outcomes(passed=3)
+    runs, rest = divmod(len(list(pytester.path.glob("*.run"))), 3)
+    assert rest == 0
+    assert runs >= 5 + 1
+
+
+def test_a_rank_that_does_not_bear_a_kill(run):
+    """The simulator says it with a token, real ranks with the plan; the place is the test's own."""
+    result = run(
+        DECORATED
+        + """
+@faults(single=True, ranks=2)
+def test_in_the_simulator(rank, world_size, store):
+    barrier(store, world_size, "a")
+
+@faults(single=True, ranks=2)
+def test_on_ranks(rank, world_size, store):
+    try:
+        barrier(store, world_size, "a")
+    except DistStoreError:
+        if "RANK" in os.environ:
+            raise
+""",
+        "-rf",
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*test_in_the_simulator*",
+            "E *RankFailed: rank 1 failed at *.py:*: DistStoreError: Wait timeout after *",
+            "E *replay(test_in_the_simulator, 'E1.2.l+K0@1.p*', may_timeout=True)",
+            "*test_on_ranks*",
+            "*DistStoreError: Wait timeout after 300000 ms, missing keys: 'a/last_member'*",
+            "*cause: rank ? was killed by SIGKILL *",
+            "*with the faults K?@?",
+            "replay: pytest *test_on_ranks --elastic-replay=*",
+        ]
+    )
+
+
+def test_faults_of_a_function_that_cannot_be():
+    """Said where it is decorated."""
+    with pytest.raises(ValueError, match=r"faults\(\) takes a plan, such as 'K1@4', or single=True"):
+        faults()
+    with pytest.raises(FaultPlanError, match="rank 3 in"):
+        faults("K3@1")
 
 
 def test_a_stopped_rank_is_no_survivor(run):

@@ -54,6 +54,7 @@ def test_a_damaged_token_is_no_token(schedule, data):
     [
         ("E1.3.l", Schedule(Setting(3))),
         ("E1.3.l.1-1", Schedule(Setting(3), ((1, 1),))),
+        ("E1.3x2.v.1-1", Schedule(Setting(3, "level", rounds=2), ((1, 1),))),
         (
             "E1.2.v.0-2.10-1+K1@4~x2s0,100000",
             Schedule(Setting(2, "level", kill(rank=1, op=4), 2, (0.0, 0.1)), ((0, 2), (10, 1))),
@@ -78,6 +79,8 @@ def test_tokens_written_by_hand(token, schedule):
         ("E1.3.l.1-", "is damaged at character 7"),
         ("E1.3.l.1-1 ", "is damaged at character 11"),
         ("E1.3.l~x", "is damaged at character 8"),
+        ("E1.3x.l", "is damaged at character 5"),
+        ("E1.3x0.l", "out of range: rounds must be at least 1, not 0"),
         ("E1.3.l.1-1.p00000000", "checksum"),
         ("E1.0.l", "out of range: ranks must be at least 1"),
         ("E1.3.l.1-0", "out of range: a shift of 0"),

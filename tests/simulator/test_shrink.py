@@ -20,6 +20,7 @@ from pytest_elastic.simulator import (
     UncontrolledBlocking,
     compare,
     confirm,
+    explore,
     shrink,
     simulate,
 )
@@ -237,6 +238,36 @@ def test_faults_go_before_ranks():
     failure = fails(count_by_hand, ((1, 1),), ranks=3, faults=delay(rank=2, by=1, op=1))
     best = shrink(count_by_hand, failure)
     assert (best.setting, best.delays) == (Setting(2), ((1, 1),))
+
+
+def reuse(rank, world_size, store):
+    """A barrier whose keys are those of the round before, so that the second time it holds nobody."""
+    mine = store.add(f"round{rank}", 1)
+    if store.add("count", 1) == world_size:
+        store.set("go", "1")
+    store.wait(["go"])
+    assert all(store.add(f"round{other}", 0) >= mine for other in range(world_size)), "too early"
+
+
+def test_rounds_that_do_not_matter_go():
+    """The second one fails, under every schedule of it; one alone is right."""
+    with pytest.raises(RankFailed) as caught:
+        explore(reuse, ranks=2, rounds=5)
+    assert "replay(reuse, 'E1.2x2.l.p" in caught.value.__notes__[-1]
+    assert explore(reuse, ranks=2).exhausted
+
+
+def test_a_round_that_needs_a_schedule_of_its_own():
+    """The fewest rounds are looked for with other delays, too."""
+
+    def rarely(rank, world_size, store):
+        mine = store.add(f"round{rank}", 1)
+        if rank == 1:
+            assert (mine, store.add("round0", 0)) not in ((1, 4), (2, 1)), "either"
+
+    best = shrink(rarely, fails(rarely, [], ranks=2, rounds=4))
+    assert best.setting.rounds == 2
+    assert len(best.delays) == 1
 
 
 def test_no_shorter_schedule_is_overlooked():
