@@ -105,7 +105,9 @@ def show_shrinking() -> None:
             f" {times[-1] * 1000:5.0f} ms {again:>6} {same:5}/{REPLAYS}",
             flush=True,
         )
-    print(f"shrinking: median {statistics.median(times) * 1000:.0f} ms, longest {max(times) * 1000:.0f} ms")
+    print(
+        f"shrinking: median {statistics.median(times) * 1000:.0f} ms, longest {max(times) * 1000:.0f} ms (goal: 1 s)"
+    )
 
 
 def main() -> None:

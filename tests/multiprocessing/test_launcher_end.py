@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,16 @@ def await_processes(until, mark, count):
 
 def await_end(until, mark):
     until(lambda: not marked(mark))
+
+
+@contextmanager
+def running(command, mark, **options):
+    """A program with this mark in its environment, which does not outlive the block."""
+    with subprocess.Popen(command, env={**os.environ, MARK: mark.split("=")[1]}, **options) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 LAUNCHER = """
@@ -80,7 +91,8 @@ def work(rank):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ranks = range(len(JOBS))
-    start_processes("n", work, {r: (r,) for r in ranks}, {r: {} for r in ranks}, sys.argv[1], sys.argv[2])
+    # Without a name for it the group would end at once.
+    group = start_processes("n", work, {r: (r,) for r in ranks}, {r: {} for r in ranks}, *sys.argv[1:])
     print("started", flush=True)
     time.sleep(1000)
 """
@@ -95,11 +107,8 @@ def test_p70_f36_sigkill_to_the_launcher(method, tmp_path, until, rounds):
         mark = f"{MARK}={os.getpid()}-{method}-{number}"
         logs = tmp_path / str(number)
         logs.mkdir()
-        with subprocess.Popen(
-            [sys.executable, script, logs, method],
-            env={**os.environ, MARK: mark.split("=")[1]},
-            stdout=subprocess.PIPE,
-        ) as launcher:
+        command = [sys.executable, script, logs, method]
+        with running(command, mark, stdout=subprocess.PIPE) as launcher:
             launcher.stdout.readline()
             time.sleep(random.uniform(0, 0.02))
             launcher.kill()
@@ -117,9 +126,7 @@ def test_f36_killed_while_it_starts(tmp_path, until):
         mark = f"{MARK}={os.getpid()}-start-{number}"
         logs = tmp_path / str(number)
         logs.mkdir()
-        with subprocess.Popen(
-            [sys.executable, script, logs, "fork"], env={**os.environ, MARK: mark.split("=")[1]}
-        ) as launcher:
+        with running([sys.executable, script, logs, "fork"], mark) as launcher:
             await_processes(until, mark, number + 2)
             launcher.kill()
             launcher.wait()
@@ -150,13 +157,8 @@ def test_f37_ctrl_c(tmp_path, until):
     (tmp_path / "launcher.py").write_text(INTERRUPTED)
     (tmp_path / "logs").mkdir()
     mark = f"{MARK}={os.getpid()}-interrupted"
-    with subprocess.Popen(
-        [sys.executable, tmp_path / "launcher.py", tmp_path / "logs"],
-        env={**os.environ, MARK: mark.split("=")[1]},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as launcher:
+    command = [sys.executable, tmp_path / "launcher.py", tmp_path / "logs"]
+    with running(command, mark, stdout=subprocess.PIPE, text=True, start_new_session=True) as launcher:
         launcher.stdout.readline()
         os.killpg(launcher.pid, signal.SIGINT)
         assert launcher.stdout.read() == "SIGINT [-2, -2]\n"

@@ -1,0 +1,43 @@
+"""All numbers of searching, proving, shrinking and replaying: `python tests/benchmarks/bench_reproduce.py`.
+
+Runs `bench_search.py` (beside the other tools on the package index, which it installs into an environment of
+its own, where that can be done), `bench_simulator.py` and `bench_replay.py`, each in an interpreter of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# What the kernels and their stores need besides.
+PEERS = ["frontrun", "interleave-test", "pytest", "hypothesis", "psutil"]
+
+
+def peers(folder: Path) -> list[str]:
+    """The interpreter that has the other tools; nothing where they cannot be had."""
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    done = subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], capture_output=True, text=True)
+    if done.returncode == 0:
+        return [python]
+    print(f"the other tools could not be installed:\n{done.stderr}")
+    return []
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for script, arguments in (
+            ("bench_search.py", peers(Path(name))),
+            ("bench_simulator.py", []),
+            ("bench_replay.py", []),
+        ):
+            print(f"\n== {script}", flush=True)
+            subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()
