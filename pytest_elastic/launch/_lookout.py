@@ -153,21 +153,23 @@ class Lookout:
 
     def sink(self, event: Event) -> None:
         """What happened at the store."""
-        if self._hear([event]):
+        if self._hear(event):
             self._settle()
 
     def note(self, events: Iterable[Event]) -> None:
         """What happened to ranks, as the launcher knows it."""
-        self._hear(events)
+        with self._lock:  # Nobody looks before all is known.
+            for event in events:
+                self._hear(event)
         self._group.server.order(self._catch_up)
 
-    def _hear(self, events: Iterable[Event]) -> bool:
+    def _hear(self, event: Event) -> bool:
         """Whether somebody should look.  A fault of ours costs the verdicts, and not the store."""
         if self._broken:
             return False
         try:
             with self._lock:
-                return sum(self._take(event) for event in events) > 0  # All are taken.
+                return self._take(event)
         except Exception:
             self._broken = True
             _log.exception("hangs of these ranks will not be found")

@@ -61,9 +61,13 @@ class Reporter:
         """Tell what was noted."""
         noted, take = self.noted, self.noted.popleft
         while noted:
-            row = take(), take(), take(), take(), take()
-            for event in _MAKERS[row[0]](*row[1:]):
-                self._tell(event)
+            kind, at, whose, what, more = take(), take(), take(), take(), take()
+            if kind == _LEAVES and whose[1] not in self._heard:
+                continue
+            if kind != _ENDS:
+                self._heard.add(whose[1])
+            for event in _MAKERS[kind](at, whose, what, more):
+                self._sink(event)
 
     def called(self, connection: Connection, frame: bytes, answer: object) -> None:
         """A request was carried out; one that is blocked is told of by `waits`."""
@@ -95,13 +99,6 @@ class Reporter:
         self.noted.extend((kind, _now(), whose, how, None))
         if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
             self.tell()
-
-    def _tell(self, event: Any) -> None:
-        if type(event) is not ClientLeft:
-            self._heard.add(event.client)
-        elif event.client not in self._heard:
-            return
-        self._sink(event)
 
     def _in_short(self, frame: bytes, answer: object) -> object:
         """What is kept of an answer: of a barrier of the store's own how many have come, else no value."""
