@@ -8,45 +8,7 @@ from pathlib import Path
 
 import pytest
 
-KERNELS = """
-    import pytest
-    from pytest_elastic.launch import current_world
-
-    def pytest_generate_tests(metafunc):
-        metafunc.fixturenames.append("again")
-        metafunc.parametrize("again", range(5))
-
-    @pytest.mark.elastic(nprocs=2)
-    def test_counter(world):
-        store = world.store
-        store.set("n", "0") if world.rank == 0 else store.get("n")
-        store.set("n", str(int(store.get("n")) + 1))
-        world.barrier()
-        assert int(store.get("n")) == 2
-
-    @pytest.mark.elastic(nprocs=3)
-    def test_leader(world):
-        store, rank = world.store, world.rank
-        leads = store.compare_set("leader", "", str(rank)) == str(rank).encode()
-        if leads:
-            store.set("epoch", "1")
-            store.wait([f"ack{other}" for other in range(3) if other != rank], 0.2)
-        elif store.check(["epoch"]):
-            store.set(f"ack{rank}", "1")
-
-    def wake(rank, world_size):
-        store = current_world().store
-        if rank == 0:
-            store.get("ready")
-            store.set("go", "1")
-            store.delete_key("go")
-        else:
-            store.set("ready", "1")
-            store.wait(["go"], 0.2)
-
-    def test_wake_up(elastic):
-        elastic.run(wake, nprocs=2)
-    """
+KERNELS = Path(__file__).with_name("racy.py").read_text()
 FAILURES = {
     "test_counter": "*assert 1 == 2*",
     "test_leader": "*DistStoreError: Wait timeout*ack*",
