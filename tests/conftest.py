@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -93,6 +95,7 @@ class Session:
         self.directory = directory
         self.mark = f"elastic-survivor-{os.getpid()}-{time.monotonic_ns()}"
         self.output = directory / "output.txt"
+        self._held, holds = os.pipe()
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
@@ -102,10 +105,16 @@ class Session:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                pass_fds=[holds],
             )
+        os.close(holds)
 
     def survivors(self) -> list[int]:
-        """Every process but pytest itself that carries this session's mark, by environment or by descent."""
+        """Every process but pytest itself that carries this session's mark, by environment or by descent.
+
+        Those of a fork storm are gone before one has looked at them: then it is -1, while somebody holds the
+        descriptor that pytest was given.
+        """
         found = []
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) not in (self.process.pid, os.getpid()):
@@ -115,7 +124,8 @@ class Session:
                     continue
                 if marked and psutil.pid_exists(int(name)):
                     found.append(int(name))
-        return [pid for pid in found if _runs(pid)]
+        held = self.process.poll() is not None and not select.select([self._held], [], [], 0)[0]
+        return [pid for pid in found if _runs(pid)] or [-1] * held
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         """Wait until it holds; fails with the session's output if it does not in time."""
@@ -126,13 +136,16 @@ class Session:
             time.sleep(0.005)
 
     def end(self) -> None:
-        """Kill what a failed test left."""
-        for pid in (self.process.pid, *self.survivors()):
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                pass
+        """Kill what a failed test left: pytest, so that the guardians sweep, and only then whatever is left."""
+        self.process.kill()
         self.process.wait(10)
+        deadline = time.monotonic() + 3.0
+        while (left := self.survivors()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL) if pid > 0 else None
+        os.close(self._held)
 
 
 def _runs(pid: int) -> bool:

@@ -2,15 +2,17 @@
 
 The ranks are the kinds of `tests/plugin/test_survival.py`.  Every process of the run carries a mark in its
 environment, which it inherits.  A look reads the environments of the processes that were not there when
-pytest was started; that takes about a millisecond, so that the benchmark does not measure itself.  As one
-look may miss a process that is just forking or executing, zero counts from the first look of `QUIET`
-seconds in which every look was empty.
+pytest was started; that takes about a millisecond, so that the benchmark does not measure itself.  One look
+may miss a process that is just forking or executing, and misses a fork storm nearly always: so zero counts
+from the first look of `QUIET` seconds in which every look was empty and nobody held a pipe that pytest was
+given.
 """
 
 from __future__ import annotations
 
 import os
 import runpy
+import select
 import signal
 import statistics
 import subprocess
@@ -43,8 +45,8 @@ def look(mark: bytes, old: set[str]) -> list[int]:
     return found
 
 
-def start(directory: Path, kind: str, mark: str) -> subprocess.Popen[bytes]:
-    """A pytest whose two ranks are up."""
+def start(directory: Path, kind: str, mark: str, holds: int) -> subprocess.Popen[bytes]:
+    """A pytest whose two ranks are up; they inherit the descriptor."""
     running = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_ranks.py"],
         cwd=directory,
@@ -53,7 +55,9 @@ def start(directory: Path, kind: str, mark: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        pass_fds=[holds],
     )
+    os.close(holds)
     deadline = time.monotonic() + 60
     while not all((directory / f"up{rank}").exists() for rank in range(2)):
         if running.poll() is not None or time.monotonic() > deadline:
@@ -63,11 +67,11 @@ def start(directory: Path, kind: str, mark: str) -> subprocess.Popen[bytes]:
     return running
 
 
-def time_to_zero(mark: bytes, old: set[str], began: float) -> float:
+def time_to_zero(mark: bytes, old: set[str], held: int, began: float) -> float:
     """Seconds from the signal until nothing was left; infinity past `LIMIT`."""
     empty_since = None
     while (now := time.perf_counter()) - began < LIMIT:
-        if look(mark, old):
+        if not select.select([held], [], [], 0)[0] or look(mark, old):
             empty_since = None
         elif empty_since is None:
             empty_since = now
@@ -84,13 +88,15 @@ def kill_pytest(code: str, kind: str) -> float:
         (directory / "test_ranks.py").write_text(code)
         mark = f"{os.getpid()}-{time.monotonic_ns()}-survivor"
         old = processes()
-        running = start(directory, kind, mark)
+        held, holds = os.pipe()
+        running = start(directory, kind, mark, holds)
         try:
             began = time.perf_counter()
             os.kill(running.pid, signal.SIGKILL)
             running.wait()
-            return time_to_zero(mark.encode(), old, began)
+            return time_to_zero(mark.encode(), old, held, began)
         finally:
+            os.close(held)
             for pid in look(mark.encode(), old):
                 os.kill(pid, signal.SIGKILL)
 
