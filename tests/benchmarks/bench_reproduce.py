@@ -13,19 +13,21 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# What the kernels and their stores need besides.
-PEERS = ["frontrun", "interleave-test", "pytest", "hypothesis", "psutil"]
+NEEDED = ["pytest", "hypothesis", "psutil"]  # By the kernels and their stores.
 
 
 def peers(folder: Path) -> list[str]:
-    """The interpreter that has the other tools; nothing where they cannot be had."""
+    """The interpreter that has the other tools, as far as they can be had; nothing if none can."""
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
-    done = subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], capture_output=True, text=True)
-    if done.returncode == 0:
-        return [python]
-    print(f"the other tools could not be installed:\n{done.stderr}")
-    return []
+    found = False
+    for tool in ("frontrun", "interleave-test"):
+        install = [python, "-m", "pip", "install", "-q", tool, *NEEDED]
+        done = subprocess.run(install, capture_output=True, text=True)
+        found |= done.returncode == 0
+        if done.returncode:
+            print(f"{tool} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    return [python] if found else []
 
 
 def main() -> None:
