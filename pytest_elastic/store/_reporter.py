@@ -25,11 +25,12 @@ _NUM_MEMBERS, _LAST_MEMBER = "/num_members", "/last_member"
 _JOINING = frozenset({"add", "arrive", "barrier"})
 _FAILED = object()
 _PLAIN = frozenset({int, bool, type(None), object})
-_LONG = 512  # Bytes of a frame of which only the keys are kept.
+_LONG = 512  # Bytes of a frame with values of which only the keys are kept.
 _MOST = 5 * 65_536
 
 _LAYOUTS = {layout.code: layout for layout in REQUESTS.values()}
 _BARRIER, _COMPARE_SET = REQUESTS["barrier"].code, REQUESTS["compare_set"].code
+_WITH_VALUES = {REQUESTS[name].code for name in ("set", "compare_set", "append", "multi_set", "queue_push")}
 
 Whose = tuple[Any, int]
 
@@ -73,7 +74,8 @@ class Reporter:
         """A request was carried out; one that is blocked is told of by `waits`."""
         if type(answer) not in _PLAIN or frame[4] == _BARRIER:
             answer = self._in_short(frame, answer)
-        request = frame if len(frame) <= _LONG else (frame[4], _keys(*_unpacked(frame)))
+        long = len(frame) > _LONG and frame[4] in _WITH_VALUES
+        request = (frame[4], _keys(*_unpacked(frame))) if long else frame
         self.noted.extend((_CALLS, _now(), connection.whose, request, answer))
         if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
             self.tell()
@@ -102,12 +104,12 @@ class Reporter:
 
     def _in_short(self, frame: bytes, answer: object) -> object:
         """What is kept of an answer: of a barrier of the store's own how many have come, else no value."""
+        if answer is _FAILED or frame[4] not in (_BARRIER, _COMPARE_SET):
+            return answer if answer is _FAILED else None
         layout, arguments = _unpacked(frame)
-        if answer is _FAILED:
-            return answer
         if layout.code == _BARRIER:
             return int(self._state.peek(f"{arguments[1]}{_NUM_MEMBERS}") or 0)
-        return _FAILED if layout.code == _COMPARE_SET and answer != arguments[2] else None
+        return None if answer == arguments[2] else _FAILED
 
 
 _now = SYSTEM_CLOCK.monotonic
@@ -130,19 +132,18 @@ def _rank(whose: Whose) -> int | None:
 
 def _calls(at: float, whose: Whose, request: Any, answer: Any) -> Iterator[Event]:
     rank, number = _rank(whose), whose[1]
-    arguments: list[Any] = []
-    if type(request) is bytes:
-        layout, arguments = _unpacked(request)
-        keys = _keys(layout, arguments)
-    else:
-        layout, keys = _LAYOUTS[request[0]], request[1]
-    name = layout.name
+    if type(request) is not bytes:
+        code, keys = request
+        yield StoreCalled(at, rank, number, _LAYOUTS[code].name, keys, answer is not _FAILED)
+        return
+    layout, arguments = _unpacked(request)
+    name, keys = layout.name, _keys(layout, arguments)
     changed = answer is not _FAILED and (name != "delete_key" or answer)
     yield StoreCalled(at, rank, number, name, keys, changed)
     if not changed or name not in _JOINING or not (name == "barrier" or keys[0].endswith(_NUM_MEMBERS)):
         return
     # Torch's own barrier adds 1 to such a key too; it says nothing of how many are to come.
-    world_size = arguments[2] if arguments and name != "add" else 0
+    world_size = 0 if name == "add" else arguments[2]
     yield BarrierJoined(at, rank, number, keys[0].removesuffix(_NUM_MEMBERS), world_size, answer)
 
 

@@ -86,23 +86,27 @@ def test_values_are_not_kept_until_they_are_told() -> None:
         ("append", "a", long),
         ("multi_set", ["b", "c"], [long, b""]),
         ("check", keys),
+        ("arrive", "k" * 1000 + "/num_members", 0, 2),
     ]
     for name, *arguments in requests:
         frame = REQUESTS[name].pack(arguments)
         reporter.called(connection, frame, getattr(state, name)(*arguments))  # type: ignore[arg-type]
     reporter.called(connection, REQUESTS["set"].pack(("a", long)), reporter.failed)  # type: ignore[arg-type]
-    assert not any(isinstance(one, bytes) for one in reporter.noted)
+    assert not any(isinstance(one, bytes) and long in one for one in reporter.noted)
     assert not events
     reporter.tell()
-    assert [(event.name, event.keys, event.changed) for event in events] == [
+    joined = [event for event in events if isinstance(event, BarrierJoined)]
+    assert [(event.name, event.keys, event.changed) for event in events if event not in joined] == [
         ("set", ("a",), True),
         ("compare_set", ("a",), True),
         ("compare_set", ("a",), False),
         ("append", ("a",), True),
         ("multi_set", ("b", "c"), True),
         ("check", tuple(keys), True),
+        ("arrive", ("k" * 1000 + "/num_members",), True),
         ("set", ("a",), False),
     ]
+    assert joined == [BarrierJoined(joined[0].at, 3, 1, "k" * 1000, 2, 1)]
 
 
 def test_a_wait_is_told_with_what_is_missing(told: Told, threads: Any, wait_for: Any) -> None:
