@@ -13,10 +13,12 @@ from __future__ import annotations
 import codecs
 import os
 import select
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -191,14 +193,15 @@ class _Exchange:
             self._poll.register(descriptor, select.POLLIN)
 
     def run(self, interrupt: Callable[[], object], over: Callable[[], bool]) -> bool:
-        while not (self._ended or over()):
-            try:
-                for descriptor, _ in self._poll.poll(_LOOK_UP * 1000):
-                    self._show() if descriptor == self._rank.fileno() else self._type()
-            except KeyboardInterrupt:
-                interrupt()
-            except OSError:  # The rank was killed with our bytes unread.
-                break
+        with _interrupts_noted() as interrupted:
+            while not (self._ended or over()):
+                try:
+                    for descriptor, _ in self._poll.poll(_LOOK_UP * 1000):
+                        self._show() if descriptor == self._rank.fileno() else self._type()
+                except OSError:  # The rank was killed with our bytes unread.
+                    break
+                if interrupted():
+                    interrupt()
         return self._enough
 
     def _show(self) -> None:
@@ -215,3 +218,29 @@ class _Exchange:
         else:  # Ctrl-D, or the terminal is gone: the debugger ends by it.
             self._poll.unregister(self._terminal.descriptor)
             self._rank.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C came since that was last asked.
+
+    Raised where it comes, `KeyboardInterrupt` could tear a message of the group in two, or end pytest since
+    it came while somebody asked whether the rank is `over`.  One that nobody asked for is raised in the end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def interrupted() -> bool:
+        found = bool(came)
+        came.clear()
+        return found
+
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came:
+            signal.raise_signal(signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -189,14 +190,20 @@ def test_the_end_of_input_is_the_ranks_too(desk, aside):
     assert lines == [""]
 
 
-def test_interrupted(desk, aside):
-    """Ctrl-C is for the rank, and the exchange goes on."""
+@pytest.mark.parametrize("place", ["while it shows", "while it asks"])
+def test_interrupted(desk, aside, place):
+    """Ctrl-C is for the rank wherever it comes, and the exchange goes on."""
     interrupts = []
 
     def show(text: str) -> None:
-        if text == "now":
-            raise KeyboardInterrupt
         desk.shown.append(text)
+        if text == "now" and place == "while it shows":
+            signal.raise_signal(signal.SIGINT)
+
+    def over(rank: int) -> bool:
+        if "now" in desk.shown and place == "while it asks" and not interrupts:
+            signal.raise_signal(signal.SIGINT)
+        return False
 
     @contextmanager
     def terminal() -> Iterator[Terminal]:
@@ -213,8 +220,31 @@ def test_interrupted(desk, aside):
         desk.type("typed after it\n")
 
     aside(debug)
-    desk.serve(desk.loans(terminal), interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    desk.serve(desk.loans(terminal), interrupt, over)
     assert (interrupts, desk.shown[-2]) == ([3], "typed after it\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupted_too_late(desk, aside):
+    """What came when the rank had given the terminal back is pytest's."""
+
+    def over(rank: int) -> bool:
+        if "x" in desk.shown:
+            signal.raise_signal(signal.SIGINT)
+        return "x" in desk.shown
+
+    def debug() -> None:
+        desk.rank.write("x")
+        desk.rank.flush()
+        desk.rank.readline()
+        desk.rank.give_back()
+
+    aside(debug)
+    loans = desk.loans(desk.terminal)
+    with pytest.raises(KeyboardInterrupt):
+        desk.serve(loans, over=over)
+    loans.close()
 
 
 def test_taken_away(desk, aside):
