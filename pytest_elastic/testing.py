@@ -21,7 +21,8 @@ def faults(
     """Make a rank function `function(rank, world_size, store)` a test that it bears faults.
 
     First in the simulator, under every schedule; then on real ranks.  Whom a fault ends may die; all others
-    must return, whatever timeouts they meet.
+    must return, whatever timeouts they meet.  The function itself is the test's attribute `function`, for
+    `replay`.
 
     Args:
         plan: what goes wrong in each run.
@@ -43,8 +44,12 @@ def faults(
         def on_rank(rank: int, world_size: int) -> Any:
             return function(rank, world_size, current_world().store)
 
+        def in_simulator(rank: int, world_size: int, store: Any) -> Any:
+            __tracebackhide__ = True
+            return function(rank, world_size, store)
+
         def test(elastic: Any, elastic_faults: Any) -> None:
-            (prove_kills if single else prove)(function, ranks, faults=planned, may_timeout=True)
+            (prove_kills if single else prove)(in_simulator, ranks, faults=planned, may_timeout=True)
             elastic_faults(planned)
             if single and sample:
                 elastic_faults.survive(on_rank, ranks, sample)
@@ -52,8 +57,10 @@ def faults(
                 elastic.run(on_rank, ranks, expect=planned.ends)
 
         on_rank.__name__ = function.__name__
+        in_simulator.__name__ = f"{function.__name__}.function"  # So it is called in what `replay` is to run.
         functools.update_wrapper(test, function)
         del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for its arguments.
+        test.function = function  # type: ignore[attr-defined]
         test.place_as = function  # type: ignore[attr-defined]  # The line that pytest shows.
         return test
 

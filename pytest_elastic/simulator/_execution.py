@@ -139,6 +139,7 @@ class Execution:
             Verdict: of the type that the table in `_verdict` says.
             UnfiredFaultError: a fault did not happen.
         """
+        __tracebackhide__ = True
         if self.verdict is not None:
             self.verdict.throw()
         if self.unfired is not None:

@@ -117,6 +117,7 @@ def explore(
         UnfiredFaultError: a planned fault never happened.
         ValueError: an argument is impossible.
     """
+    __tracebackhide__ = True
     setting = Setting(ranks, **rules)
     with _quiet(), Simulation(function, setting) as simulation:
         plan = plan_of(strategy, simulation, max_schedules, seed)
@@ -138,6 +139,7 @@ def prove(
         UnfiredFaultError: a planned fault never happened, in no schedule.
         ValueError: an argument is impossible.
     """
+    __tracebackhide__ = True
     setting = Setting(ranks, **rules)
     with _quiet(), Simulation(function, setting) as simulation:
         search = Dpor(simulation)
@@ -244,6 +246,7 @@ def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
 
 
 def _raise(function: RankFunction, failure: Execution, found: _Found) -> NoReturn:
+    __tracebackhide__ = True
     with _quiet():
         best = confirm(function, shrink(function, failure))
     assert best.verdict is not None

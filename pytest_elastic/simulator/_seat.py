@@ -75,6 +75,7 @@ class Seat:
 
     def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
         """Come to a scheduling point; returns when the step is done, with its answer."""
+        __tracebackhide__ = True
         table, number = self.table, self.number
         if not table.crew.runs(number):
             raise RuntimeError(f"what belongs to simulated rank {number} was used by another rank or thread")

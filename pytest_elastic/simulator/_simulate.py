@@ -63,6 +63,7 @@ def replay(function: RankFunction, token: Schedule | str, *, may_timeout: bool =
         Verdict: see `Execution.check`.
         UnfiredFaultError: a fault did not happen.
     """
+    __tracebackhide__ = True
     schedule = _whole(token, None)
     execution = simulate(function, schedule, may_timeout=may_timeout)
     if schedule.program not in (None, fingerprint(execution.steps)):

@@ -35,11 +35,13 @@ class SimStore(Handle):
         return other
 
     def _call(self, name: str, *arguments: Any) -> Any:
+        __tracebackhide__ = True
         if arguments and type(arguments[0]) is list:
             arguments = tuple(map(tuple, arguments))  # Steps can be hashed.
         return self._seat.reach("call", name, arguments)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        __tracebackhide__ = True
         if type(arguments[0]) is list:
             arguments = (tuple(arguments[0]),)
         self._seat.seconds = seconds

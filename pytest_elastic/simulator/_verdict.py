@@ -44,6 +44,7 @@ class Verdict(ElasticError):
 
     def throw(self) -> NoReturn:
         """Raise it."""
+        __tracebackhide__ = True
         raise self
 
 

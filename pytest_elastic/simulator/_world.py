@@ -114,6 +114,7 @@ class Simulation:
 
     def _body(self, number: int) -> int:
         """A rank's function from its start to its end; who runs next."""
+        __tracebackhide__ = True
         run = self._run
         assert run is not None
         seat, execution = run.seats[number], run.execution

@@ -234,7 +234,9 @@ def test_ranks_that_are_to_die(run):
 DECORATED = """
 import os
 from pathlib import Path
+import pytest
 from pytest_elastic.errors import DistStoreError
+from pytest_elastic.simulator import RankFailed, replay
 from pytest_elastic.store import barrier
 from pytest_elastic.testing import faults
 
@@ -287,6 +289,10 @@ def test_a_rank_that_does_not_bear_a_kill(run):
 def test_in_the_simulator(rank, world_size, store):
     barrier(store, world_size, "a")
 
+def test_again():
+    with pytest.raises(RankFailed):
+        replay(test_in_the_simulator.function, "E1.2.l+K0@1", may_timeout=True)
+
 @faults(single=True, ranks=2)
 def test_on_ranks(rank, world_size, store):
     try:
@@ -297,12 +303,12 @@ def test_on_ranks(rank, world_size, store):
 """,
         "-rf",
     )
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=2, passed=1)
     result.stdout.fnmatch_lines(
         [
             "*test_in_the_simulator*",
             "E *RankFailed: rank 1 failed at *.py:*: DistStoreError: Wait timeout after *",
-            "E *replay(test_in_the_simulator, 'E1.2.l+K0@1.p*', may_timeout=True)",
+            "E *replay(test_in_the_simulator.function, 'E1.2.l+K0@1.p*', may_timeout=True)",
             "*test_on_ranks*",
             "*DistStoreError: Wait timeout after 300000 ms, missing keys: 'a/last_member'*",
             "*cause: rank ? was killed by SIGKILL *",
