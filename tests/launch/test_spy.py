@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,13 @@ needs_spy = pytest.mark.skipif(
 
 
 def stands(pid: int) -> None:
-    """Wait until both threads of the program are where they stay."""
-    while [stack.frames[-1].function for stack in spy({0: pid}, native=False)[0]] != ["pause", "pause"]:
-        pass
+    """Wait until both threads of the program are where they stay; a look at what runs may fail."""
+    deadline = time.monotonic() + 20
+    while True:
+        seen = spy({0: pid}, native=False).get(0, [])
+        if [stack.frames[-1].function for stack in seen] == ["pause", "pause"]:
+            return
+        assert time.monotonic() < deadline
 
 
 @pytest.fixture
