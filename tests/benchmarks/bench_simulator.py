@@ -32,7 +32,7 @@ from pytest_elastic.simulator._task import GreenletCrew, ThreadCrew
 sys.path.insert(0, str(Path(__file__).parent.parent))  # The corpus is with the tests.
 from simulator.corpus import KERNELS, Kernel
 
-SAMPLES, RUNS, REPLAYS = 150, 40, 50
+SAMPLES, RUNS, REPLAYS = 2000, 20, 50
 
 
 def twenty_steps(rank: int, world_size: int, store: Any) -> None:
