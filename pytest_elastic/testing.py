@@ -8,7 +8,6 @@ from typing import Any
 
 from pytest_elastic.faults import FaultPlan, parse
 from pytest_elastic.launch import current_world, raises_on_ranks
-from pytest_elastic.simulator import prove, prove_kills
 
 __all__ = ["check_store", "faults", "raises_on_ranks"]
 
@@ -49,6 +48,8 @@ def faults(
             return function(rank, world_size, store)
 
         def test(elastic: Any, elastic_faults: Any) -> None:
+            from pytest_elastic.simulator import prove, prove_kills
+
             (prove_kills if single else prove)(in_simulator, ranks, faults=planned, may_timeout=True)
             elastic_faults(planned)
             if single and sample:

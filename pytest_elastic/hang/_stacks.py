@@ -33,9 +33,8 @@ class Frame:
     native: bool = False
 
     def __str__(self) -> str:
-        return (
-            f"{self.file}:{self.line} in {self.function}" if self.line else f"{self.file} in {self.function}"
-        )
+        line = f":{self.line}" if self.line else ""
+        return f"{self.file}{line} in {self.function}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,12 +63,3 @@ class Dumps:
 def _gone(group: Group, rank: int) -> bool:
     group.take()
     return rank in group.exits
-
-
-def look_into(pids: Mapping[int, int], native: bool) -> dict[int, list[Stack]]:
-    """What can be seen of these processes from outside; see `_spy.spy`."""
-    if not pids:
-        return {}
-    from pytest_elastic.launch._spy import spy  # Seldom needed, and not quick to import.
-
-    return spy(pids, native)

@@ -23,12 +23,13 @@ from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._debugger import Borrow, Loans
-from pytest_elastic.launch._dumps import Dumps, look_into
+from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._files import RankLogs
 from pytest_elastic.launch._lookout import Lookout
 from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import Hello, RankJob
+from pytest_elastic.launch._spy import spy
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
@@ -308,7 +309,7 @@ class RankGroup(PContext):
         """
         pids = self.group.pids
         stopped = {rank: pids[rank] for rank in ranks if rank in pids and state(pids[rank]) == "T"}
-        seen = look_into(stopped, native=False)
+        seen = spy(stopped, native=False)
         resumed = [rank for rank in stopped if rank not in seen]
         return seen | self.dumps.take(self.group, [rank for rank in ranks if rank not in seen], resumed)
 
@@ -320,9 +321,7 @@ class RankGroup(PContext):
         pids, outside = self.group.pids, self.lookout.outside()
         found = self.stacks([rank for rank in ranks if rank not in outside])  # At once: they may go on.
         # The others are not asked to write: a signal lets some calls return, and the rank goes on.
-        found |= look_into(
-            {r: pids[r] for r in ranks if r in outside and state(pids[r]) not in "TZ"}, native=True
-        )
+        found |= spy({r: pids[r] for r in ranks if r in outside and state(pids[r]) not in "TZ"}, native=True)
         return found | self.stacks([rank for rank in ranks if rank not in found])
 
     def _succeeded(self, exited: RankExited) -> bool:

@@ -35,29 +35,35 @@ def spy(pids: Mapping[int, int], native: bool) -> dict[int, list[Stack]]:
     Returns:
         Nothing for those that cannot be looked into, and of all without py-spy.
     """
-    program = shutil.which("py-spy", path=f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}")
+    program = find()
     if program is None:
         return {}
     how = "--native" if native else "--nonblocking"
-    looks = {
-        rank: subprocess.Popen(
-            [program, "dump", "--json", how, "--pid", str(pid)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank, pid in pids.items()
-    }
-    deadline, found = Deadline.after(_LIMIT), {}
-    for rank, look in looks.items():
-        try:
-            output, errors = look.communicate(timeout=deadline.remaining())
-            found[rank] = read_stacks(json.loads(output))
-        except (subprocess.TimeoutExpired, ValueError) as error:
+    deadline, found, looks = Deadline.after(_LIMIT), {}, dict[int, subprocess.Popen[bytes]]()
+    try:
+        for rank, pid in pids.items():
+            command = [program, "dump", "--json", how, "--pid", str(pid)]
+            looks[rank] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        for rank, look in looks.items():
+            try:
+                output, errors = look.communicate(timeout=deadline.remaining())
+                found[rank] = read_stacks(json.loads(output))
+            except subprocess.TimeoutExpired as error:
+                _log.warning("py-spy could not look into rank %d: %s", rank, error)
+            except (ValueError, LookupError, TypeError) as error:  # Its own error; or another form of answer.
+                _log.warning("py-spy could not look into rank %d: %s", rank, _first_lines(errors) or error)
+    finally:
+        for look in looks.values():
             look.kill()
-            why = look.communicate()[1] if isinstance(error, subprocess.TimeoutExpired) else errors
-            _log.warning("py-spy could not look into rank %d: %s", rank, _first_lines(why) or error)
+            look.communicate()
     return found
+
+
+def find() -> str | None:
+    """The program, beside the interpreter or on the path; `None` where it is not installed."""
+    return shutil.which("py-spy", path=f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}")
 
 
 def read_stacks(threads: Sequence[Mapping[str, Any]]) -> list[Stack]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import psutil
 import pytest
 
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.launch._spy import read_stacks, spy
+from pytest_elastic.launch._spy import find, read_stacks, spy
 
 CODE = """
 import ctypes, sys, threading
@@ -24,9 +23,7 @@ def waits(): print(flush=True); pause()
 threading.Thread(target=pause, daemon=True).start()
 waits()
 """
-needs_spy = pytest.mark.skipif(
-    shutil.which("py-spy", path=str(Path(sys.executable).parent)) is None, reason="py-spy is not installed"
-)
+needs_spy = pytest.mark.skipif(find() is None, reason="py-spy is not installed")
 
 
 def stands(pid: int) -> None:
@@ -90,11 +87,9 @@ def test_the_calls_of_c(process: Any) -> None:
 @needs_spy
 def test_who_cannot_be_looked_into(process: Any, caplog: pytest.LogCaptureFixture) -> None:
     """It is said why; the others are seen all the same."""
-    shell, one = process("sh", "-c", "echo; sleep 1000 & wait"), process(sys.executable, "-c", CODE)
+    shell, one = process("sh", "-c", "echo; exec sleep 1000"), process(sys.executable, "-c", CODE)
     assert list(spy({0: shell.pid, 1: one.pid}, native=False)) == [1]
     assert "py-spy could not look into rank 0: Error: Failed to find python version" in caplog.text
-    for child in psutil.Process(shell.pid).children():
-        child.kill()
 
 
 def test_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

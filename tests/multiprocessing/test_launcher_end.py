@@ -226,8 +226,7 @@ def test_p70_f51_a_killed_guardian(method, launch, nobody_left, tmp_path, until)
         "the guardian of trainer was killed" in failure.message for failure in result.failures.values()
     )
     until(lambda: not any(process.is_running() for process in started))
-    await_end(
-        until, context.marker()["PYTEST_ELASTIC_GROUP"]
-    )  # What ranks began since then is swept as well.
+    # What ranks began since then is swept as well.
+    await_end(until, context.marker()["PYTEST_ELASTIC_GROUP"])
     nobody_left(context)
     assert launch(eval, args={0: ("1",)}, start_method=method).wait(20).return_values == {0: 1}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-
 import pytest
+
+from pytest_elastic.launch._spy import find
 
 HANG = """
 import ctypes, os, signal, time
@@ -18,7 +16,7 @@ def stand_still():
 
 WITHOUT_SPY = """
 from pytest_elastic.launch import _spy
-_spy.spy = lambda pids, native: {}
+_spy.find = lambda: None
 """
 
 
@@ -83,9 +81,7 @@ def test_ranks_that_cannot_be_asked(run, body, seen):
     result.stdout.fnmatch_lines(["ranks 0-1 did not finish within 1 s*", "  *.py:* in test_hang"])
 
 
-@pytest.mark.skipif(
-    shutil.which("py-spy", path=os.path.dirname(sys.executable)) is None, reason="py-spy is not installed"
-)
+@pytest.mark.skipif(find() is None, reason="py-spy is not installed")
 def test_stacks_from_outside(run):
     """With py-spy the calls of C are shown, of a call that a signal would end, and a stopped rank stays so."""
     result = run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import math
 import multiprocessing
@@ -129,7 +130,7 @@ def note() -> None:
     _rank.note()
 
 
-class Rig:
+class Rig(abc.ABC):
     """A timer server in this process, its ranks, and a bystander that must survive everything."""
 
     name = ""
@@ -139,25 +140,25 @@ class Rig:
         self.spoiled = False
         self._done, self._finish = os.pipe()
 
+    @abc.abstractmethod
     def client(self) -> TimerClient:
         """The rank's client, made in the rank."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def timers(self) -> int:
         """How many timers the server knows, of processes that live."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def send(self, pid: int, until: float, origin: Origin | None = None) -> None:
         """Have the server receive a request that no client made."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def garbage(self, data: bytes) -> None:
         """Have the server receive something that is no request."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def undecided(self) -> AbstractContextManager[object]:
         """Inside, the server reads and does not decide; it decides at the end."""
-        raise NotImplementedError
 
     def killed(self, caplog: pytest.LogCaptureFixture) -> list[object]:
         """Whom the server decided to kill."""
@@ -167,9 +168,11 @@ class Rig:
         """Whether a rank that was killed has left the channel locked for all others."""
         return False
 
+    @abc.abstractmethod
     def open(self) -> None:
         """Start the server."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Stop it."""
 
