@@ -125,6 +125,8 @@ class WaitBegan(Event):
         may_timeout: whether the caller counts on that: such a wait is no hang.
         writers: the rank (as in `rank`) that alone may write each of `keys`, in their order; `()` where
             the caller did not say.
+        alarm: seconds until the process's interval timer sends a signal, whose handler may end the wait;
+            0 where none is set.
     """
 
     client: int
@@ -134,6 +136,7 @@ class WaitBegan(Event):
     timeout: float
     may_timeout: bool = False
     writers: tuple[int, ...] = ()
+    alarm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,25 @@ class WaitEnded(Event):
 
     client: int
     how: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankInspected(Event):
+    """A rank that waits has said what else in its process may go on; see `store/_inspection.py`.
+
+    Attributes:
+        alarm: seconds until a signal of its interval timer, 0 where none is set.
+        cpu_alarm: whether a timer runs that counts processor time.
+        handlers: whether a signal's handler may end the wait, or write.
+        writers: the kernel's numbers of the threads whose code can reach the store.
+        strangers: those of the other Python threads that are not known to be harmless.
+    """
+
+    alarm: float
+    cpu_alarm: bool
+    handlers: bool
+    writers: tuple[int, ...]
+    strangers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +194,7 @@ KINDS: dict[str, type[Event]] = {
         BarrierJoined,
         WaitBegan,
         WaitEnded,
+        RankInspected,
         LineWritten,
     )
 }

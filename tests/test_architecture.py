@@ -79,7 +79,7 @@ def test_third_parties_stay_in_their_rooms(path):
 def test_sizes(path):
     """Files, functions and argument lists stay below their caps."""
     text = path.read_text()
-    assert len(text.splitlines()) <= (60 if path.name == "__init__.py" and part_of(path) != "plugin" else 400)
+    assert len(text.splitlines()) <= (60 if path.name == "__init__.py" and part_of(path) != "plugin" else 450)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]

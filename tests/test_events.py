@@ -16,6 +16,7 @@ from pytest_elastic.events import (
     PhaseBegan,
     PhaseEnded,
     RankExited,
+    RankInspected,
     RankStarted,
     RankStood,
     StoreCalled,
@@ -35,8 +36,9 @@ EVENTS = [
     StoreCalled(3.1, 0, 7, "compare_set", ("a",), False),
     ClientLeft(3.2, 0, 7),
     BarrierJoined(3.5, 2, 7, "epoch3", 4, 1),
-    WaitBegan(4.0, 2, 7, "wait", ("a", "b"), ("b",), 300.0, True, (0, 1)),
+    WaitBegan(4.0, 2, 7, "wait", ("a", "b"), ("b",), 300.0, True, (0, 1), 1.5),
     WaitEnded(4.5, 2, 7, "jumped"),
+    RankInspected(4.6, 2, 0.5, True, False, (4712,), (4713,)),
     LineWritten(5.0, 1, "stdout", "a line with \x00 in it"),
 ]
 

@@ -20,6 +20,7 @@ class Wait:
         writers: the one rank that may write a key, for keys that have one.
         lacks: how many keys are missing; those that have come since it began are in `came`.
         free: whether any rank may end it: it is for plain keys only.
+        alarmed: whether a signal's handler will run, which may end it.
     """
 
     event: WaitBegan
@@ -29,6 +30,12 @@ class Wait:
     lacks: int
     free: bool
     came: set[str] | None = None
+    alarmed: bool = False
+
+    @property
+    def patient(self) -> bool:
+        """Whether it will end, or its rank go on, without any other rank."""
+        return self.alarmed or self.event.may_timeout
 
     @property
     def missing(self) -> tuple[str, ...]:

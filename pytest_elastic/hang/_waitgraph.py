@@ -16,7 +16,8 @@ it, whoever still computes elsewhere.
 1. Who has ended its phase, or exited, writes nothing more.  Whoever is stopped, slow, or was never heard of
    can still do anything: a straggler is never accused.
 2. A rank whose wait was just satisfied runs: its answer is on the way.
-3. A wait that may time out is as good as one that will be satisfied.  Every other timeout counts for nothing.
+3. A wait that may time out is as good as one that will be satisfied, and so is one of a process whose
+   interval timer is set: its handler may do anything.  Every other timeout counts for nothing.
 4. Whoever gave up at a barrier may call it again.
 
 *Cost.*  Most events change a bit or two.  The fixpoint is computed only where a necessary condition of a
@@ -169,7 +170,8 @@ class WaitGraph:
         self._heard(rank, event.client)
         missing = event.missing
         writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else _NOBODY
-        wait = Wait(event, rank.number, event.client, writers, len(missing), not writers)
+        alarmed = event.alarm > 0
+        wait = Wait(event, rank.number, event.client, writers, len(missing), not writers, alarmed=alarmed)
         waiters = self._waiters
         for key in missing:
             if key in waiters:
@@ -183,7 +185,7 @@ class WaitGraph:
                 self._awaited[writers[key]] += 1
                 self._owing |= 1 << writers[key]
         rank.waits[event.client] = wait
-        if len(rank.clients) == 1 and not (rank.unseen or event.may_timeout or rank.gone):
+        if len(rank.clients) == 1 and not (rank.unseen or wait.patient or rank.gone):
             self._running &= ~rank.bit  # What `_weigh` would find.
             if wait.free:
                 self._free |= rank.bit
@@ -264,6 +266,14 @@ class WaitGraph:
     def _stood(self, rank: Rank, event: RankStood) -> bool:
         rank.stood = event
         return False
+
+    def disarm(self, number: int) -> None:
+        """The rank's interval timer has gone off, and its waits go on."""
+        rank = self.ranks[number]
+        for wait in rank.waits.values():
+            wait.alarmed = False
+        self._weigh(rank)
+        self._judge()
 
     # Changes.
 
@@ -369,7 +379,7 @@ class WaitGraph:
             return
         self._present |= bit
         for wait in rank.waits.values():
-            if wait.event.may_timeout:
+            if wait.patient:
                 self._patient |= bit
             elif wait.free:
                 self._free |= bit
@@ -383,7 +393,7 @@ class WaitGraph:
         before = self.doomed
         waits = self.waits()
         self._can = grow(self._running | self._patient, waits, self._barriers)
-        self.doomed = tuple(w for w in waits if not w.event.may_timeout and self.stuck(w))
+        self.doomed = tuple(w for w in waits if not w.patient and self.stuck(w))
         return any(wait not in before for wait in self.doomed)
 
     def _can_be_doomed(self) -> bool:

@@ -91,7 +91,8 @@ class Elastic:
                 give_up(group, ranks)
                 stacks = group.stacks_in_c(ranks)
                 places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in stacks.items()]
-                text = f"{len(ranks)} of {group.nprocs} ranks did not finish within {limit:g} s"
+                late_text = group.lookout.endless or f"did not finish within {limit:g} s"
+                text = f"{len(ranks)} of {group.nprocs} ranks {late_text}"
                 late = GroupTimeoutError(ranks, "\n".join([text, *places]))
                 raise annotate(late, group, ranks, group.name)
             failures = result.failures | _survivors(group)

@@ -42,7 +42,7 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
     stacks = look(answers.silent) if answers.silent else {}
     for rank in answers.silent:
         if answers.expired:
-            text = f"did not finish within {limit}"
+            text = group.lookout.endless or f"did not finish within {limit}"
             ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
         else:
             ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))

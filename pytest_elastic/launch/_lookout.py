@@ -6,10 +6,15 @@ wait graph (`hang`).  When the graph has waits that nothing can end, the server 
 arrived meanwhile (`settle`); if they still are there, it is a verdict, with no timer involved:
 
 * *exact* if nobody but the ranks' waiting threads could have ended the waits: one look at the kernel's
-  tables shows that every other thread of those ranks is parked and that they have no children;
-* else *suspected*, and said only after a second in which no process of the group used the processor and
-  none was in anything that might end by itself.  A thread that sleeps and then writes the key is never
-  taken for hung, however long it sleeps.
+  tables shows that every other thread of those ranks is parked and that they have no children.  Where there
+  are others, the rank is asked (`store/_inspection.py`), and those that it knows to be harmless do not count;
+* else *suspected*, and said only after a second in which no rank made a request, and nothing that may write
+  (a thread whose code can reach the store; a child, where a signal has a handler) used the processor or was
+  in anything that might end by itself.  A thread that sleeps and then writes the key is never taken for hung,
+  however long it sleeps.
+
+A process with an interval timer that is set will run that signal's handler, which may do anything: its waits
+are no hang before that, and no time is let pass.
 
 Where the launcher itself or somebody from outside may write the store there is no verdict at all: while a
 test holds the group in its hands (`Elastic.start`) and does not wait for its end, or has made a store of its
@@ -19,6 +24,10 @@ When every rank waits, the clock jumps: the stacks are taken, then the wait with
 as if its time had passed, in the code under test and at its own line.  What that rank does then may let
 others go on; if not, the next one follows.  A wait that may time out jumps too, but is no hang.  A timer
 (`expires`) that would end a rank sooner than that is waited for.
+
+A rank that begins the same wait again polls, and looks perhaps at a clock that does not jump: its waits end
+at once from then on, and nobody else's time passes by them.  When that has gone on for five seconds, and the
+verdict stands, the test is over (`endless`).
 
 *Rules.*
 1. Told first, done after: the launcher tells that a phase begins before it gives the order.
@@ -30,9 +39,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
@@ -41,6 +50,7 @@ from pytest_elastic.events import (
     PhaseBegan,
     PhaseEnded,
     RankExited,
+    RankInspected,
     RankStarted,
     RankStood,
     WaitBegan,
@@ -55,19 +65,23 @@ from pytest_elastic.hang import (
     diagnose_outside,
     find_stale,
 )
+from pytest_elastic.hang._nodes import Rank
+from pytest_elastic.hang._wording import key_names
+from pytest_elastic.launch._company import Company, Suspicion
 from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._kernel import state
-from pytest_elastic.multiprocessing._standing import Family
+from pytest_elastic.multiprocessing._standing import Family, catches_signals
 from pytest_elastic.store import StoreServer
 
 _log = logging.getLogger(__name__)
 
 _MOST_EVENTS = 65_536
-_CONFIRM = 1.0  # Seconds without any use of the processor.
 _PATIENCE = 0.5  # Seconds for the serving thread to tell what it knows.
+_Keys = tuple[int | None, str, tuple[str, ...]]  # Rank, operation, and what was missing.
 _OF_RANKS = frozenset({RankStarted, PhaseBegan, PhaseEnded, RankExited})
-_SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
+_SOON = 0.02  # Seconds at least between two looks at a group.
+_POLLED, _MANY = 5.0, 20  # Seconds and timeouts of one wait after which it will go on like that for ever.
 
 
 class Watched(Protocol):
@@ -87,21 +101,6 @@ class Watched(Protocol):
         """When the first timer of a rank expires, on the monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Suspicion:
-    """What may be a hang, if nothing changes.
-
-    Attributes:
-        events: how many there had been.
-        ticks: processor time of each process of the group.
-        since: when it was first seen so.
-    """
-
-    events: int
-    ticks: dict[int, int]
-    since: float
-
-
 class Lookout:
     """Looks out for hangs of one group.  `sink` is the serving thread's; the rest may be called from any.
 
@@ -111,6 +110,7 @@ class Lookout:
         diagnosis: the verdict; `None` while there is none.
         stacks: where the ranks stood when everybody waited.
         explained: whether a report has told of it; the first phase that fails does.
+        endless: in words, that a rank polls for what nobody can bring; `""` if none does.
     """
 
     def __init__(self, group: Watched, world_size: int, clock: str, launcher_waits: bool) -> None:
@@ -125,7 +125,7 @@ class Lookout:
         with self._lock:
             self._graph = WaitGraph(self._world_size)
             self._waiting, self._present = 0, self._world_size
-            self._suspicion: _Suspicion | None = None
+            self._suspicion: Suspicion | None = None
             self.begin(self.clock)
 
     def begin(self, clock: str) -> None:
@@ -137,6 +137,12 @@ class Lookout:
             self._known: set[object] = set()
             self._counted_on: set[int] = set()  # Clients in a wait that may time out.
             self._failed = self._stacks_due = False
+            self._inspected: dict[int, RankInspected] = {}
+            self._asked: set[int] = set()
+            self._alarms: dict[int, float] = {}  # Rank -> when its interval timer goes off.
+            self._keys: dict[int, _Keys] = {}  # Client -> what it waits for.
+            self._polled: dict[_Keys, tuple[int, float]] = {}  # Timeouts that were let pass, and since when.
+            self.endless = ""
             self.explained = False
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
@@ -164,16 +170,18 @@ class Lookout:
         self._group.server.order(self._catch_up)
 
     def _hear(self, event: Event) -> bool:
-        """Whether somebody should look.  A fault of ours costs the verdicts, and not the store."""
-        if self._broken:
-            return False
+        """Whether somebody should look."""
+        with self._lock:
+            return bool(self._unless_broken(self._take, event))
+
+    def _unless_broken(self, act: Callable[..., object], *arguments: object) -> object:
+        """Do this.  A fault of ours costs the verdicts, and not the store."""
         try:
-            with self._lock:
-                return self._take(event)
+            return None if self._broken else act(*arguments)
         except Exception:
             self._broken = True
             _log.exception("hangs of these ranks will not be found")
-            return False
+            return None
 
     def launcher_writes(self) -> None:
         """The launcher has a store of its own: from now on it may end any wait."""
@@ -236,22 +244,36 @@ class Lookout:
             return bool(self._graph.doomed) or self._is_still()
 
     def _settle(self) -> None:
-        self._group.server.settle(self._look)
+        self._group.server.settle(self._look_if_whole)
+
+    def _look_if_whole(self) -> None:
+        self._unless_broken(self._look)
 
     def _take(self, event: Event) -> bool:
         """Whether somebody should look."""
+        if isinstance(event, RankInspected):
+            return self._take_inspection(event)
         self.events.append(event)
         self._count += 1
         self._graph.take(event)
         kind = type(event)
+        if event.rank in self._asked or event.rank in self._inspected:  # It stands somewhere else now.
+            self._inspected.pop(event.rank, None)
+            self._asked.discard(event.rank)
         if isinstance(event, WaitBegan):
             self._waiting += 1
             if event.may_timeout:
                 self._counted_on.add(event.client)
+            self._keys[event.client] = event.rank, event.name, event.missing
+            self._arm(event.rank, event.at, event.alarm)
         elif isinstance(event, WaitEnded):
             self._waiting -= 1
+            self._count_timeout(event)
             self._end_wait(event)
-        elif kind in _OF_RANKS:
+        elif kind is PhaseBegan:
+            self._polled.clear()
+            self.endless = ""
+        if kind in _OF_RANKS:
             self._count_present()
             self._failed |= _is_failure(event)
         return bool(self._graph.doomed) or self._is_still()
@@ -260,6 +282,24 @@ class Lookout:
         """With every rank there, nothing is lost before all of them wait: that is when to be told."""
         self._present = sum(not rank.gone for rank in self._graph.ranks)
         self._group.server.tell_when(self._present if self._present == self._world_size else 0)
+
+    def _take_inspection(self, event: RankInspected) -> bool:
+        """What a rank says of its process holds until it does something."""
+        assert event.rank is not None
+        self._inspected[event.rank] = event
+        self._arm(event.rank, event.at, event.alarm)
+        if not event.alarm:
+            self._graph.disarm(event.rank)
+        return bool(self._graph.doomed) or self._is_still()
+
+    def _count_timeout(self, event: WaitEnded) -> None:
+        """Note how often the same wait's timeout was let pass; one that is served begins anew."""
+        keys = self._keys.pop(event.client, None)
+        if keys is not None and event.how == "jumped":
+            count, since = self._polled.get(keys, (0, event.at))
+            self._polled[keys] = count + 1, since
+        elif keys is not None and event.how == "done":
+            self._polled.pop(keys, None)
 
     def _end_wait(self, event: WaitEnded) -> None:
         """A rank that has hung and was served since has dealt with it; the next hang is another one."""
@@ -282,51 +322,93 @@ class Lookout:
             if self._somebody_else_writes() or not (still or self._graph.doomed):
                 self._suspicion = None
                 return
-            exact = self._is_closed()
+            armed = self._is_armed()
+            exact = self._is_closed(still)
             if not exact and not self._is_confirmed():
                 return
             self._find(exact)
-        if not still:
+        if not still or armed:
             return
         if self._stacks_due:
             # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
             self._take_stacks()
             self._complete()
             self._settle()
-        elif self.clock == "auto":
-            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic())
+        elif self.clock == "auto" and not self._goes_on_for_ever():
+            polls = any(keys in self._polled for keys in self._keys.values())
+            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap=not polls)
 
-    def _is_closed(self) -> bool:
+    def _arm(self, number: int | None, at: float, alarm: float) -> None:
+        """Note when the interval timer of a rank goes off; 0 seconds are never."""
+        if number is not None:
+            self._alarms.pop(number, None)
+            if alarm:
+                self._alarms[number] = at + alarm
+
+    def _is_armed(self) -> bool:
+        """Whether a rank's interval timer is yet to go off; when it should have, the rank is asked."""
+        now, armed = SYSTEM_CLOCK.monotonic(), []
+        for number, at in list(self._alarms.items()):
+            rank = self._graph.ranks[number]
+            if rank.runs:
+                continue
+            if at > now:
+                armed.append(at)
+            elif rank.gone:  # It answers nothing.
+                del self._alarms[number]
+            else:
+                armed.append(now)
+                self._ask(number)
+        if armed:
+            self._group.server.after(max(_SOON, min(armed) - now), self._settle)
+        return bool(armed)
+
+    def _ask(self, number: int) -> None:
+        self._asked.add(number)
+        self._group.server.inspect(number)
+
+    def _goes_on_for_ever(self) -> bool:
+        """Whether a rank only polls for what nobody can bring; then nothing is let pass any more."""
+        now, doomed = SYSTEM_CLOCK.monotonic(), () if self.diagnosis is None else self.diagnosis.doomed
+        for (rank, name, missing), (count, since) in self._polled.items():
+            if rank in doomed and count >= _MANY and now - since >= _POLLED:
+                wait = f"{name}({key_names(missing)})"
+                self.endless = f"polled without end: {count} timeouts of {wait} in {now - since:.0f} s"
+        return bool(self.endless)
+
+    def _is_closed(self, still: bool) -> bool:
         """Whether the waiting threads alone could end the waits of ranks that do not run."""
-        pids, closed = self._group.pids(), True
+        closed = True
         for rank in self._graph.ranks:
             if rank.exited is None and not rank.runs:
-                known = len(rank.waits) + (rank.ended is not None)  # Whose main thread waits for orders.
-                pid = pids.get(rank.number)
-                rank.extra_threads = 1 if pid is None else Family(pid).others(known)
+                company = self._company(rank)
+                rank.extra_threads = 1 if company is None else company.going()
+                if rank.extra_threads and rank.ended is None and rank.number not in self._asked:
+                    self._ask(rank.number)
                 closed = closed and not rank.extra_threads
+        if closed and not still:  # Somebody runs, and may send a signal.
+            pids = self._group.pids()
+            doomed = {wait.rank for wait in self._graph.doomed}
+            closed = not any(rank in pids and catches_signals(pids[rank]) for rank in doomed)
         return closed
+
+    def _company(self, rank: Rank) -> Company | None:
+        """The rank's process; `None` if it is not known."""
+        pid = self._group.pids().get(rank.number)
+        if pid is None:
+            return None
+        # The main thread of one that has ended its phase waits for orders.
+        known = len(rank.waits) + (rank.ended is not None)
+        return Company(Family(pid), known, self._inspected.get(rank.number))
 
     def _is_confirmed(self) -> bool:
         """Whether a suspected group has stood still for long enough; if not, there will be another look."""
-        now, families = SYSTEM_CLOCK.monotonic(), self._families()
-        ticks = {pid: used for family, _ in families for pid, used in family.ticks().items()}
-        suspicion = self._suspicion
-        if suspicion is None or (suspicion.events, suspicion.ticks) != (self._count, ticks):
-            suspicion = self._suspicion = _Suspicion(self._count, ticks, now)
-        waited = now - suspicion.since
-        if waited >= _CONFIRM and families and all(family.lasts(known, ticks) for family, known in families):
+        there = [one for rank in self._graph.ranks if rank.exited is None and (one := self._company(rank))]
+        self._suspicion = Suspicion.of(there, self._count, self._suspicion)
+        if self._suspicion.is_confirmed(there):
             return True
-        self._group.server.after(min(_LATE, max(_SOON, waited)), self._settle)
+        self._group.server.after(self._suspicion.next_look(), self._settle)
         return False
-
-    def _families(self) -> list[tuple[Family, int]]:
-        """The processes of each rank that has not exited, and how many of its threads wait for us."""
-        pids, found = self._group.pids(), []
-        for rank in self._graph.ranks:
-            if rank.exited is None and rank.number in pids:
-                found.append((Family(pids[rank.number]), len(rank.waits) + (rank.ended is not None)))
-        return found
 
     def _find(self, exact: bool) -> None:
         """Note the verdict, if there is one that was not known."""

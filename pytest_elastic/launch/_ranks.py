@@ -45,6 +45,7 @@ from pytest_elastic.store._gate import Gate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
+_LOOK_UP = 0.25  # Seconds until a rank that polls without end is noticed.
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
@@ -200,8 +201,8 @@ class RankGroup(PContext):
                 if self.lookout.moves and not moving:
                     patience, moving = patience.later(_MOVING_PERIOD), True
             until = deadline.earlier(patience)
-            if waiting and until.passed():
-                answers.silent, answers.expired = sorted(waiting), deadline.passed()
+            if waiting and (until.passed() or self.lookout.endless):
+                answers.silent, answers.expired = sorted(waiting), deadline.passed() or not until.passed()
                 break
             if waiting:
                 self._channels.sleep(
@@ -232,7 +233,12 @@ class RankGroup(PContext):
     def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
         """`wait` for a caller who will do nothing in the store after it either."""
         self.lookout.launcher_waits(True)
-        return self._wait(timeout, period)
+        deadline, paused = Deadline.after(None if timeout < 0 else timeout), self.timers.paused
+        while True:
+            left = deadline.later(self.timers.paused - paused).remaining()
+            result = super().wait(min(left, _LOOK_UP), period)
+            if result is not None or left == 0 or self.lookout.endless:
+                return result
 
     def _wait(self, timeout: float, period: float) -> RunProcsResult | None:
         paused, result = self.timers.paused, super().wait(timeout, period)
@@ -280,7 +286,8 @@ class RankGroup(PContext):
         if isinstance(reply, PhaseReport):
             first_line = reply.crash.partition("\n")[0]
             how = (reply.when, reply.outcome, first_line, os.path.basename(reply.place))
-            self.lookout.note([events.PhaseEnded(reply.at, reply.rank, *how)])
+            ended = events.PhaseEnded(reply.at, reply.rank, *how)
+            self.lookout.note([ended, events.RankInspected(reply.at, reply.rank, *reply.inspection)])
             self.server.rested(reply.rank)
 
     def leftovers(self) -> list[str]:

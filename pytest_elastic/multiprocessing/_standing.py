@@ -17,6 +17,7 @@ it.  Where it does not, a thread is of the last kind.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -43,6 +44,9 @@ _NAMES = {number: name for name, numbers in _CALLS.get(os.uname().machine, {}).i
 _PRIVATE = 128  # Among the operations of a futex: it is of one process.
 _WAITS = (0, 9)  # WAIT and WAIT_BITSET.
 _SERVING = ("gloo_tcp_loop",)
+# The interpreter's and faulthandler's; those from 32 on are the C library's, and our own.
+_OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
+_CAUGHT = (1 << 31) - 1 & ~sum(1 << signal.Signals[name] - 1 for name in _OF_EVERY_RANK)
 _HELPER = "multiprocessing.resource_tracker"
 _SHOWN = 60
 
@@ -119,6 +123,25 @@ def children(pid: int) -> list[Process]:
     """Its living child processes, but for the helper that `multiprocessing` keeps beside it."""
     found = [Process(child, int(fields[19])) for child in _children(pid) if (fields := _stat(child))]
     return [child for child in found if state(child.pid) not in "ZX" and _HELPER not in child.command()]
+
+
+def catches_signals(pid: int) -> bool:
+    """Whether it has handlers for signals besides those of every rank."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            caught = int(file.read().partition(b"SigCgt:")[2].split(maxsplit=1)[0], 16)
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return False
+    return bool(caught & _CAUGHT)
+
+
+def has_timers(pid: int) -> bool:
+    """Whether it made POSIX timers (`timer_create`), as far as the kernel tells."""
+    try:
+        with open(f"/proc/{pid}/timers", "rb", buffering=0) as file:
+            return bool(file.read(1))
+    except OSError:  # It is gone, or the kernel was built without.
+        return False
 
 
 def ticks(pid: int) -> int:
@@ -199,14 +222,23 @@ class Family:
         """How many threads and children may go on by themselves, beyond so many of its own threads."""
         return max(0, unparked(self.pid) - known) + len(children(self.pid))
 
+    def going(self, numbers: Collection[int]) -> int:
+        """How many of these threads of its own may go on by themselves or from outside."""
+        return sum(not thread.parked for thread in threads(self.pid) if thread.number in numbers)
+
     def ticks(self) -> dict[int, int]:
         """Processor time of each of its processes; see `ticks`."""
         return {pid: ticks(pid) for pid in self._pids()}
 
-    def lasts(self, known: int, group: Collection[int]) -> bool:
-        """Whether all but so many threads of the rank itself wait for what `group` alone can bring."""
+    def lasts(self, known: int, group: Collection[int], only: Collection[int] | None = None) -> bool:
+        """Whether all but so many threads of the rank itself wait for what `group` alone can bring.
+
+        Args:
+            only: those of its own threads that count; `None` for all.
+        """
         for pid in self._pids():
-            going = sum(not thread.lasting(pid, group) for thread in threads(pid))
+            counted = [t for t in threads(pid) if pid != self.pid or only is None or t.number in only]
+            going = sum(not thread.lasting(pid, group) for thread in counted)
             if going > (known if pid == self.pid else 0):
                 return False
         return True

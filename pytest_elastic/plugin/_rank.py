@@ -23,6 +23,7 @@ from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.plugin._stash import RANK
 from pytest_elastic.report import Outcome, PhaseReport
+from pytest_elastic.store._inspection import inspect_process
 
 _FORMER_CAPTURE = pytest.StashKey[object]()
 _REPORTING = (
@@ -191,6 +192,7 @@ class RankRunner:
             data=self._serialise(report),
             shown=written.getvalue(),
             properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
+            inspection=inspect_process(),
             **_describe(call, report),
         )
 

@@ -28,6 +28,7 @@ class PhaseReport:
         properties: recorded by the test.
         warnings: (message, category, file, line) of each.
         threads: non-daemon threads that run after the teardown.
+        inspection: what else may go on in the rank's process, as `store/_inspection.py` gives it.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class PhaseReport:
     properties: list[tuple[str, Any]] = field(default_factory=list)
     warnings: list[tuple[Any, type, str, int]] = field(default_factory=list)
     threads: int = 0
+    inspection: tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]] = (0.0, False, False, (), ())
 
 
 EndKind = Literal["passed", "skipped", "failed", "exit", "died", "hung", "stopped"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from signal import ITIMER_REAL, getitimer
 from typing import Any
 
 from pytest_elastic.store._api import Span
@@ -57,5 +58,6 @@ class RemoteStore(Handle):
             asked = arguments[0]
             known = (asked.may_timeout, asked.writers) if type(asked) is Asked else (False, ())
             arguments = (asked, *known)
-        answer = self._lines.mine().exchange(layout.pack((seconds, *arguments)), seconds)
+        request = layout.pack((seconds, getitimer(ITIMER_REAL)[0], *arguments))
+        answer = self._lines.mine().exchange(request, seconds)
         return unpack_answer(layout, answer)

@@ -32,6 +32,7 @@ class Request:
     """
 
     __slots__ = (
+        "alarm",
         "arguments",
         "blocked",
         "client",
@@ -44,9 +45,17 @@ class Request:
         "timeless",
     )
 
-    def __init__(self, connection: Any, client: int, name: str, arguments: list[Any], seconds: float) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        client: int,
+        name: str,
+        arguments: list[Any],
+        seconds: float,
+        alarm: float = 0.0,
+    ) -> None:
         self.connection, self.client, self.name = connection, client, name
-        self.arguments, self.seconds = arguments, seconds
+        self.arguments, self.seconds, self.alarm = arguments, seconds, alarm
         self.label: Hashable = connection.label
         self.blocked = self.timeless = False
         self.missing: tuple[str, ...] = ()

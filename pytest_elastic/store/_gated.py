@@ -114,8 +114,8 @@ class GatedService(Service):
             super()._take(connection, layout, apply, frame)
             return
         arguments = layout.unpack(frame)
-        seconds = arguments.pop(0) if layout.blocks else 0.0
-        request = Request(connection, self._number(connection), layout.name, arguments, seconds)
+        seconds, alarm = (arguments.pop(0), arguments.pop(0)) if layout.blocks else (0.0, 0.0)
+        request = Request(connection, self._number(connection), layout.name, arguments, seconds, alarm)
         self._open[connection] = request
         connection.keep(True)
         gate.asked(request)
@@ -124,8 +124,9 @@ class GatedService(Service):
 
     def _pass(self, request: Request) -> None:
         connection, layout = request.connection, REQUESTS[request.name]
-        arguments = [request.seconds, *request.arguments] if layout.blocks else request.arguments
-        super()._take(connection, layout, partial(self._apply, request), layout.pack(arguments))
+        times = [request.seconds, request.alarm] if layout.blocks else []
+        frame = layout.pack([*times, *request.arguments])
+        super()._take(connection, layout, partial(self._apply, request), frame)
         if request.timeless and connection.waiter is not None:
             connection.deadline = math.inf
 

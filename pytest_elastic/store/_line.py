@@ -14,7 +14,19 @@ from typing import Any, NoReturn, Protocol
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.store._address import connect
 from pytest_elastic.store._fork import watch
-from pytest_elastic.store._wire import ADOPT, GREETING, HELD, VERSION, Frames, WireError, unpack_answer
+from pytest_elastic.store._inspection import inspect_process
+from pytest_elastic.store._wire import (
+    ADOPT,
+    GREETING,
+    HELD,
+    INSPECT,
+    INSPECTED,
+    NOTES,
+    VERSION,
+    Frames,
+    WireError,
+    unpack_answer,
+)
 
 GRACE = 5  # Seconds after an operation's own timeout until a silent server is given up.
 
@@ -111,13 +123,16 @@ class Line:
             if not data:
                 raise ConnectionResetError("it hung up")
             if frames is None:
-                if len(data) > 4 and _SIZE.unpack_from(data)[0] == len(data) - 4 and data != HELD:
+                if len(data) > 4 and _SIZE.unpack_from(data)[0] == len(data) - 4 and data[4] < NOTES:
                     return data
                 frames = Frames()
             answers = frames.feed(data)
             if HELD in answers:  # The server is there, and takes its time.
                 answers.remove(HELD)
                 seconds = math.inf
+            if INSPECT in answers:
+                answers.remove(INSPECT)
+                self._end.sendall(INSPECTED.pack(inspect_process()))
             if answers:
                 if len(answers) > 1 or frames.held:
                     raise WireError("more than one answer")

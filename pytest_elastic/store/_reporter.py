@@ -16,7 +16,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import BarrierJoined, ClientLeft, Event, Sink, StoreCalled, WaitBegan, WaitEnded
+from pytest_elastic.events import (
+    BarrierJoined,
+    ClientLeft,
+    Event,
+    RankInspected,
+    Sink,
+    StoreCalled,
+    WaitBegan,
+    WaitEnded,
+)
 from pytest_elastic.store._connection import Connection
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import REQUESTS, Layout
@@ -96,6 +105,13 @@ class Reporter:
         """A connection that did not wait is gone; one that never asked for anything is not spoken of."""
         self._note(_LEAVES, connection.whose)
 
+    def inspected(self, connection: Connection, values: list[Any]) -> None:
+        """A client that waits has answered an `INSPECT`."""
+        self.tell()
+        alarm, cpu_alarm, handlers, writers, strangers = values
+        rank = _rank(connection.whose)
+        self._sink(RankInspected(_now(), rank, alarm, cpu_alarm, handlers, tuple(writers), tuple(strangers)))
+
     def _note(self, kind: int, whose: object, how: str = "") -> None:
         # What is noted often is so in its place: the call would cost as much again.
         self.noted.extend((kind, _now(), whose, how, None))
@@ -108,7 +124,7 @@ class Reporter:
             return answer if answer is _FAILED else None
         layout, arguments = _unpacked(frame)
         if layout.code == _BARRIER:
-            return int(self._state.peek(f"{arguments[1]}{_NUM_MEMBERS}") or 0)
+            return int(self._state.peek(f"{arguments[2]}{_NUM_MEMBERS}") or 0)
         return None if answer == arguments[2] else _FAILED
 
 
@@ -122,7 +138,7 @@ def _unpacked(frame: bytes) -> tuple[Layout, list[Any]]:
 
 def _keys(layout: Layout, arguments: list[Any]) -> tuple[str, ...]:
     """Those that a request concerns, in the order asked."""
-    keys = arguments[1 if layout.blocks else 0 : 2 if layout.blocks else 1]
+    keys = arguments[2 if layout.blocks else 0 : 3 if layout.blocks else 1]
     return tuple(keys[0]) if keys and type(keys[0]) is list else tuple(keys)
 
 
@@ -143,21 +159,21 @@ def _calls(at: float, whose: Whose, request: Any, answer: Any) -> Iterator[Event
     if not changed or name not in _JOINING or not (name == "barrier" or keys[0].endswith(_NUM_MEMBERS)):
         return
     # Torch's own barrier adds 1 to such a key too; it says nothing of how many are to come.
-    world_size = 0 if name == "add" else arguments[2]
+    world_size = 0 if name == "add" else arguments[-1]
     yield BarrierJoined(at, rank, number, keys[0].removesuffix(_NUM_MEMBERS), world_size, answer)
 
 
 def _begins(at: float, whose: Whose, frame: bytes, missing: tuple[str, ...] | None) -> Iterator[Event]:
     rank, number = _rank(whose), whose[1]
     layout, arguments = _unpacked(frame)
-    name, timeout, keys = layout.name, arguments[0], _keys(layout, arguments)
-    may_timeout, writers = arguments[2:] if layout.declares else (False, ())
+    name, timeout, alarm, keys = layout.name, arguments[0], arguments[1], _keys(layout, arguments)
+    may_timeout, writers = arguments[3:] if layout.declares else (False, ())
     if name == "barrier":  # Which was told of as such: it had something to do before.
         name, keys = "wait", (f"{keys[0]}{_LAST_MEMBER}",)
     else:
         yield StoreCalled(at, rank, number, name, keys, True)
     writers = tuple(writers) if len(writers) == len(keys) else ()
-    yield WaitBegan(at, rank, number, name, keys, missing or keys, timeout, may_timeout, writers)
+    yield WaitBegan(at, rank, number, name, keys, missing or keys, timeout, may_timeout, writers, alarm)
 
 
 def _ends(at: float, whose: tuple[Whose, ...], how: str, _: None) -> Iterator[Event]:

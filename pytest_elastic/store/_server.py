@@ -202,12 +202,19 @@ class StoreServer:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
         self._service.after(seconds, act)
 
-    def jump(self, most: float = math.inf) -> None:
+    def jump(self, most: float = math.inf, leap: bool = True) -> None:
         """Let the time pass, at once, until the first of the waits has timed out.
 
         Nothing happens if that is `most` seconds away, or more, or never.
+
+        Args:
+            leap: whether it passes for the others, too.
         """
-        self._service.jump(most)
+        self._service.jump(most, leap)
+
+    def inspect(self, label: Hashable) -> None:
+        """Ask a client that waits what else in its process may go on; the answer is a `RankInspected`."""
+        self._service.inspect(label)
 
     def rested(self, label: Hashable) -> None:
         """Tell the gate that this client asks for nothing more until it is told to."""

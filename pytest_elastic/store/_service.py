@@ -35,6 +35,8 @@ from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._wire import (
     ADOPT,
     GREETING,
+    INSPECT,
+    INSPECTED,
     REQUESTS,
     VERSION,
     Layout,
@@ -133,19 +135,20 @@ class Service:
         self.agenda.set_alarm(self.clock.monotonic() + seconds, act)
         self._next = min(self._next, self.agenda.at)
 
-    def jump(self, most: float = math.inf) -> None:
+    def jump(self, most: float = math.inf, leap: bool = True) -> None:
         """Let the time pass until the next wait is over, at once; nothing if that is `most` seconds or more.
 
         Its client has a moment to end the other waits: until then they end only by the next jump.  Greetings
-        keep their time.
+        keep their time, and so does everybody where it is no leap.
         """
         nearest = min((connection.deadline for connection in self._blocked.values()), default=math.inf)
         seconds = max(0.0, nearest - self.clock.monotonic())
         if seconds >= most:
             return
-        self.clock.leap(seconds)
-        for stranger in self._strangers:
-            stranger.deadline += seconds
+        if leap:
+            self.clock.leap(seconds)
+            for stranger in self._strangers:
+                stranger.deadline += seconds
         for connection in self._blocked.values():
             connection.spared = self.clock.monotonic() + _MOMENT
         self._expire(nearest)
@@ -235,7 +238,8 @@ class Service:
             if len(frames) == 1 and not connection.busy and not connection.backlog:
                 self._serve(connection, frames[0])
             elif frames:
-                connection.backlog.extend(frames)
+                # A client that waits answers an inspection; what it asks for waits for its answer.
+                connection.backlog.extend(one for one in frames if not self._inspected(connection, one))
                 self._free.append(connection)
         except WireError as error:
             self._refuse(connection, str(error))
@@ -284,7 +288,9 @@ class Service:
         """Apply a request, answer it, and answer those whom it wakes."""
         arguments = layout.unpack(frame)
         seconds = arguments.pop(0) if layout.blocks else 0.0
-        if layout.declares:  # That is for the reporter.
+        if layout.blocks:  # The alarm, and what the caller knows, are for the reporter.
+            del arguments[0]
+        if layout.declares:
             del arguments[-2:]
         reply = None
         try:
@@ -344,21 +350,23 @@ class Service:
         over = [(w, c) for w, c in self._blocked.items() if c.due <= now or c.deadline <= jumped]
         for waiter, connection in over:
             if connection.waiter is waiter:
-                self._end_wait(connection, waiter, now)
+                self._end_wait(connection, waiter, now, connection.deadline <= jumped)
         self.agenda.ring(now)
         waiting = [*self._strangers, *self._blocked.values()]
         self._next = min((connection.due for connection in waiting), default=math.inf)
         self._next = min(self._next, self.agenda.at)
 
-    def _end_wait(self, connection: Connection, waiter: Waiter, now: float) -> None:
+    def _end_wait(self, connection: Connection, waiter: Waiter, now: float, jumped: bool = False) -> None:
         """Its timeout has passed, or is taken to have."""
         missing = self.state.missing(waiter)
         self.state.abandon(waiter)
         del self._blocked[waiter]
-        self._ended([connection], "jumped" if self.clock.ahead > connection.ahead else "timed out")
-        self._answer(
-            connection, pack_error(timeout_error(missing, connection.timeout, now - connection.started))
-        )
+        jumped = jumped or self.clock.ahead > connection.ahead
+        self._ended([connection], "jumped" if jumped else "timed out")
+        elapsed = now - connection.started
+        if jumped:
+            elapsed = max(elapsed, connection.timeout)
+        self._answer(connection, pack_error(timeout_error(missing, connection.timeout, elapsed)))
 
     def _ended(self, connections: list[Connection], how: Ending) -> None:
         """Their waits are over."""
@@ -367,9 +375,28 @@ class Service:
         if self.reporter is not None:
             self.reporter.ended(connections, how)
 
+    # Inspections.
+
+    def inspect(self, label: Hashable) -> None:
+        """Ask a client that waits what else in its process may go on; the reporter tells what it says."""
+        connection = next((one for one in self._blocked.values() if one.label == label), None)
+        if connection is not None:
+            self._answer(connection, INSPECT)
+
+    def _inspected(self, connection: Connection, frame: bytes) -> bool:
+        """Whether this is such an answer."""
+        if frame[4] != INSPECTED.code or not connection.greeted:
+            return False
+        values = INSPECTED.unpack(frame)
+        if self.reporter is not None:
+            self.reporter.inspected(connection, values)
+        return True
+
     # Greetings.
 
     def _meet(self, connection: Connection, frame: bytes) -> None:
+        if self._inspected(connection, frame):
+            return
         if connection.greeted and frame[4] == ADOPT.code and isinstance(connection, Door):
             ADOPT.unpack(frame)
             self._adopt(connection)

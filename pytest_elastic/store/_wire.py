@@ -3,12 +3,14 @@
 *Theory of operation.*  A frame is a 4-byte big-endian length and a body.  A body begins with a code of one
 byte: an operation's in requests, 0 or an error's in answers.  Then come its numbers and the lengths or
 counts of its other fields, at fixed places, then the fields' bytes one after the other.  A request that
-may block starts with its timeout in seconds, and one for many keys ends with what the caller knows of the
-wait, for those who look on.  There is one answer to each request, in order.
+may block starts with its timeout and with what is left until the process's interval timer goes off, both in
+seconds, and one for many keys ends with what the caller knows of the wait, for those who look on.  There is
+one answer to each request, in order.
 
 A connection's first request is the greeting: the protocol's version and the token (empty where none is
 needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves.
-Before an answer `HELD` may come: the request is kept by the server's gate, for as long as it takes.  The
+Before an answer `HELD` may come: the request is kept by the server's gate, for as long as it takes.  So may
+`INSPECT`, which a client that waits answers at once, by an `INSPECTED` to which there is no answer.  The
 answer `exit` ends the client's process, which is how faults are injected.
 """
 
@@ -24,7 +26,7 @@ from typing import Any, NoReturn, TypeVar
 from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError, QueueEmptyError
 from pytest_elastic.store._handle import timeout_error
 
-VERSION = 2
+VERSION = 3
 MAX_KEY = 64 * 2**10
 MAX_KEYS = 65_536
 MAX_VALUE = 16 * 2**20
@@ -54,7 +56,7 @@ class Layout:
     Attributes:
         code: the first byte of the body.
         name: the operation.
-        blocks: whether the first field is a timeout.
+        blocks: whether the first two fields are a timeout and an alarm.
         declares: whether the last two fields are what the caller knows of the wait (`Asked`): whether it may
             time out, and the writers.
         answer: the layout of the answer.
@@ -62,7 +64,7 @@ class Layout:
 
     def __init__(self, code: int, name: str, fields: str, answer: Layout | None = None) -> None:
         self.code, self.name = code, name
-        self.blocks = fields.startswith("f")
+        self.blocks = fields.startswith("ff")
         self.declares = fields.endswith("bN")
         self.answer = self if answer is None else answer
         numbers = "".join(_NUMBERS.get(letter, "I") for letter in fields)
@@ -220,25 +222,26 @@ _DONE = _NOTHING.pack(())
 
 GREETING = Layout(0, "greeting", "nv", _NOTHING)
 ADOPT = Layout(255, "adopt", "")
+INSPECTED = Layout(254, "inspected", "fbbNN")
 REQUESTS = {
     layout.name: layout
     for layout in (
         Layout(1, "set", "kv", _NOTHING),
-        Layout(2, "get", "fk", _BYTES),
+        Layout(2, "get", "ffk", _BYTES),
         Layout(3, "add", "kn", _COUNT),
         Layout(4, "compare_set", "kvv", _BYTES),
-        Layout(5, "wait", "fKbN", _NOTHING),
+        Layout(5, "wait", "ffKbN", _NOTHING),
         Layout(6, "check", "K", _TRUTH),
         Layout(7, "delete_key", "k", _TRUTH),
         Layout(8, "append", "kv", _NOTHING),
         Layout(9, "multi_set", "KV", _NOTHING),
-        Layout(10, "multi_get", "fKbN", _answer("L")),
+        Layout(10, "multi_get", "ffKbN", _answer("L")),
         Layout(11, "num_keys", "", _COUNT),
         Layout(12, "list_keys", "", _answer("T")),
         Layout(13, "queue_push", "kv", _NOTHING),
-        Layout(14, "queue_pop", "fkb", _BYTES),
+        Layout(14, "queue_pop", "ffkb", _BYTES),
         Layout(15, "queue_len", "k", _COUNT),
-        Layout(16, "barrier", "fkn", _NOTHING),
+        Layout(16, "barrier", "ffkn", _NOTHING),
         Layout(17, "arrive", "knn", _COUNT),
         Layout(18, "members", "k", _answer("N")),
     )
@@ -254,7 +257,9 @@ _ERRORS: dict[type[Exception], Layout] = {
     DivergenceError: Layout(7, "DivergenceError", "B"),
 }
 _EXIT = Layout(8, "exit", "n")
-HELD = Layout(9, "held", "").pack(())
+NOTES = 9  # The least code of what may come before an answer.
+HELD = Layout(NOTES, "held", "").pack(())
+INSPECT = Layout(NOTES + 1, "inspect", "").pack(())
 _ERROR_TYPES = {layout.code: (kind, layout) for kind, layout in _ERRORS.items()}
 
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -230,20 +231,40 @@ def test_a_timer_that_comes_first_is_waited_for(group: Group) -> None:
 
 
 def test_a_rank_with_a_child_is_only_suspected(group: Group) -> None:
-    """A child that sleeps may go on, and so there is no verdict."""
-    group.processes[0].kill()
-    group.processes[0].wait()
-    group.processes[0] = subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True)
-    until(lambda: (group.processes[0].pid, True) and _has_child(group.processes[0].pid))
+    """A child cannot write, but it may signal."""
+    give_a_child(group)
     for rank in range(3):
         group.run(rank, lambda store: store.wait(["go"], 300))
-    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
-    time.sleep(1.5)
-    assert group.lookout.diagnosis is None
-    group.lookout.give_up([])
+    assert [type(error) for error in group.join()] == [DistStoreError] * 3
     assert group.lookout.diagnosis is not None
     assert not group.lookout.diagnosis.exact
     os.killpg(group.processes[0].pid, signal.SIGKILL)  # It leads a session of its own.
+
+
+def test_a_child_that_may_signal_a_handler_is_waited_for(group: Group) -> None:
+    """It sleeps, and what it does then nobody knows; when time is over the suspicion is told."""
+    give_a_child(group)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)  # The ranks' clients are threads of this process.
+    try:
+        for rank in range(3):
+            group.run(rank, lambda store: store.wait(["go"], 300))
+        until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
+        time.sleep(1.5)
+        assert group.lookout.diagnosis is None
+        group.lookout.give_up([])
+        assert group.lookout.diagnosis is not None
+        assert not group.lookout.diagnosis.exact
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        os.killpg(group.processes[0].pid, signal.SIGKILL)
+
+
+def give_a_child(group: Group) -> None:
+    """Let rank 0 be a process that waits for a child of its own."""
+    group.processes[0].kill()
+    group.processes[0].wait()
+    group.processes[0] = subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True)
+    until(lambda: _has_child(group.processes[0].pid))
 
 
 def _has_child(pid: int) -> bool:
@@ -269,6 +290,57 @@ def test_another_test_knows_nothing_of_it(group: Group) -> None:
     assert group.lookout.diagnosis is not None
     group.lookout.begin("auto")
     assert (group.lookout.diagnosis, group.lookout.stacks, list(group.lookout.events)) == (None, {}, [])
+
+
+def test_who_polls_loses_no_time_of_the_others(group: Group) -> None:
+    """One that waits for the same again has its timeouts at once; the clock of the others stands."""
+
+    def poll(store: RemoteStore) -> None:
+        for _ in range(50):
+            with pytest.raises(DistStoreError) as info:
+                store.wait(["never"], 100)
+            assert info.value.elapsed is not None
+            assert info.value.elapsed >= 100
+        store.set("go", "1")
+
+    group.run(0, poll)
+    for rank in (1, 2):
+        group.run(rank, lambda store: store.wait(["go"], 300))
+    assert group.join() == [None] * 3
+
+
+def test_a_poll_without_end_is_noticed(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some seconds, and then nothing is let pass any more."""
+    monkeypatch.setattr("pytest_elastic.launch._lookout._POLLED", 0.2)
+    over = threading.Event()
+
+    def poll(store: RemoteStore) -> None:
+        while not over.is_set():
+            with suppress(DistStoreError):
+                store.wait(["never"], 2)
+
+    group.run(0, poll)
+    for rank in (1, 2):
+        group.run(rank, lambda store: None)
+    until(lambda: group.lookout.endless)
+    assert 'timeouts of wait("never")' in group.lookout.endless
+    assert group.lookout.diagnosis is not None
+    assert group.lookout.diagnosis.verdict == "DoomedWait"
+    over.set()
+    group.join()
+
+
+def test_a_fault_in_the_verdict_costs_no_store(group: Group, caplog: Any, monkeypatch: Any) -> None:
+    """It is logged once; the wait then ends by the machine's clock."""
+    monkeypatch.setattr("pytest_elastic.launch._lookout.diagnose", lambda graph: 1 / 0)
+    with caplog.at_level(logging.ERROR):
+        for rank in range(3):
+            group.run(rank, lambda store: store.wait(["go"], 0.5))
+        assert [type(error) for error in group.join()] == [DistStoreError] * 3
+    store = group.server.store(1)
+    group.stores.append(store)
+    store.set("a", "1")
+    assert len([one for one in caplog.records if "will not be found" in one.message]) == 1
 
 
 def test_a_fault_of_the_lookout_costs_no_store(group: Group, caplog: Any) -> None:

@@ -119,7 +119,7 @@ def test_a_wait_is_told_with_what_is_missing(told: Told, threads: Any, wait_for:
     threads.join()
     assert told.take()[1:5] == [
         (StoreCalled, 0, "wait", ("a", "b"), True),
-        (WaitBegan, 0, "wait", ("a", "b"), ("b",), 30.0, False, ()),
+        (WaitBegan, 0, "wait", ("a", "b"), ("b",), 30.0, False, (), 0.0),
         (StoreCalled, None, "set", ("b",), True),
         (WaitEnded, 0, "done"),
     ]
@@ -142,7 +142,7 @@ def test_a_request_without_time_does_not_wait(told: Told) -> None:
         (BarrierJoined, 0, "b", 2, 1),
         (StoreCalled, 0, "barrier", ("b",), True),
         (BarrierJoined, 0, "b", 3, 2),
-        (WaitBegan, 0, "wait", keys, keys, 0.01, False, ()),
+        (WaitBegan, 0, "wait", keys, keys, 0.01, False, (), 0.0),
         (WaitEnded, 0, "timed out"),
     ]
 
@@ -162,10 +162,10 @@ def test_what_the_caller_knows_travels_along(told: Told, prefixed: bool) -> None
     keys = (f"{here}a", f"{here}b")
     assert told.take() == [
         (StoreCalled, 1, "wait", keys[:1], True),
-        (WaitBegan, 1, "wait", keys[:1], keys[:1], 0.01, True, ()),
+        (WaitBegan, 1, "wait", keys[:1], keys[:1], 0.01, True, (), 0.0),
         (WaitEnded, 1, "timed out"),
         (StoreCalled, 1, "multi_get", keys, True),
-        (WaitBegan, 1, "multi_get", keys, keys, 0.01, False, (0, 2)),
+        (WaitBegan, 1, "multi_get", keys, keys, 0.01, False, (0, 2), 0.0),
         (WaitEnded, 1, "timed out"),
     ]
 
@@ -192,7 +192,7 @@ def test_barriers_tracing_may_time_out(told: Told) -> None:
     with pytest.raises(DistStoreError):
         barrier(told.store(0), 2, "epoch", 0.01, rank=0, trace_timeout=0.01)
     waits = [row for row in told.take() if row[0] is WaitBegan]
-    assert [(keys, may_timeout) for _, _, _, keys, _, _, may_timeout, _ in waits] == [
+    assert [(keys, may_timeout) for _, _, _, keys, _, _, may_timeout, *_ in waits] == [
         (("epoch/last_member",), False),
         (("epoch1/TRACE",), True),
     ]
@@ -206,7 +206,7 @@ def test_writers_are_declared_where_the_place_is_the_stores(told: Told) -> None:
         with pytest.raises(DistStoreError):
             synchronize(store.clone(), "x", 1, size, f"{size}/", timeout=0.01)
     waits = [row for row in told.take() if row[0] is WaitBegan]
-    assert [writers for *_, writers in waits] == [(0, 1), ()]
+    assert [writers for *_, writers, _ in waits] == [(0, 1), ()]
 
 
 def test_get_all_is_a_barrier_too(told: Told) -> None:

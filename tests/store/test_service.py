@@ -20,7 +20,16 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError
 from pytest_elastic.store import RemoteStore, StoreServer, StoreState, recording
 from pytest_elastic.store._service import Service
-from pytest_elastic.store._wire import ADOPT, GREETING, MAX_FRAME, MAX_VALUE, REQUESTS, VERSION, unpack_answer
+from pytest_elastic.store._wire import (
+    ADOPT,
+    GREETING,
+    INSPECTED,
+    MAX_FRAME,
+    MAX_VALUE,
+    REQUESTS,
+    VERSION,
+    unpack_answer,
+)
 
 FUZZ_SECONDS = float(os.environ.get("ELASTIC_FUZZ_SECONDS", "1"))
 PROMPT = 5.0  # Seconds; what is meant is much less, on a machine that has nothing else to do.
@@ -72,7 +81,7 @@ def test_sf7_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreS
         service.add_door(ours, "dead")
         connection = service._connections[ours.fileno()]
         connection.greet()
-        service._serve(connection, REQUESTS["queue_pop"].pack((300.0, "q", True)))
+        service._serve(connection, REQUESTS["queue_pop"].pack((300.0, 0.0, "q", True)))
         theirs.close()
         service._poller.change(connection.descriptor, 0)  # The news of its end is late.
         connection.socket.shutdown(socket.SHUT_RDWR)
@@ -203,7 +212,7 @@ def test_sf11_a_slow_reader_is_held_back(server: StoreServer, raw: Any) -> None:
     store, client = server.store(), raw()
     value = bytes(2**20)
     store.set("big", value)
-    request = REQUESTS["get"].pack((1.0, "big"))
+    request = REQUESTS["get"].pack((1.0, 0.0, "big"))
     before = psutil.Process().memory_info().rss
     client.send(request * 1000)
     for _ in range(20):
@@ -218,7 +227,7 @@ def test_s80_requests_sent_ahead_are_answered_in_order(server: StoreServer, raw:
     """S80: also behind one that is blocked."""
     store, client = server.store(), raw()
     client.send(
-        REQUESTS["get"].pack((30.0, "k")) + b"".join(REQUESTS["add"].pack(("n", 1)) for _ in range(5))
+        REQUESTS["get"].pack((30.0, 0.0, "k")) + b"".join(REQUESTS["add"].pack(("n", 1)) for _ in range(5))
     )
     prompt(store)
     assert not store.check(["n"])
@@ -230,7 +239,7 @@ def test_s80_requests_sent_ahead_are_answered_in_order(server: StoreServer, raw:
 def test_s80_too_much_sent_ahead_is_refused(server: StoreServer, raw: Any, waiting: Any) -> None:
     """S80: memory stays bounded while an operation is blocked."""
     client = raw()
-    client.send(REQUESTS["get"].pack((30.0, "k")))
+    client.send(REQUESTS["get"].pack((30.0, 0.0, "k")))
     waiting(1)
     with pytest.raises((ConnectionError, AssertionError)):
         for _ in range(100):
@@ -254,7 +263,7 @@ def test_s81_sf16_another_version_is_refused(server: StoreServer, raw: Any, capl
     """S78, SF16: with both versions, and a line in the log."""
     client = raw(greeted=False)
     client.greet(version=7)
-    assert client.refusal() == "the server speaks version 2 of the protocol, the client 7"
+    assert client.refusal() == "the server speaks version 3 of the protocol, the client 7"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "the client 7" in caplog.text
 
@@ -380,7 +389,7 @@ def test_sf17_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting
     for turn in range(30):
         keys = [f"{turn}/{i}" for i in range(64)]
         for client, key in zip(clients, keys, strict=True):
-            client.send(REQUESTS["wait"].pack((30.0, [key], False, ())))
+            client.send(REQUESTS["wait"].pack((30.0, 0.0, [key], False, ())))
         waiting(64)
         store.multi_set(keys, keys)
         for client in clients:
@@ -395,7 +404,7 @@ def test_s37_a_write_at_the_deadline_is_seen() -> None:
     for end in (ours, other):
         service.add_door(end, None)
         service._connections[end.fileno()].greet()
-    theirs.sendall(REQUESTS["wait"].pack((1e-9, ["k"], False, ())))
+    theirs.sendall(REQUESTS["wait"].pack((1e-9, 0.0, ["k"], False, ())))
     service._act(service._connections[ours.fileno()])
     writer.sendall(REQUESTS["set"].pack(("k", b"1")))
     service.poll(0.0)
@@ -432,7 +441,7 @@ def test_s82_connections_that_wait_cost_no_cpu(server: StoreServer, raw: Any, wa
     """S82: 64 of them, for a while."""
     clients = [raw() for _ in range(64)]
     for i, client in enumerate(clients):
-        client.send(REQUESTS["wait"].pack((300.0 + i, [f"key{i}"], False, ())))
+        client.send(REQUESTS["wait"].pack((300.0 + i, 0.0, [f"key{i}"], False, ())))
     waiting(64)
     before = time.process_time()
     time.sleep(0.5)
@@ -451,10 +460,17 @@ def test_a_needless_look_is_the_price_of_a_cheap_cancel(server: StoreServer) -> 
 
 
 KINDS = [
-    *[("set", "kv"), ("get", "fk"), ("add", "kn"), ("compare_set", "kvv"), ("wait", "fKbN"), ("check", "K")],
-    *[("delete_key", "k"), ("append", "kv"), ("multi_set", "KV"), ("multi_get", "fKbN"), ("num_keys", "")],
-    *[("list_keys", ""), ("queue_push", "kv"), ("queue_pop", "fkb"), ("queue_len", "k")],
-    *[("barrier", "fkn"), ("arrive", "knn"), ("members", "k")],
+    *[
+        ("set", "kv"),
+        ("get", "ffk"),
+        ("add", "kn"),
+        ("compare_set", "kvv"),
+        ("wait", "ffKbN"),
+        ("check", "K"),
+    ],
+    *[("delete_key", "k"), ("append", "kv"), ("multi_set", "KV"), ("multi_get", "ffKbN"), ("num_keys", "")],
+    *[("list_keys", ""), ("queue_push", "kv"), ("queue_pop", "ffkb"), ("queue_len", "k")],
+    *[("barrier", "ffkn"), ("arrive", "knn"), ("members", "k")],
 ]
 
 
@@ -476,7 +492,7 @@ class Fuzzer:
                 end.connect(self.path)
             end.settimeout(0.001)
             if greeted:
-                end.sendall(GREETING.pack((1, b"")))
+                end.sendall(GREETING.pack((VERSION, b"")))
             for _ in range(self.random.randrange(1, 20)):
                 self.send(end, door)
                 self.sent += 1
@@ -513,6 +529,8 @@ class Fuzzer:
         span, keys = pick([-1.0, 0.0, 0.001, 5.0, float("nan"), float("inf")]), ["a", "b"][: pick([0, 1, 2])]
         fields = {"f": span, "k": key, "v": value, "n": pick([0, 1, 2**62]), "b": pick([True, False])}
         fields |= {"K": keys, "V": [value] * len(keys), "N": pick([(), (0,), (-1, 2**62)])}
+        if self.random.random() < 0.1:
+            return INSPECTED.pack((span, pick([True, False]), True, fields["N"], (1,)))
         name, kinds = pick(KINDS)
         return REQUESTS[name].pack([fields[kind] for kind in kinds])
 

@@ -1,0 +1,205 @@
+"""Inspection of this process: what else than the calling thread may go on, and write to a store.
+
+*Theory.*  A thread that waits for a key can be let go by whoever sets the key, by a signal whose handler
+raises, and by a thread of its own process.  Which threads that may be is asked of the process itself, while
+its thread waits: from outside, one that shows a progress bar looks like one that is about to set the key.
+
+A thread *can reach* a store if one is among the objects that its code can get at: the variables of its
+frames, what these refer to, and the globals that their code names, followed through functions, methods and
+classes of the user.  Code of the standard library and of installed packages is followed through its objects
+and not through its globals.  A search that grows too large counts as one that has found something.  This is
+the reachability by which Go finds leaked goroutines (Saioc et al., "Dynamic Partial Deadlock Detection and
+Recovery via Garbage Collection", ASPLOS 2025), from the other side.
+
+Threads of some libraries are known: they belong to the library and do nothing but its work.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import signal
+import sys
+import sysconfig
+import threading
+import types
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+Inspection = tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]]
+"""The fields of `RankInspected` but for the moment and the rank."""
+
+# Modules whose threads are a library's own: their names, and of packages all modules below them.
+_LIBRARIES = (
+    "tqdm",
+    "torch.utils.data._utils",
+    "torch.multiprocessing",
+    "torch.utils.tensorboard",
+    "tensorboard",
+    "tensorboardX",
+    "wandb",
+    "prometheus_client",
+    "multiprocessing.queues",
+    "multiprocessing.resource_sharer",
+    "psutil",
+    "mlflow",
+    "comet_ml",
+    "sentry_sdk",
+    "ddtrace",
+    "opentelemetry",
+)
+_STORES = ("pytest_elastic", "torch.distributed", "torch._C._distributed_c10d")
+_MOST = 20_000  # Objects that are looked at for one thread.
+_PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    types.BuiltinFunctionType,
+    types.CodeType,
+)
+_OURS = __name__.partition(".")[0]
+# Bound now: a test may replace what these modules have.
+_getitimer, _getsignal, _frames = signal.getitimer, signal.getsignal, sys._current_frames
+_ROOTS = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def inspect_process() -> Inspection:
+    """What may go on in this process while the calling thread, and others that wait in a store, do.
+
+    Returns:
+        Seconds until the interval timer's signal (0 for none), whether a timer counts processor time, whether
+        a signal has a handler that may raise or write, the kernel's numbers of the threads that can reach a
+        store, and of the others that are not known.
+    """
+    writers: list[int] = []
+    strangers: list[int] = []
+    for number, frame in _other_threads():
+        stack = list(_stack(frame))
+        modules = {_module(one) for one in stack}
+        if any(_is_below(module, _LIBRARIES) for module in modules):
+            continue
+        if any(one.f_code.co_name == "exchange" and _module(one).startswith(_OURS) for one in stack):
+            continue  # It waits in a store, which knows of it.
+        (writers if _reaches_store(stack) else strangers).append(number)
+    cpu_alarm = any(_getitimer(which)[0] for which in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
+    return _getitimer(signal.ITIMER_REAL)[0], cpu_alarm, _has_handlers(), tuple(writers), tuple(strangers)
+
+
+def _other_threads() -> Iterator[tuple[int, types.FrameType]]:
+    """The kernel's number and the innermost frame of all Python threads but this one."""
+    frames = _frames()
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if frame is not None and thread is not threading.current_thread() and thread.native_id is not None:
+            yield thread.native_id, frame
+
+
+def _stack(frame: types.FrameType | None) -> Iterator[types.FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _module(frame: types.FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _is_below(module: str, packages: Iterable[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _has_handlers() -> bool:
+    """Whether a signal has a handler in Python other than the interpreter's and those that are known."""
+    for number in signal.valid_signals():
+        handler = _getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            function = getattr(handler, "__func__", handler)
+            module = getattr(function, "__module__", None) or ""
+            if not _is_below(module, (*_LIBRARIES, "signal", _OURS)):
+                return True
+    return False
+
+
+def _reaches_store(stack: list[types.FrameType]) -> bool:
+    """Whether the code of these frames can get at a store."""
+    ahead: list[Any] = []
+    for frame in stack:
+        ahead += frame.f_locals.values()
+        ahead += _named(frame.f_code, frame.f_globals)
+    seen: set[int] = set()
+    held: list[Any] = []  # So that no number is another object's meanwhile.
+    while ahead:
+        one = ahead.pop()
+        if isinstance(one, _PLAIN) or id(one) in seen:
+            continue
+        if _is_store(one) or len(seen) >= _MOST:
+            return True
+        seen.add(id(one))
+        held.append(one)
+        ahead += _referents(one)
+    return False
+
+
+def _is_store(one: Any) -> bool:
+    module = one.__name__ if isinstance(one, types.ModuleType) else getattr(type(one), "__module__", "")
+    if isinstance(one, types.FunctionType | type):
+        module = one.__module__
+    return isinstance(module, str) and _is_below(module, _STORES)
+
+
+def _referents(one: Any) -> Iterable[Any]:
+    """What the code that has this object can get at by it."""
+    if isinstance(one, types.ModuleType):
+        return ()  # Of a module only what is named is got at; see `_named`.
+    if isinstance(one, weakref.ReferenceType):
+        return (one(),)
+    if isinstance(one, types.FunctionType):
+        content = (one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__)
+        return (*content, *_named(one.__code__, one.__globals__))
+    if isinstance(one, type):
+        users = _is_users(sys.modules.get(one.__module__))
+        return (*vars(one).values(), *one.__bases__) if users else ()
+    if isinstance(one, types.GeneratorType | types.CoroutineType | types.AsyncGeneratorType):
+        frame = (
+            getattr(one, "gi_frame", None) or getattr(one, "cr_frame", None) or getattr(one, "ag_frame", None)
+        )
+        return () if frame is None else (*frame.f_locals.values(), *_named(frame.f_code, frame.f_globals))
+    if isinstance(one, types.FrameType):
+        return one.f_locals.values()
+    return gc.get_referents(one)
+
+
+def _named(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[Any]:
+    """The globals that code of the user names, with what it names of modules; nothing for other code."""
+    if not _is_users_file(code.co_filename):
+        return
+    names = set(_names(code))
+    for name in names:
+        one = namespace.get(name)
+        yield one
+        if isinstance(one, types.ModuleType):
+            yield from (vars(one)[attribute] for attribute in names if attribute in vars(one))
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """All names in code, and in the functions that it makes."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _is_users(module: types.ModuleType | None) -> bool:
+    return module is not None and _is_users_file(getattr(module, "__file__", None) or "<built-in>")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_users_file(name: str) -> bool:
+    """Whether a file is neither of the standard library nor of an installed package."""
+    return not name.startswith(("<frozen", "<built-in", *_ROOTS))
