@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_elastic.store import Store, barrier
 from pytest_elastic.store._arguments import Asked
+from pytest_elastic.store._collective import asked_of_all
 
 
 class World:
@@ -48,27 +49,45 @@ class World:
             DistStoreError: some value did not come within the store's timeout.
         """
         __tracebackhide__ = True
+        data = pickle.dumps(value)  # What raises here is no call.
         prefix = self._prefix("gather")
-        self.store.set(f"{prefix}/{self.rank}", pickle.dumps(value))
-        ranks = range(self.size)
-        found = self.store.multi_get(Asked([f"{prefix}/{rank}" for rank in ranks], writers=ranks))
+        self.store.set(f"{prefix}/{self.rank}", data)
+        found = self.store.multi_get(asked_of_all(self.store, self.rank, f"{prefix}/", self.size))
         return [pickle.loads(data) for data in found]
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value that rank `src` gave, on every rank; the others' is not looked at.
 
         Raises:
-            ValueError: there is no rank `src`.
-            DistStoreError: it did not come within the store's timeout.
+            ValueError: there is no rank `src`, or another rank names another one.  All ranks that come later,
+                or wait, are told; a source that came first has gone on.
+            DistStoreError: the value did not come within the store's timeout.
         """
         __tracebackhide__ = True
         if src not in range(self.size):
             raise ValueError(f"src must be a rank, 0 to {self.size - 1}, not {src!r}")
-        key = self._prefix(f"broadcast/{src}")
+        src, data = int(src), pickle.dumps(value) if self.rank == src else b""
+        number = self._prefix("broadcast").rpartition("/")[2]
+        source, key = f"world/broadcast/src/{number}", f"world/broadcast/{src}/{number}"
+        said = self.store.compare_set(source, "", f"{src} {self.rank}").decode()
+        first = said.partition(" ")[0]
+        if first != str(src):
+            raise ValueError(self._differ(source, said, src, number) if first.isdigit() else said)
         if self.rank == src:
-            self.store.set(key, pickle.dumps(value))
+            self.store.set(key, data)
             return value
-        return pickle.loads(self.store.multi_get(Asked([key], writers=(src,)))[0])
+        (data,) = self.store.multi_get(Asked([key], writers=(src,)))
+        if not data:  # Which no pickle is: the others' sources differ.
+            raise ValueError(self.store.get(source).decode())
+        return pickle.loads(data)
+
+    def _differ(self, source: str, said: str, src: int, number: str) -> str:
+        """Tell those who wait for another source, and those who are still to come; what they are told."""
+        other, rank = said.split()
+        text = f"broadcast number {number}: src={src} on rank {self.rank}, but src={other} on rank {rank}"
+        self.store.set(source, text)
+        self.store.set(f"world/broadcast/{other}/{number}", b"")
+        return text
 
     def _prefix(self, name: str) -> str:
         self._calls[name] += 1

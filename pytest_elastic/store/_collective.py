@@ -59,7 +59,7 @@ def get_all(store: Any, rank: int, prefix: str, world_size: int) -> list[bytes]:
     """
     __tracebackhide__ = True
     _check(world_size, rank)
-    values: list[bytes] = store.multi_get(_asked_of_all(store, rank, prefix, world_size))
+    values: list[bytes] = store.multi_get(asked_of_all(store, rank, prefix, world_size))
     last = _check_in(store, world_size, f"{prefix}/finished", rank)
     if rank == 0:
         store.wait([last])
@@ -146,7 +146,7 @@ def _check(world_size: int, rank: int | None) -> None:
         raise ValueError(f"rank must be 0 to {world_size - 1}, not {rank}")
 
 
-def _asked_of_all(store: Any, rank: int, prefix: str, world_size: int) -> list[str]:
+def asked_of_all(store: Any, rank: int, prefix: str, world_size: int) -> list[str]:
     """Everybody's keys; who writes which is known where the store's user has this very place."""
     writers = range(world_size) if getattr(store, "place", None) == (rank, world_size) else ()
     return Asked([f"{prefix}{i}" for i in range(world_size)], writers=writers)
