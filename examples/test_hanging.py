@@ -31,6 +31,13 @@ def test_order_mismatch(world):
         world.barrier(name)
 
 
+def test_order_mismatch_of_collectives(world):
+    """OrderMismatch: rank 0 is at gather, rank 1 is at broadcast from rank 0."""
+    if world.rank == 0:
+        world.gather("part")
+    world.broadcast("value", src=0)
+
+
 def test_stale_prefix(world):
     """StalePrefix: different uses of one barrier meet:
 
@@ -48,8 +55,12 @@ def test_deadlock(world):
 
 
 def test_doomed_wait(world):
-    """DoomedWait: rank 0 passed without writing "world/broadcast/0/1"."""
-    world.broadcast("value", src=0) if world.rank else None
+    """DoomedWait: rank 0 passed and waits for the others to finish their call (tests run in lockstep),
+
+    and nobody else can write "value".
+    """
+    if world.rank == 1:
+        world.store.get("value")
 
 
 def test_hang_until_timeout(world):

@@ -12,7 +12,7 @@ class WaitSeen:
 
     Attributes:
         timeout: seconds until it fails by itself, counted from its begin at `since`.
-        barrier: what people call the barrier that it is at; empty if it is at none.
+        barrier: what people call the barrier or collective that it is at; empty if it is at none.
     """
 
     rank: int
@@ -28,10 +28,11 @@ class WaitSeen:
 
 @dataclass(frozen=True, slots=True)
 class BarrierSeen:
-    """A barrier as it stood at the verdict.
+    """A barrier, or a collective of the world, as it stood at the verdict.
 
     Attributes:
         prefix: of its keys; `name` is what people call it.
+        world_size: how many are to come; for a broadcast only its source.
         arrived: the ranks that called it, ascending.
         absent: the others, each with why it is not there, in words.
     """
@@ -115,19 +116,19 @@ class DoomedWait(Diagnosis):
 
 
 class MissingRank(Diagnosis):
-    """A rank ended its phase without calling a barrier: `ranks` are those missing."""
+    """A rank ended its phase without joining what others wait at: `ranks` are those missing."""
 
     __slots__ = ()
 
 
 class CountMismatch(Diagnosis):
-    """Ranks ended their phase with fewer barriers than the others call: `ranks` are those with fewer."""
+    """Ranks ended their phase with fewer barriers or gathers than the others: `ranks` are those."""
 
     __slots__ = ()
 
 
 class OrderMismatch(Diagnosis):
-    """Ranks are at different barriers: `ranks` are all of them."""
+    """Ranks are at different barriers or collectives: `ranks` are all of them."""
 
     __slots__ = ()
 

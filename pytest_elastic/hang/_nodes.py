@@ -120,6 +120,27 @@ class Rank:
         return self.ended is not None or self.exited is not None
 
     @property
+    def died(self) -> bool:
+        """Whether its process ended without a report that explains it."""
+        return self.exited is not None and (self.ended is None or self.ended.outcome == "passed")
+
+    @property
+    def is_accident(self) -> bool:
+        """Whether it is gone, and should not be."""
+        if self.ended is not None and self.ended.outcome in ("failed", "exit"):
+            return True
+        if self.exited is None:
+            return False
+        return self.exited.exitcode != 0 or (self.phased and self.ended is None)
+
+    @property
+    def resting(self) -> str:
+        """The phase that it has ended, and whose end on all ranks it waits for; `""` where it does not."""
+        if self.ended is None or self.exited is not None or self.ended.outcome != "passed":
+            return ""
+        return self.ended.phase if self.ended.phase in ("setup", "call") else ""
+
+    @property
     def runs(self) -> bool:
         """Whether one of its threads is not blocked in the store, as far as is known."""
         if self.ended is not None or self.exited is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_elastic.hang._diagnosis import BarrierSeen, Diagnosis, Picture, WaitSeen
 from pytest_elastic.hang._merge import Branch, merge, quote, tree_dot, tree_text
 from pytest_elastic.hang._stacks import Stack
-from pytest_elastic.hang._wording import key_names, names, numbers
+from pytest_elastic.hang._wording import key_names, names, numbers, place_name, plural
 
 Stacks = Mapping[int, Sequence[Stack]]
 
@@ -45,7 +45,7 @@ def report_dot(diagnosis: Diagnosis, stacks: Stacks) -> str:
         style = ", style=bold" if rank in diagnosis.ranks else ""
         lines.append(f"r{rank} [shape=ellipse, label={quote(f'rank {rank}: {state}')}{style}];")
     for number, barrier in enumerate(picture.barriers):
-        lines.append(f"b{number} [shape=hexagon, label={quote(f'barrier {barrier.name}')}];")
+        lines.append(f"b{number} [shape=hexagon, label={quote(place_name(barrier.prefix))}];")
         lines += [f"r{rank} -> b{number};" for rank in barrier.arrived]
         lines += [f"b{number} -> r{rank} [style=dashed];" for rank, _ in barrier.absent]
     for number, (missing, waits) in enumerate(_by_key(picture).items()):
@@ -64,8 +64,8 @@ def merged(diagnosis: Diagnosis, stacks: Stacks) -> tuple[Branch, ...]:
 
 
 def _call(wait: WaitSeen) -> str:
-    if wait.barrier:
-        return f"barrier({wait.barrier})"
+    if wait.barrier:  # A collective is called by its name, a barrier has one.
+        return f"barrier({wait.barrier})" if wait.barrier.startswith('"') else wait.barrier
     return f"{wait.name}({key_names(wait.missing)})"
 
 
@@ -74,9 +74,10 @@ def _headline(diagnosis: Diagnosis) -> str:
     known = []
     if diagnosis.elapsed is not None:
         known.append(f"known {_span(diagnosis.elapsed)} after the last event")
-    first = next((wait for wait in diagnosis.picture.waits if wait.doomed), None)
-    if first is not None:
-        known.append(f"the {'barrier' if first.barrier else first.name}'s timeout is {first.timeout:g} s")
+    doomed_waits = [wait for wait in diagnosis.picture.waits if wait.doomed]
+    if doomed_waits:
+        first = min(doomed_waits, key=lambda wait: wait.since + wait.timeout)
+        known.append(f"the {_call(first).partition('(')[0].split()[0]}'s timeout is {first.timeout:g} s")
     label = "HANG" if diagnosis.exact else "HANG (suspected)"
     ranks = doomed or diagnosis.ranks
     what = "can never go on" if doomed else "did not go on"
@@ -90,8 +91,8 @@ def _span(seconds: float) -> str:
 
 
 def _barriers(picture: Picture, told: set[int]) -> list[str]:
-    heads = [f"barrier {barrier.name}:" for barrier in picture.barriers]
-    came = [f"arrived {_list(one.arrived)}{';' if one.absent else ''}" for one in picture.barriers]
+    heads = [f"{place_name(barrier.prefix)}:" for barrier in picture.barriers]
+    came = [f"arrived {_arrived(one, picture)}{';' if one.absent else ''}" for one in picture.barriers]
     width, middle = max(map(len, heads), default=0), max(map(len, came), default=0)
     lines = []
     for head, arrived, barrier in zip(heads, came, picture.barriers, strict=True):
@@ -99,6 +100,13 @@ def _barriers(picture: Picture, told: set[int]) -> list[str]:
         absent = f" absent {_absent(barrier, told)}" if barrier.absent else ""
         lines.append(f"  {head:{width}} {arrived:{middle}}{absent}".rstrip())
     return lines
+
+
+def _arrived(barrier: BarrierSeen, picture: Picture) -> str:
+    """Who came, and how many are waited for where these are more than there are."""
+    ranks = _list(barrier.arrived) or "nobody"
+    more = barrier.world_size > picture.world_size
+    return f"{ranks} ({len(barrier.arrived)} of {barrier.world_size} expected)" if more else ranks
 
 
 def _absent(barrier: BarrierSeen, told: set[int]) -> str:
@@ -111,7 +119,8 @@ def _absent(barrier: BarrierSeen, told: set[int]) -> str:
         else:
             parts.append(([rank], reason))
         told.add(rank)
-    return ", ".join(_list(ranks) + (f" ({reason})" if reason else "") for ranks, reason in parts)
+    said = ((_list(ranks), plural(reason, ranks)) for ranks, reason in parts)
+    return ", ".join(f"{ranks} ({reason})" if reason else ranks for ranks, reason in said)
 
 
 def _keys(picture: Picture, told: set[int]) -> list[str]:
@@ -138,7 +147,7 @@ def _others(picture: Picture, told: set[int]) -> list[str]:
     for rank, state in enumerate(picture.states):
         if rank not in told:
             states.setdefault(state, []).append(rank)
-    return [f"  {names(ranks)}: {state}" for state, ranks in states.items()]
+    return [f"  {names(ranks)}: {plural(state, ranks)}" for state, ranks in states.items()]
 
 
 def _list(ranks: Sequence[int]) -> str:

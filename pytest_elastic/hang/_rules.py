@@ -3,23 +3,29 @@
 *Theory.*  Doomed waits have one root: follow what blocks a wait, and then what blocks that, until it is no
 wait any more, or a circle.  Several verdicts may fit; the one nearest to the root wins, in this order:
 
-1. A rank failed (`MissingRank` at a barrier, `DoomedWait` for a key) or its process ended without a
-   report (`Exited`).  The first accident in time explains the others; of the barriers and keys that lack
-   that rank, the one where most wait is named.
-2. `DoomedWait` for a key that was there and was deleted: a lost wake-up.
-3. A rank ended its phase in peace, absent from a barrier: `CountMismatch` if it had called barriers, but
-   fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
-4. Ranks at different barriers, absent from each other's: `OrderMismatch`; `StalePrefix` where these are
-   two uses of one name.
-5. `Deadlock`: a circle of waits.
-6. `DoomedWait`: all who could have written a key ended in peace.
-7. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and nobody is to blame.
+1. A rank failed (`MissingRank` where others wait for it to join, `DoomedWait` for a key) or its process ended
+   without a report (`Exited`).  The first accident in time explains the others; of what lacks that rank, the
+   one where most wait is named.
+2. `DoomedWait` for a key that was there and was deleted, though nobody had read it: a lost wake-up.
+3. A rank ended its phase in peace, absent from a barrier or a collective: `CountMismatch` if it had called
+   some, but fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
+4. Ranks at different barriers or collectives, absent from each other's: `OrderMismatch`; `StalePrefix` where
+   these are two uses of one name.
+5. `Deadlock`: a circle of waits, each for what a rank of the circle alone can bring.
+6. `DoomedWait`: a rank that has ended in peace could have written a key.  One that passed its setup or call
+   may still write it in a later phase, but waits until all have ended this one.
+7. `Deadlock`: a circle of waits for what anybody may write.
+8. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and nobody is to blame.
+
+So who has ended leads, whoever may wait for each other besides, unless these are known to do.
 
 A barrier that is called more often than it counts does not hang: it lets its callers pass too early.  So
 `StalePrefix` is also a finding of its own (`find_stale`), and a note on the others.
 
 A verdict is exact if whoever might have ended its waits is known to be unable to: no connection that
 belongs to no rank, no rank with threads that may write behind the back of the one that waits.
+
+Waits for what the store does not see are judged in `_outside`.
 """
 
 from __future__ import annotations
@@ -27,8 +33,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pytest_elastic.hang._case import Case, Target
 from pytest_elastic.hang._diagnosis import (
-    BlockedOutside,
     CountMismatch,
     Deadlock,
     Diagnosis,
@@ -37,56 +43,40 @@ from pytest_elastic.hang._diagnosis import (
     HangUntilTimeout,
     MissingRank,
     OrderMismatch,
-    Spinning,
     StalePrefix,
-    Stopped,
 )
-from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Rank, Wait, ranks_of
+from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait
 from pytest_elastic.hang._picture import draw
 from pytest_elastic.hang._waitgraph import WaitGraph
 from pytest_elastic.hang._wording import (
-    barrier_family,
     barrier_name,
-    exit_text,
+    collective_of,
+    end_text,
+    ends_text,
+    family,
+    joined_name,
     key_name,
     key_names,
     names,
-    stand_text,
+    place_name,
+    plural,
+    use_of,
 )
 
-_STANDING: dict[str, type[Diagnosis]] = {
-    "stopped": Stopped,
-    "spinning": Spinning,
-    "blocked": BlockedOutside,
-}
-_SHOWN = 8  # Waits of a circle that the sentence names.
+_SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
 
 
 def diagnose(graph: WaitGraph) -> Diagnosis | None:
     """The verdict on the doomed waits; `None` if there are none."""
     if not graph.doomed:
         return None
-    case = _Case(graph)
-    rules = (_accident, _deleted, _absent, _order, _circle, _nobody_left)
+    case = Case(graph)
+    rules = (_accident, _deleted, _absent, _order, _known_circle, _nobody_left, _guessed_circle)
     found = next((one for rule in rules if (one := rule(case)) is not None), None) or _timeout(case)
     remaining = max(0.0, min(wait.deadline for wait in graph.doomed) - graph.last)
     stale = find_stale(graph)
     picture = draw(graph, found.keys, "" if stale is None else stale.cause)
     return replace(found, exact=case.exact(), remaining=remaining, picture=picture)
-
-
-def diagnose_outside(graph: WaitGraph) -> list[Diagnosis]:
-    """What the kernel says (`RankStood`) of ranks that are not blocked in the store; never exact."""
-    found: list[Diagnosis] = []
-    for state, verdict in _STANDING.items():
-        ranks = [
-            rank for rank in graph.ranks if rank.runs and rank.stood is not None and rank.stood.state == state
-        ]
-        for text in dict.fromkeys(stand_text(rank) for rank in ranks):
-            alike = tuple(rank.number for rank in ranks if stand_text(rank) == text)
-            cause = f"{names(alike)} {_plural(text, alike)}, and did nothing in the store"
-            found.append(verdict(alike, (), cause, exact=False, picture=draw(graph, ())))
-    return found
 
 
 def find_stale(graph: WaitGraph) -> StalePrefix | None:
@@ -100,130 +90,103 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
     return StalePrefix(_sorted(again), (first.prefix,), cause)
 
 
-class _Case:
-    """The doomed waits, and what blocks each.
-
-    Attributes:
-        stuck: for each wait the keys that cannot come.
-        keys: each of these keys once, with the first wait for it.
-        waiting: the ranks that wait for it, ascending.
-    """
-
-    def __init__(self, graph: WaitGraph) -> None:
-        self.graph = graph
-        self.stuck = {wait: graph.stuck(wait) for wait in graph.doomed}
-        self.keys: dict[str, Wait] = {}
-        ranks: dict[str, set[int]] = {}
-        for wait, keys in self.stuck.items():
-            for key in keys:
-                self.keys.setdefault(key, wait)
-                ranks.setdefault(key, set()).add(wait.rank)
-        self.waiting = {key: _sorted(there) for key, there in ranks.items()}
-
-    def writers(self, key: str) -> list[Rank]:
-        return [self.graph.ranks[number] for number in ranks_of(self.graph.writers(self.keys[key], key))]
-
-    def chosen(self, wait: Wait, key: str) -> bool:
-        """Whether the key's writers are known, rather than just everybody."""
-        barrier = self.graph.barrier(key)
-        known = barrier is not None and (barrier.declared or barrier.releaser is not None)
-        return key in wait.writers or known
-
-    def exact(self) -> bool:
-        if self.graph.outsiders:
-            return False
-        writers = 0
-        for wait, keys in self.stuck.items():
-            for key in keys:
-                writers |= self.graph.writers(wait, key)
-        return not any(_has_more_threads(self.graph.ranks[number]) for number in ranks_of(writers))
-
-
-def _has_more_threads(rank: Rank) -> bool:
-    if rank.exited is not None:
-        return False
-    return rank.extra_threads > 0 or (rank.ended is not None and len(rank.clients) > 1)
-
-
 # The rules, in their order.
 
 
-def _accident(case: _Case) -> Diagnosis | None:
+def _accident(case: Case) -> Diagnosis | None:
     found = [
-        (_when(rank), -len(case.waiting[key]), number, key)
-        for number, key in enumerate(case.keys)
-        for rank in case.writers(key)
-        if _is_accident(rank)
+        (_when(rank), -len(target.waiting), number)
+        for number, target in enumerate(case.targets)
+        for rank in case.ranks(target.writers)
+        if rank.is_accident
     ]
     if not found:
         return None
-    key = min(found)[-1]
-    ranks = sorted((rank for rank in case.writers(key) if _is_accident(rank)), key=_when)
+    target = case.targets[min(found)[-1]]
+    ranks = sorted((rank for rank in case.ranks(target.writers) if rank.is_accident), key=_when)
     first = ranks[0]
-    alike = _sorted(rank.number for rank in ranks if _died(rank) == _died(first))
-    barrier = case.graph.barrier(key)
-    cause = f"{names(alike)} {_end_text(first)} {_before(case, key, first)}"
-    if _died(first):
-        return Exited(alike, (_plain(key),), cause)
+    alike = _numbers(rank for rank in ranks if rank.died == first.died)
+    cause = f"{names(alike)} {end_text(first)} {_before(target, first)}"
+    if first.died:
+        return Exited(alike, (_place(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
-    if barrier is not None and not barrier.joined & first.bit:
-        return MissingRank(alike, (_plain(key),), cause, place)
-    return DoomedWait(case.waiting[key], (key,), cause, place)
+    if target.joined and target.absent & first.bit:
+        return MissingRank(alike, (target.name,), cause, place)
+    return DoomedWait(target.waiting, (target.key,), cause, place)
 
 
-def _deleted(case: _Case) -> Diagnosis | None:
-    for key in case.keys:
-        if key in case.graph.deleted:
-            waiting, by = case.waiting[key], case.graph.deleted[key]
+def _deleted(case: Case) -> Diagnosis | None:
+    for target in case.targets:
+        key, joined = target.key, 0 if target.barrier is None else target.barrier.joined
+        waiting = tuple(rank for rank in target.waiting if not joined >> rank & 1)
+        if waiting and key in case.graph.deleted and case.graph.unread(key):
+            by = case.graph.deleted[key]
             who = "somebody outside of the group" if by is None else names([by])
             cause = f"{key_name(key)} was there, but {who} deleted it before {names(waiting)} waited for it"
             return DoomedWait(waiting, (key,), cause)
     return None
 
 
-def _absent(case: _Case) -> Diagnosis | None:
-    for key, wait in case.keys.items():
-        gone = [rank for rank in case.writers(key) if rank.gone] if case.chosen(wait, key) else []
-        if not gone:
-            continue
-        ranks, barrier = tuple(rank.number for rank in gone), case.graph.barrier(key)
-        text = f"{names(ranks)} {_end_text(gone[0])}"
-        if barrier is None or key in wait.writers:
-            cause = f"{text} without writing {key_name(key)}"
-            return DoomedWait(case.waiting[key], (key,), cause)
-        waiting = case.waiting[key]
-        most = min(case.graph.ranks[number].barriers for number in waiting)
-        fewer = [rank for rank in gone if 0 < rank.barriers < most]
-        if fewer:
-            ranks = tuple(rank.number for rank in fewer)
-            fewest = fewer[0].barriers
-            calls = f"{fewest} barrier{'' if fewest == 1 else 's'}"
-            others = f"{names(waiting)} {_be(waiting)} at number {most}, {barrier_name(barrier.prefix)}"
-            cause = f"{names(ranks)} {_end_text(fewer[0])} after {calls}; {others}"
-            return CountMismatch(ranks, (barrier.prefix,), cause)
-        cause = f"{text} without joining {barrier_name(barrier.prefix)}"
-        return MissingRank(ranks, (barrier.prefix,), cause)
+def _absent(case: Case) -> Diagnosis | None:
+    for target in case.targets:
+        gone = [rank for rank in case.ranks(target.writers) if rank.gone] if target.chosen else []
+        if gone and not target.joined:
+            cause = f"{ends_text(gone)} without writing {key_name(target.key)}"
+            return DoomedWait(target.waiting, (target.key,), cause)
+        if gone:
+            cause = f"{ends_text(gone)} without joining {joined_name(target.name)}"
+            return _fewer(case, target, gone) or MissingRank(_numbers(gone), (target.name,), cause)
     return None
 
 
-def _order(case: _Case) -> Diagnosis | None:
-    blocked = _blocked_barriers(case)
-    at = {barrier.prefix: case.waiting[barrier.prefix + LAST_MEMBER] for barrier in blocked}
-    for barrier in blocked:
-        absent = ranks_of(~barrier.joined & (1 << len(case.graph.ranks)) - 1)
-        others = [p for p, ranks in at.items() if p != barrier.prefix and set(ranks) & set(absent)]
+def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
+    """Some of them have joined before, but not as often as those who wait."""
+    if target.barrier is None:  # Whoever is at use 3 of a gather has had everybody's part of two.
+        most, noun = use_of(target.name), "gather"
+        counts = dict.fromkeys(gone, most - 1)
+    else:
+        most, noun = min(case.graph.ranks[rank].barriers for rank in target.waiting), "barrier"
+        counts = {rank: rank.barriers for rank in gone if rank.barriers < most}
+    if max(counts.values(), default=0) < 1:
+        return None
+    said = []
+    for count in sorted(set(counts.values()), reverse=True):
+        calls = f"{count} {noun}{'' if count == 1 else 's'}"
+        said.append(f"{ends_text([rank for rank in counts if counts[rank] == count])} after {calls}")
+    others = f"{names(target.waiting)} {plural('is', target.waiting)} at number {most}"
+    cause = f"{', '.join(said)}; {others}, {joined_name(target.name)}"
+    return CountMismatch(_numbers(counts), (target.name,), cause)
+
+
+def _order(case: Case) -> Diagnosis | None:
+    joined = [target for target in case.targets if target.joined]
+    for target in joined:
+        absent = {rank.number for rank in case.graph.ranks if target.absent & rank.bit}
+        others = [one for one in joined if one is not target and absent.intersection(one.waiting)]
         if others:
-            places = [barrier.prefix, *others]
-            where = ", ".join(f"{names(at[p])} {_be(at[p])} at barrier {barrier_name(p)}" for p in places)
-            ranks = _sorted(rank for p in places for rank in at[p])
-            if len({barrier_family(p) for p in places}) == 1:
-                return StalePrefix(ranks, tuple(places), f"different uses of one barrier meet: {where}")
-            return OrderMismatch(ranks, tuple(places), where)
+            return _mismatch([target, *others])
     return None
 
 
-def _circle(case: _Case) -> Diagnosis | None:
-    ahead = {wait: _blocking(case, wait) for wait in case.stuck}
+def _mismatch(places: list[Target]) -> Diagnosis:
+    at = [f"{names(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places]
+    ranks, keys = _sorted(rank for one in places for rank in one.waiting), tuple(one.name for one in places)
+    if len(set(map(family, keys))) > 1:
+        return OrderMismatch(ranks, keys, ", ".join(at))
+    what = place_name(keys[0]).partition(" ")[0]
+    return StalePrefix(ranks, keys, f"different uses of one {what} meet: {', '.join(at)}")
+
+
+def _known_circle(case: Case) -> Diagnosis | None:
+    return _circle(case, guess=False)
+
+
+def _guessed_circle(case: Case) -> Diagnosis | None:
+    return _circle(case, guess=True)
+
+
+def _circle(case: Case, guess: bool) -> Diagnosis | None:
+    ahead = _blocking(case, guess)
     behind: dict[Wait, list[Wait]] = {wait: [] for wait in ahead}
     for wait, others in ahead.items():
         for other in others:
@@ -235,29 +198,35 @@ def _circle(case: _Case) -> Diagnosis | None:
     return None
 
 
-def _deadlock(case: _Case, circle: list[Wait]) -> Deadlock:
+def _deadlock(case: Case, circle: list[Wait]) -> Deadlock:
     ranks = _sorted(wait.rank for wait in circle)
-    keys = tuple(dict.fromkeys(_plain(key) for wait in circle for key in case.stuck[wait]))
+    keys = tuple(dict.fromkeys(_place(key) for wait in circle for key in case.stuck[wait]))
     shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
     more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
     who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
-def _blocking(case: _Case, wait: Wait) -> list[Wait]:
-    """The waits whose ranks would have to go on for this one to end."""
-    chosen = others = 0
-    for key in case.stuck[wait]:
-        if case.chosen(wait, key):
-            chosen |= case.graph.writers(wait, key)
-        else:
-            others |= case.graph.writers(wait, key)
-    return [
-        one
-        for one, keys in case.stuck.items()
-        if one is not wait
-        and (chosen >> one.rank & 1 or (others >> one.rank & 1 and keys != case.stuck[wait]))
-    ]
+def _blocking(case: Case, guess: bool) -> dict[Wait, list[Wait]]:
+    """For each wait those whose ranks would have to go on for it to end: known, or guessed besides.
+
+    Who waits for a key itself is not guessed to be the one who is to write it.
+    """
+    lacks = {wait: set(keys) for wait, keys in case.stuck.items()}
+    ahead: dict[Wait, list[Wait]] = {}
+    for wait, keys in case.stuck.items():
+        known, anybodys = 0, set()
+        for key in keys:
+            if case.chosen(wait, key):
+                known |= case.graph.writers(wait, key)
+            elif guess:
+                anybodys.add(key)
+        ahead[wait] = [
+            one
+            for one, its in lacks.items()
+            if one is not wait and (known >> one.rank & 1 or not anybodys <= its)
+        ]
+    return ahead
 
 
 def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
@@ -271,44 +240,34 @@ def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
     return seen
 
 
-def _nobody_left(case: _Case) -> Diagnosis | None:
-    for key in case.keys:
-        gone = tuple(rank.number for rank in case.writers(key) if rank.gone)
-        if gone:
-            text = f"{names(gone)} {_end_text(case.graph.ranks[gone[0]])}"
-            return DoomedWait(case.waiting[key], (key,), f"nobody is left to {_write(key)}: {text}")
-    return None
+def _nobody_left(case: Case) -> Diagnosis | None:
+    targets = [target for target in case.targets if not target.chosen]
+    gone = [rank for rank in case.graph.ranks if rank.gone]
+    if not targets or not gone:
+        return None
+    resting, ended = [rank for rank in gone if rank.resting], [rank for rank in gone if not rank.resting]
+    what = f"{_write(targets)} {_names(targets)}"
+    cause = f"{ends_text(ended)} and nobody is left to {what}"
+    if resting:
+        phase = resting[0].resting
+        wait = f"{ends_text(resting)} and {plural('waits', resting)} for the others to finish their {phase}"
+        also = f"; {ends_text(ended)}" if ended else ""
+        cause = f"{wait} (tests run in lockstep), and nobody else can {what}{also}"
+    ranks = _sorted(rank for target in targets for rank in target.waiting)
+    return DoomedWait(ranks, tuple(target.key for target in targets), cause)
 
 
-def _timeout(case: _Case) -> Diagnosis:
+def _timeout(case: Case) -> Diagnosis:
     first = min(case.graph.doomed, key=lambda wait: wait.deadline)
-    keys = tuple(case.keys)
     ranks = _sorted(wait.rank for wait in case.stuck)
-    verb = "wait" if len(ranks) > 1 else "waits"
-    did = "releases" if all(key.endswith(LAST_MEMBER) for key in keys) else "wrote"
+    did = "wrote" if _write(case.targets) == "write" else "releases"
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
-    cause = f"{names(ranks)} {verb} for {key_names(keys)}, which nobody {did}; {left}"
-    return HangUntilTimeout(ranks, tuple(map(_plain, keys)), cause)
+    what = _names(case.targets) + _came(case)
+    cause = f"{names(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
+    return HangUntilTimeout(ranks, tuple(_place(target.key) for target in case.targets), cause)
 
 
 # Words and small questions.
-
-
-def _blocked_barriers(case: _Case) -> list[Barrier]:
-    return [one for one in case.graph.barriers() if one.prefix + LAST_MEMBER in case.keys]
-
-
-def _died(rank: Rank) -> bool:
-    """Whether its process ended without a report that explains it."""
-    return rank.exited is not None and (rank.ended is None or rank.ended.outcome == "passed")
-
-
-def _is_accident(rank: Rank) -> bool:
-    if rank.ended is not None and rank.ended.outcome in ("failed", "exit"):
-        return True
-    if rank.exited is None:
-        return False
-    return rank.exited.exitcode != 0 or (rank.phased and rank.ended is None)
 
 
 def _when(rank: Rank) -> float:
@@ -316,44 +275,50 @@ def _when(rank: Rank) -> float:
     return min(ends)
 
 
-def _end_text(rank: Rank) -> str:
-    if rank.exited is not None and _died(rank) and (rank.ended is None or rank.exited.exitcode):
-        return exit_text(rank.exited.exitcode)
-    assert rank.ended is not None
-    return {"exit": "asked to exit"}.get(rank.ended.outcome, rank.ended.outcome)
-
-
-def _before(case: _Case, key: str, rank: Rank) -> str:
+def _before(target: Target, rank: Rank) -> str:
     """What the rank had not done when it went."""
-    barrier = case.graph.barrier(key)
-    if barrier is not None and barrier.releaser == rank.number:
-        return f"between joining {barrier_name(barrier.prefix)} and releasing the others"
-    if barrier is not None and not barrier.joined & rank.bit:
-        return f"before joining {barrier_name(barrier.prefix)}"
-    if key in case.keys[key].writers:
-        return f"before writing {key_name(key)}"
-    return f"and nobody is left to {_write(key)}"
+    if target.barrier is not None and target.barrier.releaser == rank.number:
+        return f"between joining {joined_name(target.name)} and releasing the others"
+    if target.joined and target.absent & rank.bit:
+        return f"before joining {joined_name(target.name)}"
+    if target.chosen and target.barrier is None:
+        return f"before writing {key_name(target.key)}"
+    return f"and nobody is left to {_write([target])} {_names([target])}"
 
 
-def _write(key: str) -> str:
-    return f"{'release' if key.endswith(LAST_MEMBER) else 'write'} {key_name(key)}"
+def _write(targets: list[Target]) -> str:
+    """What would end the waits for these."""
+    return "release" if all(target.key.endswith(LAST_MEMBER) for target in targets) else "write"
 
 
-def _plain(key: str) -> str:
-    """A barrier's prefix for its last key; other keys as they are."""
-    return key.removesuffix(LAST_MEMBER)
+def _names(targets: list[Target]) -> str:
+    """Of the first ones; where ranks of another number are waited for than there are, how many came."""
+    found = []
+    for target in targets[:_SHOWN]:
+        barrier = target.barrier
+        expected = barrier.world_size if barrier is not None and not barrier.declared else 0
+        came = f" ({barrier.count} of {expected} expected came)" if barrier is not None and expected else ""
+        found.append(f"{key_name(target.key)}{came}")
+    more = f" and {len(targets) - _SHOWN} more" if len(targets) > _SHOWN else ""
+    return ", ".join(dict.fromkeys(found)) + more
 
 
-def _plural(text: str, ranks: tuple[int, ...]) -> str:
-    if text == "computes":
-        return text if len(ranks) == 1 else "compute"
-    if text == "stopped":
-        return f"{_be(ranks)} stopped by a signal"
-    return text if len(ranks) == 1 else text.replace("is ", "are ", 1)
+def _came(case: Case) -> str:
+    """How many keys are there of those that all ask for."""
+    asked = {(wait.event.keys, wait.missing) for wait in case.graph.doomed}
+    keys, missing = next(iter(asked))
+    if len(asked) > 1 or len(keys) == len(missing):
+        return ""
+    return f" ({len(keys) - len(missing)} of {len(keys)} expected came)"
 
 
-def _be(ranks: tuple[int, ...]) -> str:
-    return "is" if len(ranks) == 1 else "are"
+def _place(key: str) -> str:
+    """What is joined by its prefix; other keys as they are."""
+    return collective_of(key) or key.removesuffix(LAST_MEMBER)
+
+
+def _numbers(ranks: Iterable[Rank]) -> tuple[int, ...]:
+    return _sorted(rank.number for rank in ranks)
 
 
 def _sorted(ranks: Iterable[int]) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ by its keys, and each of its keys is crossed out once.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,7 @@ from pytest_elastic.hang._nodes import LAST_MEMBER, NUM_MEMBERS, Barrier, Rank, 
 _WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
 _READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
 _NOBODY: dict[str, int] = {}
-_MOST_DELETED = 10_000
+_MOST_DELETED = _MOST_DONE = 10_000
 
 
 class WaitGraph:
@@ -82,6 +83,7 @@ class WaitGraph:
         self._barriers: dict[str, Barrier] = {}  # By their last key; `_closed` are those with waiters.
         self._closed: dict[str, Barrier] = {}
         self._native: set[str] = set()  # Prefixes of barriers that the store itself releases.
+        self._done: deque[StoreCalled | WaitBegan] = deque(maxlen=_MOST_DONE)  # A wait when it is served.
         self._can = self._all  # Bits of those that could go on when it was last looked at.
         self._takers: dict[type[Event], Callable[[Rank, Any], bool]] = {
             StoreCalled: self._called,
@@ -127,6 +129,21 @@ class WaitGraph:
         """The keys that nobody who can go on may write; not empty for a doomed wait."""
         return stuck(wait, self._can, self._barriers)
 
+    def unread(self, key: str) -> bool:
+        """Whether nobody read a deleted key after it was written; a barrier's is there for all to read."""
+        deleted = False
+        for event in reversed(self._done):
+            if key not in event.keys:
+                continue
+            read = isinstance(event, WaitBegan) or event.name in _READS or not event.changed
+            if not deleted:
+                deleted = event.name == "delete_key" and not read
+            elif not read:
+                return True
+            elif not key.endswith(LAST_MEMBER):
+                return False
+        return len(self._done) < _MOST_DONE
+
     def writers(self, wait: Wait, key: str) -> int:
         """Bits of the ranks that may write a missing key, gone or not."""
         if key in wait.writers:
@@ -143,6 +160,7 @@ class WaitGraph:
     def _called(self, rank: Rank, event: StoreCalled) -> bool:
         # Who comes last to a barrier sets its last key besides: it has come no further for that.
         rank.calls += event.name != "set" or not event.keys[0].endswith(LAST_MEMBER)
+        self._done.append(event)
         opened = self._heard(rank, event.client)
         if event.name not in _READS:
             opened |= self._changed(event)
@@ -222,7 +240,7 @@ class WaitGraph:
         barrier.joined |= rank.bit
         barrier.left &= ~rank.bit
         if event.world_size != barrier.world_size:
-            barrier.declared = False
+            barrier.declared, barrier.world_size = False, max(event.world_size, barrier.world_size)
         if event.count == event.world_size:
             barrier.releaser = rank.number
             if event.prefix in self._native:
@@ -238,6 +256,7 @@ class WaitGraph:
         """A connection that is no rank's did something."""
         if isinstance(event, StoreCalled):
             self.outsiders.add(event.client)
+            self._done.append(event)
             return self._changed(event) and bool(self.doomed) and self._judge()
         if isinstance(event, ClientLeft) or (isinstance(event, WaitEnded) and event.how == "gone"):
             self.outsiders.discard(event.client)
@@ -302,6 +321,7 @@ class WaitGraph:
                 continue
             if wait.writers:
                 self._paid(wait.writers[key])
+            self._done.append(wait.event)
             if wait.lacks > 1:
                 wait.see(key)
             else:

@@ -202,7 +202,7 @@ class Lookout:
             if self.diagnosis is None and found is not None:
                 self.diagnosis = replace(found, exact=False)
             elif self.diagnosis is None:
-                self.diagnosis = next(iter(diagnose_outside(self._graph)), None)
+                self.diagnosis = diagnose_outside(self._graph)
 
     def history(self) -> tuple[Event, ...]:
         """What happened so far, oldest first."""

@@ -120,8 +120,8 @@ class Group:
     def do_begins(self, rank: int, client: int, phase: str = "call") -> None:
         self._tell(PhaseBegan(self._at, rank, phase))
 
-    def do_passes(self, rank: int, client: int) -> None:
-        self._tell(PhaseEnded(self._at, rank, "call", "passed"))
+    def do_passes(self, rank: int, client: int, phase: str = "call") -> None:
+        self._tell(PhaseEnded(self._at, rank, phase, "passed"))
 
     def do_fails(
         self, rank: int, client: int, text: str = "ValueError: boom", place: str = "t.py:41"

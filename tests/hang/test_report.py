@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from histories import Step, events_of
+from histories import Group, Step, events_of
 
 from pytest_elastic.hang import (
     Diagnosis,
@@ -95,12 +95,54 @@ def test_whole_report() -> None:
                 "HANG  1 of 2 ranks can never go on (the wait's timeout is 300 s)",
                 '  "k": awaited by 1',
                 "  rank 0: passed",
-                '  cause: nobody is left to write "k": rank 0 passed',
+                "  cause: rank 0 passed and waits for the others to finish their call (tests run in lockstep),"
+                ' and nobody else can write "k"',
                 '  note: rank 0 called barrier "b" again (call 3 of 2): a prefix synchronises only once',
             ],
         ),
+        (
+            4,
+            [*((rank, "gather", "world/gather/1/") for rank in range(4)), (2, "passes"), (3, "passes"),
+             (0, "gather", "world/gather/2/"), (1, "receive", "world/broadcast/0/1", 0)],
+            [
+                "HANG  2 of 4 ranks can never go on (the gather's timeout is 300 s)",
+                "  gather (use 2):        arrived 0; absent 1 (waits for broadcast from rank 0), 2, 3 (passed)",
+                "  broadcast from rank 0: arrived 1; absent 0",
+                "  cause: ranks 2-3 passed after 1 gather; rank 0 is at number 2, gather (use 2)",
+            ],
+        ),
+        (
+            3,
+            [(rank, "barrier", "b", 4) for rank in range(3)],
+            [
+                "HANG  3 of 3 ranks can never go on (the barrier's timeout is 300 s)",
+                '  barrier "b": arrived 0, 1, 2 (3 of 4 expected)',
+                '  cause: ranks 0-2 wait for barrier "b" (3 of 4 expected came), which nobody releases;'
+                " the first timeout is 298 s away",
+            ],
+        ),
+        (
+            4,
+            [(0, "receive", "x", 1), (1, "passes"), (2, "stands", "blocked", "do_poll"), (3, "stands", "blocked", "do_poll")],
+            [
+                "HANG  1 of 4 ranks can never go on (the multi_get's timeout is 300 s)",
+                '  "x": awaited by 0',
+                "  rank 1: passed",
+                "  ranks 2-3: are blocked in do_poll",
+                '  cause: rank 1 passed without writing "x"',
+            ],
+        ),
+        (
+            4,
+            [(1, "passes"), (2, "stands", "blocked", "do_poll"), (3, "stands", "blocked", "do_poll"), (0, "barrier", "b")],
+            [
+                "HANG  1 of 4 ranks can never go on (the barrier's timeout is 300 s)",
+                '  barrier "b": arrived 0; absent 1 (passed), 2, 3 (are blocked in do_poll)',
+                '  cause: rank 1 passed without joining "b"',
+            ],
+        ),
     ],
-)
+)  # fmt: skip
 def test_lines(world_size: int, steps: list[Step], lines: list[str]) -> None:
     """Keys, ranks that wait for nothing, many ranks, suspicions and notes have lines of their own."""
     assert report_text(found(world_size, steps), {}).splitlines() == lines
@@ -111,12 +153,29 @@ def test_outside_of_the_store() -> None:
     graph = WaitGraph(2)
     for event in events_of(2, [(0, "barrier", "b"), (1, "stands", "blocked", "pipe_write", "pid 7 (cat)")]):
         graph.take(event)
-    (diagnosis,) = diagnose_outside(graph)
+    diagnosis = diagnose_outside(graph)
+    assert diagnosis is not None
     assert report_text(replace(diagnosis, elapsed=2.0), {}).splitlines() == [
         "HANG (suspected)  1 of 2 ranks did not go on (known 2.0 s after the last event)",
         '  barrier "b": arrived 0; absent 1 (is blocked in pipe_write, on a pipe of pid 7 (cat))',
         "  suspected cause: rank 1 is blocked in pipe_write, on a pipe of pid 7 (cat), and did nothing in the store",
     ]
+
+
+def test_the_headline_names_the_earliest_deadline() -> None:
+    """Not the wait that began first."""
+    group = Group(2)
+    group.step(0, "barrier", "b")
+    group.timeout = 5.0
+    group.step(1, "wait", "k")
+    graph = WaitGraph(2)
+    for event in group.events:
+        graph.take(event)
+    diagnosis = diagnose(graph)
+    assert diagnosis is not None
+    assert report_text(diagnosis, {}).startswith(
+        "HANG  2 of 2 ranks can never go on (the wait's timeout is 5 s)"
+    )
 
 
 def test_json() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-VERDICT, RANKS, KEYS = "DoomedWait", [0, 1], ["world/gather/1/2"]
+VERDICT, RANKS, KEYS = "MissingRank", [2], ["world/gather/1"]
 
 
 @pytest.mark.elastic(nprocs=3)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-VERDICT, RANKS, KEYS = "DoomedWait", [1], ["world/broadcast/0/1"]
+VERDICT, RANKS, KEYS = "MissingRank", [0], ["world/broadcast/0/1"]
 
 
 @pytest.mark.elastic(nprocs=3)
