@@ -29,7 +29,7 @@ from pytest_elastic.faults import Watch
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._place import place_of
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
-from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PASSING, PENDING, READY, Seat
+from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PENDING, READY, Seat
 from pytest_elastic.simulator._strike import strike, strike_at_line
 from pytest_elastic.simulator._task import HOME, Crew
 from pytest_elastic.simulator._turns import UNFAIR, Turns
@@ -139,7 +139,7 @@ class Run:
         return self._expiring()
 
     def _hangs(self) -> bool:
-        return not any(seat.due < math.inf and seat.alarms.keys() & PASSING for seat in self.seats)
+        return not any(seat.passes for seat in self.seats)
 
     # What a step does.
 

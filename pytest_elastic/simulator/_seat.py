@@ -14,7 +14,7 @@ from pytest_elastic.store._state import Waiter
 READY, PENDING, BLOCKED, ASLEEP, ENDED = range(5)
 
 # The alarms that are no deadlines: what ends by itself is no hang.
-PASSING = frozenset({"sleep", "delay", "stop"})
+_PASSING = frozenset({"sleep", "delay", "stop"})
 
 
 # A named tuple's own constructor takes twice as long.
@@ -48,7 +48,7 @@ class Seat:
     Attributes:
         status: see above.
         step: the last that it came to.
-        seconds: how long that may wait.
+        seconds: how long that may wait; `may_timeout` if its timeout is counted on.
         alarms: virtual times at which something happens to it by itself, by what.
         due: the earliest of them that counts, `math.inf` for none.
         woken: its wait is to be looked at again.
@@ -62,7 +62,7 @@ class Seat:
     seconds = began = 0.0
     waiter: Waiter | None = None
     due = math.inf
-    woken = frozen = excused = unwinding = False
+    woken = frozen = excused = unwinding = may_timeout = False
     answer: Any = None
     line = ""
     error: BaseException | None = None
@@ -136,6 +136,13 @@ class Seat:
             self.due = self.alarms.get("stop", math.inf)
         else:
             self.due = min(self.alarms.values(), default=math.inf)
+
+    @property
+    def passes(self) -> bool:
+        """Whether it will go on by itself, and that is no hang."""
+        if self.due == math.inf:
+            return False
+        return bool(self.alarms.keys() & _PASSING) or (self.may_timeout and "wait" in self.alarms)
 
     def alarm(self) -> str:
         """The name of the alarm that `due` is about."""

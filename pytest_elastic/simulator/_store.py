@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pytest_elastic.simulator._scheduler import Kind
+from pytest_elastic.store._arguments import Asked
 from pytest_elastic.store._handle import Handle
 
 
@@ -13,6 +14,9 @@ class Seat(Protocol):
 
     seconds: float
     """How many virtual seconds the next one may wait."""
+
+    may_timeout: bool
+    """Whether its rank counts on a timeout then."""
 
     def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
         """Do one when it is this rank's turn; its answer."""
@@ -42,7 +46,8 @@ class SimStore(Handle):
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
         __tracebackhide__ = True
-        if type(arguments[0]) is list:
-            arguments = (tuple(arguments[0]),)
-        self._seat.seconds = seconds
+        asked = arguments[0]
+        if isinstance(asked, list):
+            arguments = (tuple(asked),)
+        self._seat.seconds, self._seat.may_timeout = seconds, type(asked) is Asked and asked.may_timeout
         return self._seat.reach("call", name, arguments)

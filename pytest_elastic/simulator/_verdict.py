@@ -7,10 +7,11 @@
 | an expiring timer killed a rank                | `TimerExpired`         | yes                         |
 | ranks run, and nothing changes any more        | `Livelock`             | yes                         |
 | ranks wait, nobody can run, no deadline is set | `Deadlock`             | yes                         |
-| ranks wait, nobody can run, a deadline is set  | `HangUntilTimeout`     | unless `may_timeout`        |
+| ranks wait, nobody can run, a deadline is set  | `HangUntilTimeout`     | unless one `may_timeout`    |
 | the same schedule enables other steps          | `Nondeterminism`       | yes, found by running again |
 | every rank returned, or was killed by a fault  | none                   | no                          |
 
+A timeout may be counted on by the whole run, or by a rank in one wait (`store.wait(..., may_timeout=True)`).
 The first row that fits is the verdict: an exception that makes others wait is the cause, not the wait.
 
 Each has a `key`, which is the same for the same defect under another schedule, and raises itself from a line

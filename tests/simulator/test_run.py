@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 
@@ -18,8 +19,10 @@ from pytest_elastic.simulator import (
     SparseScheduler,
     TimerExpired,
     point,
+    prove,
     simulate,
 )
+from pytest_elastic.store import PrefixStore
 from pytest_elastic.timer import expires
 from simulator.programs import count_by_hand, end_alone, exchange, take_notice
 
@@ -102,6 +105,29 @@ def test_a_hang_is_known_when_it_begins():
     assert timed_out.now == 300.0
     assert isinstance(timed_out.verdict, RankFailed)
     assert timed_out.verdict.type_name == "DistStoreError"
+
+
+def test_a_wait_that_may_time_out_is_no_hang(crew):
+    """Whoever else waits; its time passes, and what its rank does then is done.  The next wait is judged anew."""
+
+    def work(rank, world_size, store):
+        if rank == 1:
+            store.wait(["go"])
+            return store.num_keys()
+        with pytest.raises(DistStoreError, match="after 5000 ms"):
+            PrefixStore("p", store).wait(["never"], 5, may_timeout=True)
+        store.set("go", "1")
+
+    def stay(rank, world_size, store):
+        with contextlib.suppress(DistStoreError):
+            store.wait(["never"], 5, may_timeout=True)
+        store.wait(["never"], 7)
+
+    assert run(work).check().results == [None, 1]
+    assert prove(work, ranks=2).traces > 0
+    verdict = run(stay).verdict
+    assert isinstance(verdict, HangUntilTimeout)
+    assert (verdict.ranks, verdict.seconds) == ([0, 1], 7.0)
 
 
 def test_timeouts_count_virtual_seconds(crew):
