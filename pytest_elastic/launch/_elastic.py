@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_elastic.errors import GroupTimeoutError
-from pytest_elastic.launch._exits import describe_exit
+from pytest_elastic.launch._exits import describe_exit, read_ends
 from pytest_elastic.launch._findings import annotate, give_up
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -67,21 +67,27 @@ class Elastic:
         args: tuple[Any, ...] = (),
         timeout: float | None = None,
         env: dict[str, str] | None = None,
-        expect: Mapping[int, int] | None = None,
+        expect: Mapping[int, int | str] | None = None,
     ) -> list[Any]:
         """Run `fn` on ranks; its values in rank order.
 
         Args:
             timeout: seconds from when the ranks are ready; the run's `--elastic-timeout` by default.
-            expect: rank -> exit code with which it is to die, negative for a signal; its value is `None`.
+            expect: rank -> how it is to die, as in the marker: a signal's name, or an exit code, negative
+                for a signal; its value is `None`.
 
         Raises:
+            ValueError: `expect` says what cannot be.
             ChildFailedError: ranks failed, or did not die as expected; the text has every one's traceback.
             GroupTimeoutError: ranks did not finish in time; the text says where they stood.
         """
         __tracebackhide__ = True
+        try:
+            ends = read_ends(expect or {}, nprocs or self.default_nprocs)
+        except ValueError as error:
+            raise ValueError(f"elastic.run(expect={expect!r}): {error}") from None
         group = self._begin(fn, nprocs, args, env)
-        group.expect = dict(expect or {})
+        group.expect = ends
         limit = self.default_timeout if timeout is None else timeout
         try:
             # Nobody else has this group: while it runs nothing else happens here.

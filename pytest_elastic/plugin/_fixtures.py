@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_elastic.plugin._process_group import open_group
 from pytest_elastic.plugin._stash import CONDUCTOR, RANK
 
 if TYPE_CHECKING:
@@ -91,18 +92,9 @@ def hash_store() -> HashStore:
 def process_group(world: World, request: pytest.FixtureRequest) -> Iterator[Any]:
     """An initialised `torch.distributed` group over the store of the ranks; skipped without torch.
 
-    Its backend is gloo, or that of the marker `process_group(backend=...)`.
+    Its backend is gloo, or that of the marker `process_group`; one that cannot be had is a skip.
     """
-    distributed = pytest.importorskip("torch.distributed", reason="torch is not installed")
-    from pytest_elastic.store import torch_store
-
-    mark = request.node.get_closest_marker("process_group")
-    backend = mark.kwargs.get("backend", "gloo") if mark else "gloo"
-    distributed.init_process_group(
-        backend, store=torch_store(world.store), rank=world.rank, world_size=world.size
-    )
-    yield distributed.group.WORLD
-    distributed.destroy_process_group()
+    yield from open_group(request.node, world)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import pytest
 
 from pytest_elastic.errors import MarkerError
 from pytest_elastic.plugin._options import CLOCKS, START_METHODS
+from pytest_elastic.plugin._process_group import read_backend
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
@@ -131,22 +131,14 @@ def _env(value: Any) -> dict[str, str]:
 
 
 def _expect(value: Any, size: int) -> dict[int, int]:
-    allowed = "allowed is a dict of rank to a signal's name ('SIGKILL') or an exit code"
     if value is None:
         return {}
-    if not isinstance(value, dict):
-        raise MarkerError(f"elastic(expect={value!r}): {allowed}")
-    expected = {}
-    for rank, end in value.items():
-        if type(rank) is not int or rank < 0 or (size and rank >= size):
-            raise MarkerError(f"elastic(expect={value!r}): {rank!r} is no rank of the test; {allowed}")
-        if isinstance(end, str) and end in signal.Signals.__members__:
-            expected[rank] = -signal.Signals[end]
-        elif type(end) is int:
-            expected[rank] = end
-        else:
-            raise MarkerError(f"elastic(expect={value!r}): {end!r} is no end; {allowed}")
-    return expected
+    from pytest_elastic.launch import read_ends
+
+    try:
+        return read_ends(value, size)
+    except ValueError as error:
+        raise MarkerError(f"elastic(expect={value!r}): {error}") from None
 
 
 def is_elastic(item: pytest.Item) -> bool:
@@ -191,19 +183,20 @@ def parametrize_sizes(metafunc: pytest.Metafunc) -> None:
 
 
 def check_marker(item: pytest.Item) -> None:
-    """Check the marker of a collected test.
+    """Check the markers of a collected test.
 
     Raises:
         MarkerError: with the test's file and line.
     """
-    if item.get_closest_marker("elastic") is None:
-        return
     path, line, _ = item.reportinfo()
     where = f"{path}:{(line or 0) + 1}"
     try:
+        read_backend(item)
         marker = read_marker(item)
     except MarkerError as error:
         raise MarkerError(error.text, where) from None
+    if item.get_closest_marker("elastic") is None:
+        return
     if not isinstance(item, pytest.Function):
         kind = type(item).__name__
         raise MarkerError(f"elastic() is for test functions and methods, not for a {kind}", where)

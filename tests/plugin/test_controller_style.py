@@ -199,3 +199,41 @@ def test_assert_in_a_function(run):
         """
     )
     result.stdout.fnmatch_lines(["E*AssertionError: rank 0 is not seven*"])
+
+
+def test_an_expected_end_is_spelled_as_in_the_marker(run):
+    """By a signal's name, as `signal` has it, or by code; what no rank can end with is an error, and nothing runs."""
+    run(
+        """
+        import os, signal
+        import pytest
+
+        def die(rank, world_size):
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if rank == 2:
+                os._exit(3)
+            return rank
+
+        @pytest.mark.parametrize("end", ["SIGKILL", signal.SIGKILL, -9])
+        def test_it(elastic, end):
+            assert elastic.run(die, nprocs=3, expect={1: end, 2: 3}) == [0, None, None]
+
+        @pytest.mark.parametrize("expect", [
+            {1: "SIGKIL"}, {1: "sigkill"}, {1: 256}, {1: -1000}, {1: True}, {1: None}, {3: "SIGKILL"}, {"1": 3}, ["SIGKILL"],
+        ], ids=str)
+        def test_bad(elastic, expect):
+            with pytest.raises(ValueError) as caught:
+                elastic.run(die, nprocs=3, expect=expect)
+            assert str(caught.value).startswith(f"elastic.run(expect={expect!r}): ")
+            assert str(caught.value).endswith(
+                "allowed is a dict of rank to a signal's name ('SIGKILL') or an exit code"
+            )
+            assert not elastic.groups
+
+        @pytest.mark.elastic(nprocs=2, expect={1: signal.SIGKILL})
+        def test_marked(rank):
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+    ).assert_outcomes(passed=13)
