@@ -27,6 +27,7 @@ from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict, report_leaks
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
+from pytest_elastic.plugin._marks import take_marks
 from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem
 from pytest_elastic.plugin._reproduce import Reproduction
@@ -252,6 +253,8 @@ class ItemController:
             else:
                 self._reports.append(end.report)
                 self._take_extras(end.report)
+        if when != "teardown":
+            take_marks(self.item, ends)
         if any(end.kind in ("hung", "stopped") for end in ends):
             hung = tuple(end.rank for end in ends if end.kind in ("hung", "stopped"))
             group.group.signal(hung, signal.SIGTERM)

@@ -21,6 +21,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.plugin._marks import marks_of, new_marks
 from pytest_elastic.plugin._stash import RANK
 from pytest_elastic.report import Outcome, PhaseReport
 from pytest_elastic.store._inspection import inspect_process
@@ -83,6 +84,7 @@ class RankRunner:
         self._config, self._setup_show = session.config, setup_show
         self._rank: RankProcess | None = None
         self._ran: set[str] = set()
+        self._marks: list[list[pytest.Mark]] = []
         self._subtests: list[Any] = []
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
@@ -110,6 +112,7 @@ class RankRunner:
         if order.nodeid in self._ran or not getattr(item, "_request", True):
             item._initrequest()  # type: ignore[attr-defined]  # It has the fixtures' values of the last run.
         self._ran.add(order.nodeid)
+        self._marks = marks_of(item)
         nextitem = self._items.get(order.nextid) if order.nextid else None
         item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         if self._last is not None:
@@ -193,8 +196,12 @@ class RankRunner:
             shown=written.getvalue(),
             properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
             inspection=inspect_process(),
+            marks=new_marks(item, self._marks, lambda text: self._warn(item, text)),
             **_describe(call, report),
         )
+
+    def _warn(self, item: pytest.Item, text: str) -> None:
+        self._warnings.append((text, pytest.PytestWarning, str(item.path), (item.location[1] or 0) + 1))
 
     def _post_mortem(self, call: pytest.CallInfo[Any], report: Any) -> pytest.CallInfo[Any]:
         """Show the failure in a debugger, if this is the first rank to ask; then what came of the phase."""

@@ -27,6 +27,7 @@ class PhaseReport:
         shown: what the runner printed about fixtures, if asked for.
         properties: recorded by the test.
         warnings: (message, category, file, line) of each.
+        marks: those that the test made until then, pickled, by what makes them the same on each rank.
         threads: non-daemon threads that run after the teardown.
         inspection: what else may go on in the rank's process, as `store/_inspection.py` gives it.
     """
@@ -45,6 +46,7 @@ class PhaseReport:
     shown: str = ""
     properties: list[tuple[str, Any]] = field(default_factory=list)
     warnings: list[tuple[Any, type, str, int]] = field(default_factory=list)
+    marks: dict[bytes, bytes] = field(default_factory=dict)
     threads: int = 0
     inspection: tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]] = (0.0, False, False, (), ())
 
