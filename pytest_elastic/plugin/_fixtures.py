@@ -22,41 +22,46 @@ if TYPE_CHECKING:
     from pytest_elastic.timer._api import Countdown
 
 
-def _world(config: pytest.Config) -> World:
+def _world(config: pytest.Config, name: str) -> World:
+    """This rank's; fails where a test in pytest itself asked late for the fixture of that name."""
     rank = config.stash.get(RANK, None)
     if rank is None or rank.world is None:
-        raise pytest.UsageError("this process is no rank: rank fixtures are for tests that run on ranks")
+        pytest.fail(
+            f"`{name}` is for tests on ranks, and this one runs in pytest: "
+            f"mark it `elastic`, or have `{name}` as an argument",
+            pytrace=False,
+        )
     return rank.world
 
 
 @pytest.fixture(scope="session")
 def world(pytestconfig: pytest.Config) -> World:
     """This rank's view of its group: `rank`, `size`, `store`, `barrier`, `gather`, `broadcast`."""
-    return _world(pytestconfig)
+    return _world(pytestconfig, "world")
 
 
 @pytest.fixture(scope="session")
 def rank(pytestconfig: pytest.Config) -> int:
     """The number of this rank, 0 to world_size - 1."""
-    return _world(pytestconfig).rank
+    return _world(pytestconfig, "rank").rank
 
 
 @pytest.fixture(scope="session")
 def world_size(pytestconfig: pytest.Config) -> int:
     """How many ranks run this test."""
-    return _world(pytestconfig).size
+    return _world(pytestconfig, "world_size").size
 
 
 @pytest.fixture(scope="session")
 def elastic_store(pytestconfig: pytest.Config) -> Store:
     """The store of this group, served to all its ranks."""
-    return _world(pytestconfig).store
+    return _world(pytestconfig, "elastic_store").store
 
 
 @pytest.fixture
 def shared_tmp_path(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
     """One directory for all ranks of this test; `tmp_path` is private to each rank."""
-    _world(pytestconfig)
+    _world(pytestconfig, "shared_tmp_path")
     group = Path(pytestconfig.stash[RANK].directory).parent
     name = "".join(char if char.isalnum() else "_" for char in request.node.name)[:30]
     path = group / "shared" / f"{name}-{zlib.crc32(request.node.nodeid.encode()):x}"
@@ -65,8 +70,9 @@ def shared_tmp_path(pytestconfig: pytest.Config, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
-def expires() -> Callable[..., Countdown]:
+def expires(pytestconfig: pytest.Config) -> Callable[..., Countdown]:
     """`with expires(after=5, scope="exchange"):` kills the rank whose block takes longer."""
+    _world(pytestconfig, "expires")
     from pytest_elastic.timer import expires as countdown
 
     return countdown
@@ -106,6 +112,18 @@ def _elastic_nprocs(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def elastic(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Elastic]:
     """Runs functions on ranks; groups that the test leaves open are closed at its end."""
+    if RANK in pytestconfig.stash:
+        pytest.fail(
+            "`elastic` is for tests that stay in pytest and run functions on ranks, "
+            "and this test runs on ranks itself",
+            pytrace=False,
+        )
+    if CONDUCTOR not in pytestconfig.stash:
+        pytest.fail(
+            "`elastic` must be an argument of a test or of a fixture: "
+            "ranks are prepared before the first test runs",
+            pytrace=False,
+        )
     made = pytestconfig.stash[CONDUCTOR].controller(request.node)
     yield made
     made.close()

@@ -18,7 +18,7 @@ SIGNATURE = (
     "clock=None, faults=None): run the test on `nprocs` ranks (a list makes one test for each size)"
 )
 RANK_FIXTURES = frozenset(
-    {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "process_group"}
+    {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "expires", "process_group"}
 )
 NPROCS_FIXTURE = "_elastic_nprocs"
 _LIFETIMES = ("test", "module", "session")
@@ -145,9 +145,11 @@ def is_elastic(item: pytest.Item) -> bool:
     """Whether the test runs on ranks: it is marked, or it asks for a rank fixture of ours."""
     if not isinstance(item, pytest.Function):
         return False
-    return item.get_closest_marker("elastic") is not None or any(
-        _is_ours(item, name) for name in RANK_FIXTURES.intersection(item.fixturenames)
-    )
+    return item.get_closest_marker("elastic") is not None or bool(_rank_fixtures(item))
+
+
+def _rank_fixtures(item: pytest.Function) -> list[str]:
+    return [name for name in item.fixturenames if name in RANK_FIXTURES and _is_ours(item, name)]
 
 
 def _is_ours(item: pytest.Function, name: str) -> bool:
@@ -195,6 +197,7 @@ def check_marker(item: pytest.Item) -> None:
         marker = read_marker(item)
     except MarkerError as error:
         raise MarkerError(error.text, where) from None
+    _check_fixtures(item, where)
     if item.get_closest_marker("elastic") is None:
         return
     if not isinstance(item, pytest.Function):
@@ -202,3 +205,22 @@ def check_marker(item: pytest.Item) -> None:
         raise MarkerError(f"elastic() is for test functions and methods, not for a {kind}", where)
     if marker.listed and not hasattr(item, "callspec"):
         raise MarkerError("elastic(nprocs=[...]) is not for methods of unittest.TestCase", where)
+
+
+def _check_fixtures(item: pytest.Item, where: str) -> None:
+    if not isinstance(item, pytest.Function) or not is_elastic(item):
+        return
+    if "elastic" not in item.fixturenames or not _is_ours(item, "elastic"):
+        return
+    asked = _rank_fixtures(item)
+    marked = item.get_closest_marker("elastic") is not None
+    why = "is marked `elastic`" if marked else f"asks for `{asked[0]}`"
+    text = (
+        f"a test that {why} runs on ranks, and one that asks for the fixture `elastic` stays in pytest "
+        "and runs functions on ranks; this one does both"
+    )
+    if "elastic_faults" in item.fixturenames:
+        text += "; the faults of a test on ranks are in its marker: elastic(faults=...)"
+    if "expires" in asked:
+        text += "; those functions import it: from pytest_elastic.timer import expires"
+    raise MarkerError(text, where)
