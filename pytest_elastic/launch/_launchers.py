@@ -36,11 +36,11 @@ class Launchers:
             self._made[method] = self._spawn()
         return self._made[method]
 
-    def close(self) -> None:
-        """End them, and every group of theirs."""
-        for launcher in self._made.values():
-            launcher.close()
+    def close(self) -> list[str]:
+        """End them, and every group of theirs; bounded.  The start methods of those that had to be killed."""
+        killed = [method for method, launcher in self._made.items() if not launcher.close()]
         self._made.clear()
+        return killed
 
 
 def _decide(asked: str, foreign: list[str]) -> tuple[str, str]:

@@ -18,8 +18,8 @@ class Launcher(Protocol):
     def start_group(self, starts: list[RankStart]) -> Channel:
         """Fork a guardian that starts these ranks."""
 
-    def close(self) -> None:
-        """End it, and every group of it."""
+    def close(self) -> bool:
+        """End it, and every group of it; bounded.  Whether it ended by itself: else it was killed."""
 
 
 @dataclass(frozen=True, slots=True)

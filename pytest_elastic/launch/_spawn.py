@@ -37,9 +37,9 @@ class FreshInterpreters:
         """Have a guardian start these ranks."""
         return self._zygote.start_group([self._rewrite(start) for start in starts])
 
-    def close(self) -> None:
-        """End the zygote, and every group of it."""
-        self._zygote.close()
+    def close(self) -> bool:
+        """End the zygote, and every group of it; whether it ended by itself."""
+        return self._zygote.close()
 
     def _rewrite(self, start: RankStart) -> RankStart:
         """The same rank by way of `execute`; the job goes along in the environment."""

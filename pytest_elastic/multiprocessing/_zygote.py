@@ -7,7 +7,8 @@ the ranks.  It adopts what a killed guardian leaves behind and sweeps it, and it
 watches the launcher's pidfd, because the end of a socket may be held open by a stranger's fork.
 
 Most of what a fork costs is the copy of the page tables.  A zygote that has forked a few groups moves its
-own memory into huge pages, which have fewer: shorter runs would not earn that back.
+own memory into huge pages, which have fewer: shorter runs would not earn that back.  It does so a page at a
+time, while nobody wants anything of it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import contextlib
 import errno
 import gc
 import importlib
+import logging
 import os
 import select
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -37,8 +40,10 @@ from pytest_elastic.multiprocessing._guardian import (
     guard,
     in_child,
 )
-from pytest_elastic.multiprocessing._kernel import collapse_memory
+from pytest_elastic.multiprocessing._kernel import collapse_memory, dying
 from pytest_elastic.multiprocessing._stop import sweep
+
+logger = logging.getLogger(__name__)
 
 _SPAWNED_CHANNEL = 3
 _MANY = 8  # Groups after which a run is long enough to gain from what makes forks cheap.
@@ -135,15 +140,16 @@ class Zygote:
             theirs.close()
         return control
 
-    def close(self, timeout: float = _LAST_WORDS + 1.0) -> None:
-        """End the zygote and every group of it; bounded by `timeout` seconds; idempotent.
+    def close(self, timeout: float = _LAST_WORDS + 1.0) -> bool:
+        """End the zygote and every group of it; bounded by `timeout` seconds and one more; idempotent.
 
-        Raises:
-            GuardianError: it did not end.
+        Returns:
+            Whether it ended by itself; one that does not is killed, which is logged.
         """
-        if not self._channel.closed:
-            self._say_end()
-            self._reap(timeout)
+        if self._channel.closed:
+            return True
+        self._say_end()
+        return self._reap(timeout)
 
     def leave(self) -> None:
         """`close`, but for the wait: it takes the zygote some milliseconds to end, and a thread reaps it."""
@@ -156,13 +162,22 @@ class Zygote:
             self._channel.send(End())
         self._channel.close()
 
-    def _reap(self, timeout: float) -> None:
+    def _reap(self, timeout: float) -> bool:
+        if self._reaped(timeout) or dying(self.pid):  # It may have much memory to give back.
+            return True
+        logger.warning("the zygote (pid %d) did not end within %g s and was killed", self.pid, timeout)
+        os.kill(self.pid, signal.SIGKILL)  # Our child that nobody has reaped: the pid is its own.
+        self._reaped(1.0)
+        return False
+
+    def _reaped(self, timeout: float) -> bool:
         deadline = Deadline.after(timeout)
         with contextlib.suppress(ChildProcessError):  # Somebody else reaped our child.
             while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
                 if deadline.passed():
-                    raise GuardianError("the zygote did not end", pid=self.pid)
+                    return False
                 time.sleep(0.001)
+        return True
 
 
 def main() -> NoReturn:
@@ -191,17 +206,21 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
     gc.freeze()  # A rank's collections then leave the inherited pages alone, and they stay shared.
     guardians: dict[int, int] = {}
     groups = 0
+    pages: Iterator[None] | None = None  # That are still to be collapsed.
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     poll.register(launcher_pidfd, select.POLLIN)
     while not gone:
-        for descriptor, _ in poll.poll():
+        ready = poll.poll(0 if pages else None)
+        if pages and not ready and next(pages, "all") == "all":
+            pages = None
+        for descriptor, _ in ready:
             if descriptor in guardians:
                 poll.unregister(descriptor)
                 _bury(descriptor, guardians)
                 groups += 1
                 if groups == _MANY:
-                    collapse_memory()
+                    pages = collapse_memory()
             elif descriptor == launcher_pidfd:
                 gone = True
             else:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import Deadline
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.launch._findings import explain
@@ -122,14 +123,21 @@ class Conductor:
             self.session.config.get_terminal_writer().write(text)
 
     def close(self) -> None:
-        """End every kept group, then the launchers; bounded."""
+        """End every kept group, then the launchers; bounded.
+
+        The tests are over: what goes wrong is told, and changes nothing.
+        """
         for group in self._kept.values():
             group.order(group.directories, Bye())
         for group in self._kept.values():
             group.wait_exits(list(group.directories), GRACE)
-            group.close(timeout=0)
+            try:
+                group.close(timeout=0)
+            except ElasticError as error:
+                self.write(f"\nelastic: {error}\n")
         self._kept.clear()
-        self.launchers.close()
+        for method in self.launchers.close():
+            self.write(f"\nelastic: the process that starts ranks by {method} did not end and was killed\n")
 
 
 def key_of(item: pytest.Item, conductor: Conductor) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -90,3 +92,37 @@ def test_two_guardians_end_at_once():
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_zygote_that_does_not_end_is_killed(zygote, until, caplog):
+    """A stopped one: `close` is bounded, warns, and raises nothing."""
+    os.kill(zygote.pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(zygote.pid).status() == "stopped")
+    with caplog.at_level(logging.WARNING):
+        assert zygote.close(timeout=0.1) is False
+    assert not psutil.pid_exists(zygote.pid)
+    (record,) = caplog.records
+    assert record.getMessage() == f"the zygote (pid {zygote.pid}) did not end within 0.1 s and was killed"
+    assert zygote.close() is True
+
+
+def test_requests_and_the_end_do_not_wait_for_huge_pages(monkeypatch, tmp_path):
+    """A zygote that never comes to the end of its pages starts groups and ends as any other."""
+    moved = tmp_path / "moved"
+
+    def pages():
+        while True:
+            moved.touch()
+            yield
+
+    monkeypatch.setattr(_zygote, "collapse_memory", pages)
+    monkeypatch.setattr(_zygote, "_MANY", 1)
+    zygote = Zygote.fork(exit_with)
+    for turn in range(3):
+        group = Group(zygote.start_group([RankStart(0, {}, "", "", turn)]))
+        group.wait_started(20)
+        group.wait_ended(20)
+        group.close()
+        assert group.exits[0].exitcode == turn
+    assert zygote.close(timeout=20) is True
+    assert moved.exists()

@@ -185,3 +185,26 @@ def test_zygote_killed(run):
     """)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*GuardianError: the zygote is gone*"])
+
+
+def test_a_zygote_that_does_not_end_costs_no_verdict(run):
+    """All tests passed, and the zygote is stopped when it is told to end: it is killed, and the run has passed."""
+    result = run("""
+        import os, signal, time
+        import pytest
+
+        @pytest.mark.elastic(nprocs=1)
+        def test_it():
+            guardian = open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()
+            with open("zygote", "w") as file:
+                file.write(guardian[1])
+
+        def test_stop():
+            pid = int(open("zygote").read())
+            os.kill(pid, signal.SIGSTOP)
+            while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "T":
+                time.sleep(0.001)
+    """)
+    result.assert_outcomes(passed=2)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["elastic: the process that starts ranks by fork did not end and was killed"])
