@@ -34,8 +34,9 @@ from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankExited
-from pytest_elastic.multiprocessing._kernel import descendants, parent, state
+from pytest_elastic.multiprocessing._guardian import DYING_LIMIT, RankExited
+from pytest_elastic.multiprocessing._helper import is_helper
+from pytest_elastic.multiprocessing._kernel import descendants, dying, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
@@ -295,16 +296,20 @@ class RankGroup(PContext):
         pids = set(self.group.pids.values())
         guardian = parent(next(iter(pids)))
         started = [process for process in descendants(guardian) if process.pid not in pids]
-        commands = [process.command() for process in started]
-        return [command for command in commands if "multiprocessing.resource_tracker" not in command]
+        return [process.command() for process in started if not is_helper(process.pid)]
 
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
-        """Block until these ranks have ended; returns those that have not after `timeout` seconds."""
+        """Block until these ranks have ended; returns those that have not after `timeout` seconds.
+
+        Those that have, and that the kernel is still taking apart, have longer.
+        """
         deadline = Deadline.after(timeout)
         while (left := [rank for rank in ranks if rank not in self.group.exits]) and not self.group.over:
-            if deadline.passed():
+            ending = any(dying(self.group.pids[rank]) for rank in left)
+            until = deadline.later(DYING_LIMIT) if ending else deadline
+            if until.passed():
                 break
-            self.group.take(deadline.remaining())
+            self.group.take(min(until.remaining(), GRACE))
             self._note_exits()
         return left
 

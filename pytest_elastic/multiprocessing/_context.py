@@ -209,7 +209,8 @@ class PContext(abc.ABC):
     def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
         """Stop what runs and wait until nothing is left, at most `timeout` + 1.2 s; idempotent.
 
-        Lines that are shown may take longer: 5 s more where nobody takes them.
+        Processes whose memory the kernel still frees may take up to 30 s more, and lines that are shown
+        5 s where nobody takes them.
 
         Args:
             death_sig: sent first; SIGTERM by default.

@@ -12,7 +12,16 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError, SurvivorsError
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._guardian import Ended, RankExited, Signal, Started, StartFailed, Stop
+from pytest_elastic.multiprocessing._guardian import (
+    DYING_LIMIT,
+    Dying,
+    Ended,
+    RankExited,
+    Signal,
+    Started,
+    StartFailed,
+    Stop,
+)
 from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
 
 _PATIENCE = 0.3  # Beyond the guardian's own limits, for a busy machine; then the guardian itself is lost.
@@ -40,6 +49,7 @@ class Group:
         self.ended: Ended | None = None
         self.stopped_at = float("inf")
         self.lost = False
+        self._more = 0.0  # Seconds for what is dying.
 
     def fileno(self) -> int:
         """For a selector: readable when `take` has something to do."""
@@ -81,14 +91,14 @@ class Group:
         self._tell(Stop(signum, grace))
 
     def wait_ended(self, grace: float) -> None:
-        """Block until nothing is left; at most `grace` + 1.2 s after `stop`.
+        """Block until nothing is left; at most `grace` + 1.2 s after `stop`, 30 s more for what is dying.
 
         Raises:
             SurvivorsError: processes outlived SIGKILL, or the guardian does not answer.
         """
         deadline = Deadline.after(grace + SWEEP_LIMIT + _PATIENCE)
-        while not self.over and not deadline.passed():
-            self.take(deadline.remaining())
+        while not self.over and not (until := deadline.later(self._more)).passed():
+            self.take(until.remaining())
         left = self.ended.survivors if self.ended else {}
         if not self.over:
             left = {pid: "?" for rank, pid in self.pids.items() if rank not in self.exits}
@@ -128,6 +138,8 @@ class Group:
             self.pids.update(message.pids)
         elif isinstance(message, RankExited):
             self.exits[message.rank] = message
+        elif isinstance(message, Dying):
+            self._more = DYING_LIMIT
         elif isinstance(message, Ended):
             self.ended = message
         else:

@@ -12,8 +12,10 @@ group.  It waits for four things at once:
 When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself
 (helpers such as a resource tracker do), and when the last one has ended, so does all else.  What stays is
 a leak: named, then killed.  (Whose a process in a session of its own is cannot be told while ranks run.)
+Helpers (`_helper`), and what belongs to a rank that the launcher ended, are killed without a word.
 A stop signals the ranks that run and what is below them, and no leak.
-The last message, `Ended`, is sent when the kernel has said that no process is left.
+The last message, `Ended`, is sent when the kernel has said that no process is left.  It takes long to take
+apart one that has mapped much memory: what is dying is waited for, since it is no survivor and does nothing.
 
 A rank is killed by the kernel when its guardian dies (`PR_SET_PDEATHSIG`).  What the ranks had started
 then falls to the zygote, which adopts and sweeps it.
@@ -34,16 +36,19 @@ from typing import Any, NoReturn
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._helper import is_helper
 from pytest_elastic.multiprocessing._kernel import (
     Process,
     become_subreaper,
     descendants,
     die_with_parent,
-    state,
+    dying,
 )
 from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
 
 LINGER = 0.2
+DYING_LIMIT = 30.0
+_ENDING = (signal.SIGTERM, signal.SIGKILL)  # Commands that a rank is not expected to outlive.
 # Terminal and service signals are for the launcher; its guardian ends by what the launcher does.
 _LEFT_TO_LAUNCHER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -109,6 +114,11 @@ class Leak:
 
 
 @dataclass(frozen=True, slots=True)
+class Dying:
+    """What is left was killed, and the kernel takes its time to take it apart."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing of the group is left but `survivors` (pid -> command)."""
 
@@ -163,6 +173,7 @@ class _Guardian:
         self.grace = Deadline.after(None)
         self.left: dict[int, Deadline] = {}  # pid of an ended rank -> until when its children may run.
         self.leaks: dict[int, Leak] = {}
+        self.stopped: set[int] = set()  # Ranks that the launcher has told to end.
         self.poll = select.poll()
         for descriptor in (control.fileno(), launcher, *self.alive):
             self.poll.register(descriptor, select.POLLIN)
@@ -175,6 +186,9 @@ class _Guardian:
             self._linger()
         self._note(self._running())
         survivors = sweep()
+        if survivors and all(map(dying, survivors)):
+            self.tell(Dying())
+            survivors = sweep(limit=DYING_LIMIT)
         # The sweep may have reaped ranks before their pidfd was looked at: they died by its SIGKILL.
         for rank in self.alive.values():
             if self.pids[rank] not in survivors:
@@ -210,6 +224,7 @@ class _Guardian:
         for command, _ in self.control.receive():
             if isinstance(command, Stop):
                 self.grace = self.grace.earlier(Deadline.after(command.grace))
+                self.stopped.update(self.alive.values())
                 if command.grace > 0:
                     # Whether a rank has ended when this arrives is chance: what it left must not end by the
                     # signal, unnamed.
@@ -217,6 +232,7 @@ class _Guardian:
             else:
                 for descriptor, rank in self.alive.items():
                     if rank in command.ranks:
+                        self.stopped |= {rank} if command.signum in _ENDING else set()
                         signal.pidfd_send_signal(descriptor, command.signum)
         if self.control.closed:
             self._abandon()
@@ -244,13 +260,15 @@ class _Guardian:
         """What nobody answers for: all that runs but the live ranks and what is below them."""
         spare = frozenset(self.pids[rank] for rank in self.alive.values())
         found = descendants(os.getpid(), spare)
-        return [process for process in found if state(process.pid) not in ("", "Z", "X")]
+        return [process for process in found if not dying(process.pid)]
 
     def _note(self, leaks: list[Process]) -> None:
         ranks = {pid: rank for rank, pid in self.pids.items()}
         for process in leaks:
-            leak = Leak(process.pid, process.command(), _owner(process.pid, ranks))
-            self.leaks.setdefault(process.pid, leak)
+            owner = _owner(process.pid, ranks)
+            owners = self.pids.keys() if owner is None else {owner}
+            if not (owners <= self.stopped or is_helper(process.pid)):
+                self.leaks.setdefault(process.pid, Leak(process.pid, process.command(), owner))
 
     def _abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""

@@ -21,7 +21,8 @@ import signal
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, state
+from pytest_elastic.multiprocessing._helper import is_helper
+from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, dying
 
 # Numbers of system calls, where we know them.
 _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -47,7 +48,6 @@ _SERVING = ("gloo_tcp_loop",)
 # The interpreter's and faulthandler's; those from 32 on are the C library's, and our own.
 _OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 _CAUGHT = (1 << 31) - 1 & ~sum(1 << signal.Signals[name] - 1 for name in _OF_EVERY_RANK)
-_HELPER = "multiprocessing.resource_tracker"
 _SHOWN = 60
 
 
@@ -120,9 +120,9 @@ def unparked(pid: int) -> int:
 
 
 def children(pid: int) -> list[Process]:
-    """Its living child processes, but for the helper that `multiprocessing` keeps beside it."""
+    """Its living child processes, but for its helpers."""
     found = [Process(child, int(fields[19])) for child in _children(pid) if (fields := _stat(child))]
-    return [child for child in found if state(child.pid) not in "ZX" and _HELPER not in child.command()]
+    return [child for child in found if not (dying(child.pid) or is_helper(child.pid))]
 
 
 def catches_signals(pid: int) -> bool:

@@ -26,6 +26,7 @@ from pytest_elastic.multiprocessing._kernel import Process, descendants, start_t
 
 SWEEP_LIMIT = 0.9  # With the way there and back, `close` takes its grace and a second.
 _FREEZE_PASSES = 3
+_LOOKS = 1800
 
 
 def signal_all(signum: int, ranks: Iterable[int]) -> None:
@@ -51,7 +52,7 @@ def sweep(spare: frozenset[int] = frozenset(), limit: float = SWEEP_LIMIT) -> di
             return {victim.pid: victim.command() for victim in victims}
         for victim in victims:
             _send(victim, signal.SIGKILL)
-        time.sleep(0.0005)
+        time.sleep(limit / _LOOKS)
     return {}
 
 

@@ -56,6 +56,7 @@ JOBS: dict[str, Callable[[], object]] = {
     "storm": lambda: (_storm(), time.sleep(1000)),
     "leak": lambda: subprocess.Popen(["sleep", "1000"]),
     "leak-daemon": _daemon,
+    "leak-helper": lambda: subprocess.Popen(["/lib/torch_shm_manager", "1000"], executable="sleep"),
     "segfault": lambda: (faulthandler.disable(), ctypes.string_at(0)),
     "error": lambda: 1 / 0,
 }

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 
 import psutil
 import pytest
 
 from pytest_elastic.errors import GuardianError
+from pytest_elastic.multiprocessing import _guardian, _stop
+from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._kernel import descendants
+from pytest_elastic.multiprocessing._zygote import Zygote
 
 
 def ended(group, grace=20.0):
@@ -125,8 +130,6 @@ def test_closing_the_channel_is_the_end(start, zygote):
 
 def test_a_rank_that_cannot_be_forked(zygote):
     """F26: the error comes back, and the ranks before it are gone."""
-    from pytest_elastic.multiprocessing._group import Group
-
     starts = [RankStart(0, {}, "", "", "sleep"), RankStart(1, {}, "", "", "sleep")]
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if os.getuid() == 0:
@@ -168,3 +171,58 @@ def test_a_thousand_ranks_leave_no_descriptor(start):
         group.wait_ended(10)
         group.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_helper_that_stays_is_no_leak(start):
+    """It is killed without a word, beside a leak that is named."""
+    group = start("leak-helper", "leak")
+    group.wait_ended(10)
+    assert [(leak.rank, leak.command) for leak in group.ended.leaks] == [(1, "sleep 1000")]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_what_a_rank_had_that_we_ended_is_no_leak(start, end, until):
+    """The children of a rank that the launcher stops or kills go with it; what another one left is a leak."""
+    group = start("child", "leak")
+    children = psutil.Process(group.pids[0]).children
+    until(children)
+    while 1 not in group.exits:
+        group.take(10)
+    if end == "stop":
+        group.stop(signal.SIGTERM, 10)
+    else:
+        group.signal((0,), signal.SIGKILL)
+    group.wait_ended(10)
+    assert [leak.rank for leak in group.ended.leaks] == [1]
+
+
+def sleep_on_much() -> int:
+    """In a rank: half a GiB, that takes the kernel a while to free."""
+    memory = b"1" * (1 << 29)
+    time.sleep(1000)
+    return len(memory)
+
+
+def impatient_sweep(limit: float = 0.0) -> dict[int, str]:
+    """Kills, and does not wait unless it is told how long."""
+    victims = descendants(os.getpid())
+    for victim in victims:
+        victim.send(signal.SIGKILL)
+    return _stop.sweep(limit=limit) if limit else {victim.pid: "sleeper" for victim in victims}
+
+
+def test_a_dying_rank_is_no_survivor(monkeypatch):
+    """The kernel takes its time with the memory of a killed rank: it is waited for."""
+    monkeypatch.setattr(_guardian, "sweep", impatient_sweep)
+    zygote = Zygote.fork(lambda start: sleep_on_much())
+    group = Group(zygote.start_group([RankStart(0, {}, "", "", None)]))
+    group.wait_started(20)
+    rank = psutil.Process(group.pids[0])
+    while rank.memory_info().rss < 1 << 29:
+        pass
+    group.stop(signal.SIGTERM, 0)
+    group.wait_ended(0)
+    group.close()
+    zygote.close()
+    assert (group.ended.survivors, group.exits[0].exitcode) == ({}, -signal.SIGKILL)
+    assert not psutil.pid_exists(rank.pid)

@@ -208,3 +208,28 @@ def test_a_zygote_that_does_not_end_costs_no_verdict(run):
     result.assert_outcomes(passed=2)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["elastic: the process that starts ranks by fork did not end and was killed"])
+
+
+def test_helpers_and_what_stopped_ranks_had_are_no_leaks(run):
+    """A tracker that takes long to end, and the daemonic children of a rank that hangs: nothing is left behind."""
+    result = run("""
+        import multiprocessing, os, signal, time
+        from multiprocessing import resource_tracker, shared_memory
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_shared_memory():
+            memory = shared_memory.SharedMemory(create=True, size=16)
+            memory.close()
+            memory.unlink()
+            os.kill(resource_tracker._resource_tracker._pid, signal.SIGSTOP)
+
+        @pytest.mark.elastic(nprocs=2, timeout=3)
+        def test_workers(rank):
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
+            child.start()
+            while rank:
+                time.sleep(1)
+    """)
+    result.assert_outcomes(passed=1, failed=1, warnings=0)
+    assert "left a process behind" not in result.stdout.str()
