@@ -19,8 +19,11 @@ from typing import Any
 _EMPTY = "an empty cell"
 
 
-def dumps(value: object) -> bytes:
+def dumps(value: object, what: str = "") -> bytes:
     """Pickle `value`, functions without a name included.
+
+    Args:
+        what: it is, for the error of a value that a rank sends; what goes to the ranks needs no name.
 
     Raises:
         TypeError: something in it cannot be sent; the text names it.
@@ -28,9 +31,10 @@ def dumps(value: object) -> bytes:
     buffer = io.BytesIO()
     try:
         _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-    except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # A `__reduce__` may raise anything.
+        way = f"{what} cannot be sent from the rank" if what else "cannot be sent to the ranks"
         raise TypeError(
-            f"cannot be sent to the ranks: {error} (allowed: what pickles, and functions; "
+            f"{way}: {error} (allowed: what pickles, and functions; "
             "define classes at module level and open files in the rank)"
         ) from error
     return buffer.getvalue()

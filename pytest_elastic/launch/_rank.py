@@ -22,8 +22,8 @@ from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import RankStart
-from pytest_elastic.multiprocessing._rankside import end_well, forget_launcher
-from pytest_elastic.multiprocessing._results import Returned, read_memory
+from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
+from pytest_elastic.multiprocessing._results import Left, Returned, load_call, read_memory
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.store import RemoteStore
 from pytest_elastic.timer import configure
@@ -120,21 +120,27 @@ class RankProcess:
             obey(self, order)
 
     def _call(self) -> int:
-        function, args = _byvalue.loads(read_memory(self._payload))
         try:
-            value = record(_call)(function, self.rank, self.world_size, args)
-            self.channel.send(Returned(value or b""))
-        except SystemExit:
-            raise
-        except BaseException:  # The error file has it; the rank's log shall have it too.
+            last = record(_call)(read_memory(self._payload), self.rank, self.world_size)
+            # `record` takes `sys.exit(0)` for a return.
+            self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))
+        except SystemExit as end:
+            code = exit_code(end)
+            if code == 0:
+                how = "" if end.code is None else repr(end.code)
+                self.channel.send(Left(f"ended with sys.exit({how}) before it returned a value"))
+            return code
+        except BaseException as error:  # The error file has it; the rank's log shall have it too.
             traceback.print_exc()
-            return 1
+            return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
         return 0
 
 
-def _call(function: Callable[..., Any], rank: int, world_size: int, args: tuple[Any, ...]) -> bytes:
-    """The function's value, pickled: what goes wrong in either is the rank's error."""
-    return _byvalue.dumps(function(rank, world_size, *args))
+def _call(payload: bytes, rank: int, world_size: int) -> Returned:
+    """The function's value, pickled: what goes wrong on the way there is the rank's error."""
+    function, args = load_call(payload, _byvalue.loads)
+    value = function(rank, world_size, *args)
+    return Returned(_byvalue.dumps(value, f"the result, a {type(value).__name__},"), type(value).__name__)
 
 
 _current: RankProcess | None = None

@@ -341,7 +341,7 @@ class RankGroup(PContext):
 
     def values(self) -> list[Any]:
         """What the ranks have returned; `None` of one that has not."""
-        return [self._returned(rank)[1] for rank in self.directories]
+        return [self._value(rank) for rank in self.directories]
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""

@@ -46,14 +46,15 @@ class World:
         """Every rank's value, in rank order, on every rank.  Values are pickled, 16 MiB each at most.
 
         Raises:
+            TypeError: a value cannot be pickled here, or unpickled; the text names its rank and type.
             DistStoreError: some value did not come within the store's timeout.
         """
         __tracebackhide__ = True
-        data = pickle.dumps(value)  # What raises here is no call.
+        data = _pack(value, f"gather: the value of rank {self.rank}")  # What raises here is no call.
         prefix = self._prefix("gather")
         self.store.set(f"{prefix}/{self.rank}", data)
         found = self.store.multi_get(asked_of_all(self.store, self.rank, f"{prefix}/", self.size))
-        return [pickle.loads(data) for data in found]
+        return [_unpack(data, f"gather: the value of rank {rank}") for rank, data in enumerate(found)]
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value that rank `src` gave, on every rank; the others' is not looked at.
@@ -61,12 +62,14 @@ class World:
         Raises:
             ValueError: there is no rank `src`, or another rank names another one.  All ranks that come later,
                 or wait, are told; a source that came first has gone on.
+            TypeError: the value cannot be pickled or unpickled.
             DistStoreError: the value did not come within the store's timeout.
         """
         __tracebackhide__ = True
         if src not in range(self.size):
             raise ValueError(f"src must be a rank, 0 to {self.size - 1}, not {src!r}")
-        src, data = int(src), pickle.dumps(value) if self.rank == src else b""
+        src, what = int(src), f"broadcast: the value of rank {src}"
+        data = _pack(value, what) if self.rank == src else b""
         number = self._prefix("broadcast").rpartition("/")[2]
         source, key = f"world/broadcast/src/{number}", f"world/broadcast/{src}/{number}"
         said = self.store.compare_set(source, "", f"{src} {self.rank}").decode()
@@ -77,9 +80,9 @@ class World:
             self.store.set(key, data)
             return value
         (data,) = self.store.multi_get(Asked([key], writers=(src,)))
-        if not data:  # Which no pickle is: the others' sources differ.
+        if not data:  # Which no value is: the others' sources differ.
             raise ValueError(self.store.get(source).decode())
-        return pickle.loads(data)
+        return _unpack(data, what)
 
     def _differ(self, source: str, said: str, src: int, number: str) -> str:
         """Tell those who wait for another source, and those who are still to come; what they are told."""
@@ -92,3 +95,23 @@ class World:
     def _prefix(self, name: str) -> str:
         self._calls[name] += 1
         return f"world/{name}/{self._calls[name]}"
+
+
+def _pack(value: object, what: str) -> bytes:
+    """Its type's name, a new line, and the pickle."""
+    __tracebackhide__ = True
+    name = type(value).__name__
+    try:
+        return name.encode("utf-8", "replace") + b"\n" + pickle.dumps(value)
+    except Exception as error:
+        raise TypeError(f"{what}, a {name}, cannot be pickled: {type(error).__name__}: {error}") from error
+
+
+def _unpack(data: bytes, what: str) -> Any:
+    __tracebackhide__ = True
+    name, _, content = data.partition(b"\n")
+    try:
+        return pickle.loads(content)
+    except Exception as error:
+        text = f"{what}, a {name.decode()}, cannot be unpickled: {type(error).__name__}: {error}"
+        raise TypeError(text) from error

@@ -140,7 +140,7 @@ class PContext(abc.ABC):
 
     @abc.abstractmethod
     def _returned(self, rank: int) -> tuple[bool, Any]:
-        """Whether a rank has done what its kind owes, and its value."""
+        """Whether a rank has done what its kind owes, and its value; if not, the reason in words."""
 
     def _take(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for news; kinds with channels of their own watch them too."""
@@ -256,6 +256,10 @@ class PContext(abc.ABC):
     def _succeeded(self, exited: RankExited) -> bool:
         return exited.exitcode == 0 and self._returned(exited.rank)[0]
 
+    def _value(self, rank: int) -> Any:
+        returned, value = self._returned(rank)
+        return value if returned else None
+
     def _judge(self) -> RunProcsResult:
         group = self.group
         result = RunProcsResult(stdouts=self.stdouts, stderrs=self.stderrs)
@@ -274,7 +278,7 @@ class PContext(abc.ABC):
             # Torch counts programs that it stopped; and a run that the caller closed did not succeed either.
             result.failures |= result.stopped
         if not result.failures:
-            result.return_values = {rank: self._returned(rank)[1] for rank in sorted(self.envs)}
+            result.return_values = {rank: self._value(rank) for rank in sorted(self.envs)}
         return result
 
     def _judge_missing(self, rank: int, result: RunProcsResult) -> None:
@@ -295,11 +299,11 @@ class PContext(abc.ABC):
         failure = ProcessFailure.observed(
             rank, self.pids().get(rank, -1), exitcode, self.error_files.get(rank, "")
         )
-        early = f"rank {rank} ended before it returned"
-        if exitcode == 0 and not self._returned(rank)[0]:
-            failure.message = early
-        elif exitcode == -signal.SIGINT:  # So ends `KeyboardInterrupt` too.
-            failure.message = f"{early}: {failure.message}"
+        returned, reason = self._returned(rank)
+        if exitcode == 0 and not returned:
+            failure.message = reason
+        elif exitcode == -signal.SIGINT and not returned:  # So ends `KeyboardInterrupt` too.
+            failure.message = f"{reason}: {failure.message}"
         return failure
 
     def _finish(self) -> None:

@@ -31,8 +31,15 @@ from pytest_elastic.multiprocessing._context import PContext
 from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now, set_environment
-from pytest_elastic.multiprocessing._rankside import end_well, forget_launcher
-from pytest_elastic.multiprocessing._results import RankChannels, Returned, in_memory, read_memory
+from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
+from pytest_elastic.multiprocessing._results import (
+    Call,
+    RankChannels,
+    Returned,
+    in_memory,
+    load_call,
+    read_memory,
+)
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
@@ -92,7 +99,8 @@ class MultiprocessContext(PContext):
     def _call_as_fork(self, start: RankStart) -> int:
         forget_launcher()
         arguments = as_arguments(self.args[start.rank])
-        return _call(start.descriptors["channel"], self.entrypoint, arguments)  # type: ignore[arg-type]
+        call: Any = (self.entrypoint, arguments)
+        return _call(start.descriptors["channel"], lambda: call)
 
     def _pack(self, rank: int, stack: ExitStack) -> dict[str, int]:
         arguments = as_arguments(self.args[rank])
@@ -216,19 +224,34 @@ def _unpack(descriptors: dict[str, int]) -> int:
     if "tracker" in descriptors:
         vars(resource_tracker)["_resource_tracker"]._fd = descriptors["tracker"]
     preparation, content = pickle.loads(read_memory(descriptors["payload"]))
-    multiprocessing.spawn.prepare(preparation)
-    function, arguments = pickle.loads(content)
-    return _call(descriptors["channel"], function, arguments)
+    return _call(descriptors["channel"], lambda: _load(preparation, content))
 
 
-def _call(number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
-    """Call it, send the result, end well; the exit code."""
+def _load(preparation: dict[str, Any], content: bytes) -> Call:
+    """The function and its arguments; `__main__` is imported before, and must start no ranks meanwhile."""
+    process: Any = multiprocessing.current_process()
+    process._inheriting = (
+        True  # `multiprocessing`'s own word for it: who starts ranks is then told of the guard.
+    )
+    try:
+        multiprocessing.spawn.prepare(preparation)
+        return load_call(content, pickle.loads)
+    finally:
+        del process._inheriting
+
+
+def _call(number: int, load: Callable[[], Call]) -> int:
+    """Call what is loaded, send the result, end well; the exit code."""
     try:
         with closing(Channel.of(number)) as channel:
+            loaded = record(load)()
+            if loaded is None:
+                return 0  # Its main module has ended it.
+            function, arguments = loaded
             value = record(function)(*arguments)
-            channel.send(Returned(record(_dump)(value) or b""))
+            channel.send(Returned(record(_dump)(value) or b"", type(value).__name__))
     except SystemExit as error:
-        return _code_of(error)
+        return exit_code(error)
     except BaseException as error:  # The error file has it; the log shall have it too.
         traceback.print_exc()
         return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
@@ -240,15 +263,6 @@ def _dump(value: object) -> bytes:
         return bytes(ForkingPickler.dumps(value))
     except Exception as error:
         raise TypeError(f"the result, a {type(value).__name__}, cannot be pickled: {error}") from error
-
-
-def _code_of(error: SystemExit) -> int:
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
 
 
 def _defined(env: dict[str, str | None]) -> dict[str, str]:

@@ -26,6 +26,16 @@ def forget_launcher() -> None:
         processes.__dict__["_children"].clear()
 
 
+def exit_code(end: SystemExit) -> int:
+    """The exit code of an interpreter that `sys.exit` ends so; what is no number goes to stderr."""
+    if end.code is None:
+        return 0
+    if isinstance(end.code, int):
+        return end.code & 0xFF if -(1 << 63) <= end.code < 1 << 63 else 0xFF
+    print(end.code, file=sys.stderr)
+    return 1
+
+
 def end_well() -> int:
     """Everything up to the exit; 1 if a callback failed, else 0.  Blocks for non-daemon threads."""
     faults: list[object] = []

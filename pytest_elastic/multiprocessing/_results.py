@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -15,14 +14,22 @@ from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._group import Group, sleep_until_readable
 
-logger = logging.getLogger(__name__)
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """From a function rank: its value, pickled."""
+    """From a function rank: its value, pickled, and the name of its type."""
 
     value: bytes
+    type_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """From a function rank: how it ends without a value, in words."""
+
+    how: str
 
 
 class RankChannels:
@@ -80,28 +87,45 @@ class RankChannels:
             self.read(rank)
 
     def returned(self, rank: int, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:
-        """Whether a rank has returned, and its value; one that `loads` cannot read is logged, and is none."""
+        """Whether a rank has returned, and its value; where it has none that `loads` can read, the reason."""
         with self._lock:
             if rank not in self._values:
                 inbox = self.read(rank)
-                value = next((message.value for message in inbox if isinstance(message, Returned)), None)
-                if value is None:
-                    return False, None
-                self._values[rank] = self._load(rank, value, loads)
+                last = next((message for message in inbox if isinstance(message, Returned | Left)), None)
+                if last is None:
+                    return False, f"rank {rank} ended before it returned"
+                self._values[rank] = _read(rank, last, loads)
             return self._values[rank]
-
-    def _load(self, rank: int, value: bytes, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:
-        try:
-            return True, loads(value)
-        except Exception:
-            logger.exception("what rank %d returned cannot be unpickled", rank)
-            return False, None
 
     def close(self) -> None:
         """Let go of all; idempotent."""
         with self._lock:
             for channel in self._channels.values():
                 channel.close()
+
+
+def _read(rank: int, last: Returned | Left, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:
+    if isinstance(last, Left):
+        return False, f"rank {rank} {last.how}"
+    try:
+        return True, loads(last.value)
+    except Exception as error:
+        what = f"rank {rank} returned a {last.type_name}, which cannot be unpickled here"
+        return False, f"{what}: {type(error).__name__}: {error}"
+
+
+def load_call(data: bytes, loads: Callable[[bytes], Any]) -> Call:
+    """In the rank: the function and the arguments that came.
+
+    Raises:
+        TypeError: they cannot be unpickled; the text says why.
+    """
+    try:
+        call: Call = loads(data)
+    except Exception as error:
+        what = "the function or its arguments cannot be unpickled in the rank"
+        raise TypeError(f"{what}: {type(error).__name__}: {error}") from error
+    return call
 
 
 def in_memory(data: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.spawn
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,8 @@ def start_processes(
 
     Raises:
         TypeError: both dialects, neither, or arguments of the wrong type.
-        RuntimeError: `args` and `envs` do not have the same ranks 0...n-1, or `log_dir` is not empty.
+        RuntimeError: `args` and `envs` do not have the same ranks 0...n-1, or `log_dir` is not empty, or a
+            rank that imports the main module calls this: the module lacks its `if __name__ == "__main__"`.
         ValueError: an unknown start method; a NUL byte in what goes to a program.
         FileNotFoundError, NotADirectoryError: `log_dir`, or the program.
         PermissionError: the program cannot be executed.
@@ -71,6 +73,8 @@ def start_processes(
             find_program(entrypoint, env)
     else:
         check_start_method(start_method)
+        if start_method != "fork":  # Before anything else can be wrong, such as a log directory in use.
+            multiprocessing.spawn.get_preparation_data(name)
     copies = {rank: dict(env) for rank, env in envs.items()}
     plan = LogPlan(
         _destination(log_dir, logs_specs, redirects, tee, copies),

@@ -20,7 +20,9 @@ import pytest
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
-from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
+from pytest_elastic.multiprocessing._rankside import end_well, exit_code
+from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
 from pytest_elastic.plugin._stash import RANK
 from pytest_elastic.report import Outcome, PhaseReport
@@ -176,6 +178,7 @@ class RankRunner:
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
         report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        self._exit_as_expected(item, call)
         if (
             self._config.getoption("usepdb")
             and _outcome(call) == "failed"
@@ -202,6 +205,14 @@ class RankRunner:
 
     def _warn(self, item: pytest.Item, text: str) -> None:
         self._warnings.append((text, pytest.PytestWarning, str(item.path), (item.location[1] or 0) + 1))
+
+    def _exit_as_expected(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
+        """`sys.exit` is how this rank was to end, if the marker's `expect` says so; else it is a failure."""
+        end = call.excinfo.value if call.excinfo is not None else None
+        if isinstance(end, SystemExit) and self._rank is not None:
+            code = exit_code(end)
+            if read_marker(item).expect.get(self._rank.rank) == code:
+                exit_now(end_well() or code)
 
     def _post_mortem(self, call: pytest.CallInfo[Any], report: Any) -> pytest.CallInfo[Any]:
         """Show the failure in a debugger, if this is the first rank to ask; then what came of the phase."""

@@ -137,7 +137,8 @@ def test_p54_chained_exceptions(end_of_one):
 
 
 @pytest.mark.parametrize(
-    ("code", "exitcode"), [(1, 1), (138, 138), (-1, 255), (True, 1), ("text", 1), (1.5, 1), (257, 1)]
+    ("code", "exitcode"),
+    [(1, 1), (138, 138), (-1, 255), (True, 1), ("text", 1), (1.5, 1), (257, 1), (1 << 70, 255)],
 )
 def test_p55_f3_sys_exit(code, exitcode, end_of_one):
     """As an interpreter ends; no error file."""
@@ -192,13 +193,47 @@ class Unreadable:
         return int, ("no number",)
 
 
-def test_p57_a_result_that_cannot_be_unpickled(end_of_one, caplog):
-    """It is logged, and counts as none."""
-    failure = end_of_one(lambda rank: Unreadable())
-    assert (failure.exitcode, failure.message) == (0, "rank 0 ended before it returned")
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert "what rank 0 returned cannot be unpickled" in record.getMessage()
-    assert "no number" in str(record.exc_info[1])
+@pytest.mark.parametrize("method", METHODS)
+def test_p57_a_result_that_cannot_be_unpickled(method, launch, result_of):
+    """The failure names its type, and what unpickling raised."""
+    result = result_of(launch(Unreadable, args={0: ()}, start_method=method))
+    assert (list(result.failures), result.return_values) == ([0], {})
+    assert (result.failures[0].exitcode, result.failures[0].message) == (
+        0,
+        "rank 0 returned a Unreadable, which cannot be unpickled here: "
+        "ValueError: invalid literal for int() with base 10: 'no number'",
+    )
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_p57_arguments_that_cannot_be_unpickled(method, launch, result_of):
+    """The rank's error file says why."""
+    result = result_of(launch(sleep_on, args={0: (Unreadable(),)}, start_method=method))
+    assert result.failures[0].exitcode == 1
+    assert result.failures[0].message["message"] == (
+        "TypeError: the function or its arguments cannot be unpickled in the rank: "
+        "ValueError: invalid literal for int() with base 10: 'no number'"
+    )
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_script_without_a_guard_is_told_so(method, tmp_path):
+    """Its ranks import it, and start no ranks of their own: the error names the guard, as `multiprocessing`'s does."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pytest_elastic.multiprocessing import start_processes\n"
+        "import os\n"
+        "print('begun', os.getpid(), flush=True)\n"
+        "context = start_processes('script', int, {0: (), 1: ()}, {0: {}, 1: {}}, "
+        f"{str(tmp_path / 'logs')!r}, {method!r})\n"
+        "print(*(failure.message['message'] for failure in context.wait(60).failures.values()))\n"
+    )
+    (tmp_path / "logs").mkdir()
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )
+    assert done.stdout.count("begun") == 3
+    assert done.stdout.count("if __name__ == '__main__':") == 2
 
 
 def test_p57_f34_big_results(launch, result_of):

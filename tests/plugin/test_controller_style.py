@@ -52,7 +52,110 @@ def test_what_cannot_be_sent(run):
     result.stdout.fnmatch_lines(
         ["E*TypeError: cannot be sent to the ranks: cannot pickle '_thread.lock' object*"]
     )
-    result.stdout.fnmatch_lines(["E*ChildFailedError*"])
+    result.stdout.fnmatch_lines(
+        [
+            "E*TypeError: the result, a lock, cannot be sent from the rank: cannot pickle '_thread.lock' object*"
+        ]
+    )
+
+
+def test_what_cannot_be_read_at_the_other_end(run):
+    """A result in the launcher, arguments in a rank, a gathered value: the error names it and what was raised."""
+    result = run(
+        """
+        import pytest
+
+        class Pair(Exception):
+            def __init__(self, code, text):
+                super().__init__(f"{code}: {text}")
+
+        def test_result(elastic):
+            elastic.run(lambda rank, n: Pair(3, "ok"), nprocs=1)
+
+        def test_argument(elastic):
+            elastic.run(lambda rank, n, pair: None, nprocs=1, args=(Pair(3, "ok"),))
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_gather(world):
+            world.gather(Pair(3, "ok") if world.rank else 1)
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_sent(world):
+            world.gather(world.rank or (lambda: 1))
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_broadcast(world):
+            if world.rank == 0:
+                world.broadcast(Pair(3, "ok"))
+            else:
+                with pytest.raises(TypeError, match="^broadcast: the value of rank 0, a Pair, cannot be unpickled"):
+                    world.broadcast(None)
+        """
+    )
+    result.assert_outcomes(failed=4, passed=1)
+    lost = "cannot be unpickled%s: TypeError: Pair.__init__() missing 1 required positional argument: 'text'"
+    for line in (
+        "E*rank 0 returned a Pair, which " + lost % " here",
+        "E*TypeError: the function or its arguments " + lost % " in the rank",
+        "E*TypeError: gather: the value of rank 1, a Pair, " + lost % "",
+        "E*TypeError: gather: the value of rank 0, a function, cannot be pickled: *",
+    ):
+        result.stdout.fnmatch_lines([line])
+
+
+def test_sys_exit(run):
+    """Its code is the rank's; without a value a clean exit is a failure in words, with `expect` it is none."""
+    result = run(
+        """
+        import sys, unittest
+        import pytest
+
+        def leave(rank, n, code):
+            sys.exit(code)
+
+        @pytest.mark.parametrize("code, seen", [(7, 7), (-1, 255), ("text", 1), (True, 1), (2**70, 255)])
+        def test_code(elastic, code, seen):
+            assert elastic.start(leave, nprocs=1, args=(code,)).wait(20).failures[0].exitcode == seen
+            assert elastic.run(leave, nprocs=2, args=(code,), expect={0: seen, 1: seen}) == [None, None]
+
+        @pytest.mark.parametrize("code, shown", [(0, "0"), (None, ""), (256, "256")])
+        def test_clean(elastic, code, shown):
+            assert elastic.run(leave, nprocs=1, args=(code,), expect={0: 0}) == [None]
+            failure = elastic.start(leave, nprocs=1, args=(code,)).wait(20).failures[0]
+            assert failure.message == f"rank 0 ended with sys.exit({shown}) before it returned a value"
+
+        @pytest.mark.elastic(nprocs=2, expect={1: 3})
+        def test_marked(rank):
+            if rank:
+                sys.exit(3)
+
+        @pytest.fixture
+        def leaves(rank):
+            if rank:
+                sys.exit(3)
+
+        @pytest.mark.elastic(nprocs=2, expect={1: 3})
+        def test_in_a_fixture(leaves):
+            pass
+
+        @pytest.mark.elastic(nprocs=1, expect={0: 0})
+        class TestCase(unittest.TestCase):
+            def test_it(self):
+                sys.exit()
+
+        @pytest.mark.elastic(nprocs=2, expect={1: 3})
+        def test_another_code(rank):
+            if rank:
+                sys.exit(4)
+
+        @pytest.mark.elastic(nprocs=1)
+        def test_unexpected():
+            sys.exit(0)
+        """
+    )
+    result.assert_outcomes(passed=11, failed=2)
+    result.stdout.fnmatch_lines(["E*SystemExit: 4"])
+    result.stdout.fnmatch_lines(["E*SystemExit: 0"])
 
 
 def test_failures(run):
