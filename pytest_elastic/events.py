@@ -30,9 +30,15 @@ class RankStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class RankExited(Event):
-    """A rank's process has ended; `exitcode` is negative for a signal."""
+    """A rank's process has ended.
+
+    Attributes:
+        exitcode: negative for a signal.
+        text: why it was ended, if that was our doing: `timer "exchange" (test_x.py:41) expired after 5.0 s`.
+    """
 
     exitcode: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

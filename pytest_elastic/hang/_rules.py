@@ -105,8 +105,10 @@ def _accident(case: Case) -> Diagnosis | None:
     target = case.targets[min(found)[-1]]
     ranks = sorted((rank for rank in case.ranks(target.writers) if rank.is_accident), key=_when)
     first = ranks[0]
-    alike = _numbers(rank for rank in ranks if rank.died == first.died)
-    cause = f"{names(alike)} {end_text(first)} {_before(target, first)}"
+    why = _why(first)
+    alike = _numbers(rank for rank in ranks if (rank.died, _why(rank)) == (first.died, why))
+    ended = f": {why}" if why else f" {end_text(first)}"
+    cause = f"{names(alike)}{ended} {_before(target, first)}"
     if first.died:
         return Exited(alike, (_place(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
@@ -268,6 +270,11 @@ def _timeout(case: Case) -> Diagnosis:
 
 
 # Words and small questions.
+
+
+def _why(rank: Rank) -> str:
+    """Why we ended it, if we did."""
+    return "" if rank.exited is None else rank.exited.text
 
 
 def _when(rank: Rank) -> float:

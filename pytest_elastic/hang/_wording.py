@@ -96,6 +96,8 @@ def state_text(rank: Rank) -> str:
     report = ""
     if rank.ended is not None:
         report = ", ".join(part for part in (rank.ended.text, rank.ended.place) if part)
+    if rank.exited is not None and rank.exited.text:
+        return rank.exited.text
     if rank.exited is not None:
         return exit_text(rank.exited.exitcode).removeprefix("was ") + (f": {report}" if report else "")
     if rank.ended is not None:
@@ -139,6 +141,8 @@ def ends_text(ranks: Sequence[Rank]) -> str:
 
 def end_text(rank: Rank) -> str:
     """`passed`, `passed its setup`, `exited 1`: how a rank that is gone has ended."""
+    if rank.exited is not None and rank.exited.text:
+        return f"was killed: {rank.exited.text}"
     if rank.exited is not None and rank.died and (rank.ended is None or rank.exited.exitcode):
         return exit_text(rank.exited.exitcode)
     assert rank.ended is not None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_elastic.errors import name_ranks
+from pytest_elastic.events import BarrierJoined, StoreCalled, WaitBegan
 from pytest_elastic.launch._exits import describe_exit
 from pytest_elastic.launch._findings import give_up
 from pytest_elastic.launch._plan import Answers
@@ -25,28 +26,48 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
     ends = [_reported(report) for report in answers.replies.values()]
     for rank, exited in answers.exits.items():
         how = describe_exit(exited.exitcode)
+        at = answers.raised[rank].at if rank in answers.raised else exited.at
         if group.group.lost:
             text = "died with the guardian of their group, which was killed"
-            ends.append(RankEnd(rank, "died", exited.at, text))
+            ends.append(RankEnd(rank, "died", at, text))
         elif expect.get(rank) == exited.exitcode:
             ends.append(RankEnd(rank, "passed", exited.at))
         elif rank in group.timers.expiries:
-            text = f": {describe_expiry(group.timers.expiries[rank])}"
-            ends.append(RankEnd(rank, "died", exited.at, text, stacks=group.timers.stood[rank]))
+            expiry = group.timers.expiries[rank]
+            text, stood = f": {describe_expiry(expiry)}", group.timers.stood[rank]
+            ends.append(RankEnd(rank, "died", expiry.deadline, text, stacks=stood))
         else:
             last = group.dumps.last(rank)
-            ends.append(RankEnd(rank, "died", exited.at, f"{how} without a report", stacks=last))
+            ends.append(RankEnd(rank, "died", at, f"{how} without a report", stacks=last))
     if answers.expired:
         give_up(group, answers.silent)
     look = group.stacks_in_c if answers.expired else group.stacks
     stacks = look(answers.silent) if answers.silent else {}
     for rank in answers.silent:
-        if answers.expired:
+        if rank in answers.raised:
+            raised = answers.raised[rank]
+            text = f"failed ({raised.error_type} at {raised.place}) and did not say more in time"
+            ends.append(RankEnd(rank, "failed", raised.at, text, stacks=stacks[rank]))
+        elif answers.expired:
             text = group.lookout.endless or f"did not finish within {limit}"
             ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
         else:
             ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))
+    _number(ends, group)
     return sorted(ends, key=lambda end: end.rank)
+
+
+def _number(ends: list[RankEnd], group: RankGroup) -> None:
+    """Give ranks that failed together their turns, so that their order is the store's."""
+    if sum(end.kind in ("failed", "died") for end in ends) > 1:
+        group.lookout.catch_up()
+        turns = {
+            event.rank: turn
+            for turn, event in enumerate(group.lookout.history())
+            if isinstance(event, StoreCalled | BarrierJoined | WaitBegan)
+        }
+        for end in ends:
+            end.turn = turns.get(end.rank, -1)
 
 
 def expected_but_alive(ends: list[RankEnd], expect: Mapping[int, int]) -> list[RankEnd]:

@@ -29,6 +29,8 @@ from pytest_elastic.report import RankEnd, Verdict
 Stacks = Mapping[int, Sequence[Stack]]
 
 _MOMENT = 0.03  # Seconds, three ticks of the kernel's clock for processor time.
+RECORDING = "recording.jsonl"
+_NAMES = ("events.jsonl", "hang.json", "hang.dot", "page.html", "trace.json", RECORDING)
 _ANSWERED = ("passed", "skipped")
 
 
@@ -89,7 +91,12 @@ def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
 
 
 def explain(
-    verdict: Verdict, group: RankGroup, ends: Sequence[RankEnd], title: str, artifacts: Path | None
+    verdict: Verdict,
+    group: RankGroup,
+    ends: Sequence[RankEnd],
+    title: str,
+    artifacts: Path | None,
+    base: Path = Path(),
 ) -> list[tuple[str, object]]:
     """Put what is known of a hang on top of a failed phase's verdict, and write it to files.
 
@@ -97,6 +104,7 @@ def explain(
         title: the test's id.
         artifacts: a directory for all tests' files, where there shall be such; those of this test are in one
             of its own.
+        base: paths are shown from here, if they are below it.
 
     Returns:
         Properties for the test's report.
@@ -116,9 +124,23 @@ def explain(
         _hide(artifacts)
     if sections and written:
         name, text = sections[0]
-        sections[0] = (name, f"{text}\n  (files: {written[-1].parent})")
+        sections[0] = (name, f"{text}\n  (files: {shorter(written[-1].parent, base)})")
     verdict.sections[:0] = sections
     return findings.properties(verdict)
+
+
+def forget(title: str, artifacts: Path) -> None:
+    """Remove the files of an earlier failure of this test; whatever else is there stays."""
+    own = artifacts / name_of(title)
+    with suppress(OSError):
+        for name in _NAMES:
+            (own / name).unlink(missing_ok=True)
+        own.rmdir()
+
+
+def shorter(path: Path, base: Path) -> Path:
+    """The path from there, if it is below."""
+    return path.relative_to(base) if path.is_relative_to(base) else path
 
 
 def _hide(directory: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pytest_elastic.launch._debugger import OpenTerminal
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.report import Raised
 
 
 class Launcher(Protocol):
@@ -58,10 +59,12 @@ class Answers:
         replies: what the rank sent.
         exits: it ended instead.
         silent: neither, when the time was over.
+        raised: what ranks told of their failure ahead of a report, which may not have come.
         expired: whether it was the deadline; else the siblings' period.
     """
 
     replies: dict[int, Any] = field(default_factory=dict)
     exits: dict[int, RankExited] = field(default_factory=dict)
     silent: list[int] = field(default_factory=list)
+    raised: dict[int, Raised] = field(default_factory=dict)
     expired: bool = False

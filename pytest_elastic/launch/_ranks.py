@@ -40,13 +40,14 @@ from pytest_elastic.multiprocessing._kernel import descendants, dying, parent, s
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
-from pytest_elastic.report import PhaseReport, stack_text
+from pytest_elastic.report import PhaseReport, Raised, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
 from pytest_elastic.store._gate import Gate
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
 _LOOK_UP = 0.25  # Seconds until a rank that polls without end is noticed.
+_REPORT_PERIOD = 5.0
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
@@ -185,15 +186,18 @@ class RankGroup(PContext):
     def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
         """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.
 
-        After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.
+        After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.  A rank
+        that has told of its failure (`Raised`) has `_REPORT_PERIOD` to say more, whatever the deadline.
         """
-        answers, moving = Answers(), False
+        answers, moving, lent = Answers(), False, 0.0
         waiting = set(ranks)
         patience = Deadline.after(None)
         while waiting:
             self._gather(answers, waiting)
             if self.loans.wanted():
+                begin = SYSTEM_CLOCK.monotonic()
                 paused = self._lend_terminal(deadline)
+                lent += SYSTEM_CLOCK.monotonic() - begin
                 deadline, patience = deadline.later(paused), patience.later(paused)
                 self._gather(answers, waiting)  # What others sent meanwhile was in time.
             if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
@@ -202,8 +206,13 @@ class RankGroup(PContext):
                 if self.lookout.moves and not moving:
                     patience, moving = patience.later(_MOVING_PERIOD), True
             until = deadline.earlier(patience)
-            if waiting and (until.passed() or self.lookout.endless):
-                answers.silent, answers.expired = sorted(waiting), deadline.passed() or not until.passed()
+            if writing := [raised.at for rank, raised in answers.raised.items() if rank in waiting]:
+                due = max(writing) + _REPORT_PERIOD + lent
+                until = Deadline(due if patience.at == math.inf else max(due, until.at))
+            endless = bool(self.lookout.endless) and not writing
+            if waiting and (until.passed() or endless):
+                answers.silent = sorted(waiting)
+                answers.expired = endless or (deadline.at <= patience.at and deadline.passed())
                 break
             if waiting:
                 self._channels.sleep(
@@ -266,6 +275,8 @@ class RankGroup(PContext):
             # The exit is looked at first: what the rank sent before it is then there to be read.
             ended = self.group.exits.get(rank)
             inbox = self._channels.read(rank)
+            while inbox and isinstance(inbox[0], Raised):
+                answers.raised[rank] = inbox.popleft()
             # Past its timer a rank is dead, whatever it could still send before the kill.
             if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
                 answers.replies[rank] = inbox.popleft()
@@ -280,7 +291,9 @@ class RankGroup(PContext):
         for rank, exited in list(self.group.exits.items()):
             if rank not in self._noted:
                 self._noted.add(rank)
-                self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode)])
+                expiry = self.timers.expiries.get(rank)
+                text = "" if expiry is None else describe_expiry(expiry)
+                self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
                 self.server.drop(rank)
 
     def _note_report(self, reply: object) -> None:
@@ -385,6 +398,13 @@ class RankGroup(PContext):
         self._lend_terminal(Deadline.after(None))
         self._note_exits()
 
+    def _failed_ranks(self) -> list[int]:
+        expiries, exits = self.timers.expiries, self.group.exits
+        return sorted(
+            super()._failed_ranks(),
+            key=lambda rank: expiries[rank].deadline if rank in expiries else exits[rank].at,
+        )
+
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, _byvalue.loads)
 
@@ -392,7 +412,9 @@ class RankGroup(PContext):
         failure = super()._failure(rank, exitcode)
         if rank in self.timers.expiries:
             stood = stack_text(self.timers.stood.get(rank, []))
-            failure.message = f"{describe_expiry(self.timers.expiries[rank])}\n{stood}"
+            expiry = self.timers.expiries[rank]
+            failure.message = f"{describe_expiry(expiry)}\n{stood}"
+            failure.timestamp = int(SYSTEM_CLOCK.time() - (SYSTEM_CLOCK.monotonic() - expiry.deadline))
         return failure
 
     def _release(self) -> None:

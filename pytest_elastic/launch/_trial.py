@@ -70,6 +70,11 @@ class Trial:
         # A store without a gate serves faster.
         group.pass_to(gate if isinstance(gate, Stage) else None)
 
+    @property
+    def directory(self) -> Path:
+        """Of the ranks' files."""
+        return self._group.plan.directory
+
     def check(self) -> None:
         """Check that what was planned has happened, in a run that passed otherwise.
 

@@ -24,6 +24,7 @@ then falls to the zygote, which adopts and sweeps it.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import select
@@ -371,9 +372,16 @@ def _redirect(start: RankStart) -> None:
             os.dup2(file, target)
             os.close(file)
     sys.stdin = os.fdopen(0, closefd=False)
-    # Line buffered: what was printed is in the file before the next statement, also if that is SIGKILL.
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+    # Unbuffered: what was printed is in the file before the next statement, also if that is SIGKILL.
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.FileIO(number, "w", closefd=False),  # As with `python -u`.
+            encoding="utf-8",
+            errors="backslashreplace",
+            write_through=True,
+        )
+        for number in (1, 2)
+    )
 
 
 def set_environment(changes: dict[str, str | None]) -> None:

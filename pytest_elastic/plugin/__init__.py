@@ -123,8 +123,12 @@ def pytest_runtest_makereport(
 
         del item.stash[VERDICT]
         show(report, verdict, item.config)
-    if report.failed and TRIALS in item.stash and call.when != "teardown":
-        item.config.stash[CONDUCTOR].reproduction.report(item, report)
+    if TRIALS in item.stash and call.when != "teardown":
+        reproduction = item.config.stash[CONDUCTOR].reproduction
+        if report.failed:
+            reproduction.report(item, report)
+        elif (report.passed and call.when == "call") or hasattr(report, "wasxfail"):
+            reproduction.forget(item)
     return report
 
 

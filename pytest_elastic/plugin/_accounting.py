@@ -28,7 +28,8 @@ def raise_verdict(verdict: Verdict) -> NoReturn:
         raise RankDiedError([end.rank], verdict.headline)
     if end.kind == "hung":
         raise GroupTimeoutError([end.rank], verdict.headline)
-    assert end.report is not None
+    if end.report is None:  # It has failed, and could not tell in time.
+        raise RankError(end.rank, "", verdict.headline)
     raise _error_of(end.report) from None
 
 

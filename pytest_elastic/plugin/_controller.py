@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
@@ -166,6 +166,7 @@ class ItemController:
         self._alive: list[int] = []
         self._reports: list[PhaseReport] = []
         self._starts: dict[str, int] = {}
+        self._durations: dict[str, float] = {}  # Seconds of each phase, on the slowest rank.
         self._teardown = Verdict("passed")
         self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
         self._left = math.inf  # Seconds; what passes between two phases is not charged.
@@ -181,6 +182,7 @@ class ItemController:
     def _begin(self) -> None:
         __tracebackhide__ = True
         self._finished, self._reports, self._teardown = False, [], Verdict("passed")
+        self._durations = {}
         if self.marker.faults is not None:
             self.marker.faults.check(self.size)
         self._group = group = self.conductor.acquire(self)
@@ -247,15 +249,18 @@ class ItemController:
         if group is None:
             return []
         try:
-            group.loans.shown = False
+            group.loans.shown, begin = False, SYSTEM_CLOCK.monotonic()
             group.begin(self._alive, when, Phase(when))
             answers = self._answers(group, self._left if limit is None else limit)
+            now = SYSTEM_CLOCK.monotonic()
             self._debugged = self._debugged - {when} | ({when} if group.loans.shown else set())
             ends = ends_of(answers, group, self.marker.expect, f"{limit or self._limit()[0]:g} s")
         except BaseException:
             self._abort()
             raise
         for end in ends:
+            took = min(end.at, now) - begin if end.report is None else end.report.duration
+            self._durations[when] = max(took, self._durations.get(when, 0.0))
             if end.report is None:
                 self._alive.remove(end.rank)
             else:
@@ -263,8 +268,7 @@ class ItemController:
                 self._take_extras(end.report)
         if when != "teardown":
             take_marks(self.item, ends)
-        if any(end.kind in ("hung", "stopped") for end in ends):
-            hung = tuple(end.rank for end in ends if end.kind in ("hung", "stopped"))
+        if hung := tuple(answers.silent):
             group.group.signal(hung, signal.SIGTERM)
             group.group.signal(hung, signal.SIGCONT)
         return ends
@@ -370,17 +374,18 @@ class ItemController:
         self._raise(when, self._judge(ends))
 
     def _judge(self, ends: list[RankEnd]) -> Verdict:
-        verdict = judge(ends, self.size, self.conductor.options.partial_skip)
+        together, base = self.conductor.reproduction.together, self.item.config.invocation_params.dir
+        verdict = judge(ends, self.size, self.conductor.options.partial_skip, together)
         if self._group is not None:
             where = self.conductor.options.artifacts
-            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where)
+            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where, base)
         return verdict
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True
         self.item.stash[VERDICT], self.item.stash[DEBUGGED] = verdict, when in self._debugged
-        if when != "setup":  # Which includes the start of the ranks; the call includes no teardown.
-            verdict.duration = max((r.duration for r in self._reports if r.when == when), default=0.0)
+        # Without the start of the ranks, and the call without their teardown.
+        verdict.duration = self._durations.get(when, 0.0)
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
         if self._group is not None and (log == "all" or (log == "failed" and failed)):

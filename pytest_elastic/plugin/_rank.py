@@ -9,10 +9,14 @@ launcher reports; global capture is off, since the rank's descriptors are files 
 from __future__ import annotations
 
 import io
+import logging
 import pdb
 import pickle
 import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -25,7 +29,7 @@ from pytest_elastic.multiprocessing._rankside import end_well, exit_code
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
 from pytest_elastic.plugin._stash import RANK
-from pytest_elastic.report import Outcome, PhaseReport
+from pytest_elastic.report import Outcome, PhaseReport, Raised, follows
 from pytest_elastic.store._inspection import inspect_process
 
 _FORMER_CAPTURE = pytest.StashKey[object]()
@@ -88,6 +92,7 @@ class RankRunner:
         self._ran: set[str] = set()
         self._marks: list[list[pytest.Mark]] = []
         self._subtests: list[Any] = []
+        self._raised: Raised | None = None  # The phase's first failure.
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
         self._terminal: RankTerminal | None = None
@@ -101,6 +106,8 @@ class RankRunner:
         """A rank's life; the exit code."""
         rank = self._rank = RankProcess(start)
         self._terminal = RankTerminal(rank.rank, rank.channel)
+        # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
+        logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
         self._config.stash[RANK] = rank
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is not None and not start.job.payload:
@@ -113,6 +120,9 @@ class RankRunner:
         item = self._items[order.nodeid]
         if order.nodeid in self._ran or not getattr(item, "_request", True):
             item._initrequest()  # type: ignore[attr-defined]  # It has the fixtures' values of the last run.
+        for name in ("addError", "addFailure"):
+            if order.nodeid not in self._ran and hasattr(item, name):
+                setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.nodeid)
         self._marks = marks_of(item)
         nextitem = self._items.get(order.nextid) if order.nextid else None
@@ -140,6 +150,12 @@ class RankRunner:
         """Subtests report through this hook."""
         if report.failed:
             self._subtests.append(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> None:
+        """Note a failure before it is rendered, that of a subtest too."""
+        if call.excinfo is not None:
+            self._note(call.excinfo.value)
 
     def pytest_warning_recorded(self, warning_message: Any) -> None:
         """Collect for the launcher, which records them against the item."""
@@ -175,7 +191,9 @@ class RankRunner:
         if self._setup_show:
             self._config.get_terminal_writer()._file = written
         known = len(item.user_properties)
+        self._raised = None
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
+        ended = SYSTEM_CLOCK.monotonic()
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
         report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
         self._exit_as_expected(item, call)
@@ -193,15 +211,34 @@ class RankRunner:
             rank=self._rank.rank,
             when=when,
             outcome=outcome,
-            at=SYSTEM_CLOCK.monotonic(),
+            at=ended if self._raised is None else self._raised.at,
             duration=call.duration,
             data=self._serialise(report),
             shown=written.getvalue(),
             properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
             inspection=inspect_process(),
             marks=new_marks(item, self._marks, lambda text: self._warn(item, text)),
-            **_describe(call, report),
+            **_describe(call, report, self._raised),
         )
+
+    def _note(self, error: object) -> None:
+        """Tell the launcher at once that the phase has failed: to say why may take its time."""
+        quiet = (pytest.skip.Exception, pytest.exit.Exception, pytest.xfail.Exception)
+        if self._raised is None and isinstance(error, BaseException) and not isinstance(error, quiet):
+            assert self._rank is not None
+            at, innermost = SYSTEM_CLOCK.monotonic(), deque(walk_tb(error.__traceback__), 1)
+            place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
+            self._raised = Raised(self._rank.rank, at, type(error).__name__, place, follows(error))
+            self._rank.channel.send(self._raised)
+
+    def _noting(self, add: Callable[..., None]) -> Callable[..., None]:
+        """The method of `unittest`'s that takes an error, in the middle of the test."""
+
+        def note(testcase: Any, error: Any, *more: Any) -> None:
+            self._note(error[1] if isinstance(error, tuple) else None)
+            add(testcase, error, *more)
+
+        return note
 
     def _warn(self, item: pytest.Item, text: str) -> None:
         self._warnings.append((text, pytest.PytestWarning, str(item.path), (item.location[1] or 0) + 1))
@@ -250,11 +287,12 @@ def _outcome(call: pytest.CallInfo[Any]) -> Outcome:
     return "exit" if isinstance(call.excinfo.value, pytest.exit.Exception) else "failed"
 
 
-def _describe(call: pytest.CallInfo[Any], report: Any) -> dict[str, Any]:
+def _describe(call: pytest.CallInfo[Any], report: Any, raised: Raised | None) -> dict[str, Any]:
     """The fields of a `PhaseReport` that say what was raised."""
     crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr or "")
     if call.excinfo is None:
-        return {"crash": crash, "details": {"text": str(report.longrepr or "")}}
+        said = {} if raised is None else {"error_type": raised.error_type, "follows": raised.follows}
+        return {"crash": crash, "details": {"text": str(report.longrepr or "")}, **said}
     error = call.excinfo.value
     kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "")
     place = getattr(report.longrepr, "reprcrash", None)
@@ -272,6 +310,7 @@ def _describe(call: pytest.CallInfo[Any], report: Any) -> dict[str, Any]:
         "place": f"{place.path}:{place.lineno}" if place is not None else "",
         "error": pickle.dumps(error) if not kind and _pickles(error) else None,
         "error_type": type(error).__name__,
+        "follows": follows(error),
         "details": details,
     }
 

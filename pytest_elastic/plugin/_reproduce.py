@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_elastic.launch._findings import name_of
+from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
 from pytest_elastic.launch._trial import Trial
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import PLAN, TRIALS
+from pytest_elastic.report import FORCED_TOGETHER, TOGETHER
 
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
@@ -48,6 +49,11 @@ class Reproduction:
         self._jitter = options.stress > 0 and not options.replay
         self._seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
 
+    @property
+    def together(self) -> float:
+        """Seconds within which failures came together."""
+        return FORCED_TOGETHER if self._replay else TOGETHER
+
     def begin(self, item: pytest.Item, first_round: bool = True) -> None:
         """A run of the item begins."""
         number = 0 if first_round else item.stash[TRIALS].round + 1
@@ -68,7 +74,7 @@ class Reproduction:
         recordings = [self._recorded(item, trial) for trial in trials.trials]
         if not any(recording.entries for recording in recordings):
             return
-        path = "" if self._given else self._write(item, recordings)
+        path = "" if self._given else self._write(item, recordings, trials.trials[0].directory)
         token = self._given or _token(recordings) or path
         if not token:
             return
@@ -89,15 +95,20 @@ class Reproduction:
             version=version("pytest-elastic"), test=item.nodeid, python=platform.python_version()
         )
 
-    def _write(self, item: pytest.Item, recordings: list[Recording]) -> str:
-        """A file among the test's artifacts, or in the run's directory where there shall be none."""
+    def forget(self, item: pytest.Item) -> None:
+        """An item has not failed: what an earlier failure left goes, if it is not just replayed."""
+        if self._artifacts is not None and not self._given:
+            forget(item.nodeid, self._artifacts)
+
+    def _write(self, item: pytest.Item, recordings: list[Recording], directory: Path) -> str:
+        """A file among the test's artifacts, or in the ranks' directory where there shall be none."""
         # A full or read-only disk must not hide the failure itself.
         with suppress(OSError):
-            where: Path = self._artifacts or self._config._tmp_path_factory.mktemp("replay")  # type: ignore[attr-defined]
-            path = where / name_of(item.nodeid) / "recording.jsonl"
+            where = directory if self._artifacts is None else self._artifacts / name_of(item.nodeid)
+            path = where / RECORDING
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(recording.dump() for recording in recordings))
-            return str(_shorter(path, self._config.invocation_params.dir))
+            return str(shorter(path, self._config.invocation_params.dir))
         return ""
 
 
@@ -257,7 +268,3 @@ def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
         return [*recordings]
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
-
-
-def _shorter(path: Path, base: Path) -> Path:
-    return path.relative_to(base) if path.is_relative_to(base) else path

@@ -98,7 +98,8 @@ class _Packer:
             },
             "starts": [[self._time(one.at), one.rank, one.pid] for one in scene.starts],
             "exits": [
-                [self._time(one.at), one.rank, one.exitcode, exit_text(one.exitcode)] for one in scene.exits
+                [self._time(one.at), one.rank, one.exitcode, one.text or exit_text(one.exitcode)]
+                for one in scene.exits
             ],
             "stood": self._fit("states", scene.stood, _OTHERS, self._stood),
             "phases": self._fit("phases", scene.phases, _OTHERS, self._phase),

@@ -120,7 +120,9 @@ class _Trace:
             args = {"channel": stood.channel, "peer": stood.peer}
             yield self._moment(stood.rank, stood.state, stood.at, args)
         for end in self._scene.exits:
-            yield self._moment(end.rank, exit_text(end.exitcode), end.at, {"exitcode": end.exitcode})
+            yield self._moment(
+                end.rank, end.text or exit_text(end.exitcode), end.at, {"exitcode": end.exitcode}
+            )
 
     def _moment(self, rank: int | None, name: str, at: float, args: Record) -> Record:
         place = {"pid": _PID, "tid": self._thread(rank), "ts": self._time(at)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_elastic.hang import Stack
+from pytest_elastic.report._follower import Follows
 
 Outcome = Literal["passed", "skipped", "failed", "exit"]
 
@@ -16,13 +17,14 @@ class PhaseReport:
 
     Attributes:
         outcome: before any judgement of `xfail`, which is the launcher's.
-        at: when the phase ended (monotonic clock, which all processes share).
+        at: when the phase ended, or what failed left it (monotonic clock, which all processes share).
         duration: seconds.
         data: the runner's serialised report.
         crash: the error's message, `""` if there was none.
         place: `file:line` of it.
         error: the pickled exception, `None` where there is none or it does not pickle.
         error_type: the exception's type name.
+        follows: whether it says that a peer was not there.
         details: what the runner needs to raise a skip or an exit again.
         shown: what the runner printed about fixtures, if asked for.
         properties: recorded by the test.
@@ -42,6 +44,7 @@ class PhaseReport:
     place: str = ""
     error: bytes | None = None
     error_type: str = ""
+    follows: Follows = ""
     details: dict[str, Any] = field(default_factory=dict)
     shown: str = ""
     properties: list[tuple[str, Any]] = field(default_factory=list)
@@ -49,6 +52,24 @@ class PhaseReport:
     marks: dict[bytes, bytes] = field(default_factory=dict)
     threads: int = 0
     inspection: tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]] = (0.0, False, False, (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """From a rank, ahead of its report, which may take its time: a phase has failed.
+
+    Attributes:
+        at: when (monotonic clock).
+        error_type: the exception's type name.
+        place: `file:line` of the code that raised it.
+        follows: as in `PhaseReport`.
+    """
+
+    rank: int
+    at: float
+    error_type: str
+    place: str
+    follows: Follows
 
 
 EndKind = Literal["passed", "skipped", "failed", "exit", "died", "hung", "stopped"]
@@ -60,11 +81,13 @@ class RankEnd:
 
     Attributes:
         kind: `died` is an end that nobody asked for, `hung` is silence at the deadline, `stopped` is ours:
-            the rank still worked when others had failed.
+            the rank still worked when others had failed.  A rank that `failed` has a report, unless that
+            did not come.
         at: when; `inf` where it had no end of its own.
         text: in words that follow the rank's name, where there is no report.
         report: the rank's own, where there is one.
         stacks: where it stood, for `hung` and `stopped`.
+        turn: which of the group's operations of the store was its last one; -1 where it did none.
     """
 
     rank: int
@@ -73,3 +96,4 @@ class RankEnd:
     text: str = ""
     report: PhaseReport | None = None
     stacks: list[Stack] = field(default_factory=list)
+    turn: int = -1

@@ -3,10 +3,16 @@
 *Rules.*
 1. A pass is N passes.  Whatever else came of a rank decides before it: an exit request, then failures,
    then skips.
-2. The first failure in time is the cause.  Followers come after it, whenever they came: errors that say
-   that another rank was not there (a lost connection, a time-out of a store).
-3. Ranks that we stopped are no failures; the report says where they stood.
-4. Skips are unanimous, or they are a failure that names the ranks (`partial_skip` may say otherwise).
+2. The first failure in time is the cause: a timer's expiry, a death, an exception when it left the test.
+   Followers come after it, whenever they came: errors that say that another rank was not there
+   (`_follower`).  A lost connection of the test's own is one if a rank had ended before it, or was seen to
+   end soon after, as a death is seen late.  Of followers alone, one that names ranks leads.
+3. What comes within `TOGETHER` of the first came together with it: no clock of a busy machine tells them
+   apart.  There a death leads, since it is seen late; else the rank that came first to its last operation
+   of the store; else the lower rank.  So a forced order of the store has one first failure, with
+   `FORCED_TOGETHER`, which is longer: what was forced took its time.
+4. Ranks that we stopped are no failures; the report says where they stood.
+5. Skips are unanimous, or they are a failure that names the ranks (`partial_skip` may say otherwise).
 """
 
 from __future__ import annotations
@@ -17,14 +23,15 @@ from typing import Literal
 
 from pytest_elastic.errors import name_ranks
 from pytest_elastic.hang import Stack, cut_harness, fold
-from pytest_elastic.report._record import RankEnd
+from pytest_elastic.report._record import PhaseReport, RankEnd
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
-_FOLLOWER_TYPES = frozenset(
-    {"DistStoreError", "DistNetworkError", "ConnectionResetError", "BrokenPipeError", "EOFError"}
-)
-_FOLLOWER_TEXT = re.compile(r"[Cc]onnection (reset|closed|was aborted|refused)")
+TOGETHER, FORCED_TOGETHER = 0.02, 0.1  # Seconds.
+_SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it is seen.
+_NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ failed")
+# What differs from rank to rank in what libraries say of a peer: addresses, ports, sizes, spans.
+_VARYING = re.compile(r"\[[\d.:a-fA-F]+\](:\d+)?|0x[\da-f]+|\d+")
 
 
 @dataclass(slots=True)
@@ -46,12 +53,18 @@ class Verdict:
     duration: float = 0.0
 
 
-def judge(ends: list[RankEnd], world_size: int, partial_skip: PartialSkip = "fail") -> Verdict:
-    """The verdict on what ended a phase: at least one end for every rank that was in it."""
+def judge(
+    ends: list[RankEnd], world_size: int, partial_skip: PartialSkip = "fail", together: float = TOGETHER
+) -> Verdict:
+    """The verdict on what ended a phase: at least one end for every rank that was in it.
+
+    Args:
+        together: seconds within which failures came together (rule 3).
+    """
     exits = [end for end in ends if end.kind == "exit"]
     if exits:
         return Verdict("exit", exits[0])
-    failures = sorted((end for end in ends if end.kind in ("failed", "died", "hung")), key=_order)
+    failures = _ordered([end for end in ends if end.kind in ("failed", "died", "hung")], together)
     stopped = [end for end in ends if end.kind == "stopped"]
     if failures:
         return _failed(failures, stopped, world_size)
@@ -97,6 +110,9 @@ def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         others = [end for end in others if end not in same]
     sections += _where("died here", [end for end in failures if end.kind == "died" and end.stacks])
     sections += _where("hung here", [end for end in failures if end.kind == "hung"])
+    sections += _where(
+        "failed, and stood here then", [e for e in failures if e.kind == "failed" and e.stacks]
+    )
     sections += _where("stood here when stopped", stopped)
     return Verdict("failed", primary, line, sections)
 
@@ -106,7 +122,7 @@ def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     ranks, report = name_ranks([end.rank for end in ends]), ends[0].report
     if report is None:
         return f"{ranks} failed too", _sentence(ranks, ends[0].text)
-    if _is_follower(ends[0]):
+    if report.follows:
         return f"{ranks} failed too", f"{report.crash} ({report.place})" if report.place else report.crash
     if primary.report is not None and report.place and report.place == primary.report.place:
         return f"{ranks} failed too, on the same line", report.crash
@@ -122,14 +138,37 @@ def _where(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
     return [(f"{name_ranks(ranks)} {what}", stack_text(folded)) for ranks, folded in fold(stacks)]
 
 
-def _order(end: RankEnd) -> tuple[bool, bool, float, int]:
-    return end.kind == "hung", _is_follower(end), end.at, end.rank
+def _ordered(failures: list[RankEnd], together: float) -> list[RankEnd]:
+    """Rules 2 and 3."""
+    left = sorted(failures, key=lambda end: (_place(end, failures), end.at, end.rank))
+    ordered: list[RankEnd] = []
+    while left:
+        first = _place(left[0], failures), left[0].at + together
+        same = [end for end in left if (_place(end, failures), end.at) <= first]
+        ordered += sorted(same, key=lambda end: (end.kind != "died", end.turn, end.rank))
+        left = left[len(same) :]
+    return ordered
 
 
-def _is_follower(end: RankEnd) -> bool:
-    if end.report is None:
-        return False
-    return end.report.error_type in _FOLLOWER_TYPES or bool(_FOLLOWER_TEXT.search(end.report.crash))
+def _place(end: RankEnd, failures: list[RankEnd]) -> int:
+    """In which row of causes it stands: own failures, followers that name ranks, followers, the hung."""
+    if end.kind == "hung":
+        return 3
+    if not _is_follower(end, failures):
+        return 0
+    assert end.report is not None
+    return 1 if _NAMES_RANKS.search(end.report.crash) else 2
+
+
+def _is_follower(end: RankEnd, failures: list[RankEnd]) -> bool:
+    kind = end.report.follows if end.report is not None else ""
+    if kind != "connection":
+        return kind == "peer"
+    return any(
+        other.at <= end.at + (_SEEN_LATE if other.kind == "died" else TOGETHER)
+        for other in failures
+        if other.rank != end.rank and other.kind != "hung" and not (other.report and other.report.follows)
+    )
 
 
 def _same(one: RankEnd, other: RankEnd) -> bool:
@@ -138,7 +177,12 @@ def _same(one: RankEnd, other: RankEnd) -> bool:
     first, second = one.report, other.report
     if first.error_type == second.error_type == "DistStoreError":  # Each rank says it in words of its own.
         return first.place == second.place
-    return (first.crash, first.place, first.error_type) == (second.crash, second.place, second.error_type)
+    return _key(first) == _key(second)
+
+
+def _key(report: PhaseReport) -> tuple[str, str, str]:
+    crash = _VARYING.sub("#", report.crash) if report.follows else report.crash
+    return crash, report.place, report.error_type
 
 
 def _skip_section(skips: list[RankEnd]) -> tuple[str, str]:

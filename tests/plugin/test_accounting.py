@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 HEAD = """
 import atexit, ctypes, faulthandler, os, signal, sys, threading, time
+import re
+
 import pytest
 pytestmark = pytest.mark.elastic(nprocs=3, timeout=20)
 """
@@ -93,9 +97,10 @@ def test_followers_come_after_the_cause(run):
     result = run(
         HEAD
         + """
+from pytest_elastic.errors import DistNetworkError
 def test_it(rank):
     if rank == 0:
-        raise ConnectionResetError("peer gone")
+        raise DistNetworkError("the store's server is gone")
     if rank == 1:
         time.sleep(0.2)
         raise ValueError("boom")
@@ -318,3 +323,61 @@ def test_it(rank):
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*Odd*"])
+
+
+def test_a_duration_is_that_of_the_slowest_rank(run):
+    """Also of one that hung, died or was stopped; without the start of the ranks."""
+    result = run(
+        HEAD
+        + """
+@pytest.mark.elastic(timeout=1)
+def test_hung(rank):
+    time.sleep(100 * rank)
+
+def test_died(rank):
+    if rank == 1:
+        time.sleep(0.5)
+        os._exit(3)
+
+@pytest.fixture
+def slow(rank):
+    time.sleep(0.4 * rank)
+    yield
+    time.sleep(0.3 * rank)
+
+def test_phases(slow):
+    time.sleep(0.2 * rank)
+""".replace("0.2 * rank", "0.2"),
+        "--durations=0", "-vv",
+    )  # fmt: skip
+    found = {
+        (name, when): float(seconds)
+        for seconds, when, name in re.findall(
+            r"^([\d.]+)s (\w+) +\S+::(\w+)$", result.stdout.str(), re.MULTILINE
+        )
+    }
+    assert 0.9 < found["test_hung", "call"] < 5
+    assert 0.5 < found["test_died", "call"] < 5
+    assert found["test_phases", "setup"] >= 0.8
+    assert found["test_phases", "call"] >= 0.2
+    assert found["test_phases", "teardown"] >= 0.6
+
+
+def test_a_crash_loses_nothing_that_was_printed(run):
+    """The last line has no end."""
+    result = run(
+        HEAD
+        + """
+@pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), 9), os.abort])
+def test_it(rank, end):
+    print("to stdout:", rank, end=" ")
+    sys.stdout.buffer.write(b"and as bytes")
+    print("to stderr", end="", file=sys.stderr)
+    end()
+""",
+        "-s",
+    )
+    text = result.stdout.str()
+    for rank in range(3):
+        assert text.count(f"to stdout: {rank} and as bytes\n") >= 3
+    assert text.count("to stderr\n") >= 9

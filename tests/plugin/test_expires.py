@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
+from xml.etree import ElementTree
+
 import pytest
 
 HEAD = """
@@ -48,8 +52,55 @@ def test_after(world):
     # A stopped rank has to be resumed to write its stack, and may still reach the barrier.
     if "SIGSTOP" not in hang:
         result.stdout.fnmatch_lines(
-            ['  cause: rank 2 was killed by SIGKILL before joining "after"', "*ranks 0-1 failed too*"]
+            [
+                '  cause: rank 2: timer "exchange" (*.py:*) expired after 0.3 s before joining "after"',
+                "*ranks 0-1 failed too*",
+            ]
         )
+
+
+def test_an_expiry_is_the_cause_wherever_it_is_told(run, pytester):
+    """In the report, its summary, junit and the errors of functions; never the signal that we sent."""
+    result = run(
+        HEAD.replace("pytestmark", "on_ranks")
+        + """
+from pytest_elastic.launch import current_world
+
+def exchange(rank):
+    with expires(after=0.5, scope="exchange"):
+        time.sleep(100 if rank == 1 else 0)
+    current_world().barrier("after")
+
+@on_ranks
+def test_ranks(rank):
+    exchange(rank)
+
+def test_run(elastic):
+    elastic.run(lambda rank, world_size: exchange(rank), nprocs=3, timeout=10)
+
+def test_start(elastic):
+    result = elastic.start(lambda rank, world_size: exchange(rank), nprocs=3).wait(timeout=10, period=0.1)
+    failures = list(result.failures.values())
+    assert failures[0].local_rank == 1
+    assert failures[0].message.startswith('timer "exchange" (')
+    assert min(failures, key=lambda failure: failure.timestamp) is failures[0]
+""",
+        "--junitxml=junit.xml",
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    cases = list(ElementTree.parse(pytester.path / "junit.xml").iter("testcase"))
+    said = [re.sub(r"\(test_\w+\.py:\d+\)", "(…)", ElementTree.tostring(case, "unicode")) for case in cases]
+    known = 'timer "exchange" (…) expired after 0.5 s'
+    texts = [html.unescape(text) for text in said]
+    assert f'message="rank 1: {known} (3 of 3 ranks failed)' in texts[0]
+    assert 'name="elastic.first_failed_rank" value="1"' in texts[0]
+    assert f'name="elastic.verdict" value="Exited: rank 1: {known} before joining "after""' in texts[0]
+    assert f"arrived 0, 2; absent 1 ({known})\n" in texts[0]
+    assert "killed by" not in texts[0]
+    root = texts[1].partition("Root Cause")[2]
+    assert f"traceback : {known}" in root
+    assert f'cause: rank 1: {known} before joining "after"' in root
+    result.stdout.fnmatch_lines(['FAILED *::test_ranks - rank 1: timer "exch*'])
 
 
 def test_t13_configured_already(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 
 PROMPT = 20.0  # Seconds for a run that would take minutes if it waited; a busy machine needs some.
@@ -110,8 +111,9 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
             '  barrier "epoch3": arrived 0, 2; absent 1 (failed: ValueError: boom, *:6)',
             '  cause: rank 1 failed before joining "epoch3"',
             '  test_epoch *:7 barrier("epoch3") [[]0,2]',
-            "  (files: *)",
+            "  (files: .pytest_elastic/test_*)",
             "*- ranks 0, 2 failed too -*",
+            "recording: .pytest_elastic/test_*/recording.jsonl",
         ]
     )
     junit = (pytester.path / "junit.xml").read_text()
@@ -158,6 +160,22 @@ def test_artifacts_can_be_elsewhere_or_nowhere(run, pytester):
     assert len(list((pytester.path / "seen" / "there").glob("*/hang.json"))) == 1
     run(HANG, "-o", "elastic_artifacts=")
     assert not (pytester.path / ".pytest_elastic").exists()
+
+
+def test_artifacts_go_when_the_test_passes(run, pytester):
+    """Only ours; a failure that was expected leaves none, and a replay removes none."""
+    run(HANG)
+    (folder,) = (pytester.path / ".pytest_elastic").glob("test*")
+    recording = folder / "recording.jsonl"
+    mended = HANG.replace('raise ValueError("boom")', "pass")
+    run(mended, f"--elastic-replay={recording}")
+    assert recording.exists()
+    run("import pytest\npytestmark = pytest.mark.xfail\n" + textwrap.dedent(HANG)).assert_outcomes(xfailed=1)
+    assert not folder.exists()
+    run(HANG)
+    (folder / "notes.txt").write_text("mine")
+    run(mended).assert_outcomes(passed=1)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
 def test_a_real_clock_waits(run):

@@ -214,3 +214,23 @@ def test_whatever_becomes_of_the_ranks(run, marker):
     again = run(code, "-k", "third", f"--elastic-replay={token_of(result)}")
     again.assert_outcomes(failed=1)
     again.stdout.fnmatch_lines(["replayed * steps in their order"])
+
+
+def test_one_token_has_one_first_failure(run, rounds):
+    """Of ranks that fail within a moment of each other, the first at the store leads in each replay."""
+    code = """
+    import pytest
+
+    @pytest.mark.elastic(nprocs=4)
+    def test_all_fail(world):
+        assert world.store.add("n", 1) == 7
+    """
+    found = run(code, "--elastic-stress=1", "--elastic-seed=7")
+    found.assert_outcomes(failed=1)
+    told = {_told(run(code, f"--elastic-replay={token_of(found)}")) for _ in range(rounds(3, 20))}
+    assert told == {_told(found)}
+    assert re.findall(r"^E? *assert (\d) == 7$", told.pop(), re.MULTILINE) == ["1", "2", "3", "4"]
+
+
+def _told(result):
+    return result.stdout.str().partition("= FAILURES =")[2].partition("elastic replay")[0]

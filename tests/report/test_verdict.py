@@ -7,14 +7,15 @@ import math
 import pytest
 
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report import PhaseReport, RankEnd, judge, stack_text
+from pytest_elastic.report import FORCED_TOGETHER, PhaseReport, RankEnd, judge, stack_text
 
 HERE = [Stack((Frame("t.py", 9, "test_it"),), True)]
 
 
-def reported(rank, kind="passed", at=0.0, crash="", place="t.py:1", error_type="ValueError"):
-    report = PhaseReport(rank, "call", kind, at, 0.0, {}, crash, place, error_type=error_type)
-    return RankEnd(rank, kind, at, report=report)
+def reported(rank, kind="passed", at=0.0, crash="", place="t.py:1", error_type="ValueError", **more):
+    turn = more.pop("turn", -1)
+    report = PhaseReport(rank, "call", kind, at, 0.0, {}, crash, place, error_type=error_type, **more)
+    return RankEnd(rank, kind, at, report=report, turn=turn)
 
 
 def test_a_pass_is_n_passes():
@@ -30,18 +31,86 @@ def test_first_failure_in_time_is_the_cause():
     assert verdict.sections == [("rank 0 failed too", "late")]
 
 
-@pytest.mark.parametrize("follower", ["DistStoreError", "ConnectionResetError", "BrokenPipeError"])
-def test_followers_never_lead(follower):
-    """Rule 2: an error about an absent peer is no cause while there is another."""
-    ends = [reported(0, "failed", 1.0, "gone", "a.py:1", follower), reported(1, "failed", 2.0, "boom")]
+def test_followers_never_lead():
+    """Rule 2: an error about an absent peer is no cause while there is another, however late that comes."""
+    ends = [reported(0, "failed", 1.0, "gone", "a.py:1", follows="peer"), reported(1, "failed", 9.0, "boom")]
     assert judge(ends, 2).primary.rank == 1
     assert judge(ends[:1], 2).primary.rank == 0
 
 
-def test_a_lost_connection_in_words():
-    """Libraries say it in a RuntimeError."""
-    lost = reported(0, "failed", 1.0, "Connection closed by peer [127.0.0.1]", "a.py:1", "RuntimeError")
-    assert judge([lost, reported(1, "failed", 2.0, "boom")], 2).primary.rank == 1
+def test_a_name_makes_no_follower():
+    """A truncated checkpoint is a cause."""
+    ends = [
+        reported(0, "failed", 1.0, "boom"),
+        reported(1, "failed", 0.5, "EOFError: Ran out of input", "a.py:1", "EOFError"),
+    ]
+    assert judge(ends, 2).primary.rank == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "primary"),
+    [
+        (reported(1, "failed", 1.005, "boom"), 1),
+        (reported(1, "failed", 1.1, "boom"), 0),
+        (RankEnd(1, "died", 1.3, "died by SIGKILL"), 1),
+        (RankEnd(1, "died", 3.0, "died by SIGKILL"), 0),
+        (reported(1, "failed", 0.5, "lost too", "b.py:1", follows="peer"), 0),
+    ],
+    ids=["it raised just before", "later", "its death is seen late", "it died later", "it follows itself"],
+)
+def test_a_lost_connection_follows_if_a_peer_had_ended(other, primary):
+    """Rule 2: when in doubt the earlier one leads."""
+    lost = reported(0, "failed", 1.0, "reset", "a.py:1", "ConnectionResetError", follows="connection")
+    assert judge([lost, other], 2).primary.rank == primary
+
+
+def test_of_followers_the_one_that_names_ranks_is_shown():
+    """Rule 2: though it comes later; the placeholder of the others names nobody."""
+    said = "Timed out waiting on barrier (missing_ranks={})"
+    where = {"place": "a.py:1", "error_type": "DistStoreError", "follows": "peer"}
+    ends = [
+        reported(0, "failed", 2.0, said.format("[3]"), **where),
+        reported(1, "failed", 1.0, said.format("[[<check rank 0 (0) for missing rank info>]]"), **where),
+    ]
+    verdict = judge(ends, 4)
+    assert (verdict.primary.rank, verdict.headline) == (0, "2 of 4 ranks failed: ranks 0-1 alike")
+
+
+def test_followers_fold_though_ports_and_spans_differ():
+    """What libraries say of a peer."""
+    said = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:{}. Timed out after {}ms"
+    ends = [
+        reported(rank, "failed", rank, said.format(9000 + rank, 10 * rank), follows="peer") for rank in (1, 2)
+    ]
+    ends.append(RankEnd(0, "died", 0.5, "died by SIGKILL"))
+    verdict = judge(ends, 3)
+    assert verdict.headline == "rank 0 died by SIGKILL (3 of 3 ranks failed)"
+    assert [title for title, _ in verdict.sections] == ["ranks 1-2 failed too"]
+
+
+def test_what_came_together_is_in_the_order_of_the_store():
+    """Rule 3: else of the ranks; a death leads; a clear lead in time stays one."""
+    ends = [reported(rank, "failed", 1.0 - rank / 1000, f"boom {rank}", turn=-rank % 3) for rank in range(3)]
+    assert judge(ends, 3).primary.rank == 0
+    ends[0].turn = 9
+    assert judge(ends, 3).primary.rank == 2
+    died = RankEnd(1, "died", 1.01, "died by SIGSEGV")
+    assert judge([ends[0], died, ends[2]], 3).primary.rank == 1
+    ends[1].at = 0.95
+    assert judge(ends, 3).primary.rank == 1
+    assert judge(ends, 3, together=FORCED_TOGETHER).primary.rank == 2
+
+
+def test_a_failure_whose_report_did_not_come():
+    """It stands where it failed, and says what is known."""
+    late = RankEnd(
+        1, "failed", 1.0, "failed (ValueError at a.py:7) and did not say more in time", stacks=HERE
+    )
+    verdict = judge([reported(0, "failed", 2.0, "boom"), late], 2)
+    assert verdict.headline == (
+        "rank 1 failed (ValueError at a.py:7) and did not say more in time (2 of 2 ranks failed)"
+    )
+    assert verdict.sections[-1] == ("rank 1 failed, and stood here then", "  t.py:9 in test_it")
 
 
 def test_a_death_is_ordered_by_its_time():

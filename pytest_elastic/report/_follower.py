@@ -1,0 +1,92 @@
+"""Whether an error only says that a peer was not there; told in the rank that raised it, by its origin.
+
+*Rules.*
+1. `"peer"`: a store's time-out or lost server (ours, torch's), or what gloo and nccl say of a peer: a
+   time-out, a connection that was lost or refused.  It is a consequence, also of a slow peer's later error.
+2. `"connection"`: a lost connection of the rank's own code.  Only if a peer has ended is it a consequence.
+3. An error raised `from` such a one is such a one; so is a group of nothing else.
+4. A name says nothing: the `EOFError` of a file, the `BrokenPipeError` of a program are the rank's own.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from types import FrameType
+from typing import Literal
+
+Follows = Literal["", "peer", "connection"]
+
+_STORES = frozenset({"DistStoreError", "DistNetworkError"})
+_OWN_STORE_ERROR = re.compile(r"has been closed|failed to (listen|bind)|EADDRINUSE|gai error")
+_PEER_TEXT = re.compile(
+    # A transport's, but for its device's, which has no peer: "[…/gloo/transport/tcp/pair.cc:553] …".
+    r"\[\S*gloo/transport/\w+/(?!device)\w+\.\w+:\d+\]"
+    r"|Gloo connectFullMesh failed|Application timeout caused pair closure"
+    r"|Connection closed by peer \[|Timed out waiting \d+ ?ms for (recv|send) operation"
+    r"|failed to pass monitoredBarrier in|successfully reached monitoredBarrier, but received errors"
+    r"|ncclRemoteError|Watchdog caught collective operation timeout|NCCL communicator was aborted"
+    r"|(recvValue|recvVector|recvBytes|sendBytes) failed on|^Socket Timeout"
+)
+_TORCHS_TEXT = re.compile(r"[Cc]onnection (reset|closed|refused|was aborted)|Broken pipe|[Tt]imed? ?out")
+# Modules in which a connection is read or written for the code that raises.
+_CONNECTED = frozenset({"asyncio", "http", "multiprocessing.connection", "socket", "ssl"})
+
+
+def follows(error: BaseException) -> Follows:
+    """What the error says of a peer; `""` for the rank's own failure."""
+    if isinstance(error, BaseExceptionGroup):
+        kinds = {follows(one) for one in error.exceptions}
+        return kinds.pop() if len(kinds) == 1 else ""
+    return _kind(error) or (follows(error.__cause__) if error.__cause__ is not None else "")
+
+
+def _kind(error: BaseException) -> Follows:
+    if _is_of_store(error):
+        return "" if _OWN_STORE_ERROR.search(_text(error)) else "peer"
+    if isinstance(error, ConnectionError | EOFError):
+        return "connection" if _is_connected(_innermost(error)) else ""
+    if isinstance(error, RuntimeError):
+        frame, text = _innermost(error), _text(error)
+        in_torch = frame is not None and _module(frame).startswith("torch.distributed")
+        if _PEER_TEXT.search(text) or (in_torch and _TORCHS_TEXT.search(text)):
+            return "peer"
+    return ""
+
+
+def _is_of_store(error: BaseException) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith(_PACKAGES)}
+    return bool(names & _STORES) and "QueueEmptyError" not in names
+
+
+_PACKAGES = ("pytest_elastic.", "torch.")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _innermost(error: BaseException) -> FrameType | None:
+    frame, trace = None, error.__traceback__
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+    return frame
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _is_connected(frame: FrameType | None) -> bool:
+    """Whether the frame is one of a connection's code, or has a socket in its hands."""
+    if frame is None:
+        return False
+    module = _module(frame)
+    if module in _CONNECTED or module.partition(".")[0] in _CONNECTED:
+        return True
+    local = frame.f_locals
+    values = [*local.values(), *getattr(local.get("self"), "__dict__", {}).values()]
+    return any(issubclass(type(value), socket.socket) for value in values)
