@@ -192,7 +192,7 @@ class _Interpreter:
         env = {**self.environ, **_defined(start.env)}
         env[_PLACE] = ",".join(f"{name}={number}" for name, number in start.descriptors.items())
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-        os.execve(sys.executable, [sys.executable, "-c", code], env)
+        os.execve(sys.executable, [sys.executable, "-u", "-c", code], env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,6 @@ def main() -> None:
     descriptors = {name: int(number) for name, number in pairs}
     for number in descriptors.values():
         os.set_inheritable(number, False)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     exit_now(_unpack(descriptors))
 
 

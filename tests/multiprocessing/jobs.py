@@ -22,6 +22,13 @@ def fail_on_one(rank: int) -> None:
     time.sleep(1000)
 
 
+def die_in_a_line(rank: int) -> None:
+    """With half a line written to each stream."""
+    print("out", end=" ")
+    print("err", end=" ", file=sys.stderr)
+    os.kill(os.getpid(), 9)
+
+
 def surroundings(rank: int) -> dict[str, Any]:
     """What a rank sees of its process."""
     print("out", rank)

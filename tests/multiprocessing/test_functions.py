@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import fail_on_one, sleep_on, surroundings
+from jobs import die_in_a_line, fail_on_one, sleep_on, surroundings
 
 METHODS = ("spawn", "fork", "forkserver")
 
@@ -59,6 +59,14 @@ def test_p53_the_launchers_environment_now(method, launch, result_of, monkeypatc
     """Not that of the moment when a zygote was made."""
     monkeypatch.setenv("VARIABLE", method)
     assert result_of(launch(surroundings, 1, start_method=method)).return_values[0]["variable"] == method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_crash_loses_nothing_that_was_printed(method, launch, result_of):
+    """The last line has no end."""
+    result = result_of(launch(die_in_a_line, 1, start_method=method))
+    assert result.failures[0].exitcode == -9
+    assert [Path(paths[0]).read_text() for paths in (result.stdouts, result.stderrs)] == ["out ", "err "]
 
 
 SHARING = """
