@@ -84,7 +84,8 @@ class StoreCalled(Event):
     """The server took up a request: these events come in the store's one order.
 
     Attributes:
-        client: the connection's number; a rank has one for each thread that uses the store.
+        client: the connection's number; a rank has one for each thread that uses the store.  It is negative
+            for a call in the middle of another one of its thread (by a signal's handler, or a finalizer).
         name: the operation.
         keys: those that it concerns, in the order asked.
         changed: whether it changed them, if it is one that may: not so where it raised, where

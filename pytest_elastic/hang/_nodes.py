@@ -91,7 +91,8 @@ class Rank:
 
     Attributes:
         bit: of the number.
-        clients: its threads that use the store; `waits` are those of them that are blocked.
+        clients: its threads that use the store, and (negative) the calls in the middle of a call of one of
+            those; `waits` are those of them that are blocked.
         ended: how its phase ended; `None` while it is in one.
         stood: what the kernel said of it last; `None` once it was heard of again.
         extra_threads: how many threads it has that never used the store.
@@ -145,7 +146,18 @@ class Rank:
         """Whether one of its threads is not blocked in the store, as far as is known."""
         if self.ended is not None or self.exited is not None:
             return False
-        return len(self.waits) < len(self.clients) or not self.clients or self.unseen
+        if not self.clients or self.unseen:
+            return True
+        if len(self.waits) == len(self.clients):
+            return False
+        # Where one thread has all of them it stands in the last one.
+        last = min(self.clients)
+        return last >= 0 or sum(client >= 0 for client in self.clients) > 1 or last not in self.waits
+
+    @property
+    def waiting_threads(self) -> int:
+        """How many of its threads are blocked in the store, at least."""
+        return sum(client >= 0 for client in self.waits) or min(len(self.waits), 1)
 
 
 def ranks_of(bits: int) -> tuple[int, ...]:

@@ -329,6 +329,8 @@ class WaitGraph:
                 del rank.waits[wait.client]
                 if rank.runs:
                     running |= rank.bit
+                else:  # Interrupted in this wait, and in another one since.
+                    self._weigh(rank)
         self._running |= running
         self._free &= ~running
         self._patient &= ~running

@@ -398,7 +398,7 @@ class Lookout:
         if pid is None:
             return None
         # The main thread of one that has ended its phase waits for orders.
-        known = len(rank.waits) + (rank.ended is not None)
+        known = rank.waiting_threads + (rank.ended is not None)
         return Company(Family(pid), known, self._inspected.get(rank.number))
 
     def _is_confirmed(self) -> bool:

@@ -16,6 +16,9 @@ from pytest_elastic.store._wire import REQUESTS, unpack_answer
 class RemoteStore(Handle):
     """A `StoreServer`'s data.  Each thread has its own connection, made at its first use.
 
+    Handlers of signals and finalizers may use it, also in the middle of an operation; they have a connection
+    of their own then, until that operation goes on.
+
     One operation is one round trip, and a write has happened when the call returns.  An operation raises
     `DistNetworkError` when the server goes away, or is silent for 5 s beyond the operation's own timeout.
     After a fork the child makes its own connection if the store was made from an address; from a socket it

@@ -24,7 +24,10 @@ class Connection:
 
     Attributes:
         label: whose it is, as `StoreServer.pair` was told.
-        whose: the label, and a number of this connection that no other of its service ever has.
+        whose: the label, and a number of this connection that no other of its service ever has; it is
+            negative for one that is `over`.
+        trusted: whether it came by a socket pair, and needs no token.
+        over: whether its thread has another one, in the middle of a call over which it is.
         open: whether it was not closed yet.
         greeted: whether it has said the version and the token.
         waiter: what it waits for; `deadline`, `started` and `timeout` are then seconds.
@@ -41,6 +44,7 @@ class Connection:
         self.socket, self.label, self.whose = end, label, (label, 0)
         self.descriptor = end.fileno()
         self.open, self.greeted = True, False
+        self.trusted = self.over = False
         self.stuck = self.kept = self.busy = False
         self.waiter: Waiter | None = None
         self.deadline = self.started = self.timeout = self.ahead = self.spared = 0.0
@@ -130,6 +134,7 @@ class Door(Connection):
 
     def __init__(self, end: socket.socket, label: Hashable) -> None:
         super().__init__(end, label)
+        self.trusted = True
         self._read = self._read_with_descriptors
         self._descriptors: list[int] = []
 

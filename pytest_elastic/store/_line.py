@@ -1,16 +1,27 @@
-"""The client's connections to a served store: one for each thread, made at its first use."""
+"""The client's connections to a served store: one for each thread, made at its first use.
+
+*Re-entrance.*  In the middle of a call the same thread may run a handler of a signal, `__del__` or a
+callback of a weak reference, which may use the store, too.  Such calls have a line of their own, over the
+one that is busy, until that one's call goes on.  Then it is closed: by this the server knows that the thread
+does nothing but wait again.  Nothing tells Python's code that a handler has returned, since `recv` is taken
+up again in C.  So whoever needs a line over a busy one lets the `recv` of that one end at once.
+"""
 
 from __future__ import annotations
 
+import array
+import contextlib
 import math
 import os
-import select
 import socket
 import struct
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
+from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.store._address import connect
 from pytest_elastic.store._fork import watch
@@ -33,7 +44,8 @@ GRACE = 5  # Seconds after an operation's own timeout until a silent server is g
 _CHUNK = 64 * 2**10
 _SIZE = struct.Struct(">I")
 _GRACE_OPTION = struct.pack("ll", GRACE, 0)
-_LONGEST_POLL = 2**31 - 1  # Milliseconds, 24 days.
+_HERE = __name__.rpartition(".")[0] + "."
+_AT_ONCE_OPTION = struct.pack("ll", 0, 1)
 
 
 class _End(socket.socket):
@@ -51,6 +63,7 @@ class Line:
 
     Attributes:
         open: whether it can be used.
+        busy: whether a call is in the middle of it.
     """
 
     def __init__(self, end: socket.socket, address: str) -> None:
@@ -62,8 +75,9 @@ class Line:
         os.set_inheritable(self._end.fileno(), False)
         self._address = address
         self._closing = threading.RLock()  # A signal's handler may close the store.
-        self._used = False
-        self.open = True
+        self._over: Line | None = None
+        self._interrupted = False
+        self.open, self.busy = True, False
 
     def close(self) -> None:
         """Hang up; also for a thread that waits on it."""
@@ -73,7 +87,7 @@ class Line:
                 self._end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-            if not self._used:
+            if not self.busy:
                 self._end.close()
 
     def let_go(self) -> None:
@@ -87,39 +101,57 @@ class Line:
         Raises:
             DistNetworkError: the server is gone, silent, or broke the protocol; the line is closed then.
         """
-        self._used = True
+        self.busy = True
         try:
             self._end.sendall(frame)
             return self._receive(seconds)
-        except BlockingIOError:
-            self._fail(f"has been silent for {GRACE} s after the operation's own timeout")
-        except OSError as error:
-            self._fail(f"is gone: {error}")
-        except WireError as error:
-            self._fail(f"broke the protocol: {error}")
-        except BaseException:
+        except BaseException as error:
             self.close()  # The answer would be taken for the next request's.
+            if _is_ours(error):
+                self._fail(_story(error))
             raise
         finally:
-            self._used = False
+            self.busy = False  # First: who comes now uses this line.
+            if self._interrupted:
+                self._resume()
             if not self.open:
                 self.close()
 
-    def hand_in(self, end: socket.socket) -> None:
-        """Send the server a socket to serve; there is no answer."""
+    def over(self, dial: Callable[[], Line]) -> Line:
+        """The line for a call in the middle of this one's."""
+        self._interrupted = True
+        self._end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _AT_ONCE_OPTION)
+        over = self._over
+        if over is None or not over.open:
+            over = self._over = dial()
+        return over.over(dial) if over.busy else over
+
+    def hand_in(self, end: socket.socket, over: bool) -> None:
+        """Send the server a socket to serve, by one system call; there is no answer."""
         try:
-            socket.send_fds(self._end, [ADOPT.pack(())], [end.fileno()])
+            descriptor = array.array("i", [end.fileno()])
+            self._end.sendmsg([ADOPT.pack((over,))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)])
         except OSError as error:
+            if not _is_ours(error):
+                raise
             self._fail(f"is gone: {error}")
 
     def _receive(self, seconds: float) -> bytes:
         frames: Frames | None = None
+        deadline: Deadline | None = None
         while True:
             try:
                 data = self._end.recv(_CHUNK)
-            except BlockingIOError:
-                self._await_more(seconds)
-                data = self._end.recv(_CHUNK)
+            except BlockingIOError as error:
+                if not _is_ours(error):
+                    raise
+                if self._interrupted:
+                    self._resume()
+                    continue
+                deadline = deadline or Deadline.after(seconds)
+                if deadline.passed():
+                    raise
+                continue
             if not data:
                 raise ConnectionResetError("it hung up")
             if frames is None:
@@ -129,7 +161,7 @@ class Line:
             answers = frames.feed(data)
             if HELD in answers:  # The server is there, and takes its time.
                 answers.remove(HELD)
-                seconds = math.inf
+                seconds, deadline = math.inf, None
             if INSPECT in answers:
                 answers.remove(INSPECT)
                 self._end.sendall(INSPECTED.pack(inspect_process()))
@@ -138,23 +170,48 @@ class Line:
                     raise WireError("more than one answer")
                 return answers[0]
 
-    def _await_more(self, seconds: float) -> None:
-        """`GRACE` has passed in silence: wait for the operation's own timeout."""
-        poll = select.poll()
-        poll.register(self._end, select.POLLIN)
-        if not poll.poll(min(max(seconds, 0.0) * 1000, _LONGEST_POLL)):
-            raise BlockingIOError
+    def _resume(self) -> None:
+        """Close the line over this one: the call that it was for is over, since this code runs.
+
+        More calls may come between any two of these steps; the last look is at whether one did.
+        """
+        while self._interrupted:
+            self._interrupted = False
+            with contextlib.suppress(OSError):  # Another thread has closed this one.
+                self._end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _GRACE_OPTION)
+            over, self._over = self._over, None
+            if over is not None:
+                over.close()
 
     def _fail(self, what: str) -> NoReturn:
         self.close()
         raise DistNetworkError(f"the store's server at {self._address} {what}") from None
 
 
-class Dialer(Protocol):
-    """Makes new lines to one server; used by one thread at a time."""
+def _is_ours(error: BaseException) -> bool:
+    """Whether a system call of ours has failed, or bytes were none; not so if a signal's handler raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, OSError | WireError) and (module == "socket" or module.startswith(_HERE))
 
-    def dial(self) -> Line:
-        """A new line that has been greeted; `DistNetworkError` where it cannot be had."""
+
+def _story(error: BaseException) -> str:
+    if isinstance(error, BlockingIOError):
+        return f"has been silent for {GRACE} s after the operation's own timeout"
+    return f"{'is gone' if isinstance(error, OSError) else 'broke the protocol'}: {error}"
+
+
+class Dialer(Protocol):
+    """Makes new lines to one server; used by one thread at a time, which may be interrupted by itself."""
+
+    def dial(self, over: bool = False) -> Line:
+        """A new line that has been greeted; `DistNetworkError` where it cannot be had.
+
+        Args:
+            over: the thread has another one, in the middle of which it is.
+        """
 
     def after_fork(self) -> None:
         """In a forked child."""
@@ -169,10 +226,12 @@ class AddressDialer:
     def __init__(self, address: str, token: str | None) -> None:
         self._address, self._token = address, token or ""
 
-    def dial(self) -> Line:
+    def dial(self, over: bool = False) -> Line:
         try:
             end = connect(self._address, GRACE)
         except OSError as error:
+            if not _is_ours(error):
+                raise
             raise DistNetworkError(f"no store's server at {self._address}: {error}") from None
         line = Line(end, self._address)
         try:
@@ -194,26 +253,23 @@ class PairDialer:
 
     def __init__(self, end: socket.socket) -> None:
         self._door = Line(end, "a socket pair")
-        self._greeted = self._forked = False
+        self._forked = False
 
-    def dial(self) -> Line:
+    def dial(self, over: bool = False) -> Line:
         if self._forked:
             raise DistNetworkError(
                 "this process was forked from one that has the store over a socket pair, which they cannot"
                 " share: make a RemoteStore from the server's address, or from a new pair"
             )
-        if not self._greeted:
-            _greet(self._door, "")
-            self._greeted = True
         ours, theirs = socket.socketpair()
         line = Line(ours, "a socket pair")
         try:
-            self._door.hand_in(theirs)
+            with theirs:
+                self._door.hand_in(theirs, over)
+            _greet(line, "")
         except DistNetworkError:
             line.close()
             raise
-        finally:
-            theirs.close()
         return line
 
     def after_fork(self) -> None:
@@ -234,18 +290,18 @@ class Lines:
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
-        self._lock = threading.RLock()  # A signal's handler may close the store.
+        self._lock = threading.RLock()  # A signal's handler may dial, or close the store.
         self._closed = False
         self._all: weakref.WeakSet[Line] = weakref.WeakSet()
         self._local: Any = threading.local()
         watch(self)
 
     def mine(self) -> Line:
-        """The calling thread's line."""
+        """The calling thread's line, or one over it where the thread is in the middle of a call."""
         try:
             line: Line = self._local.line
             if line.open:
-                return line
+                return line.over(partial(self._dial, True)) if line.busy else line
         except AttributeError:
             pass
         line = self._local.line = self._dial()
@@ -268,10 +324,10 @@ class Lines:
         self._local = threading.local()
         self._dialer.after_fork()
 
-    def _dial(self) -> Line:
+    def _dial(self, over: bool = False) -> Line:
         with self._lock:
             self._check_open()
-            line = self._dialer.dial()
+            line = self._dialer.dial(over)
             self._all.add(line)
             if self._closed:
                 line.close()

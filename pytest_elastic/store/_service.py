@@ -200,7 +200,7 @@ class Service:
 
     def _add(self, connection: Connection) -> None:
         self._count += 1
-        connection.whose = connection.label, self._count
+        connection.whose = connection.label, -self._count if connection.over else self._count
         self._connections[connection.descriptor] = connection
         self._poller.add(connection.descriptor, READ)
 
@@ -379,9 +379,9 @@ class Service:
 
     def inspect(self, label: Hashable) -> None:
         """Ask a client that waits what else in its process may go on; the reporter tells what it says."""
-        connection = next((one for one in self._blocked.values() if one.label == label), None)
-        if connection is not None:
-            self._answer(connection, INSPECT)
+        its = [one for one in self._blocked.values() if one.label == label]
+        if its:  # The last one: an earlier one may be that of a call that was interrupted.
+            self._answer(max(its, key=lambda one: abs(one.whose[1])), INSPECT)
 
     def _inspected(self, connection: Connection, frame: bytes) -> bool:
         """Whether this is such an answer."""
@@ -397,9 +397,8 @@ class Service:
     def _meet(self, connection: Connection, frame: bytes) -> None:
         if self._inspected(connection, frame):
             return
-        if connection.greeted and frame[4] == ADOPT.code and isinstance(connection, Door):
-            ADOPT.unpack(frame)
-            self._adopt(connection)
+        if frame[4] == ADOPT.code and isinstance(connection, Door):
+            self._adopt(connection, *ADOPT.unpack(frame))
         elif connection.greeted:
             raise WireError(f"there is no operation with the code {frame[4]}")
         elif frame[4] != GREETING.code:
@@ -407,11 +406,11 @@ class Service:
         else:
             self._greet(connection, *GREETING.unpack(frame))
 
-    def _adopt(self, door: Door) -> None:
+    def _adopt(self, door: Door, over: bool) -> None:
         end = door.adopted()
         if end is not None:
             connection = Connection(end, door.label)
-            connection.greet()
+            connection.trusted, connection.over = True, over
             self._add(connection)
 
     def _greet(self, connection: Connection, version: int, token: bytes) -> None:
@@ -419,7 +418,7 @@ class Service:
 
         if version != VERSION:
             raise WireError(f"the server speaks version {VERSION} of the protocol, the client {version}")
-        needed = b"" if isinstance(connection, Door) else self.token.encode()
+        needed = b"" if connection.trusted else self.token.encode()
         if not hmac.compare_digest(token, needed):
             raise WireError("wrong token")
         self._strangers.pop(connection, None)

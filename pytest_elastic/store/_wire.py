@@ -8,7 +8,8 @@ seconds, and one for many keys ends with what the caller knows of the wait, for 
 one answer to each request, in order.
 
 A connection's first request is the greeting: the protocol's version and the token (empty where none is
-needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves.
+needed).  `ADOPT` has no answer: it travels with the descriptor of a socket, which the server then serves as
+another connection; it says whether its thread is in the middle of a call over one that it has already.
 Before an answer `HELD` may come: the request is kept by the server's gate, for as long as it takes.  So may
 `INSPECT`, which a client that waits answers at once, by an `INSPECTED` to which there is no answer.  The
 answer `exit` ends the client's process, which is how faults are injected.
@@ -221,7 +222,7 @@ _NOTHING, _TRUTH, _COUNT, _BYTES = _answer(""), _answer("b"), _answer("n"), _ans
 _DONE = _NOTHING.pack(())
 
 GREETING = Layout(0, "greeting", "nv", _NOTHING)
-ADOPT = Layout(255, "adopt", "")
+ADOPT = Layout(255, "adopt", "b")
 INSPECTED = Layout(254, "inspected", "fbbNN")
 REQUESTS = {
     layout.name: layout

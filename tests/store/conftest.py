@@ -6,6 +6,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -240,3 +242,24 @@ def raw(server: StoreServer) -> Iterator[Callable[..., Raw]]:
     yield connect
     for client in made:
         client.end.close()
+
+
+SERVER = """
+import sys
+from pytest_elastic.store import StoreServer
+server = StoreServer()
+server.start()
+print(server.address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def server_process() -> Iterator[Any]:
+    """A server in a process of its own, which ends with its standard input; it prints its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.kill()
+    process.communicate()

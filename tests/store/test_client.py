@@ -6,8 +6,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -126,26 +124,6 @@ def test_s75_a_server_that_closes_ends_all_operations(
         outcomes.append(info.value)
     assert [type(error) for error in outcomes] == [DistNetworkError] * 6
     assert all(name in str(error) for error in outcomes)
-
-
-SERVER = """
-import sys
-from pytest_elastic.store import StoreServer
-server = StoreServer()
-server.start()
-print(server.address, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def server_process() -> Any:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield process
-    process.kill()
-    process.communicate()
 
 
 def test_sf6_a_server_that_is_killed_is_noticed_by_all_who_wait(server_process: Any, threads: Any) -> None:

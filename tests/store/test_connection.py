@@ -89,7 +89,7 @@ def test_s73_a_door_takes_sockets_in_their_order() -> None:
     door.greet()
     given = [socket.socketpair() for _ in range(2)]
     for mine, _ in given:
-        socket.send_fds(theirs, [ADOPT.pack(())], [mine.fileno()])
+        socket.send_fds(theirs, [ADOPT.pack((False,))], [mine.fileno()])
     frames = []
     while len(frames) < 2:
         frames += door.receive()
@@ -127,7 +127,7 @@ def test_s80_a_door_closes_what_is_no_socket() -> None:
     door = Door(ours, "label")
     door.greet()
     with open(os.devnull) as file:
-        socket.send_fds(theirs, [ADOPT.pack(())], [file.fileno()])
+        socket.send_fds(theirs, [ADOPT.pack((False,))], [file.fileno()])
     door.receive()
     (descriptor,) = door._descriptors
     assert door.adopted() is None

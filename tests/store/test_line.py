@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.store import RemoteStore
 from pytest_elastic.store._line import Line, Lines, PairDialer
 from pytest_elastic.store._wire import GREETING, REQUESTS, pack_answer, pack_refusal
 
 DONE = pack_answer(GREETING, None)
+LONG = 30.0
 
 
 @pytest.fixture
@@ -86,20 +90,19 @@ def test_s75_a_server_that_takes_nothing(impatient: None, line: Any) -> None:
         line.exchange(bytes(2**24), 0.0)
 
 
-def test_s75_a_late_answer_is_in_time(impatient: None, line: Any, threads: Any) -> None:
+def test_s75_a_late_answer_is_in_time(
+    impatient: None, line: Any, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S75: within the operation's own timeout, after the first silence."""
     line, other = line
 
+    silent = threading.Event()
+
     def answer_late() -> None:
-        other.recv(100)
-        while other.recv(100, socket.MSG_PEEK) != b"now":
-            pass
+        assert silent.wait(LONG)
         other.sendall(DONE)
 
-    def wake() -> None:
-        line._await_more = lambda seconds: (line._end.send(b"now"), Line._await_more(line, seconds))
-
-    wake()
+    monkeypatch.setattr(Deadline, "after", lambda seconds: (silent.set(), Deadline(math.inf))[1])
     threads.start(answer_late)
     assert line.exchange(DONE, 30.0) == DONE
 
@@ -108,8 +111,13 @@ def test_s78_a_server_that_refuses(threads: Any) -> None:
     """S78: its reason is the error, and nothing stays open."""
     ours, theirs = socket.socketpair()
     store = RemoteStore(ours)
-    theirs.sendall(pack_refusal("the server speaks version 2 of the protocol, the client 1"))
-    theirs.shutdown(socket.SHUT_WR)
+
+    def refuse() -> None:
+        (end,) = socket.recv_fds(theirs, 100, 1)[1]
+        with socket.socket(fileno=end) as line:
+            line.sendall(pack_refusal("the server speaks version 2 of the protocol, the client 1"))
+
+    threads.start(refuse)
     with pytest.raises(DistNetworkError, match="version 2"):
         store.set("k", "1")
     store.close()
@@ -162,7 +170,7 @@ def test_a_store_may_be_closed_while_it_dials(server: Any, monkeypatch: pytest.M
     lines = store._lines
     dial, made = lines._dialer.dial, []
 
-    def close_meanwhile() -> Line:
+    def close_meanwhile(over: bool) -> Line:
         made.append(dial())
         store.close()
         return made[0]

@@ -148,7 +148,7 @@ GARBAGE = {
     "a field that is too long": struct.pack(">IBI", 5, REQUESTS["delete_key"].code, 10),
     "a key that is not UTF-8": struct.pack(">IBI", 6, REQUESTS["delete_key"].code, 1) + b"\xff",
     "a second greeting": GREETING.pack((VERSION, b"")),
-    "a socket without a door": ADOPT.pack(()),
+    "a socket without a door": ADOPT.pack((False,)),
     "HTTP": b"GET / HTTP/1.1\r\n\r\n",
 }
 
@@ -263,7 +263,7 @@ def test_s81_sf16_another_version_is_refused(server: StoreServer, raw: Any, capl
     """S78, SF16: with both versions, and a line in the log."""
     client = raw(greeted=False)
     client.greet(version=7)
-    assert client.refusal() == "the server speaks version 3 of the protocol, the client 7"
+    assert client.refusal() == f"the server speaks version {VERSION} of the protocol, the client 7"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "the client 7" in caplog.text
 
@@ -309,10 +309,10 @@ def test_s80_only_sockets_can_be_handed_in(server: StoreServer) -> None:
     door.sendall(GREETING.pack((VERSION, b"")))
     assert unpack_answer(GREETING, door.recv(100)) is None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        socket.send_fds(door, [ADOPT.pack(())], [other.fileno()])
+        socket.send_fds(door, [ADOPT.pack((False,))], [other.fileno()])
     with open(os.devnull) as file:  # Two in one piece: the second is served from the backlog.
-        socket.send_fds(door, [ADOPT.pack(()) * 2], [file.fileno()] * 2)
-    door.sendall(ADOPT.pack(()))  # And none at all.
+        socket.send_fds(door, [ADOPT.pack((False,)) * 2], [file.fileno()] * 2)
+    door.sendall(ADOPT.pack((False,)))  # And none at all.
     door.sendall(REQUESTS["add"].pack(("n", 1)))
     assert unpack_answer(REQUESTS["add"], door.recv(100)) == 1
     assert len(server._service._connections) == 1
@@ -508,7 +508,7 @@ class Fuzzer:
             end.sendall(self.data())
             return
         given = [end.fileno(), self.server.fileno(), 0][: self.random.randrange(4)]
-        frame = self.random.choice([ADOPT.pack(()), ADOPT.pack(()) * 2, self.data()])
+        frame = self.random.choice([ADOPT.pack((False,)), ADOPT.pack((False,)) * 2, self.data()])
         socket.send_fds(end, [frame], given)
 
     def data(self) -> bytes:
