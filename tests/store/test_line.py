@@ -115,6 +115,7 @@ def test_s78_a_server_that_refuses(threads: Any) -> None:
     def refuse() -> None:
         (end,) = socket.recv_fds(theirs, 100, 1)[1]
         with socket.socket(fileno=end) as line:
+            assert line.recv(100)  # The greeting: a server looks at it first.
             line.sendall(pack_refusal("the server speaks version 2 of the protocol, the client 1"))
 
     threads.start(refuse)
