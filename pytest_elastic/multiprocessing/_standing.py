@@ -59,6 +59,7 @@ class Thread:
         number: the kernel's; that of the main thread is the pid.
         name: its own, up to 15 characters.
         state: the kernel's letter.
+        ticks: processor time that it has used, see `ticks`.
         channel: the kernel function in which it is blocked; empty where it is not, or is not told.
         call: the system call that it is in, as far as it is one of those that we tell apart; else empty.
         arguments: of that call.
@@ -70,6 +71,7 @@ class Thread:
     channel: str = ""
     call: str = ""
     arguments: tuple[int, ...] = ()
+    ticks: int = 0
 
     @property
     def parked(self) -> bool:
@@ -167,7 +169,9 @@ def _thread(pid: int, number: int) -> Thread | None:
     try:
         with open(f"{place}/stat", "rb", buffering=0) as file:
             head, _, rest = file.read().decode("ascii", "replace").rpartition(")")
-        return Thread(number, head.partition("(")[2], rest.split()[0], _channel(place), *_call(place))
+        fields, name = rest.split(), head.partition("(")[2]
+        used = int(fields[11]) + int(fields[12])
+        return Thread(number, name, fields[0], _channel(place), *_call(place), ticks=used)
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 
@@ -248,11 +252,13 @@ class Family:
 
 
 class Standing:
-    """Where a process stands that should have moved on; `until_now` compares with a moment later."""
+    """Where a process stands that should have moved on; `until_now` compares with a moment later.
+
+    What counts is its main thread: while that waits, another one may compute for ever.
+    """
 
     def __init__(self, pid: int) -> None:
-        self._pid, self._ticks = pid, ticks(pid)
-        self._threads = threads(pid)
+        self._pid, self._threads = pid, threads(pid)
 
     def until_now(self) -> tuple[str, str, str]:
         """What it did meanwhile: `"stopped"`, `"spinning"` or `"blocked"`, the channel, the other end."""
@@ -261,7 +267,8 @@ class Standing:
         main = self._threads[0]
         if main.state in "Tt":
             return "stopped", "", ""
-        if main.state == "R" or ticks(self._pid) > self._ticks:
+        now = _thread(self._pid, self._pid)
+        if now is not None and (main.state == now.state == "R" or now.ticks > main.ticks):
             return "spinning", "", ""
         found = ((thread, other_end(thread, self._pid)) for thread in self._threads)
         at_pipe = next(((thread.channel, peer) for thread, peer in found if peer), None)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pytest_elastic.multiprocessing._standing import (
     children,
     other_end,
     threads,
+    ticks,
     unparked,
 )
 
@@ -123,6 +125,23 @@ def test_a_process_of_one_thread_is_not_looked_into() -> None:
         process.kill()
     assert (begun, found) == ({process.pid}, [1, 0, 1])
     assert (unparked(process.pid), threads(process.pid)) == (0, [])
+
+
+def test_who_waits_while_a_thread_of_its_own_computes_is_blocked() -> None:
+    """What counts is the main thread."""
+    code = "import sys, threading; threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; sys.stdin.read()"], stdin=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + LONG
+        while "pipe" not in (seen := (threads(process.pid) or [Thread(0, "", "")])[0]).channel:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        before, used = Standing(process.pid), ticks(process.pid)
+        while ticks(process.pid) < used + 5:
+            time.sleep(0.01)
+        assert before.until_now()[:2] == ("blocked", seen.channel)
+        process.kill()
 
 
 @pytest.mark.parametrize(
