@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import RankInspected
-from pytest_elastic.multiprocessing._standing import Family, children, has_timers
+from pytest_elastic.hang import WaitGraph
+from pytest_elastic.hang._nodes import Rank
+from pytest_elastic.multiprocessing._standing import Family, catches_signals, children, has_timers
+from pytest_elastic.store import StoreServer
 
-_CONFIRM = 1.0  # Seconds without any use of the processor.
+CONFIRM = 1.0  # Seconds without any use of the processor.
 _SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
 
 
@@ -78,8 +83,104 @@ class Suspicion:
     def is_confirmed(self, there: Sequence[Company]) -> bool:
         """Whether it has lasted, and will."""
         waited = SYSTEM_CLOCK.monotonic() - self.since
-        return waited >= _CONFIRM and bool(there) and all(one.is_still(self.ticks) for one in there)
+        return waited >= CONFIRM and bool(there) and all(one.is_still(self.ticks) for one in there)
+
+
+class Watched(Protocol):
+    """What is needed of the group."""
+
+    server: StoreServer
+
+    def pids(self) -> dict[int, int]:
+        """Rank -> process id."""
+
+
+class Companies:
+    """Those of all ranks that wait, as far as the kernel and the ranks tell.
+
+    Attributes:
+        suspicion: that the group hangs; `None` while there is none.
+    """
+
+    def __init__(self, group: Watched) -> None:
+        self._group = group
+        self._inspected: dict[int, RankInspected] = {}
+        self._asked: set[int] = set()
+        self._alarms: dict[int, float] = {}  # Rank -> when its interval timer goes off.
+        self.suspicion: Suspicion | None = None
+
+    def learn(self, event: RankInspected) -> None:
+        """A rank has said what else may go on in its process."""
+        if event.rank is not None:
+            self._inspected[event.rank] = event
+            self.arm(event.rank, event.at, event.alarm)
+
+    def arm(self, rank: int | None, at: float, alarm: float) -> None:
+        """Note that the interval timer of a rank goes off so many seconds after `at`; 0 are never."""
+        if rank is not None:
+            self._alarms.pop(rank, None)
+            if alarm:
+                self._alarms[rank] = at + alarm
+
+    def next_alarm(self, graph: WaitGraph) -> float:
+        """When the first interval timer of a rank that waits goes off, `inf` for never.
+
+        A rank whose timer should have gone off is asked; it is armed until it has answered.
+        """
+        now, nearest = SYSTEM_CLOCK.monotonic(), math.inf
+        for number, at in list(self._alarms.items()):
+            rank = graph.ranks[number]
+            if rank.runs:
+                continue
+            if at <= now and rank.gone:  # It answers nothing.
+                del self._alarms[number]
+                continue
+            if at <= now:
+                self._group.server.inspect(number)
+            nearest = min(nearest, max(at, now))
+        return nearest
+
+    def forget(self, rank: int | None) -> None:
+        """A rank has done something, and what it said is no longer so."""
+        if rank in self._asked or rank in self._inspected:
+            self._inspected.pop(rank, None)
+            self._asked.discard(rank)
+
+    def are_closed(self, graph: WaitGraph, still: bool) -> bool:
+        """Whether the waiting threads alone could end the waits of ranks that do not run; asks the others.
+
+        Args:
+            still: whether no rank runs.
+        """
+        closed, pids = True, self._group.pids()
+        for rank in graph.ranks:
+            if rank.exited is None and not rank.runs:
+                company = self._of(rank)
+                rank.extra_threads = 1 if company is None else company.going()
+                if rank.extra_threads and rank.ended is None and rank.number not in self._asked:
+                    self._asked.add(rank.number)
+                    self._group.server.inspect(rank.number)
+                closed = closed and not rank.extra_threads
+        if closed and not still:  # Somebody runs, and may send a signal.
+            doomed = {wait.rank for wait in graph.doomed}
+            closed = not any(rank in pids and catches_signals(pids[rank]) for rank in doomed)
+        return closed
+
+    def are_confirmed(self, graph: WaitGraph, events: int) -> bool:
+        """Whether a suspected group, after so many events, has stood still for long enough."""
+        there = [one for rank in graph.ranks if rank.exited is None and (one := self._of(rank))]
+        self.suspicion = Suspicion.of(there, events, self.suspicion)
+        return self.suspicion.is_confirmed(there)
 
     def next_look(self) -> float:
-        """Seconds until the group is to be looked at again."""
-        return min(_LATE, max(_SOON, SYSTEM_CLOCK.monotonic() - self.since))
+        """Seconds until a suspected group is to be looked at again."""
+        waited = 0.0 if self.suspicion is None else SYSTEM_CLOCK.monotonic() - self.suspicion.since
+        return min(_LATE, max(_SOON, waited))
+
+    def _of(self, rank: Rank) -> Company | None:
+        pid = self._group.pids().get(rank.number)
+        if pid is None:
+            return None
+        # The main thread of one that has ended its phase waits for orders.
+        known = rank.waiting_threads + (rank.ended is not None)
+        return Company(Family(pid), known, self._inspected.get(rank.number))

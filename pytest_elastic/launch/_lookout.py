@@ -32,16 +32,22 @@ verdict stands, the test is over (`endless`).
 *Rules.*
 1. Told first, done after: the launcher tells that a phase begins before it gives the order.
 2. What ranks do because another one failed of a hang is its consequence, and no second verdict.
+3. A rank has failed of a hang if its failure is a time-out of the store, or came of one (`_timeouts`), and
+   the last time-out that it had was of a wait in the verdict; whatever it did between, to clean up.
+4. A rank whose doomed wait is over has dealt with it if it passes, fails of something else, is served in
+   another wait, or is found elsewhere when time is over.  The verdict is then void, and those whose waits are
+   still doomed are judged anew.  It holds again if such a rank fails of it after all.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
@@ -53,6 +59,7 @@ from pytest_elastic.events import (
     RankInspected,
     RankStarted,
     RankStood,
+    StoreCalled,
     WaitBegan,
     WaitEnded,
 )
@@ -65,23 +72,21 @@ from pytest_elastic.hang import (
     diagnose_outside,
     find_stale,
 )
-from pytest_elastic.hang._nodes import Rank
-from pytest_elastic.hang._wording import key_names
-from pytest_elastic.launch._company import Company, Suspicion
+from pytest_elastic.hang._nodes import Wait
+from pytest_elastic.launch._company import CONFIRM, Companies
 from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.launch._polls import Polls
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._kernel import state
-from pytest_elastic.multiprocessing._standing import Family, catches_signals
 from pytest_elastic.store import StoreServer
+from pytest_elastic.store._collective import is_trace
 
 _log = logging.getLogger(__name__)
 
 _MOST_EVENTS = 65_536
 _PATIENCE = 0.5  # Seconds for the serving thread to tell what it knows.
-_Keys = tuple[int | None, str, tuple[str, ...]]  # Rank, operation, and what was missing.
 _OF_RANKS = frozenset({RankStarted, PhaseBegan, PhaseEnded, RankExited})
 _SOON = 0.02  # Seconds at least between two looks at a group.
-_POLLED, _MANY = 5.0, 20  # Seconds and timeouts of one wait after which it will go on like that for ever.
 
 
 class Watched(Protocol):
@@ -101,6 +106,15 @@ class Watched(Protocol):
         """When the first timer of a rank expires, on the monotonic clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Lapse:
+    """When a wait of a verdict timed out, and what the verdict was."""
+
+    at: float
+    verdict: Diagnosis
+    stacks: dict[int, list[Stack]]
+
+
 class Lookout:
     """Looks out for hangs of one group.  `sink` is the serving thread's; the rest may be called from any.
 
@@ -110,7 +124,6 @@ class Lookout:
         diagnosis: the verdict; `None` while there is none.
         stacks: where the ranks stood when everybody waited.
         explained: whether a report has told of it; the first phase that fails does.
-        endless: in words, that a rank polls for what nobody can bring; `""` if none does.
     """
 
     def __init__(self, group: Watched, world_size: int, clock: str, launcher_waits: bool) -> None:
@@ -125,7 +138,6 @@ class Lookout:
         with self._lock:
             self._graph = WaitGraph(self._world_size)
             self._waiting, self._present = 0, self._world_size
-            self._suspicion: Suspicion | None = None
             self.begin(self.clock)
 
     def begin(self, clock: str) -> None:
@@ -134,15 +146,12 @@ class Lookout:
             self.clock = clock
             self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)
             self._count = 0
-            self._known: set[object] = set()
+            self._known: set[Wait] = set()
             self._counted_on: set[int] = set()  # Clients in a wait that may time out.
+            self._lapsed: dict[int, _Lapse] = {}  # Ranks whose last time-out was of a verdict's wait.
             self._failed = self._stacks_due = False
-            self._inspected: dict[int, RankInspected] = {}
-            self._asked: set[int] = set()
-            self._alarms: dict[int, float] = {}  # Rank -> when its interval timer goes off.
-            self._keys: dict[int, _Keys] = {}  # Client -> what it waits for.
-            self._polled: dict[_Keys, tuple[int, float]] = {}  # Timeouts that were let pass, and since when.
-            self.endless = ""
+            self._companies = Companies(self._group)
+            self._polls = Polls()
             self.explained = False
             self.diagnosis: Diagnosis | None = None
             self.stacks: dict[int, list[Stack]] = {}
@@ -151,6 +160,11 @@ class Lookout:
     def lost(self) -> int:
         """How many events have been forgotten, before those in `events`."""
         return self._count - len(self.events)
+
+    @property
+    def endless(self) -> str:
+        """In words, that a rank polls for what nobody can bring; `""` if none does."""
+        return self._polls.endless
 
     @property
     def moves(self) -> bool:
@@ -164,8 +178,11 @@ class Lookout:
 
     def note(self, events: Iterable[Event]) -> None:
         """What happened to ranks, as the launcher knows it."""
+        told = list(events)
+        if (self.diagnosis is not None or self._lapsed) and any(map(_is_failure, told)):
+            self.catch_up()  # What these ranks did before says what they failed of.
         with self._lock:  # Nobody looks before all is known.
-            for event in events:
+            for event in told:
                 self._hear(event)
         self._group.server.order(self._catch_up)
 
@@ -198,11 +215,22 @@ class Lookout:
         self.catch_up()
         self.note(stood)
         with self._lock:
+            self._forget_old()
             found = None if self._somebody_else_writes() else diagnose(self._graph)
             if self.diagnosis is None and found is not None:
                 self.diagnosis = replace(found, exact=False)
             elif self.diagnosis is None:
                 self.diagnosis = diagnose_outside(self._graph)
+
+    def _forget_old(self) -> None:
+        """Where all who hung have been elsewhere since long, it is not what they are late of."""
+        if self.diagnosis is not None:
+            late = SYSTEM_CLOCK.monotonic() - CONFIRM
+            for rank in self.diagnosis.doomed:
+                lapse = self._lapsed.get(rank)
+                if self._graph.ranks[rank].waits or lapse is None or lapse.at > late:
+                    return
+            self._deal(self.diagnosis.doomed[0])
 
     def history(self) -> tuple[Event, ...]:
         """What happened so far, oldest first."""
@@ -257,25 +285,23 @@ class Lookout:
         self._count += 1
         self._graph.take(event)
         kind = type(event)
-        if event.rank in self._asked or event.rank in self._inspected:  # It stands somewhere else now.
-            self._inspected.pop(event.rank, None)
-            self._asked.discard(event.rank)
+        self._companies.forget(event.rank)  # It stands somewhere else now.
         if isinstance(event, WaitBegan):
             self._waiting += 1
             if event.may_timeout:
                 self._counted_on.add(event.client)
-            self._keys[event.client] = event.rank, event.name, event.missing
-            self._arm(event.rank, event.at, event.alarm)
+            self._polls.begin(event)
+            self._companies.arm(event.rank, event.at, event.alarm)
         elif isinstance(event, WaitEnded):
             self._waiting -= 1
-            self._count_timeout(event)
+            self._polls.end(event)
             self._end_wait(event)
         elif kind is PhaseBegan:
-            self._polled.clear()
-            self.endless = ""
+            self._polls = Polls()
         if kind in _OF_RANKS:
             self._count_present()
-            self._failed |= _is_failure(event)
+            if isinstance(event, PhaseEnded | RankExited):
+                self._end_rank(event)
         return bool(self._graph.doomed) or self._is_still()
 
     def _count_present(self) -> None:
@@ -286,29 +312,59 @@ class Lookout:
     def _take_inspection(self, event: RankInspected) -> bool:
         """What a rank says of its process holds until it does something."""
         assert event.rank is not None
-        self._inspected[event.rank] = event
-        self._arm(event.rank, event.at, event.alarm)
+        self._companies.learn(event)
         if not event.alarm:
             self._graph.disarm(event.rank)
         return bool(self._graph.doomed) or self._is_still()
 
-    def _count_timeout(self, event: WaitEnded) -> None:
-        """Note how often the same wait's timeout was let pass; one that is served begins anew."""
-        keys = self._keys.pop(event.client, None)
-        if keys is not None and event.how == "jumped":
-            count, since = self._polled.get(keys, (0, event.at))
-            self._polled[keys] = count + 1, since
-        elif keys is not None and event.how == "done":
-            self._polled.pop(keys, None)
-
     def _end_wait(self, event: WaitEnded) -> None:
-        """A rank that has hung and was served since has dealt with it; the next hang is another one."""
         may_timeout = event.client in self._counted_on
         self._counted_on.discard(event.client)
-        if event.how != "done" or may_timeout or self._failed or self.diagnosis is None:
+        rank = event.rank
+        if self.diagnosis is None and not self._lapsed:
             return
-        if event.rank in self.diagnosis.doomed:
+        if may_timeout or rank is None or event.how == "gone":
+            return
+        mine = {wait for wait in self._known if wait.client == event.client}
+        self._known -= mine
+        if event.how != "done" and mine and self.diagnosis is not None and rank in self.diagnosis.doomed:
+            self._lapsed[rank] = _Lapse(event.at, self.diagnosis, self.stacks)
+            return
+        if event.how != "done":
+            self._lapsed.pop(rank, None)
+        self._deal(rank)
+
+    def _deal(self, rank: int) -> None:
+        """A rank has no trouble any more with the wait that hung: the next hang is another one."""
+        if self.diagnosis is not None and rank in self.diagnosis.doomed and not self._failed:
             self.diagnosis, self.stacks = None, {}
+            self._known.clear()
+
+    def went_on(self, rank: int) -> None:
+        """It has passed, or failed of something else than a wait."""
+        with self._lock:
+            self._lapsed.pop(rank, None)
+            self._deal(rank)
+
+    def _end_rank(self, event: PhaseEnded | RankExited) -> None:
+        rank = event.rank
+        if rank is None:
+            return
+        if not _is_failure(event):
+            self.went_on(rank)
+        elif rank in self._lapsed and not self._failed:
+            lapse = self._lapsed[rank]
+            self.diagnosis, self.stacks, self._failed = lapse.verdict, lapse.stacks, True
+            self._known.update(self._graph.doomed)
+        else:
+            self._failed |= self.diagnosis is not None and rank in self.diagnosis.doomed
+
+    def did_more(self, rank: int) -> bool:
+        """Whether a rank made requests since its wait timed out, other than those of its own barrier."""
+        with self._lock:
+            since = self._lapsed[rank].at if rank in self._lapsed else math.inf
+            calls = (one for one in self.events if type(one) is StoreCalled and one.rank == rank)
+            return any(one.at > since and not is_trace(one.name, one.keys) for one in calls)
 
     def _is_still(self) -> bool:
         """Whether every rank waits; the first question is the cheap one."""
@@ -320,11 +376,12 @@ class Lookout:
         with self._lock:
             still = self._is_still()
             if self._somebody_else_writes() or not (still or self._graph.doomed):
-                self._suspicion = None
+                self._companies.suspicion = None
                 return
             armed = self._is_armed()
-            exact = self._is_closed(still)
-            if not exact and not self._is_confirmed():
+            exact = self._companies.are_closed(self._graph, still)
+            if not exact and not self._companies.are_confirmed(self._graph, self._count):
+                self._group.server.after(self._companies.next_look(), self._settle)
                 return
             self._find(exact)
         if not still or armed:
@@ -334,88 +391,23 @@ class Lookout:
             self._take_stacks()
             self._complete()
             self._settle()
-        elif self.clock == "auto" and not self._goes_on_for_ever():
-            polls = any(keys in self._polled for keys in self._keys.values())
-            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap=not polls)
-
-    def _arm(self, number: int | None, at: float, alarm: float) -> None:
-        """Note when the interval timer of a rank goes off; 0 seconds are never."""
-        if number is not None:
-            self._alarms.pop(number, None)
-            if alarm:
-                self._alarms[number] = at + alarm
+        elif self.clock == "auto" and not self._polls.judge(self.diagnosis):
+            leap = not self._polls.repeats
+            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap)
 
     def _is_armed(self) -> bool:
-        """Whether a rank's interval timer is yet to go off; when it should have, the rank is asked."""
-        now, armed = SYSTEM_CLOCK.monotonic(), []
-        for number, at in list(self._alarms.items()):
-            rank = self._graph.ranks[number]
-            if rank.runs:
-                continue
-            if at > now:
-                armed.append(at)
-            elif rank.gone:  # It answers nothing.
-                del self._alarms[number]
-            else:
-                armed.append(now)
-                self._ask(number)
-        if armed:
-            self._group.server.after(max(_SOON, min(armed) - now), self._settle)
-        return bool(armed)
-
-    def _ask(self, number: int) -> None:
-        self._asked.add(number)
-        self._group.server.inspect(number)
-
-    def _goes_on_for_ever(self) -> bool:
-        """Whether a rank only polls for what nobody can bring; then nothing is let pass any more."""
-        now, doomed = SYSTEM_CLOCK.monotonic(), () if self.diagnosis is None else self.diagnosis.doomed
-        for (rank, name, missing), (count, since) in self._polled.items():
-            if rank in doomed and count >= _MANY and now - since >= _POLLED:
-                wait = f"{name}({key_names(missing)})"
-                self.endless = f"polled without end: {count} timeouts of {wait} in {now - since:.0f} s"
-        return bool(self.endless)
-
-    def _is_closed(self, still: bool) -> bool:
-        """Whether the waiting threads alone could end the waits of ranks that do not run."""
-        closed = True
-        for rank in self._graph.ranks:
-            if rank.exited is None and not rank.runs:
-                company = self._company(rank)
-                rank.extra_threads = 1 if company is None else company.going()
-                if rank.extra_threads and rank.ended is None and rank.number not in self._asked:
-                    self._ask(rank.number)
-                closed = closed and not rank.extra_threads
-        if closed and not still:  # Somebody runs, and may send a signal.
-            pids = self._group.pids()
-            doomed = {wait.rank for wait in self._graph.doomed}
-            closed = not any(rank in pids and catches_signals(pids[rank]) for rank in doomed)
-        return closed
-
-    def _company(self, rank: Rank) -> Company | None:
-        """The rank's process; `None` if it is not known."""
-        pid = self._group.pids().get(rank.number)
-        if pid is None:
-            return None
-        # The main thread of one that has ended its phase waits for orders.
-        known = rank.waiting_threads + (rank.ended is not None)
-        return Company(Family(pid), known, self._inspected.get(rank.number))
-
-    def _is_confirmed(self) -> bool:
-        """Whether a suspected group has stood still for long enough; if not, there will be another look."""
-        there = [one for rank in self._graph.ranks if rank.exited is None and (one := self._company(rank))]
-        self._suspicion = Suspicion.of(there, self._count, self._suspicion)
-        if self._suspicion.is_confirmed(there):
-            return True
-        self._group.server.after(self._suspicion.next_look(), self._settle)
-        return False
+        """Whether an interval timer of a rank that waits is yet to go off."""
+        at = self._companies.next_alarm(self._graph)
+        if at < math.inf:
+            self._group.server.after(max(_SOON, at - SYSTEM_CLOCK.monotonic()), self._settle)
+        return at < math.inf
 
     def _find(self, exact: bool) -> None:
         """Note the verdict, if there is one that was not known."""
         doomed = set(self._graph.doomed)
         if doomed <= self._known:
             return
-        consequence = self.diagnosis is not None and self._failed and bool(self._known)
+        consequence = self.diagnosis is not None and self._failed
         self._known |= doomed
         found = diagnose(self._graph)
         if found is None or consequence:

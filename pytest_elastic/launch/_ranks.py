@@ -30,6 +30,7 @@ from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import Hello, RankJob
 from pytest_elastic.launch._spy import spy
+from pytest_elastic.launch._timeouts import of_timeout_in
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
@@ -291,6 +292,9 @@ class RankGroup(PContext):
         for rank, exited in list(self.group.exits.items()):
             if rank not in self._noted:
                 self._noted.add(rank)
+                of_hang = of_timeout_in(self.directories[rank] / "error.json")
+                if of_hang is False or (of_hang is None and self.lookout.did_more(rank)):
+                    self.lookout.went_on(rank)
                 expiry = self.timers.expiries.get(rank)
                 text = "" if expiry is None else describe_expiry(expiry)
                 self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
@@ -300,6 +304,8 @@ class RankGroup(PContext):
         if isinstance(reply, PhaseReport):
             first_line = reply.crash.partition("\n")[0]
             how = (reply.when, reply.outcome, first_line, os.path.basename(reply.place))
+            if reply.outcome == "failed" and not reply.of_timeout:
+                self.lookout.went_on(reply.rank)
             ended = events.PhaseEnded(reply.at, reply.rank, *how)
             self.lookout.note([ended, events.RankInspected(reply.at, reply.rank, *reply.inspection)])
             self.server.rested(reply.rank)

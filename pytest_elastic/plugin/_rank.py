@@ -24,6 +24,7 @@ import pytest
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
+from pytest_elastic.launch._timeouts import of_timeout
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code
 from pytest_elastic.plugin._marker import read_marker
@@ -291,8 +292,9 @@ def _describe(call: pytest.CallInfo[Any], report: Any, raised: Raised | None) ->
     """The fields of a `PhaseReport` that say what was raised."""
     crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr or "")
     if call.excinfo is None:
+        told: dict[str, Any] = {"text": str(report.longrepr or "")}  # Of a subtest, if of anything.
         said = {} if raised is None else {"error_type": raised.error_type, "follows": raised.follows}
-        return {"crash": crash, "details": {"text": str(report.longrepr or "")}, **said}
+        return {"crash": crash, "details": told, "of_timeout": "DistStoreError" in crash, **said}
     error = call.excinfo.value
     kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "")
     place = getattr(report.longrepr, "reprcrash", None)
@@ -311,6 +313,7 @@ def _describe(call: pytest.CallInfo[Any], report: Any, raised: Raised | None) ->
         "error": pickle.dumps(error) if not kind and _pickles(error) else None,
         "error_type": type(error).__name__,
         "follows": follows(error),
+        "of_timeout": of_timeout(error),
         "details": details,
     }
 

@@ -32,6 +32,7 @@ class PhaseReport:
         marks: those that the test made until then, pickled, by what makes them the same on each rank.
         threads: non-daemon threads that run after the teardown.
         inspection: what else may go on in the rank's process, as `store/_inspection.py` gives it.
+        of_timeout: whether a failure is a time-out of the store, or came of one.
     """
 
     rank: int
@@ -52,6 +53,7 @@ class PhaseReport:
     marks: dict[bytes, bytes] = field(default_factory=dict)
     threads: int = 0
     inspection: tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]] = (0.0, False, False, (), ())
+    of_timeout: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ A prefix is good for one use: its keys stay in the store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -166,6 +166,11 @@ def _check_in(store: Any, world_size: int, prefix: str, rank: int | None) -> str
             world_size,
         )
     return last
+
+
+def is_trace(name: str, keys: Sequence[str]) -> bool:
+    """Whether a request is one of a barrier that has timed out, and finds out who is missing."""
+    return name == "members" or any(key.endswith((_TRACE, _GATE)) for key in keys)
 
 
 def _skipped(error: Exception, began: float) -> float:

@@ -220,6 +220,131 @@ def test_a_hang_that_was_dealt_with_is_forgotten(group: Group) -> None:
     assert group.lookout.diagnosis is None
 
 
+def expect_timeout(store: RemoteStore, key: str = "never", seconds: float = 100) -> None:
+    with pytest.raises(DistStoreError):
+        store.wait([key], seconds)
+
+
+def test_a_rank_that_passes_after_its_timeout_has_dealt_with_it(group: Group) -> None:
+    """Those who still wait are judged anew: it is they alone who hang now."""
+    group.run(0, expect_timeout)
+    group.run(1, lambda store: store.wait(["never"], 200))
+    group.run(2, lambda store: None)
+    group.join()
+    found = group.lookout.diagnosis
+    assert found is not None
+    assert (found.doomed, found.cause.partition(" and ")[0]) == ((1,), "ranks 0, 2 passed")
+
+
+def test_a_rank_that_fails_of_something_else_has_dealt_with_it(group: Group) -> None:
+    """As the launcher says before it tells of the end; nothing is left of the verdict."""
+
+    def work(store: RemoteStore) -> None:
+        expect_timeout(store)
+        store.set("x", "1")
+        group.lookout.went_on(1)
+        raise ValueError("loss is nan")
+
+    group.run(0, expect_timeout)
+    group.run(1, work)
+    group.run(2, expect_timeout)
+    group.join()
+    assert group.lookout.diagnosis is None
+
+
+def test_a_failure_after_a_hang_that_was_dealt_with_leads(group: Group) -> None:
+    """The others hang because of it, and not of what all have got over."""
+    met = threading.Barrier(3)
+
+    def work(store: RemoteStore, fails: bool = False) -> None:
+        expect_timeout(store)
+        met.wait(LONG)
+        if fails:
+            group.lookout.went_on(1)
+            raise ValueError("loss is nan")
+        until(lambda: any(type(event) is PhaseEnded for event in list(group.lookout.events)))
+        meet(store)
+
+    group.run(0, work)
+    group.run(1, lambda store: work(store, fails=True))
+    group.run(2, work)
+    group.join()
+    found = group.lookout.diagnosis
+    assert found is not None
+    assert (found.verdict, found.ranks) == ("MissingRank", (1,))
+
+
+def test_who_cleans_up_and_fails_of_its_timeout_still_hung(group: Group) -> None:
+    """Though a barrier of all was served in between; the verdict is one on the wait that it failed of."""
+
+    def work(store: RemoteStore) -> None:
+        try:
+            store.wait(["never"], 100)
+        finally:
+            meet(store)
+            store.set("clean", "1")
+
+    for rank in range(3):
+        group.run(rank, work)
+    assert [type(error) for error in group.join()] == [DistStoreError] * 3
+    found = group.lookout.diagnosis
+    assert found is not None
+    assert "never" in found.keys
+    assert found.doomed == (0, 1, 2)
+
+
+def test_a_later_timeout_is_another_one(group: Group) -> None:
+    """A rank that fails of a wait in which nobody hung has got over the one before."""
+    met, go = threading.Barrier(3), threading.Event()
+
+    def work(store: RemoteStore, last: Callable[[], object]) -> None:
+        expect_timeout(store)
+        met.wait(LONG)
+        last()
+
+    group.run(0, lambda store: work(store, lambda: store.wait(["late"], 0.05)))
+    for rank in (1, 2):
+        group.run(rank, lambda store: work(store, lambda: go.wait(LONG)))
+    until(lambda: any(type(event) is PhaseEnded for event in list(group.lookout.events)))
+    assert type(group.errors[0]) is DistStoreError
+    assert group.lookout.diagnosis is None
+    go.set()
+    group.join()
+
+
+def test_who_is_late_elsewhere_is_not_late_of_the_hang(group: Group, monkeypatch: Any) -> None:
+    """When time is over and all have got over their timeouts, they are named by what they do."""
+    monkeypatch.setattr("pytest_elastic.launch._lookout._CONFIRM", 0.0)
+    go = threading.Event()
+    for rank in range(3):
+        group.run(rank, lambda store: (expect_timeout(store), go.wait(LONG)))
+    until(lambda: sum(type(event).__name__ == "WaitEnded" for event in list(group.lookout.events)) == 3)
+    group.lookout.give_up([RankStood(time.monotonic(), 1, "spinning")])
+    found = group.lookout.diagnosis
+    go.set()
+    group.join()
+    assert found is not None
+    assert (found.verdict, found.ranks) == ("Spinning", (1,))
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_what_a_rank_that_died_did_last(group: Group, more: bool) -> None:
+    """The requests of the barrier that timed out are not work that it went on to."""
+
+    def work(store: RemoteStore) -> None:
+        with pytest.raises(DistStoreError):
+            meet(store, rank=0)
+        if more:
+            store.set("x", "1")
+
+    group.run(1, lambda store: None)
+    group.run(2, lambda store: None)
+    group.lookout.went_on = lambda rank: None  # type: ignore[method-assign] # Its end is none of a phase.
+    group.run(0, work)
+    group.join()
+    assert group.lookout.did_more(0) is more
+
+
 def test_a_timer_that_comes_first_is_waited_for(group: Group) -> None:
     """The verdict is there, and the clock stands."""
     group.timer = time.monotonic() + 50
@@ -311,7 +436,7 @@ def test_who_polls_loses_no_time_of_the_others(group: Group) -> None:
 
 def test_a_poll_without_end_is_noticed(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some seconds, and then nothing is let pass any more."""
-    monkeypatch.setattr("pytest_elastic.launch._lookout._POLLED", 0.2)
+    monkeypatch.setattr("pytest_elastic.launch._polls._LONG", 0.2)
     over = threading.Event()
 
     def poll(store: RemoteStore) -> None:

@@ -375,3 +375,206 @@ def test_correct_programs_are_never_accused(run):
             assert elastic.run(lambda rank, size: program(current_world(), seed), nprocs=3) == [None] * 3
         """
     ).assert_outcomes(passed=100)
+
+
+def test_a_timeout_that_the_ranks_dealt_with_is_no_hang(run):
+    """A rank that passes, or fails of something else, has got over it, whatever it did, in tests and functions.
+
+    One that only clears up, and fails of the time-out all the same, has not.
+    """
+    result = run(
+        """
+        import os
+        import pytest
+        from pytest_elastic.errors import DistStoreError
+        from pytest_elastic.launch import current_world
+
+        def late(world, fail):
+            with pytest.raises(DistStoreError):
+                world.store.wait(["never"], 4 + world.rank)
+            world.store.set(f"after{world.rank}", "1")
+            if world.rank == 1:
+                fail()
+
+        def check():
+            assert 1 == 2, "checked"
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_an_assertion(world):
+            late(world, check)
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_an_exit(world):
+            late(world, lambda: os._exit(3))
+
+        def test_a_function(elastic):
+            elastic.run(lambda rank, size: late(current_world(), lambda: [].pop()), nprocs=2)
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_a_hang_after_it(world):
+            late(world, check)
+            world.barrier("after")
+        """
+    )
+    result.assert_outcomes(failed=4)
+    heads = [line for line in result.outlines if line.startswith(("HANG", "E   HANG", "E       HANG"))]
+    assert heads == [line for line in heads if "1 of 2 ranks can never go on" in line]
+    assert len(heads) == 1
+    result.stdout.fnmatch_lines(['  cause: rank 1 failed before joining "after"'])
+
+
+def test_a_rank_that_clears_up_and_fails_of_its_timeout_has_hung(run):
+    """Told in its own words, or other ones."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        @pytest.mark.parametrize("words", ["own", "other"])
+        def test_clean(world, words):
+            if world.rank == 1:
+                return
+            try:
+                world.store.wait(["never"], 100)
+            except RuntimeError as error:
+                if words == "other":
+                    raise KeyError("no rendezvous")
+                raise
+            finally:
+                world.store.set("gone", "1")
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["HANG  1 of 2 ranks can never go on*"] * 2)
+    result.stdout.fnmatch_lines(
+        ["  cause: rank 1 passed and waits for the others to finish their call *"] * 2
+    )
+
+
+def test_what_a_later_phase_would_write(run):
+    """Ranks run in lockstep: the rank that would write it waits for the others, and is not gone."""
+    result = run(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.elastic(nprocs=2)
+
+        @pytest.fixture
+        def late(world):
+            yield
+            world.store.set("ended", "1")
+
+        @pytest.fixture
+        def early(world):
+            if world.rank == 1:
+                world.store.wait(["begun"])
+
+        def test_teardown(world, late):
+            if world.rank == 1:
+                world.store.wait(["ended"])
+
+        def test_call(world, early):
+            world.store.set("begun", "1")
+        """
+    )
+    result.assert_outcomes(failed=1, errors=1)
+    lockstep = "(tests run in lockstep), and nobody else can write"
+    result.stdout.fnmatch_lines_random(
+        [
+            f'  cause: rank 0 passed and waits for the others to finish their call {lockstep} "ended"',
+            f'  cause: rank 0 passed its setup and waits for the others to finish their setup {lockstep} "begun"',
+        ]
+    )
+
+
+def test_collectives_that_ranks_miss_or_mix_up(run):
+    """They are told of as barriers are, with all ranks that are absent."""
+    result = run(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.elastic(nprocs=4)
+
+        def test_order(world):
+            if world.rank == 3:
+                world.barrier("saved")
+            world.gather(world.rank)
+
+        def test_count(world):
+            for _ in range(2 - world.rank // 2):
+                world.gather(world.rank)
+
+        def test_source(world):
+            if world.rank == 0:
+                world.broadcast("value", src=0)
+                world.store.set("first", "1")
+            world.store.wait(["first"])
+            world.broadcast("value", src=1)
+
+        def test_size(world):
+            type(world)(world.rank, 5, world.store).barrier("all")
+        """
+    )
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines_random(
+        [
+            "  cause: *ranks 0-2 are at gather*",
+            "  gather (use 2): arrived 0, 1; absent 2, 3 (passed)",
+            "  cause: ranks 2-3 passed after 1 gather; ranks 0-1 are at number 2, gather (use 2)",
+            "E*ValueError: broadcast number 1: src=1 on rank [1-3], but src=0 on rank 0",
+            '  barrier "all": arrived 0-3 (4 of 5 expected)',
+        ]
+    )
+
+
+def test_a_rank_that_is_blocked_is_not_the_cause_while_another_may_be(run):
+    """Outside of the store: on a lock, a pipe, a socket, while a thread of its own computes."""
+    result = run(
+        """
+        import multiprocessing, os, socket, threading, time
+        import pytest
+
+        pytestmark = pytest.mark.elastic(nprocs=3, timeout=1)
+        lock = multiprocessing.get_context("fork").Lock()
+        lock.acquire()
+        reading, writing = os.pipe()
+        ours, theirs = socket.socketpair()
+
+        def test_passed(world):
+            if world.rank < 2:
+                (lock.acquire, ours.recv)[world.rank](*[1][:world.rank])
+
+        def test_sleeps(world):
+            time.sleep(600) if world.rank == 1 else os.read(reading, 1)
+
+        def test_computes(world):
+            while world.rank == 2:
+                pass
+            lock.acquire() if world.rank else ours.recv(1)
+
+        def test_a_thread_computes(world):
+            if world.rank == 0:
+                threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()
+                ours.recv(1)
+
+        def test_nobody(world):
+            ours.recv(1)
+
+        def test_late(world):
+            if world.rank == 2:
+                time.sleep(0.3)
+                theirs.send(b"12")
+            else:
+                assert ours.recv(1)
+        """
+    )
+    result.assert_outcomes(failed=5, passed=1)
+    causes = [line.partition(": ")[2] for line in result.outlines if line.startswith("  suspected cause: ")]
+    assert [cause.partition(",")[0].partition(";")[0] for cause in causes[:4]] == [
+        "rank 2 passed",
+        "rank 1 is blocked in hrtimer_nanosleep",
+        "rank 2 computes",
+        "ranks 1-2 passed",
+    ]
+    assert causes[4].startswith("ranks 0-2 are blocked in ")
+    assert causes[4].endswith("; nobody is known to be the cause")
