@@ -8,8 +8,6 @@ import pytest
 
 HEAD = """
 import atexit, ctypes, faulthandler, os, signal, sys, threading, time
-import re
-
 import pytest
 pytestmark = pytest.mark.elastic(nprocs=3, timeout=20)
 """
