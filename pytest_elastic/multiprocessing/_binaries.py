@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart
@@ -45,7 +45,7 @@ class SubprocessContext(PContext):
     binary = True
 
     def _start(self) -> Group:
-        return Group(start_group(self._starts(self._program)))
+        return start_group(self._starts(self._program), START_LIMIT)
 
     def _program(self, rank: int) -> _Program:
         name = str(self.entrypoint)

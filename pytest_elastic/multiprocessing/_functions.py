@@ -27,7 +27,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._context import PContext
+from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now, set_environment
@@ -81,20 +81,20 @@ class MultiprocessContext(PContext):
                 parcel = {} if self.start_method == "fork" else self._pack(rank, stack)
                 end = stack.enter_context(self._channels.open(rank))
                 descriptors[rank] = {"channel": end.fileno(), **parcel}
-            return Group(self._fork(descriptors))
+            return self._fork(descriptors)
 
-    def _fork(self, descriptors: dict[int, dict[str, int]]) -> Channel:
+    def _fork(self, descriptors: dict[int, dict[str, int]]) -> Group:
         if self.start_method == "fork":
             self._zygote = Zygote.fork(self._call_as_fork)
-            return self._zygote.start_group(self._starts(lambda rank: None, descriptors))
+            return Group(self._zygote.start_group(self._starts(lambda rank: None, descriptors)))
         if self.start_method == "spawn":
             interpreter = _Interpreter(dict(os.environ))
-            return start_group(self._starts(lambda rank: interpreter, descriptors))
+            return start_group(self._starts(lambda rank: interpreter, descriptors), START_LIMIT)
         preload = vars(forkserver)["_forkserver"]._preload_modules
         fork = _PlainFork(dict(os.environ))
         # The zygote's `__main__` is its own; the ranks load this process's by themselves.
         names = tuple(name for name in preload if name != "__main__")
-        return start_group(self._starts(lambda rank: fork, descriptors), names)
+        return start_group(self._starts(lambda rank: fork, descriptors), START_LIMIT, names)
 
     def _call_as_fork(self, start: RankStart) -> int:
         forget_launcher()

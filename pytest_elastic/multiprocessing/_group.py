@@ -73,7 +73,9 @@ class Group:
         if self._failed is not None:
             raise self._failed.error
         if not self._started:
-            raise GuardianError("the guardian of the group did not start its ranks")
+            raise GuardianError(
+                "the guardian did not start its ranks; was it killed, or the zygote that forks it?"
+            )
 
     def take(self, timeout: float = 0.0) -> None:
         """Read what the guardian tells; block up to `timeout` seconds for the first word."""

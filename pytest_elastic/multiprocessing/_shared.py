@@ -6,33 +6,48 @@ import os
 import threading
 
 from pytest_elastic.errors import GuardianError
-from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._kernel import dying
 from pytest_elastic.multiprocessing._zygote import Zygote
 
 _lock = threading.Lock()
 _zygotes: dict[tuple[object, ...], Zygote] = {}
 
 
-def start_group(starts: list[RankStart], preload: tuple[str, ...] = ()) -> Channel:
+def start_group(starts: list[RankStart], timeout: float, preload: tuple[str, ...] = ()) -> Group:
     """Have a zygote that has imported `preload` start a group; one that was killed is replaced.
 
     The job of each start is called with it in the rank, and gives the exit code.  A zygote idles until this
-    process ends, and then ends by itself.  Thread-safe.
+    process ends, and then ends by itself.  Blocks until the ranks exist.  Thread-safe.
 
     Raises:
-        GuardianError: no zygote could be had.
+        OSError: a rank could not be forked; none is left.
+        GuardianError: no zygote could be had, or the ranks were not there after `timeout` seconds.
     """
     key = (os.getpid(), preload)  # A fork of this process needs its own.
     with _lock:
         zygote = _zygotes.get(key)
         if zygote is not None:
             try:
-                return zygote.start_group(starts)
+                return _started(zygote, starts, timeout)
             except GuardianError:
+                if not dying(zygote.pid):
+                    raise
                 zygote.close()
         zygote = _zygotes[key] = Zygote.spawn(__name__, "do_job", preload)
-        return zygote.start_group(starts)
+        return _started(zygote, starts, timeout)
+
+
+def _started(zygote: Zygote, starts: list[RankStart], timeout: float) -> Group:
+    """What was killed just now may still be sent a request: only an answer shows that the zygote lives."""
+    group = Group(zygote.start_group(starts))
+    try:
+        group.wait_started(timeout)
+    except BaseException:
+        group.close()
+        raise
+    return group
 
 
 def do_job(start: RankStart) -> int:

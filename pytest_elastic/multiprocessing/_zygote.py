@@ -135,7 +135,9 @@ class Zygote:
             self._channel.send(GroupRequest(starts), (theirs.fileno(), *descriptors))
         except OSError as error:
             control.close()
-            raise GuardianError(f"the zygote is gone: {error}", pid=self.pid) from error
+            raise GuardianError(
+                "the zygote is gone: nothing can be forked from it any more", pid=self.pid
+            ) from error
         finally:
             theirs.close()
         return control

@@ -88,6 +88,7 @@ class TailLog:
         self._watcher: Watcher | None = None
         self._stopping = self._stopped = False
         self._drained = threading.Event()
+        self._thread = threading.current_thread()
 
     @property
     def _threadpool(self) -> SimpleNamespace:
@@ -141,7 +142,7 @@ class TailLog:
             watcher.deafen()
             watcher.close()
             raise
-        self._watcher = watcher
+        self._watcher, self._thread = watcher, thread
 
     def _run(self, watcher: Watcher, sink: Sink) -> None:
         try:
@@ -158,7 +159,9 @@ class TailLog:
         while not self._drained.wait(_LOOK_UP):
             if SYSTEM_CLOCK.monotonic() - sink.writing_since > _STUCK:
                 sink.give_up(f"it took nothing for {_STUCK:g} s; the files have the rest")
-                break
+                return
+        if self._thread is not threading.current_thread():  # Which `dst` itself may run in.
+            self._thread.join()
 
     def _finish(self) -> None:
         if self._watcher is not None:

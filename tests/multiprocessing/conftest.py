@@ -110,8 +110,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 @pytest.fixture(scope="session")
 def shared_zygote() -> Iterator[None]:
     """The zygote of spawn, forkserver and programs: it idles until the end, and no single test leaves it."""
-    group = Group(_shared.start_group([]))
-    group.wait_started(20)
+    group = _shared.start_group([], 20)
     group.wait_ended(20)
     group.close()
     yield

@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 
@@ -23,6 +24,7 @@ from pytest_elastic.multiprocessing import (
     Std,
     SubprocessContext,
     _guardian,
+    _shared,
     start_processes,
 )
 
@@ -293,3 +295,15 @@ def test_p19_the_callers_environments_stay(tmp_path, result_of):
     envs = {0: {"A": "1"}, 1: {}}
     result_of(start_processes("n", double, ARGS, envs, DefaultLogsSpecs(tmp_path), start_method="fork"))
     assert envs == {0: {"A": "1"}, 1: {}}
+
+
+def test_an_idle_zygote_that_was_killed_is_made_anew(launch, result_of, rounds, monkeypatch):
+    """Right before a start, whether or not the kernel has got to it: the start knows nothing of it."""
+    monkeypatch.setattr(_shared, "_zygotes", {})
+    for turn in range(rounds(5, 30)):
+        result_of(launch(int, args={0: (turn,)}, start_method="spawn"))
+        (zygote,) = _shared._zygotes.values()
+        os.kill(zygote.pid, signal.SIGKILL)
+        assert result_of(launch(int, args={0: (turn,)}, start_method="spawn")).return_values == {0: turn}
+    (zygote,) = _shared._zygotes.values()
+    zygote.close()
