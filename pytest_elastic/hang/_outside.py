@@ -7,8 +7,8 @@ that can end nobody's wait.  These are, in this order:
 1. a rank that failed, or whose process ended without a report;
 2. one that is stopped by a signal;
 3. one that computes;
-4. one that sleeps;
-5. one that passed, or skipped, early, while others are blocked.
+4. one that passed, or skipped, early, while others are blocked;
+5. one that sleeps: a library that waits may look, and sleep, and look again.
 
 There is one verdict over all ranks.  Those that are blocked are not called the cause while such a rank is
 known; where none is, nobody is known to be the cause, but for whom a pipe leads to.  It is never exact.
@@ -46,8 +46,8 @@ def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
     verdict: type[Diagnosis]
     for kind, verdict in (("stopped", Stopped), ("spinning", Spinning), ("sleeping", BlockedOutside)):
         ranks = [rank for rank in stood if _kind(rank) == kind]
-        if ranks and not accidents:
-            also = f"; {ends_text(gone)}" if gone and blocked else ""
+        if ranks and not accidents and not (gone and blocked and kind == "sleeping"):
+            also = f"; {ends_text(gone)}" if gone and (blocked or kind == "sleeping") else ""
             return _say(graph, verdict, ranks, f"{_stand(ranks)}, {idle}{also}")
     ranks = accidents or gone
     if ranks:

@@ -537,6 +537,16 @@ STOPPED = (5, "stands", "stopped")
             [POLL, COMPUTES, (0, "passes")],
             "Spinning", (4,), "rank 4 computes, and did nothing in the store; rank 0 passed",
         ),
+        (
+            [POLL, SLEEP, (0, "passes")],
+            "MissingRank", (0,),
+            "rank 0 passed, while rank 1 is blocked in do_poll, rank 3 is blocked in hrtimer_nanosleep",
+        ),
+        (
+            [SLEEP, (0, "passes")],
+            "BlockedOutside", (3,),
+            "rank 3 is blocked in hrtimer_nanosleep, and did nothing in the store; rank 0 passed",
+        ),
         ([COMPUTES, (0, "passes")], "Spinning", (4,), "rank 4 computes, and did nothing in the store"),
         (
             [POLL, (3, "stands", "blocked", "do_poll"), PIPE, (0, "passes"), (4, "exits", 0)],
