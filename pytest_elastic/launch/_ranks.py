@@ -49,6 +49,7 @@ GRACE = 2.0
 SIBLING_PERIOD = 0.5
 _LOOK_UP = 0.25  # Seconds until a rank that polls without end is noticed.
 _REPORT_PERIOD = 5.0
+_STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
@@ -292,13 +293,17 @@ class RankGroup(PContext):
         for rank, exited in list(self.group.exits.items()):
             if rank not in self._noted:
                 self._noted.add(rank)
-                of_hang = of_timeout_in(self.directories[rank] / "error.json")
-                if of_hang is False or (of_hang is None and self.lookout.did_more(rank)):
+                if exited.exitcode not in _STOPPED and not self._failed_of_timeout(rank):
                     self.lookout.went_on(rank)
                 expiry = self.timers.expiries.get(rank)
                 text = "" if expiry is None else describe_expiry(expiry)
                 self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
                 self.server.drop(rank)
+
+    def _failed_of_timeout(self, rank: int) -> bool:
+        """Whether a rank that has exited recorded a time-out, or did nothing more after one."""
+        recorded = of_timeout_in(self.directories[rank] / "error.json")
+        return not self.lookout.did_more(rank) if recorded is None else recorded
 
     def _note_report(self, reply: object) -> None:
         if isinstance(reply, PhaseReport):

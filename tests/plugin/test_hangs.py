@@ -6,7 +6,7 @@ import json
 import textwrap
 import time
 
-PROMPT = 20.0  # Seconds for a run that would take minutes if it waited; a busy machine needs some.
+PROMPT = 120.0  # Seconds for a run that would take 400 if it waited; a busy machine needs some.
 
 HANG = """
     import pytest
