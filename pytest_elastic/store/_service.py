@@ -128,6 +128,8 @@ class Service:
             self._expire()
             self._go_on()
         if settled is not None:
+            if self.reporter is not None:
+                self.reporter.tell()  # Of waits that have just timed out, too: who had one is at work again.
             settled()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:

@@ -154,6 +154,31 @@ def test_settled_is_when_all_that_arrived_is_served(jumper: StoreServer, events:
     store.close()
 
 
+def test_who_looks_is_told_of_waits_that_have_just_timed_out(
+    jumper: StoreServer, events: list[Event], threads: Any, wait_for: Any
+) -> None:
+    """Though the sink wants to hear of two blocked requests only: the rank of the other is at work again."""
+    store, done, seen = jumper.store(0), threading.Event(), []
+    threads.start(lambda: store.wait(["a"], 0.2))
+    wait_for(lambda: blocked(events, 1))
+
+    def answer() -> None:
+        seen.extend(event.how for event in events if isinstance(event, WaitEnded))
+        done.set()
+
+    def sleep() -> None:
+        """Through the deadline, which is found over in the round in which `answer` is called."""
+        jumper.tell_when(2)
+        time.sleep(0.3)
+        jumper.settle(answer)
+
+    jumper.order(lambda: jumper.settle(sleep))
+    assert done.wait(30)
+    assert seen == ["timed out"]
+    assert type(threads.join()[0]) is DistStoreError
+    store.close()
+
+
 def test_an_alarm_rings_once(jumper: StoreServer) -> None:
     """After its time, and not for a later wait."""
     rung = threading.Semaphore(0)
