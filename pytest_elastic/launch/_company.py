@@ -38,11 +38,12 @@ class Company:
         if not found or self.inspected is None:
             return found
         threads = self.family.going(self.inspected.writers) + len(self.inspected.strangers)
+        threads += not self.family.receives(self.known)
         return threads + len(children(self.family.pid)) + timers
 
     def is_still(self, ticks: dict[int, int]) -> bool:
         """Whether nothing that may write would go on by itself; `ticks` are the processes of the group."""
-        if has_timers(self.family.pid):
+        if has_timers(self.family.pid) or not self.family.receives(self.known):
             return False
         if self.inspected is None:
             return self.family.lasts(self.known, ticks)

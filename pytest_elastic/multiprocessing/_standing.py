@@ -30,6 +30,7 @@ _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
         "futex": (202,),
         "wait": (61, 247),
         "accept": (43, 288),
+        "receive": (45, 47),
         "read": (0, 19),
         "write": (1, 20),
     },
@@ -37,6 +38,7 @@ _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
         "futex": (98,),
         "wait": (260, 95),
         "accept": (202, 242),
+        "receive": (207, 212),
         "read": (63, 65),
         "write": (64, 66),
     },
@@ -82,6 +84,11 @@ class Thread:
             or (self._waits and bool(self._operation & _PRIVATE))
         )
 
+    @property
+    def receives(self) -> bool:
+        """Whether it waits for a message, so that it runs no signal's handler, as far as we may look."""
+        return self.call == "receive" or (self.state == "S" and not self.arguments)
+
     def lasting(self, pid: int, group: Collection[int]) -> bool:
         """Whether it waits, without a timeout, for something in the hands of these processes alone."""
         if self.parked or self._waits or self.call == "wait":
@@ -108,17 +115,6 @@ def threads(pid: int) -> list[Thread]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [thread for number in numbers if (thread := _thread(pid, number)) is not None]
-
-
-def unparked(pid: int) -> int:
-    """How many of its threads may go on by themselves or from outside."""
-    try:
-        numbers = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    if len(numbers) == 1:
-        return 1  # Whoever asks knows what the only thread does.
-    return sum(not thread.parked for thread in threads(pid))
 
 
 def children(pid: int) -> list[Process]:
@@ -223,8 +219,18 @@ class Family:
         self.pid = pid
 
     def others(self, known: int) -> int:
-        """How many threads and children may go on by themselves, beyond so many of its own threads."""
-        return max(0, unparked(self.pid) - known) + len(children(self.pid))
+        """How many threads and children may go on by themselves, beyond so many that wait for a message.
+
+        One of these that does something else counts, too: it runs a signal's handler.
+        """
+        mine = threads(self.pid)
+        receiving = min(known, sum(thread.receives for thread in mine))
+        unparked = sum(not thread.parked for thread in mine)
+        return max(0, unparked - receiving) + len(children(self.pid))
+
+    def receives(self, known: int) -> bool:
+        """Whether so many of its own threads wait for a message."""
+        return sum(thread.receives for thread in threads(self.pid)) >= known
 
     def going(self, numbers: Collection[int]) -> int:
         """How many of these threads of its own may go on by themselves or from outside."""

@@ -1,8 +1,6 @@
 """Correct programs, about as many as there are ways to be late, are accused of nothing.
 
-Each file of `innocents` is a theme, each test in it a program as users write it; one run of pytest per theme.
-In `accused_*.py` are those that are still accused: a file loses its prefix with the mend.
-"""
+Each file of `innocents` is a theme, each test in it a program as users write it; one run of pytest per theme."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 
 INNOCENTS = Path(__file__).parent / "innocents"
-THEMES = sorted(path.stem for path in INNOCENTS.glob("*.py") if not path.stem.startswith("accused_"))
+THEMES = sorted(path.stem for path in INNOCENTS.glob("*.py"))
 ACCUSING = ("HANG", "can never go on", "suspected", "who waits for whom", "left a process behind", "warning")
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,11 +34,22 @@ class Dumped:
         return {rank: [] for rank in ranks}
 
 
+def waiting_process(child: str = "") -> subprocess.Popen[bytes]:
+    """One that waits for a message, as the thread of a rank does that waits in the store.
+
+    Args:
+        child: what it starts before.
+    """
+    start = f"import subprocess; p = subprocess.Popen({child!r}, shell=True); " if child else ""
+    code = f"{start}import _socket; ends = _socket.socketpair(); ends[0].recv(1)"
+    return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], start_new_session=bool(child))
+
+
 class Group:
     """Three ranks."""
 
     def __init__(self, clock: str = "auto") -> None:
-        self.processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
+        self.processes = [waiting_process() for _ in range(3)]
         self.dumps, self.group, self.timer = Dumped(), None, float("inf")
         self.lookout = Lookout(self, 3, clock, True)  # type: ignore[arg-type]
         self.server = StoreServer(sink=self.lookout.sink)
@@ -314,7 +326,7 @@ def test_a_later_timeout_is_another_one(group: Group) -> None:
 
 def test_who_is_late_elsewhere_is_not_late_of_the_hang(group: Group, monkeypatch: Any) -> None:
     """When time is over and all have got over their timeouts, they are named by what they do."""
-    monkeypatch.setattr("pytest_elastic.launch._lookout._CONFIRM", 0.0)
+    monkeypatch.setattr("pytest_elastic.launch._lookout.CONFIRM", 0.0)
     go = threading.Event()
     for rank in range(3):
         group.run(rank, lambda store: (expect_timeout(store), go.wait(LONG)))
@@ -388,7 +400,7 @@ def give_a_child(group: Group) -> None:
     """Let rank 0 be a process that waits for a child of its own."""
     group.processes[0].kill()
     group.processes[0].wait()
-    group.processes[0] = subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True)
+    group.processes[0] = waiting_process("exec sleep 600")
     until(lambda: _has_child(group.processes[0].pid))
 
 

@@ -21,8 +21,6 @@ from pytest_elastic.multiprocessing._standing import (
     children,
     other_end,
     threads,
-    ticks,
-    unparked,
 )
 
 LONG = 20.0
@@ -116,32 +114,25 @@ def test_a_pipe_lasts_among_its_holders(start: Any) -> None:
     os.close(reading)
 
 
-def test_a_process_of_one_thread_is_not_looked_into() -> None:
-    """Whoever asks knows what that thread does; a process that is gone has none."""
+def test_a_thread_counts_as_waiting_where_it_waits_for_a_message() -> None:
+    """One that sleeps may be in a signal's handler; a process that is gone has no threads."""
     before = {one.pid for one in children(os.getpid())}  # A zygote of an earlier test may be there.
-    with subprocess.Popen(["sleep", "60"]) as process:
-        begun = {one.pid for one in children(os.getpid())} - before
-        found = [unparked(process.pid), *(Family(process.pid).others(known) for known in (1, 0))]
-        process.kill()
-    assert (begun, found) == ({process.pid}, [1, 0, 1])
-    assert (unparked(process.pid), threads(process.pid)) == (0, [])
-
-
-def test_who_waits_while_a_thread_of_its_own_computes_is_blocked() -> None:
-    """What counts is the main thread."""
-    code = "import sys, threading; threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()"
-    with subprocess.Popen(
-        [sys.executable, "-c", f"{code}; sys.stdin.read()"], stdin=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + LONG
-        while "pipe" not in (seen := (threads(process.pid) or [Thread(0, "", "")])[0]).channel:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        before, used = Standing(process.pid), ticks(process.pid)
-        while ticks(process.pid) < used + 5:
-            time.sleep(0.01)
-        assert before.until_now()[:2] == ("blocked", seen.channel)
-        process.kill()
+    found = []
+    for code in (
+        "import _socket; ends = _socket.socketpair(); ends[0].recv(1)",
+        "import time; time.sleep(60)",
+    ):
+        with subprocess.Popen([sys.executable, "-S", "-E", "-c", code]) as process:
+            begun = {one.pid for one in children(os.getpid())} - before
+            deadline = time.monotonic() + LONG
+            while threads(process.pid)[0].state != "S" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            family = Family(process.pid)
+            found.append((family.others(1), family.others(0), family.receives(1)))
+            process.kill()
+        assert begun == {process.pid}
+    assert found == [(0, 1, True), (1, 1, False)]
+    assert threads(process.pid) == []
 
 
 @pytest.mark.parametrize(
