@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from pytest_elastic.clock import Deadline, to_seconds
-from pytest_elastic.errors import SurvivorsError
+from pytest_elastic.errors import GuardianError, SurvivorsError
 from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.multiprocessing._kernel import supported
 from pytest_elastic.multiprocessing._signals import SignalHold
 from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure
@@ -165,9 +166,12 @@ class PContext(abc.ABC):
         Raises:
             ValueError: it was started already.
             OSError: a rank could not be started; none is left.
+            GuardianError: the system cannot contain ranks; the text says why.
         """
         if self._group is not None:
             raise ValueError(f"{self.name}: the context is already initialized; start() was called twice")
+        if why := supported():
+            raise GuardianError(f"ranks need Linux 5.3 or newer with /proc: {why}")
         if self.handles_signals:
             self._signals.take()
         try:

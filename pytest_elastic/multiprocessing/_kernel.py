@@ -28,7 +28,12 @@ def supported() -> str:
         return f"this is {sys.platform}"
     if not hasattr(os, "pidfd_open"):
         return "Python was built without pidfd_open"
-    return "" if os.path.exists("/proc/self/stat") else "/proc is not mounted"
+    if not os.path.exists("/proc/self/stat"):
+        return "/proc is not mounted"
+    # Pids of /proc would be strangers: none of what ranks leave would be found, let alone killed.
+    if os.readlink("/proc/self") != str(os.getpid()):
+        return "/proc is that of another PID namespace; mount one of this (unshare --pid --fork --mount-proc)"
+    return ""
 
 
 @cache

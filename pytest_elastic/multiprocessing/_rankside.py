@@ -8,9 +8,13 @@ modules down may cost more than the work.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import os
 import signal
+import stat
 import sys
 import threading
+from collections.abc import Iterable
 from functools import partial
 
 from pytest_elastic.multiprocessing import _signals
@@ -24,6 +28,26 @@ def forget_launcher() -> None:
             signal.signal(number, signal.SIG_DFL)
     if processes := sys.modules.get("multiprocessing.process"):
         processes.__dict__["_children"].clear()
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """Have these lead nowhere: who waits for the end of a pipe of the launcher's does not wait for us."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in descriptors:
+        os.dup2(null, number, inheritable=number < 3)
+    os.close(null)
+
+
+def copies_of(streams: Iterable[os.stat_result]) -> list[int]:
+    """Descriptors of this process that are the same pipe, socket or terminal as one of these."""
+    files = {(status.st_dev, status.st_ino) for status in streams if not stat.S_ISREG(status.st_mode)}
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # The one that the list was read from.
+            status = os.fstat(int(name))
+            if (status.st_dev, status.st_ino) in files:
+                found.append(int(name))
+    return found
 
 
 def exit_code(end: SystemExit) -> int:

@@ -41,6 +41,7 @@ from pytest_elastic.multiprocessing._guardian import (
     in_child,
 )
 from pytest_elastic.multiprocessing._kernel import collapse_memory, dying
+from pytest_elastic.multiprocessing._rankside import let_go
 from pytest_elastic.multiprocessing._stop import sweep
 
 logger = logging.getLogger(__name__)
@@ -201,6 +202,7 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
         run_rank: what ranks do.
     """
     become_caretaker()
+    let_go({0, 1, 2} - {channel.fileno()})  # Ranks have streams of their own.
     launcher_pidfd = os.pidfd_open(launcher)
     # The parent may have ended before the line above, and its pid been given to another.
     gone = os.getppid() != launcher

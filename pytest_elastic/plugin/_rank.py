@@ -26,10 +26,10 @@ from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.launch._timeouts import of_timeout
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
-from pytest_elastic.multiprocessing._rankside import end_well, exit_code
+from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code, let_go
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
-from pytest_elastic.plugin._stash import RANK
+from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.report import Outcome, PhaseReport, Raised, follows
 from pytest_elastic.store._inspection import inspect_process
 
@@ -75,6 +75,7 @@ def quieten(config: pytest.Config) -> None:
         hook = getattr(config.hook, name)
         for implementation in hook.get_hookimpls():
             hook._remove_plugin(implementation.plugin)
+    let_go(copies_of(STREAMS))
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         # Kept, since its files were never closed here, and Python would warn about each.

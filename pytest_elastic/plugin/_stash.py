@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from pytest_elastic.plugin._reproduce import Trials
     from pytest_elastic.report import Verdict
 
+# The standard streams that pytest was called with, before it captures them.
+STREAMS: list[os.stat_result] = []
+for _number in range(3):
+    with contextlib.suppress(OSError):
+        STREAMS.append(os.fstat(_number))
 # On the config of a run.
 CENSUS: pytest.StashKey[ThreadCensus] = pytest.StashKey()
 LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +72,23 @@ def test_collapsed_memory_keeps_what_it_held():
 def test_supported():
     """This system is."""
     assert supported() == ""
+
+
+def test_a_pid_namespace_without_its_own_proc_is_refused(tmp_path):
+    """Before anything starts, in words: by `start_processes`, and by pytest."""
+    inside = ["unshare", "--pid", "--fork"]
+    if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no PID namespace can be made here")
+    script, tests = tmp_path / "script.py", tmp_path / "test_ranks.py"
+    script.write_text(
+        "from pytest_elastic.multiprocessing import start_processes\n"
+        f"start_processes('n', 'true', {{0: ()}}, {{0: {{}}}}, {str(tmp_path / 'logs')!r})\n"
+    )
+    (tmp_path / "logs").mkdir()
+    tests.write_text("import pytest\n@pytest.mark.elastic(nprocs=1)\ndef test_it(): pass\n")
+    for arguments in ([script], ["-m", "pytest", "-p", "no:cacheprovider", tests]):
+        done = subprocess.run(
+            [*inside, sys.executable, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        )
+        assert done.returncode != 0
+        assert "/proc is that of another PID namespace; mount one of this" in done.stderr

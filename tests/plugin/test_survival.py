@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -233,3 +236,50 @@ def test_helpers_and_what_stopped_ranks_had_are_no_leaks(run):
     """)
     result.assert_outcomes(passed=1, failed=1, warnings=0)
     assert "left a process behind" not in result.stdout.str()
+
+
+def test_ranks_keep_no_duplicate_of_pytests_streams(tmp_path):
+    """Neither they nor the zygote and the guardian: who reads pytest's output waits for pytest alone."""
+    (tmp_path / "test_streams.py").write_text(
+        textwrap.dedent("""
+        import os
+        import pytest
+
+        def holds(pid, pipe):
+            found = set()
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                try:
+                    found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+                except FileNotFoundError:
+                    pass
+            return pipe in found
+
+        def parent(pid):
+            return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+
+        @pytest.mark.elastic(nprocs=2, start_method="spawn")
+        def test_spawned():
+            test_forked()
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_forked():
+            pids = [os.getpid()]
+            while len(pids) < 4:
+                pids.append(parent(pids[-1]))
+            assert [holds(pid, os.environ["PIPE"]) for pid in pids] == [False, False, False, True]
+        """)
+    )
+    for option in ("--capture=fd", "--capture=no"):
+        reading, writing = os.pipe()
+        with open(reading, "rb") as output:
+            done = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", option],
+                cwd=tmp_path,
+                env={**os.environ, "PIPE": f"pipe:[{os.fstat(writing).st_ino}]"},
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+            )
+            os.close(writing)
+            text = output.read().decode()
+            assert (done.wait(60), "2 passed" in text) == (0, True), text
