@@ -66,9 +66,9 @@ def become_subreaper() -> None:
 
 
 def collapse_memory() -> Iterator[None]:
-    """Move this process's own memory into huge pages where the kernel can (6.1): its forks cost half then.
+    """Move this process's own memory into huge pages where the kernel can (6.1): its forks are cheaper then.
 
-    Each step moves one page, in a few milliseconds; there are at most 128.  What was moved is no longer
+    Each step moves one page; there are at most 128.  What was moved is no longer
     shared with the process that this one was forked from.
     """
     import ctypes
