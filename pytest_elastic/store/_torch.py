@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from pytest_elastic.errors import DistStoreError
+from pytest_elastic.errors import DistError, _rebuild
 from pytest_elastic.store._arguments import as_span
 from pytest_elastic.store._handle import members_of
 from pytest_elastic.store._state import OPERATIONS
@@ -24,8 +24,9 @@ def torch_store(store: Any) -> Any:
     """The store as a `torch.distributed.Store`, for `init_process_group(store=...)` and the like.
 
     One store has one such object, which lives as long as the store: keep the store, since torch keeps only
-    the C++ half of the object.  A store of torch's is returned as it is.  Errors of the store come out as
-    themselves.  Thread-safe, as far as the store is.
+    the C++ half of the object.  A store of torch's is returned as it is.  Errors of the store are torch's as
+    well as ours, also when they have come through C++: `DistStoreError`, `DistNetworkError` and
+    `QueueEmptyError` of either package catch them.  Thread-safe, as far as the store is.
 
     Raises:
         ImportError: torch is not installed.
@@ -39,29 +40,33 @@ def torch_store(store: Any) -> Any:
     return there
 
 
-def as_torchs(error: DistStoreError) -> DistStoreError:
-    """The error as one that torch's own code takes for its `DistStoreError`; as it is, if torch is not there.
+def as_torchs(error: DistError) -> DistError:
+    """The error as one that torch's own code takes for its own; as it is, if torch is not there or has none.
 
     It pickles as what it was.
     """
-    kind = _error() if "torch.distributed" in sys.modules else None
-    if kind is None:
+    ours: Any = type(error)
+    kind = _both(ours) if "torch.distributed" in sys.modules else ours
+    if kind is ours:
         return error
-    other: DistStoreError = kind(*error.args)
+    other: DistError = kind.__new__(kind)
+    other.args = error.args
     other.__dict__.update(vars(error))
-    return other
+    return other.with_traceback(error.__traceback__)
 
 
 @cache
-def _error() -> type[DistStoreError] | None:
-    theirs = vars(sys.modules["torch.distributed"]).get("DistStoreError")
-    if theirs is None:
-        return None
+def _both(ours: Any) -> Any:
+    """The type that is also torch's of this name, or of that of a base."""
+    names = vars(sys.modules["torch.distributed"])
+    theirs = next((names[kind.__name__] for kind in ours.__mro__ if kind.__name__ in names), ours)
+    if issubclass(ours, theirs):
+        return ours
 
-    def reduce(error: DistStoreError) -> Any:
-        return (*DistStoreError.__reduce__(DistStoreError(*error.args))[:2], vars(error))
+    def reduce(error: DistError) -> Any:
+        return _rebuild, (ours, error.args, vars(error))
 
-    return type("DistStoreError", (DistStoreError, theirs), {"__reduce__": reduce})
+    return type(ours.__name__, (ours, theirs), {"__reduce__": reduce, "__module__": ours.__module__})
 
 
 @cache
@@ -114,8 +119,12 @@ def _bridge() -> Any:
 
 def _passing_on(operation: str) -> Callable[..., Any]:
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
         self.follow()
-        return getattr(self.store, operation)(*arguments, **named)
+        try:
+            return getattr(self.store, operation)(*arguments, **named)
+        except DistError as error:
+            raise as_torchs(error) from error.__cause__
 
     call.__name__ = operation
     return call

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.errors import DistStoreError
+from pytest_elastic import errors
+from pytest_elastic.errors import DistNetworkError, DistStoreError
 from pytest_elastic.store import (
     HashStore,
     MockStore,
@@ -135,18 +136,69 @@ def test_s85_it_lives_as_long_as_its_store() -> None:
     assert alive() is None
 
 
-def test_s85_errors_come_out_as_themselves() -> None:
-    """S85: through C++, with their fields."""
+def test_s85_errors_are_torchs_and_ours() -> None:
+    """S85: of the bridge, and through C++: torch's prefixes and its gloo; with their fields, pickled as ours."""
     store = HashStore()
     store.set_timeout(0.001)
-    prefixed = distributed.PrefixStore("p", torch_store(store))
-    with pytest.raises(DistStoreError, match="Wait timeout") as info:
-        prefixed.get("k")
-    assert type(info.value) is DistStoreError
-    assert info.value.keys == ("p/k",)
+    bridge = torch_store(store)
+    prefixed = distributed.PrefixStore("p", bridge)
+    short = timedelta(milliseconds=100)
+    for call, name, keys in (
+        (lambda: bridge.get("k"), "DistStoreError", ("k",)),
+        (lambda: bridge.wait(["k"], timedelta(milliseconds=1)), "DistStoreError", ("k",)),
+        (lambda: bridge.queue_pop("q", False), "QueueEmptyError", ("q",)),
+        (lambda: bridge.clone().multi_get(["k", "l"]), "DistStoreError", ("k", "l")),
+        (lambda: PrefixStore("p", bridge).get("k"), "DistStoreError", ("k",)),
+        (lambda: torch_store(PrefixStore("p", store)).get("k"), "DistStoreError", ("k",)),
+        (lambda: prefixed.get("k"), "DistStoreError", ("p/k",)),
+        (lambda: prefixed.wait(["k"], timedelta(milliseconds=1)), "DistStoreError", ("p/k",)),
+        (lambda: distributed.PrefixStore("q", prefixed).get("k"), "DistStoreError", ("p/q/k",)),
+        (lambda: distributed.ProcessGroupGloo(bridge, 0, 2, short), "DistStoreError", ("0/1",)),
+    ):
+        with pytest.raises(getattr(distributed, name)) as info:
+            call()
+        assert isinstance(info.value, getattr(errors, name)), info.value
+        assert info.value.keys == keys
+        again = pickle.loads(pickle.dumps(info.value))
+        assert (type(again), again.args, again.keys) == (getattr(errors, name), info.value.args, keys)
     prefixed.set("n", "x")
     with pytest.raises(ValueError, match="'p/n' is no number"):
         prefixed.add("n", 1)
+
+
+def test_a_lost_server_is_torchs_error_too(server: StoreServer) -> None:
+    """DistNetworkError, which is no DistStoreError in either hierarchy."""
+    store = server.store()
+    prefixed = distributed.PrefixStore("p", torch_store(store))
+    prefixed.set("k", "1")
+    server.close()
+    for call in (lambda: torch_store(store).get("k"), lambda: prefixed.get("k")):
+        with pytest.raises(distributed.DistNetworkError) as info:
+            call()
+        assert isinstance(info.value, DistNetworkError)
+        assert not isinstance(info.value, distributed.DistStoreError | DistStoreError)
+
+
+@pytest.mark.parametrize("kind", ["hash", "served", "prefix"])
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: distributed.PrefixStore("t", one)])
+def test_torchs_own_traced_barrier(server: StoreServer, threads: Any, kind: str, wrap: Any) -> None:
+    """It names the ranks that are missing, as on torch's stores."""
+    utils = pytest.importorskip("torch.distributed.elastic.utils.store")
+    make: Any = {"hash": HashStore, "served": server.store, "prefix": lambda: PrefixStore("p", HashStore())}
+    store = make[kind]()
+    keep = [store.clone() for _ in range(2)]
+
+    def call(rank: int) -> None:
+        one = wrap(torch_store(keep[rank]))
+        utils.barrier(
+            one, 3, "b", 0.5, rank, rank_tracing_decoder=lambda rank: f"host{rank}", trace_timeout=0.1
+        )
+
+    first, second = threads(lambda: call(0), lambda: call(1))
+    for error in (first, second):
+        assert isinstance(error, distributed.DistStoreError), error
+    assert "missing_ranks=[host2]" in str(first)
+    assert "missing_ranks=[[<check rank 0 (host0) for missing rank info>]]" in str(second)
 
 
 def test_s85_a_store_of_torchs_is_returned_as_it_is() -> None:
