@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ Call = tuple[Any, ...]
 _OPERATIONS = {"timeout", "set_timeout", "set", "get", "add", "compare_set", "wait", "check", "delete_key"}
 _OPERATIONS |= {"append", "multi_set", "multi_get", "num_keys", "list_keys", "barrier", "clone"}
 _OPERATIONS |= {"queue_push", "queue_pop", "queue_len", "has_extended_api"}
+_GIVE_LISTS = {"list_keys", "multi_get"}
 
 
 class Recorder(abc.ABC):
@@ -142,8 +143,9 @@ class MockStore(Recorder):
 
     Args:
         answers: an operation's name and its answer: a value, a callable of the operation's arguments, or an
-            iterator of which each call takes one.  `timeout` is seconds or a `timedelta`; `multi_get`
-            answers as `get` does for each key, unless it is given.
+            iterator or a sequence of which each call takes one.  `list_keys` and `multi_get` give lists: one
+            that has no lists in it is their answer, each time.  `timeout` is seconds or a `timedelta`;
+            `multi_get` answers as `get` does for each key, unless it is given.
 
     Raises:
         ValueError: there is no operation of such a name.
@@ -166,7 +168,7 @@ class MockStore(Recorder):
             "has_extended_api": True,
             "clone": self,
         }
-        self._answers.update({_known(name): answer for name, answer in answers.items()})
+        self._answers.update({_known(name): _one_by_one(name, answer) for name, answer in answers.items()})
 
     def _answer(self, name: str, arguments: Call) -> Any:
         answer = self._reply(name, arguments)
@@ -180,6 +182,15 @@ class MockStore(Recorder):
             except StopIteration:
                 raise AssertionError(f"MockStore has no more answers for {name!r}") from None
         return answer(*arguments) if callable(answer) else answer
+
+
+def _one_by_one(name: str, answer: Any) -> Any:
+    """A sequence of answers as an iterator; everything else as it is."""
+    if not isinstance(answer, Sequence) or isinstance(answer, str | bytes | bytearray):
+        return answer
+    if name in _GIVE_LISTS and not any(isinstance(one, list | tuple) for one in answer):
+        return answer
+    return iter(answer)
 
 
 def _known(name: str) -> str:

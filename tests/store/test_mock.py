@@ -109,6 +109,30 @@ def test_s46_answers_are_values_callables_or_iterators() -> None:
         store.add("n", 1)
 
 
+def test_s46_answers_may_be_sequences() -> None:
+    """S46: each call takes one, and there is an end; a list of what an operation gives as a list is its answer."""
+    store = MockStore(
+        get=[b"1", b"2", b"3"],
+        add=range(2),
+        check=(True, False),
+        timeout=[1, T],
+        multi_get=[[b"1"], [b"2"]],
+        list_keys=(),
+        queue_pop="text",
+    )
+    assert [store.get("k") for _ in range(3)] == [b"1", b"2", b"3"]
+    assert [store.add("n", 1), store.add("n", 1)] == [0, 1]
+    assert [store.check(["k"]), store.check(["k"])] == [True, False]
+    assert [store.timeout, store.timeout] == [timedelta(seconds=1), T]
+    assert [store.multi_get(["k"]), store.multi_get(["k"])] == [[b"1"], [b"2"]]
+    assert [store.list_keys(), store.list_keys()] == [(), ()]
+    assert [store.queue_pop("q"), store.queue_pop("q")] == ["text", "text"]
+    for name, arguments in (("get", ["k"]), ("check", [["k"]]), ("multi_get", [["k"]])):
+        with pytest.raises(AssertionError, match=f"MockStore has no more answers for '{name}'"):
+            getattr(store, name)(*arguments)
+    assert MockStore(multi_get=[b"1", b"2"]).multi_get(["a", "b"]) == [b"1", b"2"]
+
+
 def test_s46_an_unknown_operation_is_refused() -> None:
     """S46, S48: a typing error must not pass unseen."""
     store = MockStore()
