@@ -1,10 +1,11 @@
 """The token of a run on real ranks: one word that forces its order again.
 
-    token   = "R1." counts *("." delay) ["+" faults] ".p" 4 hex digits 4 hex digits
+    token   = "R1." counts *("." delay) ["+" faults] [".t" test] ".p" 4 hex digits 4 hex digits
     counts  = count *("-" count)                  steps of rank 0, rank 1, ...
     count   = number *("_" number)                of its first connection, its second, ...
     delay   = gap "-" shift                       from the default schedule, as in the simulator's tokens
     faults  = a fault plan's text                 which was injected, and has to be again
+    test    = 4 hex digits "x" number             of its name (see `mark_of`), and of its ranks
 
 The last part is a checksum of what is before it, and the fingerprint of the program: of its operations in
 their order.  A step is a request, or the timeout of a wait.
@@ -26,7 +27,7 @@ from pytest_elastic.simulator._scheduler import Delays
 PREFIX = "R1."
 _TOKEN = re.compile(
     r"(?P<body>R1\.(?P<counts>\d{1,6}(?:[-_]\d{1,6})*)(?P<delays>(?:\.\d{1,6}-\d{1,6})*)"
-    r"(?:\+(?P<faults>[^~.]+))?)\.p(?P<check>[0-9a-f]{4})(?P<program>[0-9a-f]{4})"
+    r"(?:\+(?P<faults>[^~.]+))?(?:\.t(?P<mark>[0-9a-f]{4})x(?P<ranks>\d{1,6}))?)\.p(?P<check>[0-9a-f]{4})(?P<program>[0-9a-f]{4})"
 )
 
 
@@ -39,18 +40,23 @@ class Order:
         delays: see `SparseScheduler`.
         program: the fingerprint of what they do.
         faults: what was injected.
+        mark: of the test whose run it was; `""` where that is not known.
+        nprocs: how many ranks it had; 0 where that is not known.
     """
 
     counts: dict[Party, int]
     delays: Delays
     program: int
     faults: FaultPlan
+    mark: str = ""
+    nprocs: int = 0
 
     def __str__(self) -> str:
         ranks = range(max(rank for rank, _ in self.counts) + 1)
         parts = ["_".join(map(str, self._of(rank))) for rank in ranks]
         body = PREFIX + "-".join(parts) + "".join(f".{gap}-{shift}" for gap, shift in self.delays)
         body += f"+{self.faults}" if len(self.faults) else ""
+        body += f".t{self.mark}x{self.nprocs}" if self.mark else ""
         return f"{body}.p{_checksum(body):04x}{self.program:04x}"
 
     def _of(self, rank: int) -> list[int]:
@@ -65,7 +71,10 @@ def order_of(recording: Recording) -> Order:
         UnsuitedError: it has none.
     """
     counts, delays, entries = sparse(recording)
-    return Order(counts, delays, fingerprint(entries), parse(recording.header.get("faults", "")))
+    header = recording.header
+    test, nprocs = header.get("test", ""), header.get("nprocs", 0)
+    known = (mark_of(test), nprocs) if test and nprocs else ("", 0)
+    return Order(counts, delays, fingerprint(entries), parse(header.get("faults", "")), *known)
 
 
 def parse_order(token: str) -> Order:
@@ -90,7 +99,30 @@ def parse_order(token: str) -> Order:
         faults = parse(match["faults"] or "")
     except FaultPlanError as error:
         raise ValueError(f"the token has no good faults: {error}") from None
-    return Order(counts, tuple((int(a), int(b)) for a, b in delays), int(match["program"], 16), faults)
+    known = match["mark"] or "", int(match["ranks"] or 0)
+    return Order(
+        counts, tuple((int(a), int(b)) for a, b in delays), int(match["program"], 16), faults, *known
+    )
+
+
+def mark_of(nodeid: str) -> str:
+    """16 bits of a test's name, which are the same for all its parameters, and wherever pytest is run."""
+    name = nodeid.partition("[")[0].rpartition("/")[2]
+    return f"{zlib.crc32(name.encode()) >> 16:04x}"
+
+
+def mismatch(replay: Recording | Order, nodeid: str, nprocs: int) -> str:
+    """Why this is no run of such a test, in words; `""` if it may be one."""
+    if isinstance(replay, Order):
+        mark, ranks = replay.mark, replay.nprocs
+    else:
+        test, ranks = replay.header.get("test", ""), replay.header.get("nprocs", 0)
+        mark = mark_of(test) if test else ""
+    if mark and mark != mark_of(nodeid):
+        return f"it is of another test than {nodeid}"
+    if ranks and ranks != nprocs:
+        return f"it is of a run on {ranks} ranks, and here are {nprocs}"
+    return ""
 
 
 def fingerprint(entries: Iterable[Entry]) -> int:

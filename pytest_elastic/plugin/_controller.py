@@ -81,6 +81,7 @@ class Conductor:
             plan = item.stash.get(PLAN, None)
             if plan is not None:
                 plan.check(nprocs)
+            self.reproduction.check(item, nprocs)
             group = self.make(name, nprocs, env, payload, self.launchers.method(None))
             self.reproduction.attach(item, group, plan)
             return group
@@ -185,6 +186,7 @@ class ItemController:
         self._durations = {}
         if self.marker.faults is not None:
             self.marker.faults.check(self.size)
+        self.conductor.reproduction.check(self.item, self.size)
         self._group = group = self.conductor.acquire(self)
         group.lookout.begin(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)

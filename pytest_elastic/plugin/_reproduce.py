@@ -59,6 +59,16 @@ class Reproduction:
         number = 0 if first_round else item.stash[TRIALS].round + 1
         item.stash[TRIALS] = Trials(number)
 
+    def check(self, item: pytest.Item, nprocs: int) -> None:
+        """Fail if what is to be replayed is no run of this item, on so many ranks."""
+        __tracebackhide__ = True
+        from pytest_elastic.launch._token import mismatch
+
+        number = len(item.stash[TRIALS].trials)
+        for replay in self._replay[number : number + 1]:
+            if why := mismatch(replay, item.nodeid, nprocs):
+                pytest.fail(f"--elastic-replay: {self._given!r} cannot be replayed: {why}", pytrace=False)
+
     def attach(self, item: pytest.Item, group: RankGroup, plan: FaultPlan | None) -> Trial:
         """Observe a group that is about to work for the item."""
         trials = item.stash[TRIALS]

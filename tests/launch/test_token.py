@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from gates import RecordStage, Rig
@@ -13,7 +14,7 @@ from pytest_elastic.errors import DivergenceError
 from pytest_elastic.faults._recording import Recording
 from pytest_elastic.launch._canonical import UnsuitedError
 from pytest_elastic.launch._scheduled import ScheduleStage
-from pytest_elastic.launch._token import order_of, parse_order
+from pytest_elastic.launch._token import mismatch, order_of, parse_order
 from pytest_elastic.store._gate import OpenGate
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -193,6 +194,20 @@ def test_bad_tokens(token, problem):
     token = token.format(f"{_checksum(token.partition('.p')[0]):04x}")
     with pytest.raises(ValueError, match=problem):
         parse_order(token)
+
+
+def test_it_says_of_which_test_and_size():
+    """In few characters; where that is not known, it is good for any."""
+    steps = ((0, "set", "a", b"1"), (1, "get", "a"))
+    recording = Recording(history(*steps).entries, {"test": "tests/test_x.py::T::test_y[a-b]", "nprocs": 2})
+    token = str(order_of(recording))
+    assert re.fullmatch(r"R1\.1-1\.t[0-9a-f]{4}x2\.p[0-9a-f]{8}", token)
+    for one in (recording, parse_order(token)):
+        assert mismatch(one, "x/tests/test_x.py::T::test_y[c/d]", 2) == ""
+        assert mismatch(one, "tests/test_x.py::T::test_z", 2).startswith("it is of another test than")
+        assert mismatch(one, "tests/test_x.py::T::test_y", 4) == "it is of a run on 2 ranks, and here are 4"
+    for one in (history(*steps), order_of(history(*steps))):
+        assert mismatch(one, "any", 9) == ""
 
 
 def test_unsuited():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_recording_is_a_file_of_lines(run, pytester):
         "--junitxml=out.xml",
     )
     token, path = token_of(result), recording_of(result)
-    assert re.fullmatch(r"R1\.1-1(\.0-1)?\+D0@1=1ms\.p[0-9a-f]{8}", token)
+    assert re.fullmatch(r"R1\.1-1(\.0-1)?\+D0@1=1ms\.t[0-9a-f]{4}x2\.p[0-9a-f]{8}", token)
     assert f'<property name="elastic.replay" value="{token}"' in (pytester.path / "out.xml").read_text()
     header, *rows = map(json.loads, (pytester.path / path).read_text().splitlines())
     assert header.pop("python").startswith("3.")
@@ -109,6 +110,49 @@ def test_divergence(run, monkeypatch):
             "E*came     rank *: set('c')",
         ]
     )
+
+
+@pytest.mark.parametrize("given", [token_of, recording_of], ids=["token", "file"])
+def test_what_is_of_another_test_or_size_is_refused(run, given):
+    """At once and in words, in both styles; a token of an older version says neither, and is replayed."""
+    code = """
+        import pytest
+
+        @pytest.mark.elastic
+        def test_it(world):
+            world.store.set(f"a{world.rank}", "1")
+            assert False
+
+        @pytest.mark.elastic
+        def test_other(world):
+            assert world.store.get("never")
+
+        def test_run(elastic):
+            elastic.run(lambda rank, n: None)
+        """
+    text = given(run(code, "-k", "it", "--elastic-nprocs=2"))
+    result = run(code, "--elastic-nprocs=2", f"--elastic-replay={text}")
+    result.assert_outcomes(failed=2, errors=1)
+    refused = f"--elastic-replay: '{text}' cannot be replayed: it is of"
+    result.stdout.fnmatch_lines_random(
+        [
+            "replayed 2 of 2 steps in their order",
+            f"{refused} another test than *::test_other",
+            f"{refused} another test than *::test_run",
+        ]
+    )
+    result = run(code, "-k", "it", "--elastic-nprocs=3", f"--elastic-replay={text}")
+    result.stdout.fnmatch_lines([f"{refused} a run on 2 ranks, and here are 3"])
+    if given is token_of:
+        result = run(code, "-k", "it", "--elastic-nprocs=2", f"--elastic-replay={_unnamed(text)}")
+        result.stdout.fnmatch_lines(["replayed 2 of 2 steps in their order"])
+
+
+def _unnamed(token):
+    """As version 0.1 had it."""
+    from pytest_elastic.launch._token import parse_order
+
+    return str(dataclasses.replace(parse_order(token), mark="", nprocs=0))
 
 
 def test_a_replay_that_ends_early(run, monkeypatch):
