@@ -28,7 +28,7 @@ from pytest_elastic.errors import GuardianError, SurvivorsError
 from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
-from pytest_elastic.multiprocessing._kernel import supported
+from pytest_elastic.multiprocessing._kernel import descriptor_limit, provide_descriptors, supported
 from pytest_elastic.multiprocessing._signals import SignalHold
 from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 START_LIMIT = 60.0
 STOP_GRACE = 30.0
 _LOOK_UP = 0.25
+_PER_RANK, _SPARE = 8, 48  # Descriptors: both ends of a rank's channels and connections, its log files.
 
 
 @dataclass
@@ -130,7 +131,7 @@ class PContext(abc.ABC):
             numbers = {**(descriptors[rank] if descriptors else {}), **inherited}
             env: dict[str, str | None] = {**self.envs[rank], **self.marker()}
             files = (self.stdouts[rank], self.stderrs[rank])
-            starts.append(RankStart(rank, env, *files, job(rank), numbers, self.binary))
+            starts.append(RankStart(rank, env, *files, job(rank), numbers, self.binary, descriptor_limit()))
         return starts
 
     # What a kind of context answers.
@@ -172,6 +173,7 @@ class PContext(abc.ABC):
             raise ValueError(f"{self.name}: the context is already initialized; start() was called twice")
         if why := supported():
             raise GuardianError(f"ranks need Linux 5.3 or newer with /proc: {why}")
+        provide_descriptors(_SPARE + _PER_RANK * self.nprocs, f"{self.nprocs} ranks")
         if self.handles_signals:
             self._signals.take()
         try:

@@ -44,6 +44,8 @@ from pytest_elastic.multiprocessing._kernel import (
     descendants,
     die_with_parent,
     dying,
+    raise_descriptor_limit,
+    restore_descriptor_limit,
 )
 from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
 
@@ -67,6 +69,7 @@ class RankStart:
         descriptors: names of the descriptors that travel with it; in the rank, their numbers.  One named
             `stdout` or `stderr` becomes that stream where there is no file for it.
         session: whether the rank leads a session of its own, not only a process group.
+        descriptor_limit: soft limit of open descriptors in the rank, 0 to leave it.
     """
 
     rank: int
@@ -76,6 +79,7 @@ class RankStart:
     job: Any
     descriptors: dict[str, int] = field(default_factory=dict)
     session: bool = False
+    descriptor_limit: int = 0
 
 
 RunRank = Callable[[RankStart], int]
@@ -321,6 +325,8 @@ def _be_rank(
     start: RankStart, starts: list[RankStart], guardian: int, ours: tuple[int, ...], run_rank: RunRank
 ) -> int:
     die_with_parent(guardian)
+    if start.descriptor_limit:
+        restore_descriptor_limit(start.descriptor_limit)
     os.setsid() if start.session else os.setpgid(0, 0)
     for signum in _LEFT_TO_LAUNCHER:
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
@@ -403,6 +409,7 @@ def become_caretaker() -> None:
     """What a zygote and a guardian have in common: signals are for the launcher, orphans are ours."""
     os.setpgid(0, 0)
     become_subreaper()
+    raise_descriptor_limit()  # A guardian holds those of all its ranks.
     for signum in _LEFT_TO_LAUNCHER:
         signal.signal(signum, signal.SIG_IGN)
 

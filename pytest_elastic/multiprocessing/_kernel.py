@@ -6,6 +6,8 @@ and `send` signals through a pidfd after comparing the two, so that a reused pid
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import signal
 import sys
@@ -63,6 +65,53 @@ def die_with_parent(parent: int) -> None:
 def become_subreaper() -> None:
     """Adopt every orphaned descendant, so that none can leave the tree by a double fork."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+@cache
+def descriptor_limit() -> int:
+    """How many descriptors this process may have open: the soft limit that it came with."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def raise_descriptor_limit() -> float:
+    """Raise the soft limit of descriptors to the hard one, which is the value; `inf` for none."""
+    import resource
+
+    descriptor_limit()  # Before it is another.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return math.inf if hard == resource.RLIM_INFINITY else hard
+
+
+def restore_descriptor_limit(soft: int) -> None:
+    """Set the soft limit of descriptors, in a rank, to what its launcher came with."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def provide_descriptors(number: int, purpose: str) -> None:
+    """See to it that so many more descriptors may be opened; raises the soft limit if it has to.
+
+    Raises:
+        OSError: the hard limit is lower; the text names limit and need.
+    """
+    need = len(os.listdir("/proc/self/fd")) + number
+    if 0 <= descriptor_limit() < need:  # None is -1.
+        _raise_limit(need, purpose)
+
+
+def _raise_limit(need: int, purpose: str) -> None:
+    limit = raise_descriptor_limit()
+    if need > limit:
+        raise OSError(
+            errno.EMFILE,
+            f"{purpose} need about {need} file descriptors, and the hard limit is {limit}: "
+            f"raise it (`ulimit -n {need}`), or use fewer ranks",
+        )
 
 
 def collapse_memory() -> Iterator[None]:
