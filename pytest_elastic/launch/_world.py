@@ -54,7 +54,7 @@ class World:
         prefix = self._prefix("gather")
         self.store.set(f"{prefix}/{self.rank}", data)
         found = self.store.multi_get(asked_of_all(self.store, self.rank, f"{prefix}/", self.size))
-        return [_unpack(data, f"gather: the value of rank {rank}") for rank, data in enumerate(found)]
+        return list(map(_unpack, found, (f"gather: the value of rank {rank}" for rank in range(self.size))))
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value that rank `src` gave, on every rank; the others' is not looked at.
@@ -104,7 +104,7 @@ def _pack(value: object, what: str) -> bytes:
     try:
         return name.encode("utf-8", "replace") + b"\n" + pickle.dumps(value)
     except Exception as error:
-        raise TypeError(f"{what}, a {name}, cannot be pickled: {type(error).__name__}: {error}") from error
+        raise TypeError(f"{what}, a {name}, cannot be pickled: {type(error).__name__}: {error}") from None
 
 
 def _unpack(data: bytes, what: str) -> Any:
@@ -114,4 +114,4 @@ def _unpack(data: bytes, what: str) -> Any:
         return pickle.loads(content)
     except Exception as error:
         text = f"{what}, a {name.decode()}, cannot be unpickled: {type(error).__name__}: {error}"
-        raise TypeError(text) from error
+        raise TypeError(text) from None
