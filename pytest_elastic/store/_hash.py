@@ -1,4 +1,9 @@
-"""The store of the threads of one process."""
+"""The store of the threads of one process.
+
+*Re-entrance.*  A handler of a signal, or a finalizer, may use the store while its own thread is in the middle
+of an operation, which then has the lock.  The lock lets it in, the state bears it (see `_state`), and if it
+has to wait the lock is given up meanwhile: what the interrupted operation has not done yet comes after that.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +22,9 @@ class _Data:
     def __init__(self) -> None:
         self.state = StoreState(wake="level")
         self.operations = {name: getattr(self.state, name) for name in OPERATIONS}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.bells: dict[Waiter, threading.Lock] = {}
+        self.hanging = 0  # Operations whose bell may not be hung yet.
         watch(self)
 
     def ring(self) -> None:
@@ -26,9 +32,9 @@ class _Data:
         woken = self.state.woken
         for waiter in woken:  # Grows meanwhile, if one gives back what it got.
             bell = self.bells.get(waiter)
-            if bell is None:  # An interrupt ended its thread before it could hang one.
+            if bell is None and not self.hanging:  # An interrupt came before it could be hung.
                 self.state.abandon(waiter)
-            elif bell.locked():  # Else it rings already, and nobody has come yet.
+            elif bell is not None and bell.locked():  # Else it rings already, and nobody has come yet.
                 bell.release()
         woken.clear()
 
@@ -46,7 +52,7 @@ class _Data:
 
     def after_fork(self) -> None:
         """In a forked child: the threads that hold the lock or wait are not there."""
-        self.lock = threading.Lock()
+        self.lock, self.hanging = threading.RLock(), 0
         for waiter in self.state.waiters():
             self.state.abandon(waiter)
         self.state.woken.clear()
@@ -85,13 +91,17 @@ class HashStore(Handle):
         waiter: Waiter | None = None
         try:
             with data.lock:
-                answer = data.operations[name](*arguments)
-                if data.state.woken:
-                    data.ring()
-                if type(answer) is not Waiter:
-                    return answer
-                waiter = answer
-                bell = data.hang_bell(waiter)
+                data.hanging += 1
+                try:
+                    answer = data.operations[name](*arguments)
+                    if data.state.woken:
+                        data.ring()
+                    if type(answer) is not Waiter:
+                        return answer
+                    waiter = answer
+                    bell = data.hang_bell(waiter)
+                finally:
+                    data.hanging -= 1
             return _wait(data, waiter, bell, seconds)
         except BaseException:  # A timeout or an interrupt: whatever it is, the waiter is forgotten.
             if waiter is not None:
@@ -104,12 +114,28 @@ def _wait(data: _Data, waiter: Waiter, bell: threading.Lock, seconds: float) -> 
     """Wait for the bell until the waiter is done."""
     started = SYSTEM_CLOCK.monotonic()
     deadline = Deadline(started + seconds)
-    while True:
-        bell.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
+    while True:  # First a look: it may have been done before its bell hung.
         with data.lock:
             if data.state.resume(waiter):
-                del data.bells[waiter]
+                data.bells.pop(waiter, None)
                 return waiter.result
             if deadline.passed():
                 elapsed = SYSTEM_CLOCK.monotonic() - started
                 raise timeout_error(data.state.missing(waiter), seconds, elapsed)
+        held = _release(data.lock)
+        try:
+            bell.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
+        finally:
+            for _ in range(held):
+                data.lock.acquire()
+
+
+def _release(lock: Any) -> int:
+    """Give up a lock that an interrupted operation of this thread has; how often it had it."""
+    held = 0
+    try:
+        while True:
+            lock.release()
+            held += 1
+    except RuntimeError:
+        return held

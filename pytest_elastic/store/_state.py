@@ -15,6 +15,10 @@ What a waiter sees of a key that comes and goes is decided by `wake`:
 
 An element of a queue is handed to the first waiting popper in either mode, so that poppers are served in
 order.  Keys are `str` and values `bytes`, checked by the carrier.
+
+Under `"level"` an operation may come in the middle of another one of its thread, by a signal's handler or a
+finalizer.  Python runs those where a call begins or ends and where a loop turns, and finalizers where an
+object with references is made: what must not be parted does none of that.
 """
 
 from __future__ import annotations
@@ -109,32 +113,35 @@ class StoreState:
         return self._block("get", (key,)) if value is None else value
 
     def add(self, key: str, amount: int) -> int:
-        value = self._values.get(key, b"0")
-        total = amount + (int(value) if len(value) < _DIGITS and value.isdigit() else _number(key, value))
-        if not SMALLEST <= total <= BIGGEST:
-            total = (total - SMALLEST) % 2**64 + SMALLEST
-        self._values[key] = b"%d" % total
-        if key in self._waiters:
-            self._wrote(key)
-        return total
+        while True:
+            present = self._values.get(key)
+            value = b"0" if present is None else present
+            total = amount + (int(value) if len(value) < _DIGITS and value.isdigit() else _number(key, value))
+            if not SMALLEST <= total <= BIGGEST:
+                total = (total - SMALLEST) % 2**64 + SMALLEST
+            if self._replace(key, present, b"%d" % total):
+                return total
 
     def peek(self, key: str) -> bytes | None:
         """The value, `None` where there is none; no operation, for those who carry the state."""
         return self._values.get(key)
 
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
-        present = self._values.get(key)
-        if present == expected or (present is None and not expected):
-            self.set(key, desired)
-            return desired
-        return expected if present is None else present
+        while True:
+            present = self._values.get(key)
+            if present != expected and (present is not None or expected):
+                return expected if present is None else present
+            if self._replace(key, present, desired):
+                return desired
 
     def delete_key(self, key: str) -> bool:
         self._members.pop(key, None)
         return self._values.pop(key, None) is not None
 
     def append(self, key: str, value: bytes) -> None:
-        self.set(key, self._values.get(key, b"") + value)
+        present = self._values.get(key)
+        while not self._replace(key, present, (present or b"") + value):
+            present = self._values.get(key)
 
     def multi_set(self, keys: Sequence[str], values: Sequence[bytes]) -> None:
         self._values.update(zip(keys, values, strict=True))
@@ -145,7 +152,7 @@ class StoreState:
     def multi_get(self, keys: Sequence[str]) -> list[bytes] | Waiter:
         values = self._values
         try:
-            return [values[key] for key in keys]
+            return list(map(values.__getitem__, keys))
         except KeyError:
             return self._block("multi_get", keys)
 
@@ -177,13 +184,18 @@ class StoreState:
     # Queues.
 
     def queue_push(self, key: str, value: bytes) -> None:
-        self._queues.setdefault(key, deque()).append(value)
+        new = deque((value,))
+        if key in self._queues:
+            self._queues[key].append(value)
+        else:
+            self._queues[key] = new
         if key in self._waiters:
             self._pushed(key)
 
     def queue_pop(self, key: str, block: bool = True) -> bytes | Waiter:
-        if key in self._queues:
-            return self._pop(key)
+        value = self._pop(key)
+        if value is not None:
+            return value
         if not block:
             raise QueueEmptyError("queue is empty", keys=(key,))
         return self._block("queue_pop", (key,))
@@ -239,7 +251,11 @@ class StoreState:
         self._leave(waiter)
         if waiter.name == "queue_pop" and waiter.done:
             key = waiter.keys[0]
-            self._queues.setdefault(key, deque()).appendleft(waiter.result)  # type: ignore[arg-type]
+            new: deque[bytes] = deque((waiter.result,))  # type: ignore[arg-type]
+            if key in self._queues:
+                self._queues[key].appendleft(new[0])
+            else:
+                self._queues[key] = new
             if key in self._waiters:
                 self._pushed(key)
 
@@ -247,33 +263,42 @@ class StoreState:
         waiter = Waiter(name, keys)
         if name == "queue_pop":
             self._register(waiter, keys)
+            if keys[0] in self._queues:
+                self._pushed(keys[0])
         else:
             self._look(waiter)
         return waiter
 
     def _look(self, waiter: Waiter) -> None:
         """Take what is there; register under what is not, or be done."""
+        missing = self._take(waiter)
+        while missing:
+            self._register(waiter, missing if self._latched else missing[:1])
+            if self._latched or (again := self._take(waiter)) == missing:
+                return
+            self._leave(waiter)
+            missing = again
+        self._finish(waiter)
+
+    def _take(self, waiter: Waiter) -> list[str]:
+        """Take what is there; the keys that are not."""
         values = self._values
         if waiter.name == "wait":
-            missing = [key for key in waiter.keys if key not in values and key not in self._queues]
-        else:
-            for key in waiter.keys:
-                if key in values:
-                    waiter.found.setdefault(key, values[key])
-            missing = [key for key in waiter.keys if key not in waiter.found]
-        if missing:
-            self._register(waiter, missing if self._latched else missing[:1])
-        else:
-            self._finish(waiter)
+            return [key for key in waiter.keys if key not in values and key not in self._queues]
+        for key in waiter.keys:
+            if key in values:
+                value = values[key]
+                waiter.found.setdefault(key, value)
+        return [key for key in waiter.keys if key not in waiter.found]
 
     def _register(self, waiter: Waiter, keys: Iterable[str]) -> None:
         for key in keys:
             waiter.pending[key] = None
-            there = self._waiters.get(key)
-            if there is None:
-                self._waiters[key] = {waiter: None}
+            alone: dict[Waiter, None] = {waiter: None}
+            if key in self._waiters:
+                self._waiters[key][waiter] = None
             else:
-                there[waiter] = None
+                self._waiters[key] = alone
 
     def _leave(self, waiter: Waiter) -> None:
         for key in list(waiter.pending):
@@ -283,22 +308,22 @@ class StoreState:
         waiter.pending.pop(key, None)
         there = self._waiters.get(key, {})  # An interrupt may have ended `_register` halfway.
         there.pop(waiter, None)
-        if not there:
-            self._waiters.pop(key, None)
+        if not there and key in self._waiters and self._waiters[key] is there:
+            del self._waiters[key]
 
     def _wrote(self, key: str) -> None:
         """A value is there: tell all but the poppers."""
-        for waiter in [waiter for waiter in self._waiters[key] if waiter.name != "queue_pop"]:
-            self._notice(waiter, key)
+        for waiter in list(self._waiters.get(key, ())):
+            if waiter.name != "queue_pop":
+                self._notice(waiter, key)
 
     def _pushed(self, key: str) -> None:
         """An element is there: tell all who wait for the key, give the elements to those who pop it."""
-        for waiter in list(self._waiters[key]):
+        for waiter in list(self._waiters.get(key, ())):
             if waiter.name == "wait":
                 self._notice(waiter, key)
-            elif waiter.name == "queue_pop" and key in self._queues:
+            elif waiter.name == "queue_pop" and self._pop(key, waiter) is not None:
                 self._unregister(waiter, key)
-                waiter.result, waiter.done = self._pop(key), True
                 self.woken.append(waiter)
 
     def _notice(self, waiter: Waiter, key: str) -> None:
@@ -319,11 +344,32 @@ class StoreState:
         elif waiter.name == "multi_get":
             waiter.result = [waiter.found[key] for key in waiter.keys]
 
-    def _pop(self, key: str) -> bytes:
+    # What nothing can part.
+
+    def _replace(self, key: str, old: bytes | None, new: bytes) -> bool:
+        """Store `new` if the value is that very `old`, `None` for none."""
+        if key in self._values:
+            if self._values[key] is not old:
+                return False
+        elif old is not None:
+            return False
+        self._values[key] = new
+        if key in self._waiters:
+            self._wrote(key)
+        return True
+
+    def _pop(self, key: str, waiter: Waiter | None = None) -> bytes | None:
+        """The queue's first element, for this waiter if it has none; `None` if there is nothing to take."""
+        if key not in self._queues or (waiter is not None and waiter.done):
+            return None
         queue = self._queues[key]
-        value = queue.popleft()
+        value = queue[0]
+        del queue[0]
         if not queue:
             del self._queues[key]
+        if waiter is not None:
+            waiter.result = value
+            waiter.done = True
         return value
 
 

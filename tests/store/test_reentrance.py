@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import DistNetworkError, DistStoreError
-from pytest_elastic.store import HashStore, PrefixStore, RemoteStore, StoreServer, _line
+from pytest_elastic.store import HashStore, PrefixStore, RemoteStore, StoreServer, _hash, _line
 
+LONG = 30.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGVTALRM)
 
 
@@ -129,13 +130,13 @@ def prepare(server: StoreServer) -> None:
 
 
 @contextmanager
-def interrupted(at: int, act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` before the line with this number, of those of the client's code that are run."""
+def interrupted(at: int, act: Callable[[], object], file: str = _line.__file__) -> Iterator[None]:
+    """Call `act` before the line with this number, of those of a file that are run."""
     count = 0
 
     def trace(frame: Any, event: str, _: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != _line.__file__:
+        if frame.f_code.co_filename != file:
             return None
         if event == "line":
             count += 1
@@ -149,6 +150,38 @@ def interrupted(at: int, act: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         sys.settrace(old)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_handler_that_waits_at_every_line_of_a_hash_store(threads: Any, name: str) -> None:
+    """For what another thread writes: the interrupted operation does not keep that one out."""
+    operation, expected = OPERATIONS[name]
+    for at in range(1000):
+        store = HashStore()
+        other = store.clone()
+        store.set_timeout(LONG)
+        store.set("there", "x")
+        store.queue_push("full", "1")
+        asked, answers = threading.Event(), list[bytes]()
+        number = threads.start(partial(_answer, asked, other))
+        with interrupted(at, partial(_ask, asked, store, answers), _hash.__file__):
+            assert operation(store) == expected, at
+        asked.set()
+        threads.outcome(number)
+        if not answers:
+            break
+        assert answers == [b"1"]
+    assert 2 < at < 999
+
+
+def _ask(asked: threading.Event, store: HashStore, answers: list[bytes]) -> None:
+    asked.set()
+    answers.append(store.get("inner"))
+
+
+def _answer(asked: threading.Event, store: HashStore) -> None:
+    assert asked.wait(LONG)
+    store.set("inner", "1")
 
 
 def test_a_call_in_a_call_in_a_call(server: StoreServer, waiting: Any, threads: Any, wait_for: Any) -> None:
@@ -222,9 +255,8 @@ def test_signals_do_not_cost_a_connection_each(
     assert threads.join() == [None]
 
 
-def test_a_storm_of_signals(server: StoreServer, threads: Any) -> None:
+def test_a_storm_of_signals(any_store: Any, threads: Any) -> None:
     """Every count of either side is there, and every element is taken once."""
-    any_store = server.store()
     rounds, counts, over, ready = 300, [0], threading.Event(), threading.Event()
 
     def handler() -> None:
@@ -329,7 +361,7 @@ class Finalized:
         self.act()
 
 
-@pytest.mark.parametrize("kind", ["served"])
+@pytest.mark.parametrize("kind", ["hash", "served"])
 def test_finalizers_and_callbacks_in_any_thread(kind: str, server_process: Any, threads: Any) -> None:
     """`__del__` and the callbacks of weak references run wherever the collector does."""
     address = server_process.stdout.readline().strip()
