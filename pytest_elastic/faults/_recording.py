@@ -72,7 +72,8 @@ class Recording:
 
     Attributes:
         entries: in their order.
-        header: what it is a recording of: version, nprocs, test, python, wake, faults.
+        header: what it is a recording of: version, nprocs, test, python, wake, faults; `interrupted` where a
+            call came in the middle of another one of its thread (by a signal's handler, or a finalizer).
         lost: how many entries from its beginning are not here: it cannot be replayed then.
     """
 
@@ -160,6 +161,8 @@ def recorded(events: Iterable[Event], header: dict[str, Any], lost: int = 0) -> 
     for event in events:
         if isinstance(event, StoreCalled):
             rank = -1 if event.rank is None else event.rank
+            if event.client < 0:
+                header = {**header, "interrupted": True}
             if event.client not in parties:
                 parties[event.client] = rank, counts[rank]
                 counts[rank] += 1

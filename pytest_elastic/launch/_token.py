@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pytest_elastic.errors import FaultPlanError
 from pytest_elastic.faults import FaultPlan, parse
 from pytest_elastic.faults._recording import Entry, Party, Recording
-from pytest_elastic.launch._canonical import sparse
+from pytest_elastic.launch._canonical import UnsuitedError, sparse
 from pytest_elastic.simulator._scheduler import Delays
 
 PREFIX = "R1."
@@ -70,8 +70,12 @@ def order_of(recording: Recording) -> Order:
     Raises:
         UnsuitedError: it has none.
     """
-    counts, delays, entries = sparse(recording)
     header = recording.header
+    if header.get(
+        "interrupted"
+    ):  # A party that comes only after a step of another one: that may not come now.
+        raise UnsuitedError("a call came in the middle of another one: its moment is in the recording only")
+    counts, delays, entries = sparse(recording)
     test, nprocs = header.get("test", ""), header.get("nprocs", 0)
     known = (mark_of(test), nprocs) if test and nprocs else ("", 0)
     return Order(counts, delays, fingerprint(entries), parse(header.get("faults", "")), *known)

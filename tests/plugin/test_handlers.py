@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 PROMPT = 20.0  # Seconds for a run that would take minutes if it waited; a busy machine needs some.
@@ -166,3 +167,31 @@ def test_a_hang_after_a_handler_is_known_at_once(run):
             '*"inner": awaited by 0*',
         ]
     )
+
+
+def test_a_handlers_calls_are_replayed(run):
+    """From the recording, where they have their place; beside faults, too.  A token does not hold it."""
+    for faults in ("", ", faults='D0@1=1ms'"):
+        code = (
+            SEND
+            + f"""
+    @pytest.mark.elastic(nprocs=2{faults})
+    def test_it(world):
+        if world.rank == 0:
+            signal.signal(signal.SIGUSR1, lambda *_: world.store.set("preempted", "0"))
+            tell_pid(world)
+            world.store.wait(["go"])
+        else:
+            send(world)
+            see(world, "preempted")
+            world.store.set("go", "1")
+        assert world.store.get("preempted") == b"1"
+    """
+        )
+        found = run(code, "--elastic-stress=1")
+        found.assert_outcomes(failed=1)
+        (given,) = set(re.findall(r"--elastic-replay=(\S+)$", found.stdout.str(), re.MULTILINE))
+        assert given.endswith("recording.jsonl")
+        again = run(code, f"--elastic-replay={given}")
+        again.assert_outcomes(failed=1)
+        again.stdout.fnmatch_lines(["E*assert b'0' == b'1'", "replayed * steps in their order"])
