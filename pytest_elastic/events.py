@@ -167,7 +167,7 @@ class RankInspected(Event):
         alarm: seconds until a signal of its interval timer, 0 where none is set.
         cpu_alarm: whether a timer runs that counts processor time.
         handlers: whether a signal's handler may end the wait, or write.
-        writers: the kernel's numbers of the threads whose code can reach the store.
+        writers: the kernel's numbers of the threads whose code can reach the store, or is in a call of it.
         strangers: those of the other Python threads that are not known to be harmless.
     """
 

@@ -37,7 +37,7 @@ class Company:
         found = self.family.others(self.known) + timers
         if not found or self.inspected is None:
             return found
-        threads = self.family.going(self.inspected.writers) + len(self.inspected.strangers)
+        threads = self._writing(self.inspected) + len(self.inspected.strangers)
         threads += not self.family.receives(self.known)
         return threads + len(children(self.family.pid)) + timers
 
@@ -50,12 +50,16 @@ class Company:
         seen = self.inspected
         # Any thread can send a signal.
         acting = (*seen.writers, *seen.strangers) if seen.handlers else seen.writers
-        return not self.counts() or self.family.lasts(0, ticks, acting)
+        return not self.counts() or self.family.lasts(self.known - 1, ticks, acting)
 
     def counts(self) -> bool:
         """Whether it matters what its processes do."""
         seen = self.inspected
-        return seen is None or seen.handlers or seen.cpu_alarm or self.family.going(seen.writers) > 0
+        return seen is None or seen.handlers or seen.cpu_alarm or self._writing(seen) > 0
+
+    def _writing(self, seen: RankInspected) -> int:
+        """How many threads may write, beyond those that wait in the store, of which one has answered."""
+        return max(0, self.family.going(seen.writers) - (self.known - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Time, chance and identity inside of simulated ranks.
 
-Inside of `installed`, the module-level functions of `time`, `random` and `uuid`, and the timers of `expires`,
-ask whether a simulated rank is calling, and answer from the simulation if it is; any other caller gets what
-it always got.  Names that a module took before (`from time import sleep`) are out of reach.
+Inside of `installed`, the module-level functions of `time`, `random` and `uuid`, our own clock, and the
+timers of `expires` ask whether a simulated rank is calling, and answer from the simulation if it is; any
+other caller gets what it always got.  Names that a module took before (`from time import sleep`) are out of
+reach.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from pytest_elastic.clock import SystemClock
 from pytest_elastic.simulator._scheduler import Kind
 from pytest_elastic.timer import TimerClient, configure
 from pytest_elastic.timer._api import configured
@@ -102,6 +104,8 @@ def installed(caller: Callers) -> Iterator[None]:
     for name in _CLOCKS:
         replace(time, name, _clock(caller, getattr(time, name), float))
         replace(time, f"{name}_ns", _clock(caller, getattr(time, f"{name}_ns"), _nanoseconds))
+    for name in ("time", "monotonic"):  # Which has these functions since before anybody could replace them.
+        replace(SystemClock, name, staticmethod(_clock(caller, getattr(SystemClock, name), float)))
     replace(time, "sleep", _sleep(caller, time.sleep))
     for name in _RANDOM:
         replace(random, name, _chance(caller, getattr(random, name), name))

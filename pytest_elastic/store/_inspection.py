@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import signal
 import sys
 import sysconfig
@@ -84,9 +85,8 @@ def inspect_process() -> Inspection:
         modules = {_module(one) for one in stack}
         if any(_is_below(module, _LIBRARIES) for module in modules):
             continue
-        if any(one.f_code.co_name == "exchange" and _module(one).startswith(_OURS) for one in stack):
-            continue  # It waits in a store, which knows of it.
-        (writers if _reaches_store(stack) else strangers).append(number)
+        in_store = any(one.f_code.co_name == "exchange" and _module(one).startswith(_OURS) for one in stack)
+        (writers if in_store or _reaches_store(stack) else strangers).append(number)
     cpu_alarm = any(_getitimer(which)[0] for which in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
     return _getitimer(signal.ITIMER_REAL)[0], cpu_alarm, _has_handlers(), tuple(writers), tuple(strangers)
 
@@ -96,8 +96,10 @@ def _other_threads() -> Iterator[tuple[int, types.FrameType]]:
     frames = _frames()
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)
-        if frame is not None and thread is not threading.current_thread() and thread.native_id is not None:
-            yield thread.native_id, frame
+        # In a fork the main thread does not know its new number (until Python 3.13): it is the process's.
+        number = os.getpid() if thread is threading.main_thread() else thread.native_id
+        if frame is not None and thread is not threading.current_thread() and number is not None:
+            yield number, frame
 
 
 def _stack(frame: types.FrameType | None) -> Iterator[types.FrameType]:
@@ -143,6 +145,8 @@ def _reaches_store(stack: list[types.FrameType]) -> bool:
         seen.add(id(one))
         held.append(one)
         ahead += _referents(one)
+        if weakref.getweakrefcount(one):  # Whoever lets it go calls their callbacks.
+            ahead += weakref.getweakrefs(one)
     return False
 
 
@@ -158,7 +162,9 @@ def _referents(one: Any) -> Iterable[Any]:
     if isinstance(one, types.ModuleType):
         return ()  # Of a module only what is named is got at; see `_named`.
     if isinstance(one, weakref.ReferenceType):
-        return (one(),)
+        return (one(), one.__callback__)
+    if isinstance(one, weakref.finalize):
+        return one.peek() or ()
     if isinstance(one, types.FunctionType):
         content = (one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__)
         return (*content, *_named(one.__code__, one.__globals__))

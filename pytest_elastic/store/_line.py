@@ -163,7 +163,7 @@ class Line:
                 answers.remove(HELD)
                 seconds, deadline = math.inf, None
             if INSPECT in answers:
-                answers.remove(INSPECT)
+                answers = [one for one in answers if one != INSPECT]
                 self._end.sendall(INSPECTED.pack(inspect_process()))
             if answers:
                 if len(answers) > 1 or frames.held:

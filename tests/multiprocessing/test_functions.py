@@ -28,7 +28,7 @@ def end_of_one(launch, result_of):
         begin = time.monotonic()
         context = launch(function, 1)
         result = result_of(context)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 25  # Less than the grace of a rank that is stopped.
         assert (list(result.failures), result.return_values) == ([0], {})
         return result.failures[0]
 

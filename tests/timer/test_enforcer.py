@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_elastic.clock import SystemClock
 from pytest_elastic.timer import TimerRequest
 from pytest_elastic.timer._api import Origin
 from pytest_elastic.timer._enforcer import ProcessTimerServer
@@ -80,9 +81,9 @@ def test_t22_a_request_by_hand_runs_from_its_receipt(monkeypatch: pytest.MonkeyP
     server, real = ProcessTimerServer(UserQueue(), 60), time.time
     server.register_timers([TimerRequest(os.getpid(), "scope", real() + 50)])
     for step in (3600, -3600):
-        monkeypatch.setattr(time, "time", lambda step=step: real() + step)
-        assert server.get_expired_timers(time.time() + 49) == {}
-        assert list(server.get_expired_timers(time.time() + 51)) == [os.getpid()]
+        monkeypatch.setattr(SystemClock, "time", lambda self, step=step: real() + step)
+        assert server.get_expired_timers(real() + step + 49) == {}
+        assert list(server.get_expired_timers(real() + step + 51)) == [os.getpid()]
 
 
 def test_t3_a_negative_time_is_a_release() -> None:

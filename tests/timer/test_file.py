@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_elastic.clock import SystemClock
 from pytest_elastic.timer import FileTimerClient, FileTimerRequest, FileTimerServer, configure, expires
 
 from .rigs import LATE, Events, Rank, assert_killed, eventually, hang, known, note, write
@@ -155,7 +156,7 @@ def test_t44_the_last_progress_time(
 ) -> None:
     """T44: now, before the first client."""
     now = [1000.9]
-    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(SystemClock, "time", lambda self: now[0])
     assert server.get_last_progress_time() == 1000
     now[0] = 2000.9
     assert server.get_last_progress_time() == 2000
