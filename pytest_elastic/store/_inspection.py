@@ -94,11 +94,14 @@ def inspect_process() -> Inspection:
 def _other_threads() -> Iterator[tuple[int, types.FrameType]]:
     """The kernel's number and the innermost frame of all Python threads but this one."""
     frames = _frames()
+    del frames[
+        threading.get_ident()
+    ]  # This one would refer to itself, and so keep what all of them refer to.
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)
         # In a fork the main thread does not know its new number (until Python 3.13): it is the process's.
         number = os.getpid() if thread is threading.main_thread() else thread.native_id
-        if frame is not None and thread is not threading.current_thread() and number is not None:
+        if frame is not None and number is not None:
             yield number, frame
 
 
