@@ -72,6 +72,7 @@ def test_a_limit_on_a_task(world):
     async def main():
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(world.store.clone().wait, ["go"], 20), 0.2)
+        await asyncio.to_thread(world.barrier)
         if world.rank == 0:
             world.store.set("go", "1")
 
