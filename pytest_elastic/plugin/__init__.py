@@ -28,9 +28,16 @@ from pytest_elastic.plugin._fixtures import (
     world,
     world_size,
 )
-from pytest_elastic.plugin._marker import SIGNATURE, check_marker, is_elastic, parametrize_sizes
+from pytest_elastic.plugin._marker import (
+    SIGNATURE,
+    adoptable,
+    check_marker,
+    is_elastic,
+    one_per_size,
+    parametrize_sizes,
+)
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, TIMEOUT, TRIALS, VERDICT
+from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, RANK, TIMEOUT, TRIALS, VERDICT
 
 __all__ = [
     "_elastic_nprocs",
@@ -79,7 +86,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
     report = yield
-    for node in report.result or ():
+    nodes = report.result or []
+    report.result = [
+        one for node in nodes for one in (one_per_size(node) if isinstance(node, pytest.Item) else [node])
+    ]
+    for node in report.result:
         if isinstance(node, pytest.Item):
             try:
                 check_marker(node)
@@ -87,6 +98,12 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
                 report.outcome, report.longrepr, report.result = "failed", str(error), []
                 break
     return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    yield
+    items[:] = [one for item in items for one in one_per_size(item)]
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -103,9 +120,9 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         from pytest_elastic.plugin._loop import be_rank
 
         be_rank(session)
-    items = [item for item in session.items if is_elastic(item)]
+    items = adoptable(session.items)
     wanted = items or any("elastic" in getattr(item, "fixturenames", ()) for item in session.items)
-    if not wanted or session.config.option.collectonly or session.config.option.setupplan:
+    if not wanted or session.config.option.collectonly or session.config.getoption("setupplan", False):
         return (yield)
     from pytest_elastic.plugin._loop import conduct
 
@@ -134,8 +151,13 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    if is_elastic(pyfuncitem):
+        if RANK not in pyfuncitem.config.stash:
+            text = "elastic() came while the test ran in pytest itself, too late to have it run on ranks"
+            pytest.fail(text, pytrace=False)
+        return (yield)
     trials = pyfuncitem.stash.get(TRIALS, None)
-    if trials is None or is_elastic(pyfuncitem):
+    if trials is None:
         return (yield)
     from pytest_elastic.plugin._reproduce import again
 

@@ -30,7 +30,7 @@ from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._marks import take_marks
 from pytest_elastic.plugin._options import Options, timeout_is_off
-from pytest_elastic.plugin._rank import Phase, RunItem
+from pytest_elastic.plugin._rank import Phase, RunItem, names_of
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
@@ -42,6 +42,7 @@ class Conductor:
     def __init__(self, session: pytest.Session, options: Options, launchers: Launchers) -> None:
         self.session, self.options, self.launchers = session, options, launchers
         self._directory: Path = session.config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
+        self.names = names_of(session.items)
         self._count = 0
         self.reproduction = Reproduction(session.config, options)
         self._kept: dict[Any, RankGroup] = {}
@@ -120,8 +121,9 @@ class Conductor:
     def write(self, text: str) -> None:
         """Write to the terminal, past the capture of output."""
         capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            self.session.config.get_terminal_writer().write(text)
+        if self.session.config.pluginmanager.has_plugin("terminalreporter"):
+            with capture.global_and_fixture_disabled() if capture else nullcontext():
+                self.session.config.get_terminal_writer().write(text)
 
     def close(self) -> None:
         """End every kept group, then the launchers; bounded.
@@ -196,7 +198,8 @@ class ItemController:
         self._left = math.inf if call_only else seconds
         following = self.conductor.next_use(self)
         self.conductor.reproduction.attach(self.item, group, self.marker.faults)
-        order = RunItem(self.item.nodeid, following.nodeid if following else None)
+        names = self.conductor.names
+        order = RunItem(names[self.item], names[following] if following else None)
         if group.fresh or self.marker.lifetime != "test":
             group.order(self._alive, order)
         else:

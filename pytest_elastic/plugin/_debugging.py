@@ -53,7 +53,8 @@ class Debugging:
         capture: Any = self._config.pluginmanager.getplugin("capturemanager")
         capture.suspend(in_=True) if capture else None
         try:
-            yield Terminal(0, self._show) if os.isatty(0) else None
+            shown = os.isatty(0) and self._config.pluginmanager.has_plugin("terminalreporter")
+            yield Terminal(0, self._show) if shown else None
         finally:
             capture.resume() if capture else None
 

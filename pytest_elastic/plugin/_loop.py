@@ -24,7 +24,11 @@ def conduct(
     missing = supported()
     if missing:
         raise pytest.UsageError(f"tests on ranks need Linux 5.3 or newer with /proc: {missing}")
-    session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    if not hasattr(session.config, "_tmp_path_factory"):
+        raise pytest.UsageError(
+            "tests on ranks need pytest's plugin for temporary directories: no `-p no:tmpdir`"
+        )
+    session.config._tmp_path_factory.getbasetemp()
     conductor = Conductor(session, options, launchers)
     methods = {launchers.method(read_marker(item).start_method) for item in items}
     if "fork" in methods or launchers.method(None) == "fork":

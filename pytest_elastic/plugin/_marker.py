@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import pytest
 from pytest_elastic.errors import MarkerError
 from pytest_elastic.plugin._options import CLOCKS, START_METHODS
 from pytest_elastic.plugin._process_group import read_backend
+from pytest_elastic.plugin._stash import SIZE
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
@@ -164,10 +166,7 @@ def _is_ours(item: pytest.Function, name: str) -> bool:
 
 def size_of(item: pytest.Item, default: int) -> int:
     """How many ranks this item has."""
-    callspec = getattr(item, "callspec", None)
-    if callspec is not None and NPROCS_FIXTURE in callspec.params:
-        return int(callspec.params[NPROCS_FIXTURE])
-    return next(iter(read_marker(item).sizes), default)
+    return item.stash[SIZE][0] if SIZE in item.stash else next(iter(read_marker(item).sizes), default)
 
 
 def parametrize_sizes(metafunc: pytest.Metafunc) -> None:
@@ -184,6 +183,50 @@ def parametrize_sizes(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(NPROCS_FIXTURE, marker.sizes, ids=ids, indirect=True)
 
 
+def one_per_size(item: pytest.Item) -> list[pytest.Item]:
+    """The items of this test, one for each size of its marker's list, whoever has marked it.
+
+    A list on the function, its class or its module has made them already; one on a `pytest.param`, or one
+    that a hook adds to the collected item, has not.
+    """
+    if not isinstance(item, pytest.Function) or SIZE in item.stash or _is_unittest(item):
+        return [item]
+    try:
+        marker = read_marker(item)
+    except MarkerError:
+        return [item]
+    params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    if NPROCS_FIXTURE in params:
+        item.stash[SIZE] = (int(params[NPROCS_FIXTURE]), marker.sizes)
+    elif marker.listed:
+        return [_of_size(item, size, marker.sizes) for size in marker.sizes]
+    return [item]
+
+
+def _of_size(item: pytest.Function, size: int, sizes: tuple[int, ...]) -> pytest.Function:
+    name = f"{item.name[:-1]}-nprocs={size}]" if item.name.endswith("]") else f"{item.name}[nprocs={size}]"
+    # The name is the last part of the id only where neither `originalname` nor `callspec` is given.
+    made = type(item).from_parent(
+        item.parent, name=name, callobj=item.function, fixtureinfo=item._fixtureinfo
+    )
+    made.originalname = item.originalname
+    if hasattr(item, "callspec"):
+        made.callspec = item.callspec
+    for known in ("_obj", "_instance"):  # Each item has an instance of its class.
+        vars(made).pop(known, None)
+    made.own_markers[:] = item.own_markers
+    made.keywords.update({mark.name: mark for mark in item.own_markers})
+    made.extra_keyword_matches.update(item.extra_keyword_matches)
+    made.user_properties.extend(item.user_properties)
+    made.stash[SIZE] = (size, sizes)
+    return made
+
+
+def _is_unittest(item: pytest.Function) -> bool:
+    unittest: Any = sys.modules.get("unittest")
+    return unittest is not None and item.cls is not None and issubclass(item.cls, unittest.TestCase)
+
+
 def check_marker(item: pytest.Item) -> None:
     """Check the markers of a collected test.
 
@@ -198,13 +241,40 @@ def check_marker(item: pytest.Item) -> None:
     except MarkerError as error:
         raise MarkerError(error.text, where) from None
     _check_fixtures(item, where)
-    if item.get_closest_marker("elastic") is None:
-        return
     if not isinstance(item, pytest.Function):
-        kind = type(item).__name__
-        raise MarkerError(f"elastic() is for test functions and methods, not for a {kind}", where)
-    if marker.listed and not hasattr(item, "callspec"):
+        # A doctest of a module that is marked is no test of that kind.
+        if any(mark.name == "elastic" for mark in item.own_markers):
+            kind = type(item).__name__
+            raise MarkerError(f"elastic() is for test functions and methods, not for a {kind}", where)
+        return
+    if marker.listed and _is_unittest(item):
         raise MarkerError("elastic(nprocs=[...]) is not for methods of unittest.TestCase", where)
+    sizes = item.stash.get(SIZE, (0, ()))[1]
+    if sizes != marker.sizes and (sizes or marker.listed):
+        made = f"nprocs={[*sizes]}" if sizes else "one size"
+        text = f"elastic(nprocs={[*marker.sizes]}) came too late: the items of the test were made for {made}"
+        raise MarkerError(text, where)
+
+
+def adoptable(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Which of the collected items run on ranks; one whose late mark is bad fails, and says why."""
+    good = []
+    for item in items:
+        if is_elastic(item) or any(mark.name == "elastic" for mark in item.own_markers):
+            try:
+                check_marker(item)
+                good.append(item)
+            except MarkerError as error:
+                item.setup = _failing(str(error))  # type: ignore[method-assign]
+                item.teardown = lambda: None  # type: ignore[method-assign]
+    return good
+
+
+def _failing(text: str) -> Callable[[], None]:
+    def setup() -> None:
+        pytest.fail(text, pytrace=False)
+
+    return setup
 
 
 def _check_fixtures(item: pytest.Item, where: str) -> None:

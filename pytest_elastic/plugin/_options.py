@@ -98,9 +98,10 @@ class Options(NamedTuple):  # Every run pays for making this class: a dataclass 
             seed=_whole(config, "seed"),
             clock=_choice(config, "clock"),
             artifacts=config.rootpath / where if (where := _value(config, "artifacts")[1]) else None,
-            live=config.getoption("capture") == "no",
-            setup_show=bool(config.getoption("setupshow") or config.getoption("setuponly")),
-            full_trace=bool(config.getoption("fulltrace")),
+            # Options of pytest's own plugins, which `-p no:...` may have switched off.
+            live=config.getoption("capture", None) == "no",
+            setup_show=bool(config.getoption("setupshow", False) or config.getoption("setuponly", False)),
+            full_trace=bool(config.getoption("fulltrace", False)),
             debugging_stops_clocks=not _of_timeout(config, "timeout_disable_debugger_detection"),
         )
 

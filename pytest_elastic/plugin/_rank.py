@@ -13,7 +13,7 @@ import logging
 import pdb
 import pickle
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from traceback import walk_tb
@@ -49,12 +49,25 @@ _KINDS: dict[str, type[BaseException]] = {  # `xfail` first: it is a kind of `fa
 }
 
 
+ItemName = tuple[str, int]
+
+
+def names_of(items: list[pytest.Item]) -> dict[pytest.Item, ItemName]:
+    """What each is called between processes: its id, which need not be its own, and the how-manieth it is."""
+    counts, names = Counter[str](), dict[pytest.Item, ItemName]()
+    for item in items:
+        if item not in names:  # A file that is named twice has each of its items twice.
+            names[item] = (item.nodeid, counts[item.nodeid])
+            counts[item.nodeid] += 1
+    return names
+
+
 @dataclass(frozen=True, slots=True)
 class RunItem:
-    """Order: be ready for the phases of this item; `nextid` is the next one of this group."""
+    """Order: be ready for the phases of this item; `following` is the next one of this group."""
 
-    nodeid: str
-    nextid: str | None
+    item: ItemName
+    following: ItemName | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +101,10 @@ class RankRunner:
     """A plugin that is registered in ranks only."""
 
     def __init__(self, session: pytest.Session, setup_show: bool) -> None:
-        self._items = {item.nodeid: item for item in session.items}
+        self._items = {name: item for item, name in names_of(session.items).items()}
         self._config, self._setup_show = session.config, setup_show
         self._rank: RankProcess | None = None
-        self._ran: set[str] = set()
+        self._ran: set[ItemName] = set()
         self._marks: list[list[pytest.Mark]] = []
         self._subtests: list[Any] = []
         self._raised: Raised | None = None  # The phase's first failure.
@@ -119,15 +132,15 @@ class RankRunner:
         return rank.live(self._obey)
 
     def _obey(self, rank: RankProcess, order: RunItem) -> None:
-        item = self._items[order.nodeid]
-        if order.nodeid in self._ran or not getattr(item, "_request", True):
+        item = self._items[order.item]
+        if order.item in self._ran or not getattr(item, "_request", True):
             item._initrequest()  # type: ignore[attr-defined]  # It has the fixtures' values of the last run.
         for name in ("addError", "addFailure"):
-            if order.nodeid not in self._ran and hasattr(item, name):
+            if order.item not in self._ran and hasattr(item, name):
                 setattr(item, name, self._noting(getattr(item, name)))
-        self._ran.add(order.nodeid)
+        self._ran.add(order.item)
         self._marks = marks_of(item)
-        nextitem = self._items.get(order.nextid) if order.nextid else None
+        nextitem = self._items.get(order.following) if order.following else None
         item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         if self._last is not None:
             self._last.warnings, self._warnings = self._warnings, []
@@ -200,7 +213,7 @@ class RankRunner:
         report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
         self._exit_as_expected(item, call)
         if (
-            self._config.getoption("usepdb")
+            self._config.getoption("usepdb", False)
             and _outcome(call) == "failed"
             and not hasattr(report, "wasxfail")
         ):

@@ -28,6 +28,8 @@ LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
 # On the config of a rank.
 RANK: pytest.StashKey[RankProcess] = pytest.StashKey()
+# On an item: how many ranks it has, of all the sizes in the list that made it.
+SIZE: pytest.StashKey[tuple[int, tuple[int, ...]]] = pytest.StashKey()
 # On an item: whether the failure of its phase was seen in a rank's debugger.
 DEBUGGED: pytest.StashKey[bool] = pytest.StashKey()
 # On an item: seconds from pytest-timeout and whether they are for the call phase only; the last verdict.

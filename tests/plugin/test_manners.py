@@ -207,3 +207,20 @@ def test_a_run_without_elastic_tests_imports_nothing_heavy(run):
         "-p", "no:hypothesispytest", "-p", "no:xdist",
     )  # fmt: skip
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "plugin", ["terminal", "capture", "setuponly", "setupplan", "debugging", "logging", "skipping"]
+)
+def test_plugins_of_pytests_own_may_be_off(run, plugin):
+    """The options that they bring are not asked for, in pytest and in ranks."""
+    result = run("def test_plain(): pass\ndef test_it(rank): pass\n", "-p", f"no:{plugin}")
+    assert (result.ret, result.stderr.str()) == (0, "")
+
+
+def test_without_temporary_directories_there_are_no_ranks(run):
+    """One line says so; other tests run."""
+    assert run("def test_plain(): pass", "-p", "no:tmpdir").ret == 0
+    result = run("def test_it(rank): pass", "-p", "no:tmpdir")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*tests on ranks need pytest's plugin for temporary directories*"])
