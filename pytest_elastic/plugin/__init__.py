@@ -149,6 +149,17 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    __tracebackhide__ = True
+    if "hypothesis" not in sys.modules or not is_elastic(item):
+        return (yield)
+    from pytest_elastic.plugin._given import in_lockstep, unlooked_at
+
+    with in_lockstep(item) if RANK in item.config.stash else unlooked_at(item):
+        return (yield)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     if is_elastic(pyfuncitem):
