@@ -79,6 +79,21 @@ class RankError(ElasticError):
         super().__init__(text)
 
 
+class FixtureElsewhereError(ElasticError, KeyError):
+    """A hook in pytest's process asked for the value of a fixture that only the ranks have.
+
+    Attributes:
+        name: of the fixture.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(name)
+
+    def __str__(self) -> str:
+        return f"the value of the fixture {self.name!r} is in the ranks"
+
+
 class DebuggerError(ElasticError):
     """A debugger was to open in a rank, and pytest has no terminal for it.
 

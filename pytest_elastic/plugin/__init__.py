@@ -37,7 +37,16 @@ from pytest_elastic.plugin._marker import (
     parametrize_sizes,
 )
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, RANK, TIMEOUT, TRIALS, VERDICT
+from pytest_elastic.plugin._stash import (
+    CENSUS,
+    CONDUCTOR,
+    LAUNCHERS,
+    RANK,
+    REPORT,
+    TIMEOUT,
+    TRIALS,
+    VERDICT,
+)
 
 __all__ = [
     "_elastic_nprocs",
@@ -107,11 +116,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    number = sum(map(is_elastic, items))
-    if not number:
+    on_ranks = list(filter(is_elastic, items))
+    if not on_ranks:
         return []
+    from pytest_elastic.plugin._neighbours import words
+
     launchers = _launchers_of(config)
-    return [f"elastic: {number} on ranks, start method {launchers.method(None)} ({launchers.why})"]
+    how = f"start method {launchers.method(None)} ({launchers.why})"
+    return [f"elastic: {len(on_ranks)} on ranks, {how}", *words(config, on_ranks)]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -129,24 +141,14 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     return (yield from conduct(session, items, _launchers_of(session.config)))
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, Any, pytest.TestReport]:
-    report: pytest.TestReport = yield
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
     verdict = item.stash.get(VERDICT, None)
-    if verdict is not None:
-        from pytest_elastic.plugin._accounting import show
+    if verdict is None:
+        return None
+    from pytest_elastic.plugin._accounting import report_of
 
-        del item.stash[VERDICT]
-        show(report, verdict, item.config)
-    if TRIALS in item.stash and call.when != "teardown":
-        reproduction = item.config.stash[CONDUCTOR].reproduction
-        if report.failed:
-            reproduction.report(item, report)
-        elif (report.passed and call.when == "call") or hasattr(report, "wasxfail"):
-            reproduction.forget(item)
-    return report
+    item.stash[REPORT] = report_of(item, call, verdict)
+    return item.stash[REPORT]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,7 +18,7 @@ class ElasticWarning(pytest.PytestWarning):
     """Something a test on ranks left behind."""
 
 
-def raise_verdict(verdict: Verdict) -> NoReturn:
+def raise_verdict(verdict: Verdict, item: pytest.Item) -> NoReturn:
     """Raise what makes pytest itself judge skip, xfail and exit as for any item."""
     __tracebackhide__ = True
     end = verdict.primary
@@ -30,10 +31,10 @@ def raise_verdict(verdict: Verdict) -> NoReturn:
         raise GroupTimeoutError([end.rank], verdict.headline)
     if end.report is None:  # It has failed, and could not tell in time.
         raise RankError(end.rank, "", verdict.headline)
-    raise _error_of(end.report) from None
+    raise _error_of(end.report, item) from None
 
 
-def _error_of(report: PhaseReport) -> BaseException:
+def _error_of(report: PhaseReport, item: pytest.Item) -> BaseException:
     details = report.details
     if details.get("kind") == "exit":
         return pytest.exit.Exception(details["msg"], details["returncode"])
@@ -50,7 +51,22 @@ def _error_of(report: PhaseReport) -> BaseException:
         loaded = None
     if isinstance(loaded, BaseException) and not isinstance(loaded, KeyboardInterrupt | SystemExit):
         return loaded
+    if report.expected and next(item.iter_markers("xfail"), None) is not None:
+        return pytest.xfail.Exception(details["expected"])  # Its type is judged where it is known.
     return RankError(report.rank, report.error_type, report.crash)
+
+
+def report_of(item: pytest.Item, call: pytest.CallInfo[None], verdict: Verdict) -> pytest.TestReport:
+    """The report that hooks in pytest's process get: as of any item, with the ranks' text in it."""
+    report = pytest.TestReport.from_item_and_call(item, call)
+    show(report, verdict, item.config)
+    return report
+
+
+def load_report(report: PhaseReport, config: pytest.Config) -> Any:
+    """The report as the rank's pytest made it."""
+    # A copy, since pytest builds its objects in the data.
+    return config.hook.pytest_report_from_serializable(config=config, data=copy.deepcopy(report.data))
 
 
 def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> None:
@@ -62,19 +78,21 @@ def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> 
     if end.report is None or verdict.kind == "partial":
         report.longrepr = _with_sections(verdict.headline, verdict)
         return
-    theirs = config.hook.pytest_report_from_serializable(config=config, data=end.report.data)
+    theirs = load_report(end.report, config)
     if report.skipped and not hasattr(report, "wasxfail"):
-        report.longrepr = theirs.longrepr
-    elif hasattr(theirs.longrepr, "chain") and verdict.headline:
-        headline = dataclasses.replace(
-            theirs.longrepr.reprtraceback, reprentries=[], extraline=verdict.headline, style="short"
-        )
-        theirs.longrepr.chain = [(headline, None, None), *theirs.longrepr.chain]
+        report.longrepr = theirs.longrepr if isinstance(theirs.longrepr, tuple) else report.longrepr
+    elif hasattr(theirs.longrepr, "chain"):
+        if verdict.headline:
+            headline = dataclasses.replace(
+                theirs.longrepr.reprtraceback, reprentries=[], extraline=verdict.headline, style="short"
+            )
+            theirs.longrepr.chain = [(headline, None, None), *theirs.longrepr.chain]
         for title, text in verdict.sections:
             theirs.longrepr.addsection(title, text, "-")
         report.longrepr = theirs.longrepr
     else:
-        report.longrepr = _with_sections(f"{theirs.longrepr}\n{verdict.headline}", verdict)
+        text = end.report.details.get("text") or str(theirs.longrepr)
+        report.longrepr = _with_sections(f"{text}\n{verdict.headline}", verdict)
 
 
 def _with_sections(text: str, verdict: Verdict) -> str:
@@ -93,8 +111,13 @@ def report_leaks(item: pytest.Item, text: str, clean: bool, leaks: str) -> None:
     if clean and leaks == "fail":
         pytest.fail(text, pytrace=False)
     try:
-        warnings.warn_explicit(ElasticWarning(text), None, str(item.path), (item.location[1] or 0) + 1)
+        warn_of(item, text)
     except ElasticWarning:  # A filter made it an error: it must not hide a worse one.
         if clean:
             raise
         item.add_report_section("call", "left behind", text)
+
+
+def warn_of(item: pytest.Item, text: str) -> None:
+    """Warn at the line where the test begins."""
+    warnings.warn_explicit(ElasticWarning(text), None, str(item.path), (item.location[1] or 0) + 1)

@@ -14,7 +14,7 @@ import os
 import signal
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,15 @@ from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, 
 from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict, report_leaks
 from pytest_elastic.plugin._debugging import Debugging
+from pytest_elastic.plugin._home import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._marks import take_marks
+from pytest_elastic.plugin._neighbours import outcomes_before, take_recorded
 from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem, names_of
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
+from pytest_elastic.plugin._subtests import merge_subtests
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
 
 
@@ -120,10 +123,14 @@ class Conductor:
 
     def write(self, text: str) -> None:
         """Write to the terminal, past the capture of output."""
-        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
         if self.session.config.pluginmanager.has_plugin("terminalreporter"):
-            with capture.global_and_fixture_disabled() if capture else nullcontext():
+            with self.uncaptured():
                 self.session.config.get_terminal_writer().write(text)
+
+    def uncaptured(self) -> AbstractContextManager[None]:
+        """Inside, what is written goes to the terminal."""
+        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()
 
     def close(self) -> None:
         """End every kept group, then the launchers; bounded.
@@ -171,6 +178,7 @@ class ItemController:
         self._starts: dict[str, int] = {}
         self._durations: dict[str, float] = {}  # Seconds of each phase, on the slowest rank.
         self._teardown = Verdict("passed")
+        self._values = LauncherValues()
         self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
         self._left = math.inf  # Seconds; what passes between two phases is not charged.
 
@@ -186,6 +194,8 @@ class ItemController:
         __tracebackhide__ = True
         self._finished, self._reports, self._teardown = False, [], Verdict("passed")
         self._durations = {}
+        self._values.clear()
+        self.item.funcargs = self._values  # type: ignore[attr-defined]
         if self.marker.faults is not None:
             self.marker.faults.check(self.size)
         self.conductor.reproduction.check(self.item, self.size)
@@ -199,7 +209,8 @@ class ItemController:
         following = self.conductor.next_use(self)
         self.conductor.reproduction.attach(self.item, group, self.marker.faults)
         names = self.conductor.names
-        order = RunItem(names[self.item], names[following] if following else None)
+        following_name = names[following] if following else None
+        order = RunItem(names[self.item], following_name, outcomes_before(self.item))
         if group.fresh or self.marker.lifetime != "test":
             group.order(self._alive, order)
         else:
@@ -388,20 +399,42 @@ class ItemController:
 
     def _raise(self, when: str, verdict: Verdict) -> None:
         __tracebackhide__ = True
+        reports = [report for report in self._reports if report.when == when]
+        self._take_values(verdict, reports)
+        take_recorded(self.item, reports)
+        failed_subtests = self._report_subtests(reports)
+        if failed_subtests and verdict.kind == "passed":  # As some ranks skipped them.
+            text = f"contains {failed_subtests} failed subtest{'s'[: failed_subtests - 1]}"
+            verdict = Verdict("failed", RankEnd(0, "failed", math.inf), text, verdict.sections)
         self.item.stash[VERDICT], self.item.stash[DEBUGGED] = verdict, when in self._debugged
         # Without the start of the ranks, and the call without their teardown.
         verdict.duration = self._durations.get(when, 0.0)
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
         if self._group is not None and (log == "all" or (log == "failed" and failed)):
-            reports = [report for report in self._reports if report.when == when]
             for name, text in log_sections(self._group, self._starts, reports):
                 self.item.add_report_section(when, name, text)
         if verdict.kind == "passed":
             for name, text in verdict.sections:
                 self.item.add_report_section(when, name, text)
             return
-        raise_verdict(verdict)
+        raise_verdict(verdict, self.item)
+
+    def _take_values(self, verdict: Verdict, reports: list[PhaseReport]) -> None:
+        """Hooks that look at fixtures see the plain ones of the rank that decided, else the first's."""
+        primary = verdict.primary.report if verdict.primary is not None else None
+        report = primary or next(iter(reports), None)
+        if report is not None and report.when != "teardown":
+            self._values.take(report, getattr(getattr(self.item, "callspec", None), "params", {}))
+
+    def _report_subtests(self, reports: list[PhaseReport]) -> int:
+        """Report the subtests of a phase; how many failed."""
+        merged = merge_subtests(self.item.config, reports, self.conductor.options.partial_skip)
+        if merged:
+            with self.conductor.uncaptured():
+                for report in merged:
+                    self.item.ihook.pytest_runtest_logreport(report=report)
+        return sum(report.failed for report in merged)
 
 
 _WARNED = pytest.StashKey[set[Any]]()

@@ -10,6 +10,7 @@ from pytest_elastic.launch import FreshInterpreters, Launchers, start_of_this_in
 from pytest_elastic.multiprocessing._guardian import exit_now
 from pytest_elastic.multiprocessing._kernel import supported
 from pytest_elastic.plugin._controller import Conductor
+from pytest_elastic.plugin._home import HomeHooks
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._rank import RankRunner
@@ -37,9 +38,12 @@ def conduct(
     conductor.adopt(items)
     session.config.stash[CONDUCTOR] = conductor
     conductor.debugging.begin()
+    home = HomeHooks(session.config)
+    session.config.pluginmanager.register(home)
     try:
         return (yield)
     finally:
+        session.config.pluginmanager.unregister(home)
         conductor.debugging.end()
         conductor.close()
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import io
 import logging
 import pdb
-import pickle
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any
 
@@ -24,13 +23,14 @@ import pytest
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
-from pytest_elastic.launch._timeouts import of_timeout
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
 from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code, let_go
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
+from pytest_elastic.plugin._neighbours import recorded, take_outcomes, write_no_files
+from pytest_elastic.plugin._phase_report import describe, pickles, plain, plain_values, raised_outcome
 from pytest_elastic.plugin._stash import RANK, STREAMS
-from pytest_elastic.report import Outcome, PhaseReport, Raised, follows
+from pytest_elastic.report import PhaseReport, Raised, follows
 from pytest_elastic.store._inspection import inspect_process
 
 _FORMER_CAPTURE = pytest.StashKey[object]()
@@ -41,12 +41,6 @@ _REPORTING = (
     "pytest_exception_interact",
     "pytest_warning_recorded",
 )
-_KINDS: dict[str, type[BaseException]] = {  # `xfail` first: it is a kind of `fail`.
-    "skip": pytest.skip.Exception,
-    "exit": pytest.exit.Exception,
-    "xfail": pytest.xfail.Exception,
-    "fail": pytest.fail.Exception,
-}
 
 
 ItemName = tuple[str, int]
@@ -64,10 +58,16 @@ def names_of(items: list[pytest.Item]) -> dict[pytest.Item, ItemName]:
 
 @dataclass(frozen=True, slots=True)
 class RunItem:
-    """Order: be ready for the phases of this item; `following` is the next one of this group."""
+    """Order: be ready for the phases of this item.
+
+    Attributes:
+        following: the next one of this group.
+        outcomes: what is known of tests before it.
+    """
 
     item: ItemName
     following: ItemName | None
+    outcomes: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ def quieten(config: pytest.Config) -> None:
         hook = getattr(config.hook, name)
         for implementation in hook.get_hookimpls():
             hook._remove_plugin(implementation.plugin)
+    write_no_files()
     let_go(copies_of(STREAMS))
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
@@ -140,6 +141,7 @@ class RankRunner:
                 setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.item)
         self._marks = marks_of(item)
+        take_outcomes(item, order.outcomes)
         nextitem = self._items.get(order.following) if order.following else None
         item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         if self._last is not None:
@@ -163,8 +165,7 @@ class RankRunner:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Subtests report through this hook."""
-        if report.failed:
-            self._subtests.append(report)
+        self._subtests.append(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> None:
@@ -175,8 +176,8 @@ class RankRunner:
     def pytest_warning_recorded(self, warning_message: Any) -> None:
         """Collect for the launcher, which records them against the item."""
         warning = warning_message
-        message = warning.message if _pickles(warning.message) else str(warning.message)
-        category = warning.category if _pickles(warning.category) else UserWarning
+        message = warning.message if pickles(warning.message) else str(warning.message)
+        category = warning.category if pickles(warning.category) else UserWarning
         self._warnings.append((message, category, warning.filename, warning.lineno))
 
     def pytest_enter_pdb(self, pdb: Any) -> None:
@@ -210,30 +211,72 @@ class RankRunner:
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
         ended = SYSTEM_CLOCK.monotonic()
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
-        report: Any = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        report: Any = self._make_report(item, call)
         self._exit_as_expected(item, call)
         if (
             self._config.getoption("usepdb", False)
-            and _outcome(call) == "failed"
+            and raised_outcome(call) == "failed"
             and not hasattr(report, "wasxfail")
         ):
             call = self._post_mortem(call, report)
-        outcome = _outcome(call)
-        if self._subtests and outcome == "passed":
-            outcome, report = "failed", self._subtests[0]
-        self._subtests.clear()
+        subtests, self._subtests = [self._subtest(item, one) for one in self._subtests], []
+        said = self._describe(item, call, report, subtests)
+        values, params = plain_values(item)
+        attributes, suite_properties = recorded(item)
         return PhaseReport(
             rank=self._rank.rank,
             when=when,
-            outcome=outcome,
             at=ended if self._raised is None else self._raised.at,
             duration=call.duration,
             data=self._serialise(report),
             shown=written.getvalue(),
-            properties=[(name, _plain(value)) for name, value in item.user_properties[known:]],
+            properties=[(name, plain(value)) for name, value in item.user_properties[known:]],
             inspection=inspect_process(),
             marks=new_marks(item, self._marks, lambda text: self._warn(item, text)),
-            **_describe(call, report, self._raised),
+            subtests=subtests,
+            values=values,
+            params=params,
+            attributes=attributes,
+            suite_properties=suite_properties,
+            **said,
+        )
+
+    def _make_report(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
+        """As hooks leave it; a hook that fails ends the session of a plain test, and here fails this one."""
+        hook = item.ihook.pytest_runtest_makereport
+        made = pytest.CallInfo.from_call(lambda: hook(item=item, call=call), when=call.when)
+        return made.result if made.excinfo is None else pytest.TestReport.from_item_and_call(item, made)
+
+    def _describe(
+        self, item: pytest.Item, call: pytest.CallInfo[Any], report: Any, subtests: list[PhaseReport]
+    ) -> dict[str, Any]:
+        said = describe(item, call, report)
+        failed = sum(subtest.outcome == "failed" for subtest in subtests)
+        if not failed or said["outcome"] != "passed":
+            return said
+        report.outcome = "failed"
+        report.longrepr = f"contains {failed} failed subtest{'s' if failed > 1 else ''}"
+        said = describe(item, call, report)
+        if self._raised is not None:
+            said |= {"error_type": self._raised.error_type, "follows": self._raised.follows}
+        return said | {"of_timeout": any(subtest.of_timeout for subtest in subtests)}
+
+    def _subtest(self, item: pytest.Item, report: Any) -> PhaseReport:
+        """One of its own subtests, which has been judged whole."""
+        assert self._rank is not None
+        longrepr = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        crash = getattr(getattr(longrepr, "reprcrash", None), "message", "")
+        text = str(longrepr or "")
+        return PhaseReport(
+            self._rank.rank,
+            "call",
+            report.outcome,
+            SYSTEM_CLOCK.monotonic(),
+            report.duration,
+            self._serialise(report),
+            crash or text,
+            details={"text": text},
+            of_timeout="DistStoreError" in crash,
         )
 
     def _note(self, error: object) -> None:
@@ -291,54 +334,3 @@ class RankRunner:
             config=self._config, report=report
         )
         return data
-
-
-def _outcome(call: pytest.CallInfo[Any]) -> Outcome:
-    """The bare outcome: `xfail` marks are judged by the launcher, on the merged one."""
-    if call.excinfo is None:
-        return "passed"
-    if isinstance(call.excinfo.value, pytest.skip.Exception):
-        return "skipped"
-    return "exit" if isinstance(call.excinfo.value, pytest.exit.Exception) else "failed"
-
-
-def _describe(call: pytest.CallInfo[Any], report: Any, raised: Raised | None) -> dict[str, Any]:
-    """The fields of a `PhaseReport` that say what was raised."""
-    crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr or "")
-    if call.excinfo is None:
-        told: dict[str, Any] = {"text": str(report.longrepr or "")}  # Of a subtest, if of anything.
-        said = {} if raised is None else {"error_type": raised.error_type, "follows": raised.follows}
-        return {"crash": crash, "details": told, "of_timeout": "DistStoreError" in crash, **said}
-    error = call.excinfo.value
-    kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "")
-    place = getattr(report.longrepr, "reprcrash", None)
-    if kind == "skip":
-        crash = str(error.msg)  # type: ignore[attr-defined]
-    details = {
-        "kind": kind,
-        "msg": str(getattr(error, "msg", "")),
-        "pytrace": getattr(error, "pytrace", True),
-        "returncode": getattr(error, "returncode", None),
-        "text": str(report.longrepr or ""),
-    }
-    return {
-        "crash": crash,
-        "place": f"{place.path}:{place.lineno}" if place is not None else "",
-        "error": pickle.dumps(error) if not kind and _pickles(error) else None,
-        "error_type": type(error).__name__,
-        "follows": follows(error),
-        "of_timeout": of_timeout(error),
-        "details": details,
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-def _pickles(value: object) -> bool:
-    try:
-        pickle.loads(pickle.dumps(value))
-    except Exception:
-        return False
-    return True

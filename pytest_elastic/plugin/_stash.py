@@ -35,6 +35,8 @@ DEBUGGED: pytest.StashKey[bool] = pytest.StashKey()
 # On an item: seconds from pytest-timeout and whether they are for the call phase only; the last verdict.
 TIMEOUT: pytest.StashKey[tuple[float, bool]] = pytest.StashKey()
 VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()
+# The report of it that hooks of pytest's process are given.
+REPORT: pytest.StashKey[pytest.TestReport] = pytest.StashKey()
 # The faults that it plans, and what became of its groups.
 PLAN: pytest.StashKey[FaultPlan] = pytest.StashKey()
 TRIALS: pytest.StashKey[Trials] = pytest.StashKey()

@@ -16,7 +16,7 @@ class PhaseReport:
     """A rank's own report; everything in it pickles.
 
     Attributes:
-        outcome: before any judgement of `xfail`, which is the launcher's.
+        outcome: as hooks in the rank left it, before any judgement of `xfail` marks, which is the launcher's.
         at: when the phase ended, or what failed left it (monotonic clock, which all processes share).
         duration: seconds.
         data: the runner's serialised report.
@@ -33,6 +33,12 @@ class PhaseReport:
         threads: non-daemon threads that run after the teardown.
         inspection: what else may go on in the rank's process, as `store/_inspection.py` gives it.
         of_timeout: whether a failure is a time-out of the store, or came of one.
+        expected: whether the failure is one that an `xfail` mark expects, as the rank sees it.
+        subtests: reports of the parts that the test reports by themselves.
+        values: of fixtures, those that are plain.
+        attributes: of the test, recorded by it for an XML report.
+        suite_properties: likewise, of the whole run.
+        params: names of the fixtures whose values are the test's parameters.
     """
 
     rank: int
@@ -54,6 +60,12 @@ class PhaseReport:
     threads: int = 0
     inspection: tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]] = (0.0, False, False, (), ())
     of_timeout: bool = True
+    expected: bool = False
+    subtests: list[PhaseReport] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    params: list[str] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
+    suite_properties: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@
    of the store; else the lower rank.  So a forced order of the store has one first failure, with
    `FORCED_TOGETHER`, which is longer: what was forced took its time.
 4. Ranks that we stopped are no failures; the report says where they stood.
-5. Skips are unanimous, or they are a failure that names the ranks (`partial_skip` may say otherwise).
+5. A failure that an `xfail` mark expects comes after those that it does not, so all ranks' have to be.
+6. Skips are unanimous, or they are a failure that names the ranks (`partial_skip` may say otherwise).
 """
 
 from __future__ import annotations
@@ -151,13 +152,13 @@ def _ordered(failures: list[RankEnd], together: float) -> list[RankEnd]:
 
 
 def _place(end: RankEnd, failures: list[RankEnd]) -> int:
-    """In which row of causes it stands: own failures, followers that name ranks, followers, the hung."""
+    """Its row of causes: own failures, expected ones, followers that name ranks, followers, the hung."""
     if end.kind == "hung":
-        return 3
+        return 4
     if not _is_follower(end, failures):
-        return 0
+        return int(end.report is not None and end.report.expected)
     assert end.report is not None
-    return 1 if _NAMES_RANKS.search(end.report.crash) else 2
+    return 2 if _NAMES_RANKS.search(end.report.crash) else 3
 
 
 def _is_follower(end: RankEnd, failures: list[RankEnd]) -> bool:

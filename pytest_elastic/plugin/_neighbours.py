@@ -1,0 +1,90 @@
+"""Other plugins' state, which is to be the same in pytest's process and in ranks, or is told to be apart.
+
+*Rules.*  What a rank needs to know of tests before its own goes with the order to run it: ranks were forked
+before the first test.  What a rank records for a report that pytest writes at the end comes home with the
+phase.  Files of reports are written by pytest only.  Where none of that can be, the run says so at its start.
+None of these plugins is imported: each is known by the objects that it put on pytest's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from pytest_elastic.report import PhaseReport
+
+_APART = {  # By fixture.
+    "benchmark": "timings that `benchmark` takes on ranks are not in its table",
+    "json_metadata": "what ranks write to `json_metadata` is not in the report",
+    "extra": "what ranks append to `extra` is not in the report",
+    "extras": "what ranks append to `extras` is not in the report",
+}
+_ATTRIBUTE = "dependencyManager"  # Of pytest-dependency, on the nodes above an item: outcomes of tests.
+
+
+def words(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
+    """What the run says at its start of plugins that see less of these tests on ranks."""
+    used = {name for item in items for name in getattr(item, "fixturenames", ())}
+    found = [text for name, text in _APART.items() if name in used]
+    if config.pluginmanager.has_plugin("allure_listener"):
+        found.append("steps and attachments that are made on ranks are not in allure's report")
+    return [f"elastic: {text}" for text in found]
+
+
+def outcomes_before(item: pytest.Item) -> dict[int, Any]:
+    """In the launcher: what is known of earlier tests, by the depth of the node above the item."""
+    nodes = enumerate(item.listchain())
+    return {depth: getattr(node, _ATTRIBUTE) for depth, node in nodes if hasattr(node, _ATTRIBUTE)}
+
+
+def take_outcomes(item: pytest.Item, known: dict[int, Any]) -> None:
+    """In a rank."""
+    for depth, manager in known.items():
+        setattr(item.listchain()[depth], _ATTRIBUTE, manager)
+
+
+def write_no_files() -> None:
+    """In a rank: allure writes a file for each result."""
+    manager: Any = getattr(sys.modules.get("allure_commons"), "plugin_manager", None)
+    for plugin in manager.get_plugins() if manager is not None else ():
+        if hasattr(plugin, "report_result"):
+            manager.unregister(plugin)
+
+
+def recorded(item: pytest.Item) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """In a rank: attributes of the test, and new properties of the suite, for the XML report."""
+    xml = _xml(item.config)
+    if xml is None:
+        return {}, []
+    properties, xml.global_properties = xml.global_properties, []
+    if "record_xml_attribute" not in getattr(item, "fixturenames", ()):
+        return {}, properties
+    return dict(xml.node_reporter(item.nodeid).attrs), properties
+
+
+def take_recorded(item: pytest.Item, reports: list[PhaseReport]) -> None:
+    """In the launcher: a property that ranks give different values has the rank's number in its name."""
+    xml = _xml(item.config)
+    if xml is None:
+        return
+    for report in reversed(reports):
+        for name, value in report.attributes.items():
+            xml.node_reporter(item.nodeid).add_attribute(name, value)
+    values: dict[str, set[str]] = {}
+    for report in reports:
+        for name, value in report.suite_properties:
+            values.setdefault(name, set()).add(value)
+    for report in reports:
+        for name, value in report.suite_properties:
+            named = name if len(values[name]) == 1 else f"{name}[rank{report.rank}]"
+            if (named, value) not in xml.global_properties:
+                xml.add_global_property(named, value)
+
+
+def _xml(config: pytest.Config) -> Any:
+    """Pytest's writer of JUnit's XML, where one is asked for."""
+    plugins = config.pluginmanager.get_plugins()
+    return next((plugin for plugin in plugins if hasattr(plugin, "add_global_property")), None)

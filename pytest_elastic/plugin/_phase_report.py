@@ -1,0 +1,138 @@
+"""A rank's report of a phase: what was raised, and what hooks in the rank made of it.
+
+*Rules.*  The report as it leaves `pytest_runtest_makereport` in the rank is what counts, with one exception:
+what an `xfail` mark made of it is judged once, by the launcher, on the merged outcome.  The rank says only
+whether the mark expected its error, for errors that the launcher cannot have.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any, Literal
+
+import pytest
+
+from pytest_elastic.launch._timeouts import of_timeout
+from pytest_elastic.report import Outcome, follows
+
+Made = Literal["", "pass", "skip", "xfail", "fail"]
+
+_KINDS: dict[str, type[BaseException]] = {  # `xfail` first: it is a kind of `fail`.
+    "skip": pytest.skip.Exception,
+    "exit": pytest.exit.Exception,
+    "xfail": pytest.xfail.Exception,
+    "fail": pytest.fail.Exception,
+}
+_OUTCOMES: dict[Made, Outcome] = {"pass": "passed", "skip": "skipped", "xfail": "failed", "fail": "failed"}
+
+
+def raised_outcome(call: pytest.CallInfo[Any]) -> Outcome:
+    """The bare outcome: neither marks nor hooks have judged it."""
+    if call.excinfo is None:
+        return "passed"
+    if isinstance(call.excinfo.value, pytest.skip.Exception):
+        return "skipped"
+    return "exit" if isinstance(call.excinfo.value, pytest.exit.Exception) else "failed"
+
+
+def made_by_hooks(item: pytest.Item, call: pytest.CallInfo[Any], report: Any) -> Made:
+    """What hooks made of the phase, `""` where they left it what it was."""
+    bare = raised_outcome(call)
+    marked = next(item.iter_markers("xfail"), None) is not None
+    if bare == "exit":
+        return ""
+    if hasattr(report, "wasxfail") and not report.failed:
+        if call.excinfo is not None and isinstance(call.excinfo.value, pytest.xfail.Exception):
+            return ""
+        if marked and report.skipped == (bare == "failed"):
+            return ""
+        return "xfail" if report.skipped else "pass"
+    if report.outcome == bare:
+        return ""
+    if bare == "passed" and marked and str(report.longrepr).startswith("[XPASS(strict)]"):
+        return ""
+    return {"passed": "pass", "skipped": "skip"}.get(report.outcome, "fail")  # type: ignore[return-value]
+
+
+def describe(item: pytest.Item, call: pytest.CallInfo[Any], report: Any) -> dict[str, Any]:
+    """The fields of a `PhaseReport` that say how the phase ended."""
+    made = made_by_hooks(item, call, report)
+    if made:
+        return {"outcome": _OUTCOMES[made], **_as_made(made, report)}
+    outcome = raised_outcome(call)
+    if call.excinfo is None:
+        return {"outcome": outcome}
+    error = call.excinfo.value
+    crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr or "")
+    kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "")
+    place = getattr(report.longrepr, "reprcrash", None)
+    if kind == "skip":
+        crash = str(error.msg)  # type: ignore[attr-defined]
+    details = {
+        "kind": kind,
+        "msg": str(getattr(error, "msg", "")),
+        "pytrace": getattr(error, "pytrace", True),
+        "returncode": getattr(error, "returncode", None),
+        "text": str(report.longrepr or ""),
+    }
+    expected = outcome == "failed" and kind != "xfail" and hasattr(report, "wasxfail")
+    if expected:
+        details["expected"] = report.wasxfail
+    return {
+        "outcome": outcome,
+        "crash": crash,
+        "place": f"{place.path}:{place.lineno}" if place is not None else "",
+        "error": pickle.dumps(error) if not kind and pickles(error) else None,
+        "error_type": type(error).__name__,
+        "follows": follows(error),
+        "of_timeout": of_timeout(error),
+        "details": details,
+        "expected": expected,
+    }
+
+
+def _as_made(made: Made, report: Any) -> dict[str, Any]:
+    if made == "pass":
+        return {}
+    longrepr = report.longrepr
+    text = str(longrepr or "") or f"a hook in the rank made it {report.outcome}"
+    if made == "xfail":
+        said = report.wasxfail
+    elif isinstance(longrepr, tuple):
+        said = longrepr[2]
+    else:
+        said = getattr(getattr(longrepr, "reprcrash", None), "message", "") or text
+    details = {"kind": made, "msg": said, "pytrace": False, "text": text, "made": made}
+    return {"crash": said, "details": details, "error_type": "", "of_timeout": False}
+
+
+def plain_values(item: pytest.Item) -> tuple[dict[str, Any], list[str]]:
+    """Fixtures' values that the launcher's hooks may see; and the names of those that are the parameters."""
+    funcargs = getattr(item, "funcargs", None) or {}
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    same = [name for name, value in funcargs.items() if name in params and params[name] is value]
+    values = {
+        name: value
+        for name, value in funcargs.items()
+        if name not in same
+        and (
+            type(value) in (str, int, float, bool, type(None))
+            or (isinstance(value, os.PathLike) and pickles(value))
+        )
+    }
+    return values, same
+
+
+def plain(value: Any) -> Any:
+    """The value, as text where it is no builtin: it is to be written in reports of any format."""
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def pickles(value: object) -> bool:
+    """Whether it can be sent."""
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return False
+    return True
