@@ -9,9 +9,10 @@ import pytest
 from pytest_elastic.launch import FreshInterpreters, Launchers, start_of_this_interpreter
 from pytest_elastic.multiprocessing._guardian import exit_now
 from pytest_elastic.multiprocessing._kernel import supported
+from pytest_elastic.plugin._books import wrong_books
 from pytest_elastic.plugin._controller import Conductor
 from pytest_elastic.plugin._home import HomeHooks
-from pytest_elastic.plugin._marker import read_marker
+from pytest_elastic.plugin._marker import fail_instead, read_marker
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._rank import RankRunner
 from pytest_elastic.plugin._stash import CONDUCTOR
@@ -21,6 +22,11 @@ def conduct(
     session: pytest.Session, items: list[pytest.Item], launchers: Launchers
 ) -> Generator[None, object, object]:
     """Wrap the run loop of a session whose `items` run on ranks (or whose tests ask for `elastic`)."""
+    if refused := wrong_books(session.config, items):
+        if not hasattr(session.config, "workerinput"):
+            raise pytest.UsageError(refused)
+        while items:  # An error here would be one of xdist's, without words.
+            fail_instead(items.pop(), refused)
     options = Options.read(session.config)
     missing = supported()
     if missing:

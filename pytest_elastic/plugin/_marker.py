@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -265,16 +265,18 @@ def adoptable(items: list[pytest.Item]) -> list[pytest.Item]:
                 check_marker(item)
                 good.append(item)
             except MarkerError as error:
-                item.setup = _failing(str(error))  # type: ignore[method-assign]
-                item.teardown = lambda: None  # type: ignore[method-assign]
+                fail_instead(item, str(error))
     return good
 
 
-def _failing(text: str) -> Callable[[], None]:
+def fail_instead(item: pytest.Item, text: str) -> None:
+    """Have the test fail in its setup, with this text."""
+
     def setup() -> None:
         pytest.fail(text, pytrace=False)
 
-    return setup
+    item.setup = setup  # type: ignore[method-assign]
+    item.teardown = lambda: None  # type: ignore[method-assign]
 
 
 def _check_fixtures(item: pytest.Item, where: str) -> None:

@@ -25,6 +25,7 @@ from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
 from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code, let_go
+from pytest_elastic.plugin._books import only_compare
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
 from pytest_elastic.plugin._neighbours import recorded, take_outcomes, write_no_files
@@ -116,6 +117,7 @@ class RankRunner:
     def prepare(self) -> None:
         """In a zygote or a spawned rank: take the place of what reports."""
         quieten(self._config)
+        only_compare(self._config)
         self._config.pluginmanager.register(self, "pytest_elastic_rank")
 
     def live(self, start: RankStart) -> int:
