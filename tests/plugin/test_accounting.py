@@ -285,7 +285,7 @@ def test_leak_may_be_a_failure(run):
 def test_a_failed_subtest_fails_the_rank(run):
     """Subtests of a rank are part of its test."""
     code = HEAD + "\ndef test_it(subtests, rank):\n    with subtests.test(i=1):\n        assert rank != 1\n"
-    run(code).assert_outcomes(failed=1)
+    run(code).assert_outcomes(failed=2)  # As in a plain run: the subtest, and its test.
 
 
 def test_an_error_that_does_not_pickle(run):
