@@ -383,6 +383,11 @@ class Lookout:
             if not exact and not self._companies.are_confirmed(self._graph, self._count):
                 self._group.server.after(self._companies.next_look(), self._settle)
                 return
+            # Asked last: a thread that has just sent something, as a handler that makes its first call, was
+            # seen to wait for the answer.
+            if self._group.server.has_arrived():
+                self._settle()
+                return
             self._find(exact)
         if not still or armed:
             return

@@ -212,6 +212,10 @@ class StoreServer:
         """
         self._service.jump(most, leap)
 
+    def has_arrived(self) -> bool:
+        """Whether something has arrived that is not served yet."""
+        return self._service.has_arrived()
+
     def inspect(self, label: Hashable) -> None:
         """Ask a client that waits what else in its process may go on; the answer is a `RankInspected`."""
         self._service.inspect(label)

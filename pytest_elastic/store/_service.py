@@ -132,6 +132,10 @@ class Service:
                 self.reporter.tell()  # Of waits that have just timed out, too: who had one is at work again.
             settled()
 
+    def has_arrived(self) -> bool:
+        """Whether something is there to be served."""
+        return bool(self._poller.wait(0.0))
+
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
         self.agenda.set_alarm(self.clock.monotonic() + seconds, act)
