@@ -101,7 +101,9 @@ def test_fixtures_that_are_asked_for_late(run):
     ]
     late = "`elastic` is for tests that stay in pytest and run functions on ranks, and this test runs on ranks itself"
     assert lines.count(late) == 2
-    assert any("a test that is marked `elastic` runs on ranks, and one that asks for" in line for line in lines)
+    assert any(
+        "a test that is marked `elastic` runs on ranks, and one that asks for" in line for line in lines
+    )
     assert "KeyError" not in result.stdout.str()
     assert "Traceback" not in result.stdout.str()
 
