@@ -250,3 +250,70 @@ def test_subtests_are_reported_as_those_of_a_plain_test(run):
     )
     result.assert_outcomes(failed=12, passed=1, skipped=1, xfailed=1, xpassed=1)
     assert "6 subtests passed" in result.stdout.str()
+
+
+def test_what_other_plugins_keep_is_the_same_on_both_sides(run, pytester):
+    """Outcomes of earlier tests, in the manner of pytest-dependency; the XML report; what cannot be is said."""
+    result = run(
+        """
+        import logging
+        import pytest
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_first(rank): pass
+        def test_plain(): pass
+        @pytest.mark.elastic(nprocs=2)
+        def test_third(rank, request):
+            assert request.session.dependencyManager == ["test_first", "test_plain"]
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_recorded(rank, record_xml_attribute, record_testsuite_property, extras):
+            record_xml_attribute("serial", 7)
+            record_testsuite_property("same", 1)
+            record_testsuite_property("rank", rank)
+            logging.info("logged by %d", rank)
+        """,
+        "--junitxml=report.xml",
+        "-o",
+        "junit_family=xunit1",
+        "-o",
+        "log_cli=true",
+        "-o",
+        "log_cli_level=INFO",
+        "-o",
+        "elastic_log=all",
+        "-rA",
+        "--log-file=log.txt",
+        "--log-file-level=INFO",
+        conftest="""
+        import pytest
+
+        @pytest.fixture
+        def extras(): return []
+
+        def pytest_runtest_setup(item):
+            outcomes = item.session.__dict__.get("dependencyManager", [])
+            if item.name == "test_third" and "test_plain" not in outcomes:
+                pytest.skip("an outcome is not known")
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            if call.when == "call":
+                item.session.__dict__.setdefault("dependencyManager", []).append(item.name)
+            return (yield)
+        """,
+    )
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "elastic: what ranks append to `extras` is not in the report",
+            "elastic: live logs of ranks are in their output, which is shown as it comes with -s",
+            "INFO *logged by 0",
+        ]
+    )
+    xml = (pytester.path / "report.xml").read_text()
+    for name, value in (("same", "1"), ("rank[rank0]", "0"), ("rank[rank1]", "1")):
+        assert xml.count(f'<property name="{name}" value="{value}" />') == 1
+    assert xml.count('serial="7"') == 1
+    logged = (pytester.path / "log.txt").read_text()
+    assert sorted(line[-1] for line in logged.splitlines() if "logged by" in line) == ["0", "1"]
