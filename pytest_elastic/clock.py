@@ -7,10 +7,11 @@ A *deadline* is a point on the monotonic clock, a *timeout* a span: seconds as `
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
+
+from pytest_elastic.pristine import time
 
 Span = float | timedelta
 

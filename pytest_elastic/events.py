@@ -7,10 +7,11 @@ and `load` write and read them as JSON, one line each.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
+
+from pytest_elastic.pristine import json
 
 
 @dataclass(frozen=True, slots=True)

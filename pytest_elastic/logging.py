@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
+
+from pytest_elastic.pristine import os
 
 
 def get_logger(name: str | None = None) -> logging.Logger:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    0: {"errors", "clock", "events", "logging"},
+    0: {"pristine", "errors", "clock", "events", "logging"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
     3: {"launch", "strategies"},
@@ -20,7 +20,8 @@ LEVELS = {
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
-BESIDE = {"simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
+BESIDE |= {"simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
 THIRD_PARTIES = {
     "psutil": {"multiprocessing"},
     "hypothesis": {"strategies", "stateful"},

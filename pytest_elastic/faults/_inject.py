@@ -8,7 +8,6 @@ by the answer to its request, or to the wait in which it is blocked; one that is
 
 from __future__ import annotations
 
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,6 +16,7 @@ from pytest_elastic.faults._lost import lost_answer
 from pytest_elastic.faults._plan import Fault, FaultPlan
 from pytest_elastic.faults._stage import Stage
 from pytest_elastic.faults._watch import Watch
+from pytest_elastic.pristine import signal
 from pytest_elastic.store._gate import Ending, Gate, Request
 
 _LOOK = 0.01  # Seconds between looks at the ranks' output, while a fault waits for a line.

@@ -11,12 +11,12 @@ count.  What happens at an operation happens before the operation has any effect
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack
 
 from pytest_elastic.errors import FaultPlanError
+from pytest_elastic.pristine import signal
 
 Kind = Literal["kill", "exit", "stop", "resume", "delay", "drop", "late_join", "server_gone"]
 Where = Literal["op", "key", "barrier", "line"]

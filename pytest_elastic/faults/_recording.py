@@ -7,13 +7,13 @@ brings everything back.  Timeouts are entries like others; a machine's clock has
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pytest_elastic.events import Event, StoreCalled, WaitBegan, WaitEnded
+from pytest_elastic.pristine import json
 from pytest_elastic.store._gate import Request
 
 FORMAT = "elastic-recording/1"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import importlib
 import io
 import marshal
-import pickle
 import sys
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
+
+from pytest_elastic.pristine import pickle
 
 _EMPTY = "an empty cell"
 

@@ -11,11 +11,6 @@ likewise once somebody has quit the debugger of one rank, so that it need not be
 from __future__ import annotations
 
 import codecs
-import os
-import select
-import signal
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -25,6 +20,7 @@ from typing import Any
 
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.pristine import os, select, signal, socket, threading
 
 _GRANTED = b"+"
 _ENOUGH = "\0"  # The last character of a rank whose debugger was quit.

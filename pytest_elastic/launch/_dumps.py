@@ -6,9 +6,6 @@ nothing at its end: a file that has grown and no longer grows is complete.
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from pytest_elastic.clock import Deadline
 from pytest_elastic.hang import Stack, parse_stacks
 from pytest_elastic.launch._rank import DUMP_SIGNAL
 from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.pristine import signal, threading, time
 
 _LIMIT = 0.5
 _PERIOD = 0.005

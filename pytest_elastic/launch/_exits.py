@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from typing import Any
+
+from pytest_elastic.pristine import signal
 
 
 def describe_exit(exitcode: int) -> str:

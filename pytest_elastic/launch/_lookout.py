@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -78,6 +77,7 @@ from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._kernel import state
+from pytest_elastic.pristine import threading
 from pytest_elastic.store import StoreServer
 from pytest_elastic.store._collective import is_trace
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from pytest_elastic.pristine import socket
 
 
 def reserve_port() -> socket.socket:

@@ -7,14 +7,13 @@ the plugin keeps such ranks for as many tests as they stay clean.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import sys
 
 from pytest_elastic.launch._rank import RankJob
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.pristine import json, os
 
 VARIABLE = "PYTEST_ELASTIC_RANK"
 _CODE = "import sys; sys.path[:] = {path!r}; import pytest; sys.exit(pytest.main({arguments!r}))"

@@ -7,9 +7,7 @@ the memory of a process, which needs the right to trace it: root's, or that of t
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from typing import Any
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.hang import Frame, Stack
+from pytest_elastic.pristine import json, os
 
 _log = logging.getLogger(__name__)
 

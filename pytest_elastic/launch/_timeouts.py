@@ -7,10 +7,11 @@ was made in.
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
+
+from pytest_elastic.pristine import json
 
 _TIMEOUT = re.compile(r"DistStoreError|[Tt]imed? ?out")  # Also as C++ tells of an error of ours.
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import select
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.hang import Stack
+from pytest_elastic.pristine import os, select, threading
 from pytest_elastic.timer._channel import Expiry, TimerTable, open_channel
 
 

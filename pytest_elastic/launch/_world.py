@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+from pytest_elastic.pristine import pickle
 from pytest_elastic.store import Store, barrier
 from pytest_elastic.store._arguments import Asked
 from pytest_elastic.store._collective import asked_of_all

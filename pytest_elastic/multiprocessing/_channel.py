@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import array
 import contextlib
-import os
-import pickle
-import socket
-import struct
 from typing import Any
+
+from pytest_elastic.pristine import os, pickle, socket, struct
 
 _HEADER = struct.Struct("!QI")
 _CHUNK = 1 << 20

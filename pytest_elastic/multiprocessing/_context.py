@@ -15,10 +15,7 @@ import abc
 import contextlib
 import logging
 import math
-import os
 import secrets
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -32,6 +29,7 @@ from pytest_elastic.multiprocessing._kernel import descriptor_limit, provide_des
 from pytest_elastic.multiprocessing._signals import SignalHold
 from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.pristine import os, signal, threading
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import codecs
 import math
-import os
 import stat
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from pytest_elastic.pristine import os
 
 PIECE = 1 << 16  # Bytes at a time: larger ones cost the allocator a mapping each, and are slower.
 

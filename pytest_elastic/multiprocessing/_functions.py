@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import multiprocessing.context
 import multiprocessing.spawn
-import os
-import pickle
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -43,6 +40,7 @@ from pytest_elastic.multiprocessing._results import (
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
+from pytest_elastic.pristine import os, pickle, signal
 
 _PLACE = "PYTEST_ELASTIC_FUNCTION"
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import select
-import signal
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +20,7 @@ from pytest_elastic.multiprocessing._guardian import (
     Stop,
 )
 from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
+from pytest_elastic.pristine import select, signal, threading
 
 _PATIENCE = 0.3  # Beyond the guardian's own limits, for a busy machine; then the guardian itself is lost.
 _SLICE = 0.1  # A thread that sleeps while another one reads or closes learns of it after this long.

@@ -6,8 +6,9 @@ program is gone, though on a busy machine not at once.  This is the one list of 
 
 from __future__ import annotations
 
-import os
 import re
+
+from pytest_elastic.pristine import os
 
 _SERVER = re.compile(rb"from multiprocessing\.forkserver import main; main\((\d+),")
 _OTHERS = re.compile(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from pytest_elastic.pristine import os, signal
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36

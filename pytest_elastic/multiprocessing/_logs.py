@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Collection
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_elastic.multiprocessing._std import Std, to_map
+from pytest_elastic.pristine import os
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +10,7 @@ from typing import Any
 from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._group import Group, sleep_until_readable
+from pytest_elastic.pristine import os, socket, threading
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 

@@ -10,14 +10,12 @@ and does nothing but give way to what it replaced.
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.pristine import os, signal, threading
 
 logger = logging.getLogger(__name__)
 

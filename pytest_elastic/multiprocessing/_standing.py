@@ -16,13 +16,12 @@ it.  Where it does not, a thread is of the last kind.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from pytest_elastic.multiprocessing._helper import is_helper
 from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, dying
+from pytest_elastic.pristine import os, signal
 
 # Numbers of system calls, where we know them.
 _CALLS: dict[str, dict[str, tuple[int, ...]]] = {

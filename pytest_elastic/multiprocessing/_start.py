@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.spawn
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pytest_elastic.multiprocessing._dialect import LogPlan, check_call, check_s
 from pytest_elastic.multiprocessing._functions import MultiprocessContext
 from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs, lay_out
 from pytest_elastic.multiprocessing._std import Std, to_map
+from pytest_elastic.pristine import os
 
 
 def start_processes(

@@ -16,13 +16,11 @@ Nobody outside the group is ever signalled: not the launcher's process group, no
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Iterable
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing._kernel import Process, descendants, start_time
+from pytest_elastic.pristine import os, signal, time
 
 SWEEP_LIMIT = 0.9  # With the way there and back, `close` takes its grace and a second.
 _FREEZE_PASSES = 3

@@ -10,14 +10,12 @@ and go unnoticed) are looked at once per interval; all others cost nothing while
 
 from __future__ import annotations
 
-import os
-import select
-import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing._follow import LogFile
+from pytest_elastic.pristine import os, select, struct
 
 _IN_MODIFY = 0x2
 _IN_MOVED_TO = 0x80

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import functools
-import os
 import sys
 from collections.abc import Iterator
 from typing import TextIO
+
+from pytest_elastic.pristine import fcntl, os
 
 __all__ = ["redirect", "redirect_stderr", "redirect_stdout"]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK, to_seconds
 from pytest_elastic.multiprocessing._follow import LineFilter, Lines, LogFile
 from pytest_elastic.multiprocessing._sink import Destination, Event, Sink
 from pytest_elastic.multiprocessing._watch import Watcher
+from pytest_elastic.pristine import threading
 
 __all__ = ["TailLog", "tail_logfile"]
 

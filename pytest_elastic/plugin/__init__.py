@@ -5,7 +5,6 @@ Nothing heavy is imported before a test needs ranks: a run without such tests pa
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Generator
 from typing import Any
@@ -47,6 +46,7 @@ from pytest_elastic.plugin._stash import (
     TRIALS,
     VERDICT,
 )
+from pytest_elastic.pristine import os
 
 __all__ = [
     "_elastic_nprocs",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import pickle
 import warnings
 from typing import Any, NoReturn
 
 import pytest
 
 from pytest_elastic.errors import GroupTimeoutError, PartialSkipError, RankDiedError, RankError
+from pytest_elastic.pristine import pickle
 from pytest_elastic.report import PhaseReport, Verdict
 
 

@@ -6,7 +6,6 @@ rank could show (ranks that died or hung, no terminal).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ import pytest_timeout
 from pytest_elastic.launch import Elastic, Terminal
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import DEBUGGED
+from pytest_elastic.pristine import os
 
 _PDB = "pdbinvoke"
 

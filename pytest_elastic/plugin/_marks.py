@@ -8,11 +8,11 @@ has made no mark.  What the teardown makes comes too late for the outcome, as it
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 
 import pytest
 
+from pytest_elastic.pristine import pickle
 from pytest_elastic.report import RankEnd
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_elastic.pristine import os
 
 # The types are for readers and type checkers only: at run time these modules are not loaded yet.
 if TYPE_CHECKING:

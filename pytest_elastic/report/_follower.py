@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 import re
-import socket
 from types import FrameType
 from typing import Literal
+
+from pytest_elastic.pristine import socket
 
 Follows = Literal["", "peer", "connection"]
 
@@ -89,4 +90,4 @@ def _is_connected(frame: FrameType | None) -> bool:
         return True
     local = frame.f_locals
     values = [*local.values(), *getattr(local.get("self"), "__dict__", {}).values()]
-    return any(issubclass(type(value), socket.socket) for value in values)
+    return any(issubclass(type(value), socket.SocketType) for value in values)

@@ -9,7 +9,6 @@ ASCII, and `<` is written as an escape.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 
 from pytest_elastic.events import LineWritten, StoreCalled
 from pytest_elastic.hang import cut_harness, fold
+from pytest_elastic.pristine import json
 from pytest_elastic.report._picture import (
     LONGEST_KEY,
     LONGEST_LINE,

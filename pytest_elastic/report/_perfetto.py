@@ -7,12 +7,12 @@ microseconds from the first event.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_elastic.pristine import json
 from pytest_elastic.report._picture import (
     LONGEST_KEY,
     LONGEST_LINE,

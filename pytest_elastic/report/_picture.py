@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from signal import Signals
 from typing import Any
 
 from pytest_elastic.events import (
@@ -28,6 +27,7 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang import Stack
+from pytest_elastic.pristine import signal
 
 MOST_KEYS = 16  # Of a call, in what people read.
 LONGEST_KEY, LONGEST_LINE = 200, 2000
@@ -138,7 +138,7 @@ def exit_text(code: int) -> str:
     if code >= 0:
         return f"exit {code}"
     try:
-        return Signals(-code).name
+        return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
 

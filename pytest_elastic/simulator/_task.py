@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import _thread
 import ctypes
-import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+
+from pytest_elastic.pristine import os, signal, threading
 
 HOME = -1
 PATIENCE = 5.0

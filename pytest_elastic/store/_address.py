@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import struct
-from socket import socket as Socket
 from typing import Protocol
+
+from pytest_elastic.pristine import os, socket, struct
+
+Socket = socket.socket
 
 _LONGEST_PATH = 100  # A unix socket's path has 107 bytes on Linux, 103 elsewhere.
 _BACKLOG = 128

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from typing import Any
 
+from pytest_elastic.pristine import pickle
 from pytest_elastic.store._conformance import Make, clause, equal, refused, together
 
 _LONG_KEY = "k" * 60_000

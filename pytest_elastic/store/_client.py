@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import socket
-from signal import ITIMER_REAL, getitimer
 from typing import Any
 
+from pytest_elastic.pristine import signal, socket
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._arguments import Asked
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT, Handle
 from pytest_elastic.store._line import AddressDialer, Lines, PairDialer
 from pytest_elastic.store._wire import REQUESTS, unpack_answer
+
+_ITIMER_REAL, _getitimer = signal.ITIMER_REAL, signal.getitimer
 
 
 class RemoteStore(Handle):
@@ -34,7 +35,7 @@ class RemoteStore(Handle):
         self, address: str | socket.socket, token: str | None = None, timeout: Span = DEFAULT_TIMEOUT
     ) -> None:
         super().__init__(timeout)
-        if isinstance(address, socket.socket):
+        if isinstance(address, socket.SocketType):
             self._lines = Lines(PairDialer(address))
         else:
             self._lines = Lines(AddressDialer(address, token))
@@ -61,6 +62,6 @@ class RemoteStore(Handle):
             asked = arguments[0]
             known = (asked.may_timeout, asked.writers) if type(asked) is Asked else (False, ())
             arguments = (asked, *known)
-        request = layout.pack((seconds, getitimer(ITIMER_REAL)[0], *arguments))
+        request = layout.pack((seconds, _getitimer(_ITIMER_REAL)[0], *arguments))
         answer = self._lines.mine().exchange(request, seconds)
         return unpack_answer(layout, answer)

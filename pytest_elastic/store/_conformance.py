@@ -9,11 +9,11 @@ together.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from pytest_elastic.clock import Deadline
+from pytest_elastic.pristine import threading
 
 Make = Callable[[], Any]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import array
 import contextlib
-import os
-import socket
 from collections import deque
 from collections.abc import Callable, Hashable
 
+from pytest_elastic.pristine import os, socket
 from pytest_elastic.store._state import Waiter
 from pytest_elastic.store._wire import MAX_FRAME, MAX_GREETING, Frames, WireError
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Protocol
+
+from pytest_elastic.pristine import os
 
 
 class Forked(Protocol):

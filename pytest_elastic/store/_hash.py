@@ -7,10 +7,10 @@ has to wait the lock is given up meanwhile: what the interrupted operation has n
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.pristine import threading
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._handle import Handle, timeout_error
 from pytest_elastic.store._state import OPERATIONS, StoreState, Waiter

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import functools
 import gc
-import os
-import signal
 import sys
 import sysconfig
-import threading
 import types
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+from pytest_elastic.pristine import os, signal, threading
 
 Inspection = tuple[float, bool, bool, tuple[int, ...], tuple[int, ...]]
 """The fields of `RankInspected` but for the moment and the rank."""

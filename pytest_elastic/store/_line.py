@@ -12,10 +12,6 @@ from __future__ import annotations
 import array
 import contextlib
 import math
-import os
-import socket
-import struct
-import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import DistNetworkError
+from pytest_elastic.pristine import os, socket, struct, threading
 from pytest_elastic.store._address import connect
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._inspection import inspect_process
@@ -45,6 +42,7 @@ _CHUNK = 64 * 2**10
 _SIZE = struct.Struct(">I")
 _GRACE_OPTION = struct.pack("ll", GRACE, 0)
 _HERE = __name__.rpartition(".")[0] + "."
+_OF_SOCKETS = ("socket", socket.__name__)
 _AT_ONCE_OPTION = struct.pack("ll", 0, 1)
 
 
@@ -194,7 +192,7 @@ def _is_ours(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return isinstance(error, OSError | WireError) and (module == "socket" or module.startswith(_HERE))
+    return isinstance(error, OSError | WireError) and (module in _OF_SOCKETS or module.startswith(_HERE))
 
 
 def _story(error: BaseException) -> str:

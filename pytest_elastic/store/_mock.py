@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-import time
+import time  # As the test has it: a simulated rank's delays are virtual.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import timedelta

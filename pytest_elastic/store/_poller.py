@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import select
+
+from pytest_elastic.pristine import select
 
 READ, WRITE = 1, 4  # The bits of epoll and of poll alike.  Any other bit is an end, to be found by reading.
 

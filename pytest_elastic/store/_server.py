@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -13,6 +10,7 @@ from functools import partial
 
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.events import Sink
+from pytest_elastic.pristine import os, socket, threading
 from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore

@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
-from socket import socket as Socket
 from typing import Any
 
 from pytest_elastic.clock import LeapingClock
 from pytest_elastic.events import Sink
+from pytest_elastic.pristine import socket
 from pytest_elastic.store._address import Listener
 from pytest_elastic.store._agenda import Agenda
 from pytest_elastic.store._connection import Connection, Door
@@ -85,7 +85,7 @@ class Service:
         """Tell of each request and wait from now on."""
         self.reporter = Reporter(sink, self.state, self._blocked)
 
-    def watch(self, one: Socket, act: Callable[[], None]) -> None:
+    def watch(self, one: socket.socket, act: Callable[[], None]) -> None:
         """Call `act` when this socket can be read."""
         self._acts[one.fileno()] = act
         self._poller.add(one.fileno(), READ)
@@ -94,7 +94,7 @@ class Service:
         """Serve those who connect."""
         self.watch(listener.socket, partial(self._accept, listener))
 
-    def add_door(self, end: Socket, label: Hashable) -> None:
+    def add_door(self, end: socket.socket, label: Hashable) -> None:
         """Serve the client at the other end of this socket pair."""
         self._add(Door(end, label))
 

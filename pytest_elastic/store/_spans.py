@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.pristine import threading, time
 from pytest_elastic.store._conformance import Make, clause, equal, refused, together
 
 _SOON = timedelta(seconds=0.05)

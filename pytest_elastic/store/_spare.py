@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import suppress
 
+from pytest_elastic.pristine import os, socket
 from pytest_elastic.store._wire import pack_refusal
 
 

@@ -18,13 +18,12 @@ answer `exit` ends the client's process, which is how faults are injected.
 from __future__ import annotations
 
 import contextlib
-import os
-import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError, QueueEmptyError
+from pytest_elastic.pristine import os, struct
 from pytest_elastic.store._handle import timeout_error
 
 VERSION = 3

@@ -10,7 +10,6 @@ import functools
 import inspect
 import logging
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Span, to_seconds
+from pytest_elastic.pristine import threading
 from pytest_elastic.timer._process import this_process
 
 P = ParamSpec("P")

@@ -12,15 +12,12 @@ Before the table gives a rank up it reads that rank's channel once more: a relea
 from __future__ import annotations
 
 import math
-import os
-import select
-import socket
-import struct
 import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Clock, Deadline
+from pytest_elastic.pristine import os, select, socket, struct
 from pytest_elastic.timer._api import RELEASE, Origin, Scope, TimerClient, log, made_here
 from pytest_elastic.timer._process import Process, wait_for
 from pytest_elastic.timer._table import Key, Timer, Timers

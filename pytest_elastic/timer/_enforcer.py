@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import errno
 import math
-import signal
-import threading
 from collections.abc import Hashable
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
+from pytest_elastic.pristine import signal, threading
 from pytest_elastic.timer._api import RequestQueue, TimerRequest, log, to_monotonic
 from pytest_elastic.timer._process import Process, identify
 from pytest_elastic.timer._server import Expired, TimerServer

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
-import select
 import stat
 import weakref
 from collections import deque
@@ -14,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.clock import Deadline
+from pytest_elastic.pristine import json, os, select
 from pytest_elastic.timer._api import Origin, RequestQueue, TimerRequest, log
 from pytest_elastic.timer._process import wait_for
 

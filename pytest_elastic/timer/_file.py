@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import os
-import select
-import signal as signals
 import stat
-import time
 from collections.abc import Callable
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.pristine import json, os, select, time
+from pytest_elastic.pristine import signal as signals
 from pytest_elastic.timer._api import RELEASE, TimerClient, TimerRequest, log, made_here
 from pytest_elastic.timer._enforcer import ProcessTimerServer
 from pytest_elastic.timer._fifo import Fifo, FileTimerRequest

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from queue import Empty
 from typing import Any
 
 from pytest_elastic.clock import Deadline
+from pytest_elastic.pristine import os
 from pytest_elastic.timer._api import RELEASE, RequestQueue, TimerClient, TimerRequest, log, made_here
 from pytest_elastic.timer._enforcer import ProcessTimerServer
 

@@ -6,12 +6,11 @@ process that was meant, or to none: a pid that was used again in between is neve
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from pytest_elastic.pristine import os, select, signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,13 @@ collected, and its thread ends.
 
 from __future__ import annotations
 
-import os
-import select
-import threading
-import time
 import weakref
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
+from pytest_elastic.pristine import os, select, threading, time
 from pytest_elastic.timer._api import RequestQueue, TimerRequest, log
 
 Expired = dict[Any, list[TimerRequest]]

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from jobs import double
 
+from pytest_elastic.clock import SystemClock
 from pytest_elastic.multiprocessing import (
     DefaultLogsSpecs,
     MultiprocessContext,
@@ -247,7 +248,7 @@ def test_p44_f43_the_wall_clock_steps(launch, monkeypatch):
     context = launch(sleep_on)
     steps = iter([3600, -3600] * 10_000)
     wall = time.time
-    monkeypatch.setattr(time, "time", lambda: wall() + next(steps))
+    monkeypatch.setattr(SystemClock, "time", staticmethod(lambda: wall() + next(steps)))
     assert 0.3 <= elapsed(context.wait, 0.3) < 0.8
 
 

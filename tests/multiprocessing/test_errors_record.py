@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from pytest_elastic import pristine
 from pytest_elastic.multiprocessing.errors import (
     ChildFailedError,
     ErrorHandler,
@@ -68,7 +69,7 @@ def test_p99_the_format(error_file):
 def test_p99_whole_or_not_at_all(error_file, monkeypatch):
     """What is there stays until the new file is complete, and no draft is left."""
     error_file.write_text("old")
-    monkeypatch.setattr("os.replace", mock.Mock(side_effect=OSError("killed here")))
+    monkeypatch.setattr(pristine.os, "replace", mock.Mock(side_effect=OSError("killed here")))
     with pytest.warns(RuntimeWarning, match="killed here"):
         ErrorHandler().record_exception(ValueError("boom"))
     assert (error_file.read_text(), os.listdir(error_file.parent)) == ("old", ["error.json"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_elastic import pristine
 from pytest_elastic.store._address import TcpListener, UnixListener, connect, peer_user
 
 
@@ -22,7 +23,7 @@ def test_s81_the_peer_of_a_unix_socket_is_known() -> None:
 
 def test_s81_where_the_peer_is_not_known_the_mode_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """S81: systems without SO_PEERCRED."""
-    monkeypatch.delattr(socket, "SO_PEERCRED")
+    monkeypatch.delattr(pristine.socket, "SO_PEERCRED")
     with socket.socket() as end:
         assert peer_user(end) == os.geteuid()
 

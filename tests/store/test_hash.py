@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from typing import Any
 
 import pytest
 
-from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, SystemClock
 from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store import HashStore
 
@@ -138,7 +137,7 @@ def test_s38_a_timeout_leaves_no_waiter() -> None:
 def test_sf14_the_wall_clock_does_not_matter(any_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """SF14, S37: an hour's step neither ends a wait nor makes it longer; nor in the server."""
     hours = iter(range(0, 10**6, 3600))
-    monkeypatch.setattr(time, "time", lambda: float(next(hours)))
+    monkeypatch.setattr(SystemClock, "time", staticmethod(lambda: float(next(hours))))
     began = SYSTEM_CLOCK.monotonic()
     with pytest.raises(DistStoreError):
         any_store.wait(["k"], 0.05)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pytest_elastic import pristine
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError
 from pytest_elastic.store import RemoteStore, StoreServer, StoreState, recording
@@ -361,7 +362,7 @@ def test_sf15_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatc
         seen.append(service._spare._descriptor)
         close(descriptor)
 
-    monkeypatch.setattr(os, "close", note)
+    monkeypatch.setattr(pristine.os, "close", note)
     service.let_go()
     service.let_go()
     assert seen == [None]

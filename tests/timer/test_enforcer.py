@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_elastic import pristine
 from pytest_elastic.clock import SystemClock
 from pytest_elastic.timer import TimerRequest
 from pytest_elastic.timer._api import Origin
@@ -116,7 +117,7 @@ def test_t31_a_kill_that_lacked_a_descriptor_is_tried_again(
             raise failures.pop()
         real(descriptor, number)
 
-    monkeypatch.setattr(signal, "pidfd_send_signal", send)
+    monkeypatch.setattr(pristine.signal, "pidfd_send_signal", send)
     with subprocess.Popen(["sleep", "30"]) as process:
         started(ProcessTimerServer(WakingQueue(TimerRequest(process.pid, "scope", 0)), 0.01))
         assert process.wait(5) == -signal.SIGKILL

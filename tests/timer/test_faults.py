@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from pytest_elastic.clock import SystemClock
 from pytest_elastic.timer import _api as api
 from pytest_elastic.timer import expires
 from pytest_elastic.timer._process import identify
@@ -240,7 +241,7 @@ def test_tf20_a_step_of_the_clock_kills_nobody_early_and_spares_nobody(
 
     ranks = [rig.start(culprit), rig.start(healthy)]
     eventually(lambda: rig.timers() == 3)
-    monkeypatch.setattr(time, "time", lambda: real() + step)
+    monkeypatch.setattr(SystemClock, "time", staticmethod(lambda: real() + step))
     assert_killed(ranks[0], 0.4)
     assert ranks[1].end()[0] == 0
 

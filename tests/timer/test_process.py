@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_elastic import pristine
 from pytest_elastic.timer._process import Process, identify, this_process
 
 
@@ -103,5 +104,5 @@ def test_t31_without_a_descriptor_to_look_with_it_has_not_ended(monkeypatch: pyt
     def fail(pid: int) -> int:
         raise OSError(24, "too many open files")
 
-    monkeypatch.setattr(os, "pidfd_open", fail)
+    monkeypatch.setattr(pristine.os, "pidfd_open", fail)
     assert not this_process().ended()

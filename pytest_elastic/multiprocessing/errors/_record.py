@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
-import json
 import logging
-import os
 import traceback
 import warnings
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.multiprocessing.errors._failure import NOT_AVAILABLE, ChildFailedError
+from pytest_elastic.pristine import json, os
 
 logger = logging.getLogger(__name__)
 
