@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_elastic import pristine
+
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
@@ -65,6 +67,13 @@ def test_imports_point_down(path):
             other = name.split(".")[1]
             allowed = other == part or LEVEL[other] < LEVEL[part] or other in BESIDE.get(part, ())
             assert allowed, f"{part} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_tests_patch_is_bound_early(path):
+    """Nothing of ours finds what a test has put into `time`, `os` or `socket`, but for what is the test's own."""
+    if str(path.relative_to(PACKAGE)) not in ("pristine.py", "simulator/_ambient.py", "store/_mock.py"):
+        assert not {name.split(".")[0] for name in imports(path)}.intersection(pristine.MODULES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

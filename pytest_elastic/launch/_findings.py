@@ -7,11 +7,9 @@ same to look at, the latter in Perfetto).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +22,7 @@ from pytest_elastic.events import Event, RankStood, dump
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
 from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.multiprocessing._standing import Standing
+from pytest_elastic.pristine import json, time
 from pytest_elastic.report import RankEnd, Verdict
 
 Stacks = Mapping[int, Sequence[Stack]]
@@ -162,7 +161,7 @@ def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title
 def name_of(title: str) -> str:
     """A directory's name for a test: readable, and another one for another test."""
     words = re.sub(r"[^\w.=-]+", "-", title).strip("-")[-80:]
-    return f"{words}-{zlib.crc32(title.encode()):08x}"
+    return f"{words}-{zlib.crc32(title.encode('utf-8', 'surrogatepass')):08x}"
 
 
 def _write(findings: Findings, directory: Path, title: str, outcome: str) -> list[Path]:
@@ -181,7 +180,7 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
     with suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (directory / name).write_text(text, "utf-8")
+            (directory / name).write_text(text, "utf-8", "backslashreplace")
             written.append(directory / name)
         for name, write in (("page.html", pictures.write_page), ("trace.json", pictures.write_trace)):
             write(directory / name, picture)

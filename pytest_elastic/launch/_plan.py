@@ -38,6 +38,7 @@ class Plan:
             `"real"` waits for them.
         terminal: for debuggers in the ranks.
         debugging_stops_clocks: whether deadlines and timers stand still while one is open.
+        test: see `RankJob`.
     """
 
     nprocs: int
@@ -49,6 +50,7 @@ class Plan:
     clock: str = "auto"
     terminal: OpenTerminal = nullcontext
     debugging_stops_clocks: bool = True
+    test: str = ""
 
 
 @dataclass(slots=True)

@@ -9,9 +9,6 @@ of the test.
 from __future__ import annotations
 
 import faulthandler
-import os
-import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,6 +22,7 @@ from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
 from pytest_elastic.multiprocessing._results import Left, Returned, load_call, read_memory
 from pytest_elastic.multiprocessing.errors import record
+from pytest_elastic.pristine import os, signal, socket
 from pytest_elastic.store import RemoteStore
 from pytest_elastic.timer import configure
 from pytest_elastic.timer._channel import PipeTimerClient
@@ -42,12 +40,14 @@ class RankJob:
         directory: of this rank's files.
         torch_threads: for `torch.set_num_threads` where torch is loaded; 0 leaves it alone.
         payload: whether a function travels along (descriptor `payload`); else orders come by channel.
+        test: the first one that it is for, and for the how-manieth time; see `Chance`.
     """
 
     world_size: int
     directory: str
     torch_threads: int = 0
     payload: bool = False
+    test: str = ""
 
 
 @dataclass(frozen=True, slots=True)

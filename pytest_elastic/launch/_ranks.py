@@ -10,8 +10,6 @@ has a limit of its own.
 from __future__ import annotations
 
 import math
-import os
-import signal
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
@@ -41,6 +39,7 @@ from pytest_elastic.multiprocessing._kernel import descendants, dying, parent, s
 from pytest_elastic.multiprocessing._logs import LogsDest
 from pytest_elastic.multiprocessing._results import RankChannels, in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
+from pytest_elastic.pristine import os, signal
 from pytest_elastic.report import PhaseReport, Raised, stack_text
 from pytest_elastic.store import RemoteStore, StoreServer
 from pytest_elastic.store._gate import Gate
@@ -138,7 +137,9 @@ class RankGroup(PContext):
 
     def _job(self, rank: int) -> RankJob:
         directory = str(self.directories[rank])
-        return RankJob(self.nprocs, directory, self.plan.torch_threads, self._payload is not None)
+        return RankJob(
+            self.nprocs, directory, self.plan.torch_threads, self._payload is not None, self.plan.test
+        )
 
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.

@@ -112,7 +112,7 @@ def parse_order(token: str) -> Order:
 def mark_of(nodeid: str) -> str:
     """16 bits of a test's name, which are the same for all its parameters, and wherever pytest is run."""
     name = nodeid.partition("[")[0].rpartition("/")[2]
-    return f"{zlib.crc32(name.encode()) >> 16:04x}"
+    return f"{zlib.crc32(name.encode('utf-8', 'surrogatepass')) >> 16:04x}"
 
 
 def mismatch(replay: Recording | Order, nodeid: str, nprocs: int) -> str:
@@ -140,8 +140,8 @@ def fingerprint(entries: Iterable[Entry]) -> int:
 def print_of(entry: Entry, crc: int) -> int:
     """The fingerprint's next state."""
     text = f"{entry.rank} {entry.client} {entry.name} {entry.keys} {entry.expires}\n"
-    return zlib.crc32(text.encode(), crc)
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"), crc)
 
 
 def _checksum(body: str) -> int:
-    return zlib.crc32(body.encode()) >> 16
+    return zlib.crc32(body.encode("utf-8", "replace")) >> 16

@@ -26,9 +26,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
-import select
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -47,7 +44,9 @@ from pytest_elastic.multiprocessing._kernel import (
     raise_descriptor_limit,
     restore_descriptor_limit,
 )
+from pytest_elastic.multiprocessing._rankside import lead
 from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
+from pytest_elastic.pristine import os, select, signal
 
 LINGER = 0.2
 DYING_LIMIT = 30.0
@@ -83,6 +82,7 @@ class RankStart:
 
 
 RunRank = Callable[[RankStart], int]
+_on_child: Any = signal.SIG_DFL  # What the launcher does about SIGCHLD, for the ranks.
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +331,7 @@ def _be_rank(
     for signum in _LEFT_TO_LAUNCHER:
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_LAUNCHER)
+    signal.signal(signal.SIGCHLD, _on_child)
     for number in ours:
         os.close(number)
     _close_all(other.descriptors for other in starts if other is not start)
@@ -378,16 +379,13 @@ def _redirect(start: RankStart) -> None:
             os.dup2(file, target)
             os.close(file)
     sys.stdin = os.fdopen(0, closefd=False)
-    # Unbuffered: what was printed is in the file before the next statement, also if that is SIGKILL.
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(
-            io.FileIO(number, "w", closefd=False),  # As with `python -u`.
-            encoding="utf-8",
-            errors="backslashreplace",
-            write_through=True,
-        )
-        for number in (1, 2)
-    )
+    # As with `python -u`: what was printed is in the file before the next statement, also if that is SIGKILL.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, f"__{name}__")  # Others may hold it.
+        if not isinstance(stream, io.TextIOWrapper):
+            stream = io.TextIOWrapper(io.BytesIO())
+        lead(stream, number)
+        setattr(sys, name, stream)
 
 
 def set_environment(changes: dict[str, str | None]) -> None:
@@ -412,6 +410,12 @@ def become_caretaker() -> None:
     raise_descriptor_limit()  # A guardian holds those of all its ranks.
     for signum in _LEFT_TO_LAUNCHER:
         signal.signal(signum, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    # The launcher may ignore it, and no exit code could be had; its handler may reap whatever it finds.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if handler not in (None, signal.SIG_DFL):
+        global _on_child
+        _on_child = handler
 
 
 def fork() -> int:

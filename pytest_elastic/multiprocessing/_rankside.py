@@ -1,28 +1,35 @@
 """What every rank does that runs Python of its user: forget its launcher's affairs, and end well.
 
-A rank ends as an interpreter does (non-daemon threads joined, `atexit` callbacks of its own, children of
-`multiprocessing` ended, coverage saved, streams flushed) but for the last step: `os._exit`, since tearing
-modules down may cost more than the work.
+A rank ends as an interpreter does (executors shut down, non-daemon threads joined, `atexit` callbacks of its
+own, children of `multiprocessing` ended, coverage saved, streams flushed) but for the last step: `os._exit`,
+since tearing modules down may cost more than the work.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import os
-import signal
+import io
+import logging
 import stat
 import sys
-import threading
+import traceback
+import weakref
 from collections.abc import Iterable
 from functools import partial
 
 from pytest_elastic.multiprocessing import _signals
+from pytest_elastic.pristine import os, signal, threading
 
 
 def forget_launcher() -> None:
     """In a fork: the launcher's `atexit` callbacks, children and signals are the launcher's."""
     atexit._clear()
+    # These two of Python's were registered once, also for what the rank will make.
+    atexit.register(logging.shutdown)
+    for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
     for number in signal.valid_signals():
         if signal.getsignal(number) is _signals._on_signal:
             signal.signal(number, signal.SIG_DFL)
@@ -36,6 +43,17 @@ def let_go(descriptors: Iterable[int]) -> None:
     for number in descriptors:
         os.dup2(null, number, inheritable=number < 3)
     os.close(null)
+
+
+def lead(stream: io.TextIOWrapper, number: int) -> None:
+    """Have a text stream write to this descriptor from now on, unbuffered, for all who hold it."""
+    io.TextIOWrapper.__init__(
+        stream,
+        io.FileIO(number, "w", closefd=False),
+        encoding="utf-8",
+        errors="backslashreplace",
+        write_through=True,
+    )
 
 
 def copies_of(streams: Iterable[os.stat_result]) -> list[int]:
@@ -63,10 +81,12 @@ def exit_code(end: SystemExit) -> int:
 def end_well() -> int:
     """Everything up to the exit; 1 if a callback failed, else 0.  Blocks for non-daemon threads."""
     faults: list[object] = []
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
     sys.unraisablehook = partial(_note_fault, faults)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # As an interpreter and `multiprocessing` do.
+    except Exception as fault:
+        faults.append(fault)
+        traceback.print_exc()
     atexit._run_exitfuncs()
     if util := sys.modules.get("multiprocessing.util"):
         util._exit_function()

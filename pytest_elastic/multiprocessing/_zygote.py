@@ -18,12 +18,7 @@ import errno
 import gc
 import importlib
 import logging
-import os
-import select
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -43,6 +38,7 @@ from pytest_elastic.multiprocessing._guardian import (
 from pytest_elastic.multiprocessing._kernel import collapse_memory, dying
 from pytest_elastic.multiprocessing._rankside import let_go
 from pytest_elastic.multiprocessing._stop import sweep
+from pytest_elastic.pristine import os, select, signal, threading, time
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +78,9 @@ class Zygote:
         """
         channel, theirs = Channel.pair()
         launcher = os.getpid()
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # Closed, full or missing.
+                stream.flush()  # type: ignore[union-attr]  # Else each rank would write what is pending.
         try:
             pid = fork()
         except OSError:

@@ -8,9 +8,9 @@ Ranks compare snapshots and never write them.
 
 from __future__ import annotations
 
-import os
-
 import pytest
+
+from pytest_elastic.pristine import os
 
 _SYRUPY = ("update_snapshots", "update_new_snapshots_only")
 _INLINE = {"create", "fix", "review", "trim", "update"}

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+import sys
+
+from pytest_elastic.pristine import threading
+
+
+def replaced_threads() -> str:
+    """The package that has put threads of its own in the place of Python's, `""` for none."""
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # The latter from Python 3.13 on.
+        start = getattr(sys.modules["threading"], name, None)  # As it is now.
+        if start is not None and start.__module__ != "_thread":
+            return str(start.__module__).partition(".")[0]
+    return ""
 
 
 class ThreadCensus:

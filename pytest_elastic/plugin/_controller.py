@@ -10,9 +10,8 @@ the teardown said is raised in the teardown phase, where it belongs.
 from __future__ import annotations
 
 import math
-import os
-import signal
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -36,6 +35,7 @@ from pytest_elastic.plugin._rank import Phase, RunItem, names_of
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
 from pytest_elastic.plugin._subtests import merge_subtests
+from pytest_elastic.pristine import os, signal
 from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
 
 
@@ -46,7 +46,7 @@ class Conductor:
         self.session, self.options, self.launchers = session, options, launchers
         self._directory: Path = session.config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
         self.names = names_of(session.items)
-        self._count = 0
+        self._groups: Counter[str] = Counter()  # How many were made, by node id.
         self.reproduction = Reproduction(session.config, options)
         self._kept: dict[Any, RankGroup] = {}
         self._last_use: dict[Any, pytest.Item] = {}
@@ -61,13 +61,21 @@ class Conductor:
             item.teardown = controller.teardown  # type: ignore[method-assign]
             self._last_use[controller.key] = item
 
-    def make(self, name: str, nprocs: int, env: Mapping[str, str], payload: Any, method: str) -> RankGroup:
+    def make(
+        self,
+        item: pytest.Item,
+        nprocs: int,
+        env: Mapping[str, str],
+        payload: Any,
+        method: str,
+        name: str = "rank",
+    ) -> RankGroup:
         """A new group, not started."""
-        self._count += 1
+        self._groups[item.nodeid] += 1
         options = self.options
         plan = Plan(
             nprocs,
-            self._directory / str(self._count),
+            self._directory / str(self._groups.total()),
             dict(env),
             options.live,
             options.start_timeout,
@@ -75,6 +83,7 @@ class Conductor:
             options.clock,
             self.debugging.terminal,
             options.debugging_stops_clocks,
+            f"{item.nodeid} {self._groups[item.nodeid]}",
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
@@ -86,7 +95,7 @@ class Conductor:
             if plan is not None:
                 plan.check(nprocs)
             self.reproduction.check(item, nprocs)
-            group = self.make(name, nprocs, env, payload, self.launchers.method(None))
+            group = self.make(item, nprocs, env, payload, self.launchers.method(None), name)
             self.reproduction.attach(item, group, plan)
             return group
 
@@ -99,7 +108,7 @@ class Conductor:
         group = self._kept.pop(controller.key, None)
         if group is None or group.group.exits or group.group.over:
             marker = controller.marker
-            group = self.make("rank", controller.size, marker.env, None, controller.method)
+            group = self.make(controller.item, controller.size, marker.env, None, controller.method)
             group.start()
         self._kept[controller.key] = group
         return group

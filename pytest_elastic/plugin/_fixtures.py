@@ -64,7 +64,7 @@ def shared_tmp_path(pytestconfig: pytest.Config, request: pytest.FixtureRequest)
     _world(pytestconfig, "shared_tmp_path")
     group = Path(pytestconfig.stash[RANK].directory).parent
     name = "".join(char if char.isalnum() else "_" for char in request.node.name)[:30]
-    path = group / "shared" / f"{name}-{zlib.crc32(request.node.nodeid.encode()):x}"
+    path = group / "shared" / f"{name}-{zlib.crc32(request.node.nodeid.encode('utf-8', 'surrogatepass')):x}"
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -10,6 +10,7 @@ from pytest_elastic.launch import FreshInterpreters, Launchers, start_of_this_in
 from pytest_elastic.multiprocessing._guardian import exit_now
 from pytest_elastic.multiprocessing._kernel import supported
 from pytest_elastic.plugin._books import wrong_books
+from pytest_elastic.plugin._census import replaced_threads
 from pytest_elastic.plugin._controller import Conductor
 from pytest_elastic.plugin._home import HomeHooks
 from pytest_elastic.plugin._marker import fail_instead, read_marker
@@ -35,7 +36,12 @@ def conduct(
         raise pytest.UsageError(
             "tests on ranks need pytest's plugin for temporary directories: no `-p no:tmpdir`"
         )
-    session.config._tmp_path_factory.getbasetemp()
+    if other := replaced_threads():
+        raise pytest.UsageError(
+            f"tests on ranks need Python's own threads, and {other} has put others in their place (a"
+            " monkey.patch_all() in a conftest file?): leave threads alone there, or run these tests without"
+        )
+    session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
     conductor = Conductor(session, options, launchers)
     methods = {launchers.method(read_marker(item).start_method) for item in items}
     if "fork" in methods or launchers.method(None) == "fork":

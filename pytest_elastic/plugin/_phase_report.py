@@ -7,13 +7,12 @@ whether the mark expected its error, for errors that the launcher cannot have.
 
 from __future__ import annotations
 
-import os
-import pickle
 from typing import Any, Literal
 
 import pytest
 
 from pytest_elastic.launch._timeouts import of_timeout
+from pytest_elastic.pristine import os, pickle
 from pytest_elastic.report import Outcome, follows
 
 Made = Literal["", "pass", "skip", "xfail", "fail"]

@@ -12,7 +12,6 @@ import io
 import logging
 import pdb
 import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,14 +23,16 @@ import pytest
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
+from pytest_elastic.launch._chance import Chance
 from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
-from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code, let_go
+from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code, lead, let_go
 from pytest_elastic.plugin._books import only_compare
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
 from pytest_elastic.plugin._neighbours import recorded, take_outcomes, write_no_files
 from pytest_elastic.plugin._phase_report import describe, pickles, plain, plain_values, raised_outcome
 from pytest_elastic.plugin._stash import RANK, STREAMS
+from pytest_elastic.pristine import os, threading
 from pytest_elastic.report import PhaseReport, Raised, follows
 from pytest_elastic.store._inspection import inspect_process
 
@@ -100,6 +101,22 @@ def quieten(config: pytest.Config) -> None:
         capture.start_global_capturing()
 
 
+def _lead_kept_streams(config: pytest.Config) -> None:
+    """Have what is bound to pytest's streams, a handler of `logging` say, write to the rank's."""
+    key: Any = getattr(config.pluginmanager.getplugin("faulthandler"), "fault_handler_stderr_fd_key", None)
+    if key in config.stash:  # For `faulthandler_timeout`.
+        os.dup2(2, config.stash[key], inheritable=False)
+    capturing = config.stash.get(_FORMER_CAPTURE, None)
+    for number, name in ((1, "out"), (2, "err")):
+        stream = getattr(getattr(capturing, name, None), "tmpfile", None)
+        if stream is None or hasattr(stream, "_other"):  # With `tee-sys` it writes to the descriptor, too.
+            continue
+        try:
+            os.dup2(number, stream.fileno(), inheritable=False)
+        except io.UnsupportedOperation:
+            lead(stream, number)
+
+
 class RankRunner:
     """A plugin that is registered in ranks only."""
 
@@ -114,6 +131,7 @@ class RankRunner:
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
         self._terminal: RankTerminal | None = None
+        self._chance = Chance()
 
     def prepare(self) -> None:
         """In a zygote or a spawned rank: take the place of what reports."""
@@ -125,6 +143,8 @@ class RankRunner:
         """A rank's life; the exit code."""
         rank = self._rank = RankProcess(start)
         self._terminal = RankTerminal(rank.rank, rank.channel)
+        self._chance.seed(start.job.test, rank.rank)
+        _lead_kept_streams(self._config)
         # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
         self._config.stash[RANK] = rank

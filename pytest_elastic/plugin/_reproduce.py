@@ -117,7 +117,7 @@ class Reproduction:
             where = directory if self._artifacts is None else self._artifacts / name_of(item.nodeid)
             path = where / RECORDING
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(recording.dump() for recording in recordings))
+            path.write_text("".join(recording.dump() for recording in recordings), "utf-8")
             return str(shorter(path, self._config.invocation_params.dir))
         return ""
 
