@@ -14,3 +14,5 @@ The map, from the bottom up; a part imports only parts above it in this list:
 * `strategies`: schedules, faults, keys and values for hypothesis.
 * `plugin`: the door to pytest.  `testing` and `stateful`: the doors for suites of stores and launchers.
 """
+
+__version__ = "0.1.0"

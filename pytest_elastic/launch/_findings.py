@@ -146,7 +146,7 @@ def _hide(directory: Path) -> None:
     """Let git pass the directory over, as pytest does with its cache."""
     with suppress(OSError):
         if not (directory / ".gitignore").exists():
-            (directory / ".gitignore").write_text("*\n")
+            (directory / ".gitignore").write_text("*\n", "utf-8")
 
 
 def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title: str) -> BaseException:

@@ -3,7 +3,7 @@
 Both ways are for a program that can be run on both sides: `function(rank, world_size, store)`, on real ranks
 called with `current_world().store`.
 
-    (recording,) = load(Path("recording.jsonl").read_text())
+    (recording,) = load(Path("recording.jsonl").read_text("utf-8"))
     smallest = shrink(function, simulated(function, recording))
     print(schedule_of(smallest), real_token(smallest))
 """

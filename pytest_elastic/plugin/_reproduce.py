@@ -7,12 +7,12 @@ import random
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_elastic import __version__
 from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
 from pytest_elastic.launch._trial import Trial
 from pytest_elastic.plugin._options import Options
@@ -101,9 +101,7 @@ class Reproduction:
             properties.append(("elastic.replay", token))
 
     def _recorded(self, item: pytest.Item, trial: Trial) -> Recording:
-        return trial.recording(
-            version=version("pytest-elastic"), test=item.nodeid, python=platform.python_version()
-        )
+        return trial.recording(version=__version__, test=item.nodeid, python=platform.python_version())
 
     def forget(self, item: pytest.Item) -> None:
         """An item has not failed: what an earlier failure left goes, if it is not just replayed."""
@@ -271,7 +269,7 @@ def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
         )
         raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed on ranks: {what}")
     try:
-        recordings = load(path.read_text())
+        recordings = load(path.read_text("utf-8"))
         lost = next((recording.lost for recording in recordings if recording.lost), 0)
         if lost:
             raise ValueError(f"its first {lost} entries are missing")

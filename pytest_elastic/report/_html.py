@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ from pytest_elastic.report._picture import (
     exit_text,
 )
 
-_FOLDER = Path(__file__).with_name("page")
+_FOLDER = files("pytest_elastic.report") / "page"  # The package may be in a zip.
 SCRIPTS = ("time.js", "model.js", "layout.js", "paint.js", "card.js", "lists.js", "main.js")
 _CALLS, _WAITS, _LINES, _OTHERS = 3_400_000, 3_000_000, 1_500_000, 400_000  # Bytes of JSON for each kind.
 _MOST_FRAMES, _MOST_THREADS, _MOST_GAPS = 60, 16, 12

@@ -170,7 +170,7 @@ class _Place:
         self._allowed: set[int] = set()
         with suppress(AttributeError, OSError):
             allowed = os.sched_getaffinity(0)
-            fields = Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()
+            fields = Path("/proc/thread-self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             os.sched_setaffinity(0, {int(fields[_PROCESSOR])})
             self._allowed = allowed
 
@@ -274,7 +274,7 @@ def _held() -> _thread.LockType:
 def _time_used(thread: threading.Thread) -> int:
     """Nanoseconds of a processor's time; 0 where that is not known, or for a thread that has ended."""
     try:
-        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0])
+        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text("utf-8").split()[0])
     except (OSError, ValueError, IndexError):
         return 0
 
