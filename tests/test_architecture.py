@@ -32,6 +32,7 @@ THIRD_PARTIES = {
     "_pytest": set(),
     "torch": {"store"},
     "greenlet": {"simulator"},
+    "coverage": {"launch"},
 }
 # Signatures that are torch's.
 WIDE = {
@@ -145,3 +146,22 @@ def test_test_files_have_names_of_their_own():
     files = [path for folder in ("tests", "examples") for path in (root / folder).rglob("test_*.py")]
     names = [path.name for path in files if not (path.parent / "__init__.py").exists()]
     assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_text_files_name_their_encoding(path):
+    """By default it is the locale's, which may be ASCII."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        of_path = name in ("read_text", "write_text")
+        builtin = isinstance(node.func, ast.Name) and name == "open"
+        if not (of_path or builtin or name in ("fdopen", "TextIOWrapper")):
+            continue
+        given = any(word.arg == "encoding" for word in node.keywords)
+        if of_path:
+            given = given or len(node.args) > (name == "write_text")
+        elif len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+            given = given or "b" in str(node.args[1].value)
+        assert given, f"{path}:{node.lineno}: {name} without an encoding"

@@ -12,7 +12,7 @@ from pytest_elastic.launch._outcomes import raises_on_ranks
 from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
 from pytest_elastic.launch._ranks import GRACE, RankGroup
-from pytest_elastic.launch._spawn import FreshInterpreters, start_of_this_interpreter
+from pytest_elastic.launch._spawn import FreshInterpreters, Session
 from pytest_elastic.launch._world import World
 
 __all__ = [
@@ -29,11 +29,11 @@ __all__ = [
     "RankJob",
     "RankProcess",
     "RankTerminal",
+    "Session",
     "Terminal",
     "World",
     "current_world",
     "describe_exit",
     "raises_on_ranks",
     "read_ends",
-    "start_of_this_interpreter",
 ]

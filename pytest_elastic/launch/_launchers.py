@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from pytest_elastic.launch._plan import Launcher
 from pytest_elastic.multiprocessing._guardian import RunRank
+from pytest_elastic.multiprocessing._pools import lost_by_fork
 from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.pristine import os
 
 
 class Launchers:
@@ -17,8 +19,22 @@ class Launchers:
         why: the reason for what `auto` decided.
     """
 
-    def __init__(self, asked: str, foreign: list[str], spawn: Callable[[], Launcher]) -> None:
-        self._default, self.why = _decide(asked, foreign)
+    def __init__(
+        self,
+        asked: str,
+        foreign: tuple[str, set[int]],
+        torch_is_single: bool,
+        spawn: Callable[[], Launcher],
+    ) -> None:
+        """Decide.
+
+        Args:
+            asked: the start method, or `auto`.
+            foreign: living threads that may do or hold anything: Python's in words, numbers of others.
+            torch_is_single: whether ranks have torch use one thread.
+            spawn: makes the launcher of fresh interpreters.
+        """
+        self._default, self.why = _decide(asked, *foreign, torch_is_single)
         self._spawn = spawn
         self._made: dict[str, Launcher] = {}
 
@@ -43,12 +59,15 @@ class Launchers:
         return killed
 
 
-def _decide(asked: str, foreign: list[str]) -> tuple[str, str]:
+def _decide(asked: str, said: str, native: set[int], torch_is_single: bool) -> tuple[str, str]:
     if asked != "auto":
         return asked, "as asked"
     torch = sys.modules.get("torch")
-    if foreign:
-        return "spawn", f"threads that the tests' modules started are alive: {', '.join(foreign)}"
+    if said:
+        return "spawn", said
     if torch is not None and torch.cuda.is_initialized():
         return "spawn", "CUDA was initialised while the tests were collected"
+    harmless = os.path.dirname(str(torch.__file__)) if torch is not None and torch_is_single else ""
+    if pools := lost_by_fork(native, harmless):
+        return "spawn", f"native threads that a fork would lose are alive: {', '.join(pools)}"
     return "fork", "the modules of the tests started no threads"

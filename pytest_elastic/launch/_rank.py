@@ -28,7 +28,7 @@ from pytest_elastic.timer import configure
 from pytest_elastic.timer._channel import PipeTimerClient
 
 # A real-time signal that nothing else uses: code under test may have SIGUSR1 and SIGUSR2 for itself.
-DUMP_SIGNAL = signal.SIGRTMAX - 3
+DUMP_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3  # Where it has no such name no rank is started.
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,13 @@ class RankJob:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """From the rank: it is ready.  Sent once."""
+    """From the rank: it is ready.  Sent once.
+
+    Attributes:
+        tests: the ids of the tests that it collected by itself; `None` where it has the launcher's.
+    """
+
+    tests: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class RankProcess:
 
     Attributes:
         rank, world_size: its place.
+        tests: see `Hello`.
         channel: to the launcher, held by nobody else.
         world: its group.
     """
@@ -73,6 +80,7 @@ class RankProcess:
         job: RankJob = start.job
         self.rank, self.world_size = start.rank, job.world_size
         self.directory = job.directory
+        self.tests: tuple[str, ...] | None = None
         self.channel = Channel.of(start.descriptors["channel"])
         self.world: World | None = None
         self._job, self._payload = job, start.descriptors.get("payload", -1)
@@ -91,13 +99,13 @@ class RankProcess:
         global _current
         _current = self
         self._prepare()
-        self.channel.send(Hello())
+        self.channel.send(Hello(self.tests))
         code = self._call() if self._job.payload else self._serve(obey)
         return code or end_well()
 
     def _prepare(self) -> None:
         path = os.path.join(self.directory, "stacks.log")
-        self._stacks = open(path, "w", buffering=1)  # noqa: SIM115 - faulthandler needs it until the end.
+        self._stacks = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - faulthandler needs it until the end.
         faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True)
         faulthandler.enable(file=self._stacks)
         configure(PipeTimerClient(self._timers))

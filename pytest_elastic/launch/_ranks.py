@@ -63,6 +63,7 @@ class RankGroup(PContext):
             once `watch_timers` was called.
         loans: of the terminal, to debuggers in the ranks.
         lookout: finds out that ranks hang.
+        tests: rank -> see `Hello`.
         fresh: whether no item ran on it yet.
         expect: rank -> exit code that is no failure.
     """
@@ -86,6 +87,7 @@ class RankGroup(PContext):
         self.dumps = Dumps(self.directories)
         self._noted: set[int] = set()
         self.fresh = True
+        self.tests: dict[int, tuple[str, ...] | None] = {}
         self.expect: dict[int, int] = {}
         self._gate: Gate | None = None
         self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
@@ -108,6 +110,7 @@ class RankGroup(PContext):
             "LOCAL_WORLD_SIZE": size,
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(self._port.getsockname()[1]),
+            "PYTEST_ELASTIC_RANK": str(rank),
             "TORCHELASTIC_RUN_ID": self.plan.directory.name,
             "TORCHELASTIC_ERROR_FILE": str(self.directories[rank] / "error.json"),
             **self.plan.env,
@@ -157,6 +160,7 @@ class RankGroup(PContext):
             text = self.logs[missing[0]].tail()
             self.close(timeout=0)
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+        self.tests = {rank: hello.tests for rank, hello in answers.replies.items()}
         now = SYSTEM_CLOCK.monotonic()
         self.lookout.note(events.RankStarted(now, rank, pid) for rank, pid in self.pids().items())
 

@@ -1,35 +1,84 @@
 """Ranks as fresh interpreters: for runs in which forking is not safe.
 
-Each rank executes Python anew and collects the same tests with the same arguments; that costs seconds, so
-the plugin keeps such ranks for as many tests as they stay clean.
+Each rank executes Python anew, with the options of this interpreter and one seed of hashes for all ranks,
+and collects the same tests with the same arguments; that costs seconds, so the plugin keeps such ranks for
+as many tests as they stay clean.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 from pytest_elastic.launch._rank import RankJob
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
-from pytest_elastic.pristine import json, os
+from pytest_elastic.pristine import os, pickle
 
-VARIABLE = "PYTEST_ELASTIC_RANK"
-_CODE = "import sys; sys.path[:] = {path!r}; import pytest; sys.exit(pytest.main({arguments!r}))"
+_START = "pytest_elastic_start"  # Name of the plugin by which a fresh interpreter is told that it is a rank.
+_SEED = "PYTHONHASHSEED"
+_RUN = (
+    "branch",
+    "source",
+    "source_pkgs",
+    "include",
+    "omit",
+    "concurrency",
+    "core",
+    "plugins",
+    "relative_files",
+)
+# What is not ASCII is escaped: the new interpreter may read its arguments by another encoding.
+_CODE = """\
+import sys
+sys.path[:], sys.argv[0] = {path!a}, {program!a}
+import types, pytest
+start = types.ModuleType({name!a})
+start.told = {told!a}
+sys.exit(pytest.main(sys.argv[1:], plugins=[start]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a fresh interpreter runs: pytest, as it was called.
+
+    Attributes:
+        arguments: of pytest.
+        directory: where it was called.
+        path, program: `sys.path` as pytest found it, and `sys.argv[0]`.
+        state: for the plugin in the rank.
+    """
+
+    arguments: list[str]
+    directory: str
+    path: list[str]
+    program: str
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """For `execute`: the session, and the rank's job in it."""
+
+    session: Session
+    job: RankJob
+    options: list[str]
+    env: dict[str, str | None]
 
 
 class FreshInterpreters:
-    """A launcher whose ranks are new interpreters that run pytest with these arguments.
+    """A launcher whose ranks are new interpreters that run this session of pytest."""
 
-    Args:
-        arguments: of pytest.
-        directory: where pytest was called.
-        path: `sys.path` as pytest found it.
-    """
-
-    def __init__(self, arguments: list[str], directory: str, path: list[str]) -> None:
-        self._arguments, self._directory, self._path = arguments, directory, path
+    def __init__(self, session: Session) -> None:
+        self._session, self._options = session, interpreter_options()
+        self._given = os.environ.get(_SEED)
+        # Else sets, and with them tests that are made from them, had an order of their own in each rank.
+        self._seed = self._given or str(random.SystemRandom().randrange(1, 1 << 32))
         self._zygote = Zygote.spawn(__name__, "execute")
 
     def start_group(self, starts: list[RankStart]) -> Channel:
@@ -41,35 +90,80 @@ class FreshInterpreters:
         return self._zygote.close()
 
     def _rewrite(self, start: RankStart) -> RankStart:
-        """The same rank by way of `execute`; the job goes along in the environment."""
-        base = ["--basetemp", os.path.join(start.job.directory, "tmp")]
-        code = _CODE.format(path=self._path, arguments=[*self._arguments, *base])
-        job = json.dumps(dataclasses.asdict(start.job))
-        order = ([sys.executable, "-c", code], self._directory)
-        return dataclasses.replace(start, env={**start.env, VARIABLE: job}, job=order)
+        """The same rank by way of `execute`."""
+        order = _Order(self._session, start.job, self._options, {_SEED: self._given, **start.env})
+        return dataclasses.replace(start, env={_SEED: self._seed, **start.env}, job=order)
+
+
+def interpreter_options() -> list[str]:
+    """The options of this interpreter (-O, -W, -X and the like), as a new one takes them.
+
+    `subprocess` has such a function for `multiprocessing`, but no public one.
+    """
+    flags, warnings = sys.flags, list(sys.warnoptions)
+    letters = {
+        "b": flags.bytes_warning,
+        "B": flags.dont_write_bytecode,
+        "E": flags.ignore_environment,
+        "I": flags.isolated,
+        "O": flags.optimize,
+        "P": flags.safe_path,
+        "s": flags.no_user_site,
+        "S": flags.no_site,
+        "v": flags.verbose,
+    }
+    inherited = [] if flags.ignore_environment else os.environ.get("PYTHONWARNINGS", "").split(",")
+    implied = ["default"] * flags.dev_mode + ["error::BytesWarning", "default::BytesWarning"]
+    for option in (*inherited, *implied):  # A new interpreter comes to them by itself.
+        if option in warnings:
+            warnings.remove(option)
+    return [
+        *(f"-{letter * int(times)}" for letter, times in letters.items() if times),
+        *(f"-W{option}" for option in warnings),
+        *(f"-X{name}" if value is True else f"-X{name}={value}" for name, value in sys._xoptions.items()),
+    ]
 
 
 def execute(start: RankStart) -> int:
     """In the forked rank: become a fresh interpreter.  Does not return."""
-    arguments, directory = start.job
-    os.chdir(directory)
+    order: _Order = start.job
+    session = order.session
+    os.chdir(session.directory)
     for number in start.descriptors.values():
         os.set_inheritable(number, True)
-    place = json.dumps({"rank": start.rank, "descriptors": start.descriptors})
-    os.environ[VARIABLE + "_PLACE"] = place
-    os.execv(arguments[0], arguments)
+    told = pickle.dumps((dataclasses.replace(start, env=order.env, job=order.job), session.state))
+    code = _CODE.format(path=session.path, program=session.program, name=_START, told=told)
+    arguments = [*session.arguments, "--basetemp", os.path.join(order.job.directory, "tmp")]
+    os.execv(sys.executable, [sys.executable, *order.options, "-c", code, *arguments])
 
 
-def start_of_this_interpreter() -> RankStart | None:
-    """In the fresh interpreter: how this rank was started; `None` where this process is no such rank.
-
-    The variables are taken out of the environment, so that no program of the rank believes to be one.
-    """
-    job, place = os.environ.pop(VARIABLE, None), os.environ.pop(VARIABLE + "_PLACE", None)
-    if job is None or place is None:
-        return None
-    where = json.loads(place)
-    for number in where["descriptors"].values():
+def start_of_this_interpreter(told: bytes) -> tuple[RankStart, dict[str, Any]]:
+    """In the fresh interpreter: how this rank was started, and the session's state."""
+    start, state = pickle.loads(told)
+    for number in start.descriptors.values():
         os.set_inheritable(number, False)
-    env: dict[str, str | None] = dict(os.environ)
-    return RankStart(where["rank"], env, "", "", RankJob(**json.loads(job)), where["descriptors"])
+    return start, state
+
+
+def measured() -> dict[str, Any] | None:
+    """How coverage.py measures this process; `None` where it does not."""
+    coverage = sys.modules.get("coverage")
+    current = coverage and coverage.Coverage.current()
+    if not current:
+        return None
+    options = {f"run:{name}": current.get_option(f"run:{name}") for name in _RUN}
+    return {"file": os.path.abspath(current.get_option("run:data_file")), "options": options}
+
+
+def measure(like: dict[str, Any] | None) -> None:
+    """Measure this process in the same way, unless it is measured; a rank saves what was found at its end."""
+    if like is None:
+        return
+    import coverage
+
+    if coverage.Coverage.current() is None:
+        mine = coverage.Coverage(like["file"], data_suffix=True, config_file=False)
+        for name, value in like["options"].items():
+            mine.set_option(name, value)
+        mine.set_option("run:disable_warnings", ["no-data-collected", "module-not-imported"])
+        mine.start()

@@ -16,7 +16,7 @@ from pytest_elastic.pristine import os, pickle, socket, struct
 _HEADER = struct.Struct("!QI")
 _CHUNK = 1 << 20
 _DESCRIPTORS_AT_ONCE = 250  # The kernel's limit for one message is 253.
-_SPACE = socket.CMSG_SPACE(_DESCRIPTORS_AT_ONCE * array.array("i").itemsize)
+_SPACE = _DESCRIPTORS_AT_ONCE * array.array("i").itemsize
 
 
 class Channel:
@@ -97,7 +97,8 @@ class Channel:
 
     def _read(self, flags: int) -> bool:
         try:
-            data, extra, _, _ = self._socket.recvmsg(_CHUNK, _SPACE, flags | socket.MSG_CMSG_CLOEXEC)
+            space = socket.CMSG_SPACE(_SPACE)
+            data, extra, _, _ = self._socket.recvmsg(_CHUNK, space, flags | socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return False
         except OSError:  # ConnectionResetError: the writer was killed with our bytes unread.

@@ -378,12 +378,17 @@ def _redirect(start: RankStart) -> None:
         if file >= 0:
             os.dup2(file, target)
             os.close(file)
-    sys.stdin = os.fdopen(0, closefd=False)
+    open_streams()
+
+
+def open_streams() -> None:
+    """Have Python's standard streams be the descriptors 0 to 2, whatever the locale says."""
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     # As with `python -u`: what was printed is in the file before the next statement, also if that is SIGKILL.
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, f"__{name}__")  # Others may hold it.
         if not isinstance(stream, io.TextIOWrapper):
-            stream = io.TextIOWrapper(io.BytesIO())
+            stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         lead(stream, number)
         setattr(sys, name, stream)
 

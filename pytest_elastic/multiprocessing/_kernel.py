@@ -9,33 +9,74 @@ from __future__ import annotations
 import errno
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from pytest_elastic.pristine import os, signal
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
+PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PF_EXITING = 4
 _MADV_COLLAPSE = 25
 _HUGE = 2 << 20
 _MOST_HUGE = 128  # A process of many gigabytes would take seconds, and twice the memory.
 
 
+@cache
 def supported() -> str:
-    """Why ranks cannot be contained on this system; `""` where they can."""
+    """Why ranks cannot be contained on this system; `""` where they can.
+
+    A container may refuse what kernel and Python have (seccomp), so each call is tried, once.
+    """
     if sys.platform != "linux":
         return f"this is {sys.platform}"
-    if not hasattr(os, "pidfd_open"):
-        return "Python was built without pidfd_open"
     if not os.path.exists("/proc/self/stat"):
         return "/proc is not mounted"
     # Pids of /proc would be strangers: none of what ranks leave would be found, let alone killed.
     if os.readlink("/proc/self") != str(os.getpid()):
         return "/proc is that of another PID namespace; mount one of this (unshare --pid --fork --mount-proc)"
+    for name, attempt in _NEEDED.items():
+        try:
+            attempt()
+        except (OSError, AttributeError) as error:
+            return f"the system has no {name}, or refuses it, as containers may do ({error})"
     return ""
+
+
+def _try_pidfd_open() -> None:
+    os.close(os.pidfd_open(os.getpid()))
+
+
+def _try_pidfd_send_signal() -> None:
+    descriptor = os.pidfd_open(os.getpid())
+    try:
+        signal.pidfd_send_signal(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _try_memfd_create() -> None:
+    os.close(os.memfd_create("trial"))
+
+
+def _try_prctl(get: int, put: int) -> None:
+    """Set what is set already."""
+    import ctypes
+
+    value = ctypes.c_int()
+    _prctl(get, ctypes.byref(value))
+    _prctl(put, value.value)
+
+
+_NEEDED: dict[str, Callable[[], None]] = {
+    "pidfd_open": _try_pidfd_open,
+    "pidfd_send_signal": _try_pidfd_send_signal,
+    "memfd_create": _try_memfd_create,
+    "parent-death signal (prctl)": partial(_try_prctl, _PR_GET_PDEATHSIG, PR_SET_PDEATHSIG),
+    "subreaper (prctl)": partial(_try_prctl, _PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER),
+}
 
 
 @cache
@@ -46,7 +87,7 @@ def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(option: int, argument: int) -> None:
+def _prctl(option: int, argument: Any) -> None:
     import ctypes
 
     libc = _libc()
@@ -122,7 +163,7 @@ def collapse_memory() -> Iterator[None]:
     """
     import ctypes
 
-    with open("/proc/self/maps") as file:
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         areas = [line.split() for line in file]
     places: list[int] = []
     for place, access, *_, name in (area if len(area) > 5 else [*area, ""] for area in areas):

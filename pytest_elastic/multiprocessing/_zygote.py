@@ -107,7 +107,7 @@ class Zygote:
         Safe from any thread and any state of this process.
         """
         channel, theirs = Channel.pair()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+        code = f"import sys; sys.path[:] = {sys.path!a}; from {__name__} import main; main()"
         arguments = [sys.executable, "-c", code, str(os.getpid()), module, function, *preload]
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

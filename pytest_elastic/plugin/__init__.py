@@ -36,10 +36,13 @@ from pytest_elastic.plugin._marker import (
     parametrize_sizes,
 )
 from pytest_elastic.plugin._options import Options, add_options
+from pytest_elastic.plugin._refusal import refuse, unable
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
+    FRESH,
     LAUNCHERS,
+    PATH,
     RANK,
     REPORT,
     TIMEOUT,
@@ -63,8 +66,6 @@ __all__ = [
     "world_size",
 ]
 
-_PATH = list(sys.path)
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
@@ -74,6 +75,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
     # torch then asks the driver's library instead of making a context that no fork survives.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    early_config.stash[PATH] = list(sys.path)
+    start: Any = early_config.pluginmanager.get_plugin("pytest_elastic_start")
+    if start is not None:
+        from pytest_elastic.plugin._fresh import FreshRank
+
+        early_config.stash[FRESH] = FreshRank(start.told)
+        early_config.pluginmanager.register(early_config.stash[FRESH])
     census = early_config.stash[CENSUS] = ThreadCensus()
     yield
     census.conftests_loaded()
@@ -83,7 +91,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
-    config.stash.setdefault(CENSUS, ThreadCensus()).configured()
+    config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
     Options.read(config)  # A bad option is an error now, and not after a minute of collection.
 
 
@@ -119,6 +127,8 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     on_ranks = list(filter(is_elastic, items))
     if not on_ranks:
         return []
+    if why := unable():
+        return [f"elastic: {len(on_ranks)} on ranks, and none can be: {why}"]
     from pytest_elastic.plugin._neighbours import words
 
     launchers = _launchers_of(config)
@@ -128,17 +138,20 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    if os.environ.get("PYTEST_ELASTIC_RANK"):
-        from pytest_elastic.plugin._loop import be_rank
-
-        be_rank(session)
-    items = adoptable(session.items)
-    wanted = items or any("elastic" in getattr(item, "fixturenames", ()) for item in session.items)
+    if FRESH in session.config.stash:
+        session.config.stash[FRESH].become(session)
+    on_ranks = dict.fromkeys(adoptable(session.items))
+    wanted = [
+        item for item in session.items if item in on_ranks or "elastic" in getattr(item, "fixturenames", ())
+    ]
     if not wanted or session.config.option.collectonly or session.config.getoption("setupplan", False):
+        return (yield)
+    if why := unable():
+        refuse(wanted, why, alone=len(wanted) == len(session.items))
         return (yield)
     from pytest_elastic.plugin._loop import conduct
 
-    return (yield from conduct(session, items, _launchers_of(session.config)))
+    return (yield from conduct(session, list(on_ranks), wanted, _launchers_of(session.config)))
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
@@ -196,11 +209,14 @@ def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
 def _launchers_of(config: pytest.Config) -> Any:
     """Made once per run, when the tests have been collected."""
     from pytest_elastic.launch import Launchers
-    from pytest_elastic.plugin._loop import interpreters
+    from pytest_elastic.plugin._fresh import interpreters
 
     if LAUNCHERS not in config.stash:
         options, foreign = Options.read(config), config.stash[CENSUS].foreign()
         config.stash[LAUNCHERS] = Launchers(
-            options.start_method, foreign, lambda: interpreters(config, _PATH)
+            options.start_method,
+            foreign,
+            options.torch_threads == 1,
+            lambda: interpreters(config, config.stash[PATH]),
         )
     return config.stash[LAUNCHERS]

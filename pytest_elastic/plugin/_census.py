@@ -1,10 +1,10 @@
-"""Which threads were started by the tests' modules."""
+"""Threads that are neither Python's own nor of pytest and its plugins."""
 
 from __future__ import annotations
 
 import sys
 
-from pytest_elastic.pristine import threading
+from pytest_elastic.pristine import os, threading
 
 
 def replaced_threads() -> str:
@@ -17,24 +17,44 @@ def replaced_threads() -> str:
 
 
 class ThreadCensus:
-    """Which threads were started by the tests' modules, and not by pytest and its plugins.
+    """Which threads were started by the tests' modules, or by the application that calls pytest.
 
     Plugins may have threads of their own (a worker's receiver, say) that sleep while nothing runs; those
-    of test modules may hold any lock at any time.
+    of test modules and of applications may hold any lock at any time.  Threads that Python did not start
+    count as well: pools of numerical libraries.
     """
 
     def __init__(self) -> None:
-        self._before: set[threading.Thread] = set(threading.enumerate())
-        self._ours: set[threading.Thread] = set()
+        self._before, self._conftests = _threads(), set[int]()
+        self._excused = {threading.get_native_id()}
 
     def conftests_loaded(self) -> None:
         """What is new came with the first conftest files."""
-        self._ours = set(threading.enumerate()) - self._before
+        self._conftests = _threads() - self._before
 
-    def configured(self) -> None:
-        """What is new came with plugins."""
-        self._before = set(threading.enumerate()) - self._ours
+    def configured(self, is_worker: bool) -> None:
+        """What is new came with plugins; and what was there before them is xdist's, in a worker of its."""
+        self._excused |= _threads() - self._before - self._conftests
+        if is_worker:
+            self._excused |= self._before
 
-    def foreign(self) -> list[str]:
-        """Names of the living threads that the tests' modules started."""
-        return sorted(thread.name for thread in set(threading.enumerate()) - self._before)
+    def foreign(self) -> tuple[str, set[int]]:
+        """The living threads that are not excused: Python's in words, the kernel's numbers of all others."""
+        numbers = _threads() - self._excused
+        names = {thread.native_id or 0: thread.name for thread in threading.enumerate()}
+        said = []
+        for whose, there in (
+            ("the application that called pytest", numbers & self._before),
+            ("the tests' modules", numbers - self._before),
+        ):
+            if named := sorted(names[number] for number in there & names.keys()):
+                said.append(f"threads that {whose} started are alive: {', '.join(named)}")
+        return "; ".join(said), numbers - names.keys()
+
+
+def _threads() -> set[int]:
+    """The kernel's numbers of all threads of this process; where it does not tell, of Python's."""
+    try:
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    except OSError:
+        return {thread.native_id or 0 for thread in threading.enumerate()}

@@ -26,6 +26,7 @@ from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, 
 from pytest_elastic.launch._findings import explain
 from pytest_elastic.plugin._accounting import raise_verdict, report_leaks
 from pytest_elastic.plugin._debugging import Debugging
+from pytest_elastic.plugin._fresh import check_collected
 from pytest_elastic.plugin._home import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._marks import take_marks
@@ -111,6 +112,7 @@ class Conductor:
             group = self.make(controller.item, controller.size, marker.env, None, controller.method)
             group.start()
         self._kept[controller.key] = group
+        check_collected(group, controller.item.nodeid)
         return group
 
     def next_use(self, controller: ItemController) -> pytest.Item | None:

@@ -120,9 +120,10 @@ def _lead_kept_streams(config: pytest.Config) -> None:
 class RankRunner:
     """A plugin that is registered in ranks only."""
 
-    def __init__(self, session: pytest.Session, setup_show: bool) -> None:
+    def __init__(self, session: pytest.Session, setup_show: bool, fresh: bool = False) -> None:
         self._items = {name: item for item, name in names_of(session.items).items()}
-        self._config, self._setup_show = session.config, setup_show
+        self._config, self._setup_show, self._fresh = session.config, setup_show, fresh
+        self.remarks: list[str] = []  # To be told with the first test.
         self._rank: RankProcess | None = None
         self._ran: set[ItemName] = set()
         self._marks: list[list[pytest.Mark]] = []
@@ -138,10 +139,12 @@ class RankRunner:
         quieten(self._config)
         only_compare(self._config)
         self._config.pluginmanager.register(self, "pytest_elastic_rank")
+        self._warnings.clear()  # What came before is pytest's to tell, and was told anew at the line above.
 
     def live(self, start: RankStart) -> int:
         """A rank's life; the exit code."""
         rank = self._rank = RankProcess(start)
+        rank.tests = tuple(nodeid for nodeid, _ in self._items) if self._fresh else None
         self._terminal = RankTerminal(rank.rank, rank.channel)
         self._chance.seed(start.job.test, rank.rank)
         _lead_kept_streams(self._config)
@@ -179,6 +182,8 @@ class RankRunner:
             if order.item not in self._ran and hasattr(item, name):
                 setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.item)
+        while self.remarks:
+            self._warn(item, self.remarks.pop())
         self._marks = marks_of(item)
         take_outcomes(item, order.outcomes)
         nextitem = self._items.get(order.following) if order.following else None

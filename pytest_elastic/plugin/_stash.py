@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_elastic.launch import Launchers, RankProcess
     from pytest_elastic.plugin._census import ThreadCensus
     from pytest_elastic.plugin._controller import Conductor
+    from pytest_elastic.plugin._fresh import FreshRank
     from pytest_elastic.plugin._reproduce import Trials
     from pytest_elastic.report import Verdict
 
@@ -27,7 +28,9 @@ for _number in range(3):
 CENSUS: pytest.StashKey[ThreadCensus] = pytest.StashKey()
 LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
-# On the config of a rank.
+PATH: pytest.StashKey[list[str]] = pytest.StashKey()  # `sys.path` before the first conftest file.
+# On the config of a rank: of one that collects by itself, and of each.
+FRESH: pytest.StashKey[FreshRank] = pytest.StashKey()
 RANK: pytest.StashKey[RankProcess] = pytest.StashKey()
 # On an item: how many ranks it has, of all the sizes in the list that made it.
 SIZE: pytest.StashKey[tuple[int, tuple[int, ...]]] = pytest.StashKey()

@@ -14,7 +14,7 @@ from pytest_elastic.store._wire import MAX_FRAME, MAX_GREETING, Frames, WireErro
 _CHUNK = 64 * 2**10
 _AHEAD = 2**20  # Bytes that a client may send while it waits for an answer.
 _SPARE_DESCRIPTORS = 4
-_SPACE = socket.CMSG_SPACE(_SPARE_DESCRIPTORS * array.array("i").itemsize)
+_SPACE = _SPARE_DESCRIPTORS * array.array("i").itemsize
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -158,7 +158,7 @@ class Door(Connection):
             os.close(self._descriptors.pop())
 
     def _read_with_descriptors(self, size: int) -> bytes:
-        data, messages, _, _ = self.socket.recvmsg(size, _SPACE, _CLOSE_ON_EXEC)
+        data, messages, _, _ = self.socket.recvmsg(size, socket.CMSG_SPACE(_SPACE), _CLOSE_ON_EXEC)
         for level, kind, content in messages:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")

@@ -1,0 +1,118 @@
+"""A fresh interpreter on its way to be a rank: it repeats the session up to the tests, and reports nothing.
+
+*Rules.*  What a run does once is done by pytest itself: files of reports are not opened again, the cache is
+not cleared, and a session that does not come to its tests ends here, before anything is written at its end.
+The hooks of conftest files run again, since ranks need the state that they make; where one of those that
+begin a session asks for a port or a file that pytest itself holds already, the rank goes on without.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_elastic.launch import FreshInterpreters, RankGroup, Session
+from pytest_elastic.launch._spawn import measure, measured, start_of_this_interpreter
+from pytest_elastic.multiprocessing._guardian import exit_now, open_streams, set_environment
+from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._rank import RankRunner
+
+# Options that have a file opened or removed when a run begins: of pytest, -reportlog, -html and allure.
+_ONCE = ("log_file", "cacheclear", "report_log", "htmlpath", "allure_report_dir", "clean_alluredir")
+
+
+def interpreters(config: pytest.Config, path: list[str]) -> FreshInterpreters:
+    """Fresh interpreters that collect what this run collected."""
+    arguments = [str(argument) for argument in config.invocation_params.args]
+    if not Options.read(config).setup_show:  # Which is written through the terminal's reporter.
+        arguments += ["-p", "no:terminalreporter"]
+    for plugin, argument in (("xdist", "-n0"), ("_cov", "--no-cov")):
+        if config.pluginmanager.has_plugin(plugin) or config.pluginmanager.has_plugin(f"pytest{plugin}"):
+            arguments.append(argument)
+    seed = getattr(config.option, "randomly_seed", None)
+    if seed is not None:  # pytest-randomly has drawn one.
+        arguments.append(f"--randomly-seed={seed}")
+    state = {"worker": getattr(config, "workerinput", None), "coverage": measured()}
+    directory = str(config.invocation_params.dir)
+    return FreshInterpreters(Session(arguments, directory, path, sys.argv[0], state))
+
+
+def check_collected(group: RankGroup, nodeid: str) -> None:
+    """Fail where ranks that collected the tests by themselves do not have this one: say what they have."""
+    lacking = sorted(rank for rank, tests in group.tests.items() if tests is not None and nodeid not in tests)
+    if not lacking:
+        return
+    said = [f"fresh interpreters (start method spawn) did not collect {nodeid}, but in its place"]
+    for rank in lacking:
+        same = [
+            test for test in group.tests[rank] or () if test.partition("[")[0] == nodeid.partition("[")[0]
+        ]
+        said.append(f"  rank {rank}: {', '.join(same[:5]) or 'nothing; its log ends:'}")
+        said += [] if same else [group.logs[rank].tail()]
+    said.append("ids must be the same in each: of nothing random, and of no order of a set or of addresses")
+    pytest.fail("\n".join(said), pytrace=False)
+
+
+class FreshRank:
+    """A plugin of an interpreter that is to be a rank, registered before the conftest files are loaded."""
+
+    def __init__(self, told: bytes) -> None:
+        self._start, self._state = start_of_this_interpreter(told)
+        self._skipped: list[str] = []
+        measure(self._state["coverage"])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        """All arguments were read, and nothing is configured yet."""
+        for name in _ONCE:
+            if hasattr(config.option, name):
+                setattr(config.option, name, "")
+        if self._state["worker"] is not None:  # Of xdist, whose fixtures tell workers apart by it.
+            config.workerinput = self._state["worker"]  # type: ignore[attr-defined]
+        for hook in (config.hook.pytest_configure, config.hook.pytest_sessionstart):
+            for implementation in hook.get_hookimpls():
+                place = getattr(implementation.plugin, "__file__", None) or ""
+                if Path(place).name == "conftest.py" and not (
+                    implementation.wrapper or implementation.hookwrapper
+                ):
+                    tolerant = self._tolerant(implementation.function, place)
+                    implementation.function = tolerant  # type: ignore[misc]
+
+    def _tolerant(self, function: Callable[..., Any], place: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any) -> None:
+            try:
+                function(*args)
+            except OSError as error:
+                self._skipped.append(
+                    f"{place}: {function.__name__} failed in a rank, after pytest itself: {error}"
+                )
+
+        return call
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Where no test will run somebody shall read why."""
+        if report.failed:
+            print(report.longreprtext, file=sys.stderr)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Not a rank: the tests did not come to run.  What others write at the end is pytest's to write."""
+        capture: Any = session.config.pluginmanager.getplugin("capturemanager")
+        if capture is not None:
+            capture.stop_global_capturing()  # What it holds may say why.
+        exit_now(int(exitstatus) or 1)
+
+    def become(self, session: pytest.Session) -> None:
+        """The tests are collected: be the rank, to the end of this process."""
+        set_environment(self._start.env)  # As in a fork: after what conftest files have set.
+        runner = RankRunner(session, Options.read(session.config).setup_show, fresh=True)
+        runner.prepare()
+        open_streams()
+        runner.remarks = self._skipped
+        exit_now(runner.live(self._start))
