@@ -433,8 +433,7 @@ class ItemController:
 
     def _take_values(self, verdict: Verdict, reports: list[PhaseReport]) -> None:
         """Hooks that look at fixtures see the plain ones of the rank that decided, else the first's."""
-        primary = verdict.primary.report if verdict.primary is not None else None
-        report = primary or next(iter(reports), None)
+        report = (verdict.primary and verdict.primary.report) or next(iter(reports), None)
         if report is not None and report.when != "teardown":
             self._values.take(report, getattr(getattr(self.item, "callspec", None), "params", {}))
 

@@ -34,7 +34,8 @@ def test_no_process_to_be_had_is_the_error_of_tests_on_ranks_alone(run, pytester
     """The zygote cannot be forked: all other tests run."""
     pytester.makeconftest(
         """
-        import errno, os
+        import errno
+        from pytest_elastic.pristine import os
         def refuse(): raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         os.fork = refuse
         """
