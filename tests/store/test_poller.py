@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from pytest_elastic.pristine import select
 from pytest_elastic.store._poller import READ, WRITE, Poller
 
 
