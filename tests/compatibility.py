@@ -118,6 +118,7 @@ class Row:
         code: appended to the suite.
         files: name -> text.
         python: of which version; that of this process if empty.
+        said: a part of the sentence at the start of the run on ranks that tells of its differences.
         refused: a part of the sentence by which the run on ranks ends before its first test.
         only: what is run of the suite (`-k`).
         group: the table that it is a row of.
@@ -129,8 +130,8 @@ class Row:
     code: str = ""
     files: dict[str, str] = field(default_factory=dict)
     python: str = ""
+    said: str = ""
     refused: str = ""
-    only: str = ""
     group: str = "plugins"
 
 
@@ -155,7 +156,7 @@ _OLDEST = ("pytest==8.3.0", "pytest-timeout==2.4.0", "hypothesis==6.140.0", "psu
 
 ASYNC = "async def test_awaits():\n    import {0}\n    await {0}.sleep(0)\n"
 PLUGINS = [
-    Row("allure-pytest", arguments=("--alluredir=allure",)),
+    Row("allure-pytest", arguments=("--alluredir=allure",), said="allure"),
     Row("anyio", code="@pytest.mark.anyio\n" + ASYNC.format("anyio") + "@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n"),
     Row("approvaltests", ("pytest-approvaltests",)),
     Row("eventlet"),
@@ -272,7 +273,8 @@ def run_row(row: Row, wheel: Path, directory: Path) -> Result:
     if python is None:
         return Result(row, "not tried: no such interpreter here", good=True)
     home = directory / "env"
-    subprocess.run([python, "-m", "venv", "--without-pip", home], check=True)
+    if subprocess.run([python, "-m", "venv", "--without-pip", home], stderr=subprocess.DEVNULL).returncode:
+        return Result(row, "not tried: no such interpreter here", good=True)
     own = home / "bin" / "python"
     named = [] if row.group != "plugins" else [row.name]
     install = [

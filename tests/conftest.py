@@ -74,20 +74,25 @@ def rounds() -> Callable[[int, int], int]:
 Run = Callable[..., pytest.RunResult]
 
 
+# Each other plugin that happens to be installed doubles the time of a small session.
+ALONE = ("-p", "pytest_elastic", "-p", "timeout")
+
+
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run pytest in a process of its own on test code given as text; a bounded wait."""
+    """Run pytest in a process of its own on test code given as text; a bounded wait.
+
+    Its plugins are ours, pytest's, and those that the arguments name (`-p xdist`).
+    """
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("COLUMNS", "160")  # Summary lines whole.
     for name in ("CI", "BUILD_NUMBER"):  # In which pytest cuts nothing, and output is another.
         monkeypatch.delenv(name, raising=False)
 
     def run(code: str, *arguments: str, **files: str) -> pytest.RunResult:
         pytester.makepyfile(textwrap.dedent(code), **files)
-        # No cache, and no plugin whose threads or output differ from machine to machine.
-        return pytester.runpytest_subprocess(
-            "-p", "no:cacheprovider", "-p", "no:rerunfailures", *arguments, timeout=60
-        )
+        return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=60)
 
     return run
 
@@ -103,9 +108,9 @@ class Session:
         self._held, holds = os.pipe()
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+                [sys.executable, "-m", "pytest", *ALONE, *arguments],
                 cwd=directory,
-                env={**os.environ, "ELASTIC_MARK": self.mark},
+                env={**os.environ, "ELASTIC_MARK": self.mark, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

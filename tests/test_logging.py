@@ -18,21 +18,21 @@ class Method:
 
 
 @pytest.mark.parametrize("name", [None, ""])
-def test_s68_no_name_means_the_callers_module(name: str | None) -> None:
-    """S68: wherever the call is."""
+def test_no_name_means_the_callers_module(name: str | None) -> None:
+    """Wherever the call is."""
     names = [get_logger(name).name, (lambda: get_logger(name).name)(), Method().name()]
     assert [*names, at_module_level, *in_a_comprehension] == [__name__] * 6
     assert get_logger().name == __name__
 
 
-def test_s68_a_name_is_used_as_it_is() -> None:
-    """S68: the same logger as logging's."""
+def test_a_name_is_used_as_it_is() -> None:
+    """The same logger as logging's."""
     assert get_logger("test.module") is logging.getLogger("test.module")
     assert get_logger("name1") is not get_logger("name2")
 
 
-def test_s68_code_without_a_module_is_named_by_its_file() -> None:
-    """S68: its stem."""
+def test_code_without_a_module_is_named_by_its_file() -> None:
+    """Its stem."""
     code = compile("name = get_logger().name", "/some/where/script.py", "exec")
     names: dict[str, object] = {"get_logger": get_logger, "__name__": None}
     exec(code, names)
@@ -40,10 +40,10 @@ def test_s68_code_without_a_module_is_named_by_its_file() -> None:
 
 
 @pytest.mark.parametrize(("level", "expected"), [(None, "WARNING"), ("DEBUG", "DEBUG"), ("ERROR", "ERROR")])
-def test_s69_the_level_is_the_environments(
+def test_the_level_is_the_environments(
     monkeypatch: pytest.MonkeyPatch, level: str | None, expected: str
 ) -> None:
-    """S69: at each call, and nothing else changes."""
+    """At each call, and nothing else changes."""
     logger = logging.getLogger("test_s69")
     logger.setLevel(logging.CRITICAL)
     before = (list(logger.handlers), logger.propagate)
@@ -56,8 +56,8 @@ def test_s69_the_level_is_the_environments(
 
 
 @pytest.mark.parametrize("level", ["debug", "", "10", "LOUD"])
-def test_s69_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
-    """S69: lower case, nothing and digits, too."""
+def test_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    """Lower case, nothing and digits, too."""
     monkeypatch.setenv("LOGLEVEL", level)
     with pytest.raises(ValueError, match=f"Unknown level: {level!r}"):
         get_logger("test_s69")

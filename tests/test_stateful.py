@@ -40,8 +40,8 @@ def test_hash_store_is_as_torchs() -> None:
 
 
 @pytest.mark.parametrize("prefixed", [False, True])
-def test_s71_a_remote_store_is_as_a_hash_store(prefixed: bool) -> None:
-    """S71: the same answers and the same errors."""
+def test_a_remote_store_is_as_a_hash_store(prefixed: bool) -> None:
+    """The same answers and the same errors."""
     servers: list[StoreServer] = []
     stores: list[Any] = []
 
@@ -63,7 +63,7 @@ def test_s71_a_remote_store_is_as_a_hash_store(prefixed: bool) -> None:
 
 
 def test_a_prefix_store_is_as_a_hash_store() -> None:
-    """S43: over a store of its own."""
+    """Over a store of its own."""
     compare(lambda: PrefixStore("p", HashStore()))
 
 

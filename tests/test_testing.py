@@ -46,19 +46,19 @@ def make_store(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_s88_every_store_of_ours_conforms(make_store: Make, line: str) -> None:
-    """S88: S6 to S39, each by its line."""
+def test_every_store_of_ours_conforms(make_store: Make, line: str) -> None:
+    """S6 to S39, each by its line."""
     CLAUSES[line](make_store)
 
 
-def test_s88_every_line_is_checked() -> None:
-    """S88: the clauses cover keys, values, operations and time."""
+def test_every_line_is_checked() -> None:
+    """The clauses cover keys, values, operations and time."""
     assert _clauses.__name__ != _spans.__name__
     assert [int(line[1:]) for line in LINES] == list(range(6, 40))
 
 
-def test_s88_a_good_store_passes_in_silence() -> None:
-    """S88: all clauses together."""
+def test_a_good_store_passes_in_silence() -> None:
+    """All clauses together."""
     assert check_store(HashStore) is None  # type: ignore[func-returns-value]
 
 
@@ -72,8 +72,8 @@ class Forgetful(HashStore):
         raise NotImplementedError
 
 
-def test_s88_a_bad_store_is_told_all_its_lines() -> None:
-    """S88: ascending, one each, with the reason."""
+def test_a_bad_store_is_told_all_its_lines() -> None:
+    """Ascending, one each, with the reason."""
     with pytest.raises(AssertionError) as info:
         check_store(Forgetful)
     lines = str(info.value).splitlines()
@@ -84,18 +84,18 @@ def test_s88_a_bad_store_is_told_all_its_lines() -> None:
     assert any(line.startswith("S26: queue_pop of nothing: NotImplementedError") for line in lines)
 
 
-def test_s88_a_store_that_blocks_for_ever_is_a_complaint(
+def test_a_store_that_blocks_for_ever_is_a_complaint(
     monkeypatch: pytest.MonkeyPatch, threads_end: Any
 ) -> None:
-    """S88: after a limit."""
+    """After a limit."""
     monkeypatch.setattr("pytest_elastic.store._conformance.LIMIT", 0.05)
     monkeypatch.setattr("pytest_elastic.store._conformance.CLAUSES", {"S7": lambda make: threads_end.wait()})
     with pytest.raises(AssertionError, match=r"^S7: did not end$"):
         check_store(MockStore)
 
 
-def test_s88_a_line_that_is_only_slow_is_no_complaint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S88: the next ones do not wait for it, and it has the whole limit."""
+def test_a_line_that_is_only_slow_is_no_complaint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next ones do not wait for it, and it has the whole limit."""
     ended, order = threading.Event(), []
 
     def slow(make: Make) -> None:
@@ -119,8 +119,8 @@ def threads_end() -> Iterator[Any]:
     event.set()
 
 
-def test_s88_errors_are_compared_by_type_or_name() -> None:
-    """S88: a name may be any module's."""
+def test_errors_are_compared_by_type_or_name() -> None:
+    """A name may be any module's."""
 
     class DistStoreError(Exception):
         pass
@@ -135,8 +135,8 @@ def test_s88_errors_are_compared_by_type_or_name() -> None:
         refused(ValueError, "it", lambda: 3)
 
 
-def test_s88_calls_together_give_answers_and_errors() -> None:
-    """S88: in their order."""
+def test_calls_together_give_answers_and_errors() -> None:
+    """In their order."""
     answer, error = together(lambda: 1, lambda: 1 / 0)
     assert (answer, type(error)) == (1, ZeroDivisionError)
 
@@ -172,8 +172,8 @@ DIFFERENCES = {
 BY_CHANCE = {"HashStore": {"S27"}, "TCPStore": {"S27"}, "FileStore": set()}
 
 
-def test_s88_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
-    """S88: exactly the lines that are listed, each for a reason."""
+def test_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
+    """Exactly the lines that are listed, each for a reason."""
     pytest.importorskip("torch.distributed")
     running = {
         kind: subprocess.Popen(

@@ -50,7 +50,7 @@ def trap(rank):
 
 
 @pytest.mark.parametrize("kind", ["function", "program"])
-def test_p51_f17_closed_by_the_caller(kind, launch, until, nobody_left):
+def test_closed_by_the_caller(kind, launch, until, nobody_left):
     """Ranks without a result are stopped ones, whatever their exit code."""
     if kind == "function":
         context = launch(trap)
@@ -67,7 +67,7 @@ def test_p51_f17_closed_by_the_caller(kind, launch, until, nobody_left):
     assert all(failure.stopped for failure in result.stopped.values())
 
 
-def test_p51_closed_after_some_returned(launch, until):
+def test_closed_after_some_returned(launch, until):
     """Those that have ended are not among the stopped."""
     context = launch(lambda rank: rank and sleep_on(rank), 2)
     until(lambda: 0 in context.group.exits or context.wait(0))
@@ -78,7 +78,7 @@ def test_p51_closed_after_some_returned(launch, until):
 @pytest.mark.parametrize(
     ("death_sig", "expected"), [(None, -15), (signal.SIGINT, -2), (10, -10), (signal.SIGKILL, -9)]
 )
-def test_p64_the_death_signal(death_sig, expected, launch):
+def test_the_death_signal(death_sig, expected, launch):
     """A `Signals` or its number; SIGTERM by default."""
     context = launch("sleep", args={0: (1000,), 1: (1000,)})
     context.close(death_sig, timeout=10)
@@ -86,7 +86,7 @@ def test_p64_the_death_signal(death_sig, expected, launch):
 
 
 @pytest.mark.parametrize("named", [{"timeout": -1}, {"timeout": float("nan")}, {"death_sig": 4000}])
-def test_p64_bad_arguments_of_close(named, launch):
+def test_bad_arguments_of_close(named, launch):
     """Refused, and nothing happens."""
     context = launch(sleep_on)
     with pytest.raises(ValueError, match=r"timeout|4000"):
@@ -96,7 +96,7 @@ def test_p64_bad_arguments_of_close(named, launch):
 
 @pytest.mark.parametrize("nprocs", [1, 32])
 @pytest.mark.parametrize("timeout", [0, 0.5])
-def test_p65_f16_ranks_that_ignore_the_signal(nprocs, timeout, launch, until, nobody_left):
+def test_ranks_that_ignore_the_signal(nprocs, timeout, launch, until, nobody_left):
     """One grace for all together, then SIGKILL; no grace is at once."""
     context = launch(ignore, nprocs)
     until(lambda: said(context, "ignoring"))
@@ -105,13 +105,13 @@ def test_p65_f16_ranks_that_ignore_the_signal(nprocs, timeout, launch, until, no
     assert {failure.exitcode for failure in context.wait().stopped.values()} == {-9}
 
 
-def test_p65_the_early_are_not_waited_for(launch):
+def test_the_early_are_not_waited_for(launch):
     """A grace of a minute is not spent on ranks that end by the signal."""
     context = launch(sleep_on, 8)
     assert elapsed(context.close, timeout=60) < 5
 
 
-def test_p66_the_marker(launch, result_of):
+def test_the_marker(launch, result_of):
     """Every rank has the group's own, functions and programs alike."""
     contexts = [
         launch(lambda rank: print(os.environ["PYTEST_ELASTIC_GROUP"])),
@@ -125,7 +125,7 @@ def test_p66_the_marker(launch, result_of):
 
 @pytest.mark.parametrize("session", [False, True])
 @pytest.mark.parametrize("kind", ["function", "program"])
-def test_p66_p67_f21_f22_children(kind, session, launch, tmp_path, result_of, until):
+def test_children(kind, session, launch, tmp_path, result_of, until):
     """Children of the rank that failed and of those that run are gone, own sessions included."""
     script = f"echo $$ > {tmp_path}/$0.$$; exec sleep 1000"
     if kind == "function":
@@ -149,7 +149,7 @@ def test_p66_p67_f21_f22_children(kind, session, launch, tmp_path, result_of, un
     assert not any(map(psutil.pid_exists, pids))
 
 
-def test_p67_f25_a_leak_is_logged_once(launch, result_of, caplog):
+def test_a_leak_is_logged_once(launch, result_of, caplog):
     """The result is unchanged; pid and command are told."""
     context = launch(lambda rank: subprocess.Popen(["sleep", "1000"]).pid, 1)
     begin = time.monotonic()
@@ -167,7 +167,7 @@ def test_p67_f25_a_leak_is_logged_once(launch, result_of, caplog):
 
 
 @pytest.mark.parametrize("kind", ["function", "program"])
-def test_p67_a_leak_is_killed_while_others_run(kind, launch, result_of, caplog, tmp_path):
+def test_a_leak_is_killed_while_others_run(kind, launch, result_of, caplog, tmp_path):
     """It does not outlive its rank for as long as there are other ranks, and these keep their own children."""
     files = [tmp_path / "0", tmp_path / "1"]
     wait = f"while ! grep -q Z /proc/$(cat {files[0]})/stat; do sleep 0.01; done; kill -0 $(cat {files[1]})"
@@ -196,14 +196,14 @@ def test_p67_a_leak_is_killed_while_others_run(kind, launch, result_of, caplog, 
     )
 
 
-def test_p67_helpers_have_a_moment(launch, result_of, caplog):
+def test_helpers_have_a_moment(launch, result_of, caplog):
     """A child that ends with its rank is no leak."""
     result = result_of(launch(lambda rank: subprocess.Popen(["sleep", "0.02"]) and None))
     assert not result.is_failed()
     assert caplog.records == []
 
 
-def test_p68_f18_a_stopped_rank_sees_the_signal(launch, until):
+def test_a_stopped_rank_sees_the_signal(launch, until):
     """It ends by the signal, not by SIGKILL after the grace."""
     context = launch(lambda rank: os.kill(os.getpid(), signal.SIGSTOP))
     until(lambda: all(psutil.Process(pid).status() == "stopped" for pid in context.pids().values()))
@@ -211,7 +211,7 @@ def test_p68_f18_a_stopped_rank_sees_the_signal(launch, until):
     assert {failure.exitcode for failure in context.wait().stopped.values()} == {-15}
 
 
-def test_p69_f20_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
+def test_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
     """It cannot hold `close`: the others are gone, and the error names it."""
     immortal = tmp_path / "immortal"
     send = Process.send
@@ -239,7 +239,7 @@ def test_p69_f20_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
     until(lambda: not psutil.pid_exists(context.pids()[1]))  # Its guardian's end was its own after all.
 
 
-def test_p71_the_launchers_group_is_not_signalled(launch):
+def test_the_launchers_group_is_not_signalled(launch):
     """A child of the launcher in its process group lives on."""
     with subprocess.Popen(["sleep", "1000"]) as bystander:
         assert os.getpgid(bystander.pid) == os.getpgid(0)
@@ -260,7 +260,7 @@ def test_overlapping_runs(launch, result_of):
 # Signals of the launcher
 
 
-def test_p72_p75_handlers_are_there_and_go(launch, nobody_left):
+def test_handlers_are_there_and_go(launch, nobody_left):
     """While the context runs, a signal is an exception; then all is as before."""
     before = signal.getsignal(signal.SIGTERM)
     context = launch(lambda rank: None)
@@ -270,7 +270,7 @@ def test_p72_p75_handlers_are_there_and_go(launch, nobody_left):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_p76_f35_a_signal_to_the_launcher(number, launch, nobody_left, tmp_path, until):
+def test_a_signal_to_the_launcher(number, launch, nobody_left, tmp_path, until):
     """`wait` raises, `close` with that signal leaves nobody, children of ranks included."""
 
     def parent(rank):

@@ -50,7 +50,7 @@ def elapsed(function, *args, **named):
 # The result
 
 
-def test_p46_result_is_data():
+def test_result_is_data():
     """Five maps by rank, empty by default; `failures` decide."""
     names = [field.name for field in dataclasses.fields(RunProcsResult)]
     assert names == ["return_values", "failures", "stdouts", "stderrs", "stopped"]
@@ -59,7 +59,7 @@ def test_p46_result_is_data():
     assert RunProcsResult(failures={0: "x"}).is_failed()
 
 
-def test_p5_pickle(launch, result_of):
+def test_pickle(launch, result_of):
     """A real result survives with all its fields."""
     result = result_of(launch(lambda rank: 1 / rank, 2))
     copy = pickle.loads(pickle.dumps(result))
@@ -68,7 +68,7 @@ def test_p5_pickle(launch, result_of):
     assert "ZeroDivisionError" in copy.failures[0].message["message"]
 
 
-def test_p47_success(launch, result_of):
+def test_success(launch, result_of):
     """What functions return, `None` included; programs owe nothing."""
     result = result_of(launch(lambda rank: None if rank else [rank]))
     assert (result.return_values, result.failures, result.stopped) == ({0: [0], 1: None, 2: None}, {}, {})
@@ -76,7 +76,7 @@ def test_p47_success(launch, result_of):
 
 
 @pytest.mark.parametrize("entrypoint", ["sh", "function"])
-def test_p47_failure_has_no_values(entrypoint, launch, result_of):
+def test_failure_has_no_values(entrypoint, launch, result_of):
     """Also where other ranks finished."""
     args = {0: ("-c", "exit 0"), 1: ("-c", "exit 7")}
     if entrypoint == "sh":
@@ -90,7 +90,7 @@ def test_p47_failure_has_no_values(entrypoint, launch, result_of):
 # Before the start, and again
 
 
-def test_p39_before_start(tmp_path, shared_zygote, result_of):
+def test_before_start(tmp_path, shared_zygote, result_of):
     """`close` does nothing, and `start` still works; `wait` has nothing to wait for."""
     specs = DefaultLogsSpecs(tmp_path, redirects=Std.ALL)
     context = MultiprocessContext("n", double, {0: (1,)}, {0: {}}, "fork", specs)
@@ -103,7 +103,7 @@ def test_p39_before_start(tmp_path, shared_zygote, result_of):
     assert result_of(context).return_values == {0: 2}
 
 
-def test_p39_start_twice(launch):
+def test_start_twice(launch):
     """Running or ended."""
     context = launch(sleep_on)
     with pytest.raises(ValueError, match=r"already initialized.*called twice"):
@@ -113,7 +113,7 @@ def test_p39_start_twice(launch):
         context.start()
 
 
-def test_p40_pids(launch, until):
+def test_pids(launch, until):
     """Rank -> pid in rank order, the same after the end."""
     context = launch(lambda rank: (print(os.getpid()), sleep_on(rank)))
     until(lambda: said(context, "\n"))
@@ -125,7 +125,7 @@ def test_p40_pids(launch, until):
 
 
 @pytest.mark.parametrize("entrypoint", [sleep_on, "sleep"])
-def test_p40_f40_closed_while_waited_for(entrypoint, launch, nobody_left):
+def test_closed_while_waited_for(entrypoint, launch, nobody_left):
     """The waiting thread gets the result soon after; `close` again does nothing."""
     context = launch(entrypoint, args={0: (1000,), 1: (1000,)})
     results = []
@@ -144,7 +144,7 @@ def test_p40_f40_closed_while_waited_for(entrypoint, launch, nobody_left):
     assert sorted(results[0].stopped) == [0, 1]
 
 
-def test_p40_closed_from_another_thread(launch):
+def test_closed_from_another_thread(launch):
     """While the main thread waits."""
     context = launch(sleep_on)
     thread = threading.Timer(0.1, context.close)
@@ -154,7 +154,7 @@ def test_p40_closed_from_another_thread(launch):
 
 
 @pytest.mark.parametrize("kind", ["fork", "forkserver", "spawn", "program"])
-def test_p41_runs_leave_nothing(kind, launch, shared_zygote, rounds, until):
+def test_runs_leave_nothing(kind, launch, shared_zygote, rounds, until):
     """Descriptors, threads and children are as many as before, though the contexts are still referenced."""
     threads = threading.active_count()
     named = {} if kind == "program" else {"start_method": kind}
@@ -179,7 +179,7 @@ def test_p41_runs_leave_nothing(kind, launch, shared_zygote, rounds, until):
 # Time
 
 
-def test_p42_zero_polls(launch):
+def test_zero_polls(launch):
     """It returns at once, `None` while ranks run."""
     context = launch(sleep_on)
     assert elapsed(context.wait, 0) < 0.5
@@ -187,7 +187,7 @@ def test_p42_zero_polls(launch):
 
 
 @pytest.mark.parametrize("period", [0.001, 1, 30])
-def test_p42_a_timeout(period, launch):
+def test_a_timeout(period, launch):
     """It is kept, whatever the period, and the ranks run on."""
     context = launch(sleep_on)
     assert 0.2 <= elapsed(context.wait, 0.2, period) < 0.6
@@ -195,7 +195,7 @@ def test_p42_a_timeout(period, launch):
     assert all(map(psutil.pid_exists, context.pids().values()))
 
 
-def test_p42_the_timeout_holds_while_siblings_are_stopped(launch, until):
+def test_the_timeout_holds_while_siblings_are_stopped(launch, until):
     """A failure is there, a sibling ignores SIGTERM: `wait` keeps its time, `close` ends it."""
     context = launch(
         lambda rank: ignore(rank) if rank else until(lambda: said(context, "ignoring")) or 1 / 0, 2
@@ -212,7 +212,7 @@ def test_p42_the_timeout_holds_while_siblings_are_stopped(launch, until):
 @pytest.mark.parametrize(
     ("timeout", "period"), [(float("nan"), 1), (1, float("nan")), (-1, float("nan")), (1, -0.1), (-1, -1)]
 )
-def test_p43_what_is_no_span(timeout, period, launch):
+def test_what_is_no_span(timeout, period, launch):
     """Refused, running or ended."""
     context = launch(lambda rank: None)
     with pytest.raises(ValueError, match=r"timeout|period"):
@@ -222,13 +222,13 @@ def test_p43_what_is_no_span(timeout, period, launch):
         context.wait(timeout, period)
 
 
-def test_p43_the_docstring_warns():
+def test_the_docstring_warns():
     """Negative is for ever: the caller clamps."""
     assert "clamp" in MultiprocessContext.wait.__doc__
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure"])
-def test_p44_wakes_when_it_is_decided(outcome, launch):
+def test_wakes_when_it_is_decided(outcome, launch):
     """Long before the period has passed."""
 
     def stamp(rank):
@@ -243,7 +243,7 @@ def test_p44_wakes_when_it_is_decided(outcome, launch):
     assert time.monotonic() - begin < 1.5
 
 
-def test_p44_f43_the_wall_clock_steps(launch, monkeypatch):
+def test_the_wall_clock_steps(launch, monkeypatch):
     """An hour forth and back changes nothing."""
     context = launch(sleep_on)
     steps = iter([3600, -3600] * 10_000)
@@ -255,7 +255,7 @@ def test_p44_f43_the_wall_clock_steps(launch, monkeypatch):
 # What a result ends
 
 
-def test_p45_a_result_ends_the_context(launch, nobody_left):
+def test_a_result_ends_the_context(launch, nobody_left):
     """All reaped, and the same result again."""
     context = launch(lambda rank: print("last line", rank))
     result = context.wait(20)
@@ -267,14 +267,14 @@ def test_p45_a_result_ends_the_context(launch, nobody_left):
     assert context.wait() is context.wait(0) is context.wait(5, 0) is result
 
 
-def test_p48_siblings_get_a_period(launch, result_of):
+def test_siblings_get_a_period(launch, result_of):
     """One that ends by itself within it has finished; no value comes of it, since another failed."""
     context = launch(lambda rank: time.sleep(0.3) if rank else 1 / 0, 2)
     result = result_of(context, period=15)
     assert (list(result.failures), result.stopped, result.return_values) == ([0], {}, {})
 
 
-def test_p48_then_they_are_stopped(launch, result_of):
+def test_then_they_are_stopped(launch, result_of):
     """Those that are left are marked."""
     result = result_of(launch(lambda rank: 1 / rank and sleep_on(rank)), period=0.2)
     assert list(result.failures) == [0]
@@ -284,7 +284,7 @@ def test_p48_then_they_are_stopped(launch, result_of):
 
 
 @pytest.mark.parametrize("grain", [0, 0.003, 0.05])
-def test_p48_polls_of_any_grain(grain, launch, until):
+def test_polls_of_any_grain(grain, launch, until):
     """The outcome is that of one long `wait`, and the period counts from the first sight of the failure."""
     context = launch(lambda rank: (time.sleep(0.1 * rank), 1 / (rank - 1)) and sleep_on(rank), 3)
     begin = time.monotonic()
@@ -294,22 +294,22 @@ def test_p48_polls_of_any_grain(grain, launch, until):
     assert (list(result.failures), sorted(result.stopped)) == ([1], [0, 2])
 
 
-def test_p49_failures_in_order_of_exit(launch, result_of):
+def test_failures_in_order_of_exit(launch, result_of):
     """Every rank that failed by itself, the first one first."""
     result = result_of(launch(lambda rank: time.sleep(0.3 * (2 - rank)) or sys.exit(rank + 1)), period=10)
     assert [(rank, failure.exitcode) for rank, failure in result.failures.items()] == [(2, 3), (1, 2), (0, 1)]
     assert all(not failure.stopped for failure in result.failures.values())
 
 
-def test_p49_programs_list_those_we_stopped(launch, result_of):
-    """As torch counts; P50: they are in `stopped` too, and marked so in both."""
+def test_programs_list_those_we_stopped(launch, result_of):
+    """As torch counts; they are in `stopped` too, and marked so in both."""
     result = result_of(launch("sh", args={0: ("-c", "sleep 1000"), 1: ("-c", "exit 138")}))
     assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: 138, 0: -15}
     assert {rank: failure.exitcode for rank, failure in result.stopped.items()} == {0: -15}
     assert (result.failures[0].stopped, result.failures[1].stopped) == (True, False)
 
 
-def test_p52_f14_a_bad_end_after_the_result(launch, result_of):
+def test_a_bad_end_after_the_result(launch, result_of):
     """The value had arrived, the process ended badly: a failure."""
 
     def leave(rank):

@@ -31,7 +31,7 @@ def page(maps):
     return [maps[name] for name in ("stdouts", "stderrs", "tee_stdouts", "tee_stderrs", "error_files")]
 
 
-def test_p35_torch_multiprocess_context(tmp_path):
+def test_torch_multiprocess_context(tmp_path):
     """Name, entrypoint, args, envs, start method, specs, prefixes, numa, filters."""
     specs = DefaultLogsSpecs(tmp_path, redirects=Std.ALL)
     context = MultiprocessContext("n", print, ARGS, ENVS, "fork", specs, {0: "p"}, None, ["x"], ["y"])
@@ -41,7 +41,7 @@ def test_p35_torch_multiprocess_context(tmp_path):
     assert context._plan.filters == (["x"], ["y"])
 
 
-def test_p35_torch_subprocess_context(tmp_path):
+def test_torch_subprocess_context(tmp_path):
     """Without a start method; keywords too."""
     positional = SubprocessContext("n", "echo", ARGS, ENVS, DefaultLogsSpecs(tmp_path), {0: "p"}, None, ["x"])
     named = SubprocessContext(
@@ -51,7 +51,7 @@ def test_p35_torch_subprocess_context(tmp_path):
     assert positional._plan.filters == (["x"], None)
 
 
-def test_p35_p36_a_context_of_ones_own(maps, tmp_path):
+def test_a_context_of_ones_own(maps, tmp_path):
     """`PContext` takes both dialects, and needs its template's answers."""
     with pytest.raises(TypeError, match="abstract"):
         PContext("n", print, ARGS, ENVS, DefaultLogsSpecs(tmp_path))
@@ -61,7 +61,7 @@ def test_p35_p36_a_context_of_ones_own(maps, tmp_path):
     assert own("n", print, ARGS, ENVS, *page(maps), "bar")._plan.progbar_events == "bar"
 
 
-def test_p36_page_multiprocess_context(maps):
+def test_page_multiprocess_context(maps):
     """Five maps, then the start method and the bar's events."""
     context = MultiprocessContext("n", print, ARGS, ENVS, *page(maps), "forkserver", "bar")
     assert (context.start_method, context._plan.progbar_events) == ("forkserver", "bar")
@@ -71,7 +71,7 @@ def test_p36_page_multiprocess_context(maps):
 
 
 @pytest.mark.parametrize(("kind", "entrypoint"), KINDS)
-def test_p36_page_by_keyword(kind, entrypoint, maps):
+def test_page_by_keyword(kind, entrypoint, maps):
     """`stdouts` chooses the dialect; ranks are told their error files, the caller's `envs` stay."""
     context = kind("n", entrypoint, ARGS, ENVS, progbar_events="bar", **maps)
     assert context._plan.progbar_events == "bar"
@@ -80,7 +80,7 @@ def test_p36_page_by_keyword(kind, entrypoint, maps):
 
 
 @pytest.mark.parametrize(("kind", "entrypoint"), KINDS)
-def test_p36_mixing(kind, entrypoint, maps, tmp_path):
+def test_mixing(kind, entrypoint, maps, tmp_path):
     """Arguments of the other dialect are named."""
     specs = DefaultLogsSpecs(tmp_path)
     for named, culprit in (
@@ -93,7 +93,7 @@ def test_p36_mixing(kind, entrypoint, maps, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "entrypoint"), KINDS)
-def test_p36_incomplete(kind, entrypoint, maps):
+def test_incomplete(kind, entrypoint, maps):
     """Neither dialect, a missing map, too many arguments, one twice."""
     with pytest.raises(TypeError, match=r"needs logs_specs .* or stdouts"):
         kind("n", entrypoint, ARGS, ENVS)
@@ -107,7 +107,7 @@ def test_p36_incomplete(kind, entrypoint, maps):
 
 
 @pytest.mark.parametrize("name", ["stdouts", "stderrs"])
-def test_p37_maps_cover_the_ranks(name, maps):
+def test_maps_cover_the_ranks(name, maps):
     """The page's maps have an entry for each rank, and error files for none but these."""
     del maps[name][1]
     with pytest.raises(
@@ -116,7 +116,7 @@ def test_p37_maps_cover_the_ranks(name, maps):
         SubprocessContext("n", "echo", ARGS, ENVS, **maps)
 
 
-def test_p37_error_files_of_other_ranks(maps):
+def test_error_files_of_other_ranks(maps):
     """An error file may be missing, but not be for nobody."""
     maps["error_files"] = {1: maps["error_files"][1]}
     assert SubprocessContext("n", "echo", ARGS, ENVS, **maps).error_files == maps["error_files"]
@@ -126,7 +126,7 @@ def test_p37_error_files_of_other_ranks(maps):
 
 @pytest.mark.parametrize("teed", [{0: "elsewhere"}, {7: "x"}])
 @pytest.mark.parametrize("name", ["stdouts", "stderrs"])
-def test_p37_a_tee_of_another_file(name, teed, maps):
+def test_a_tee_of_another_file(name, teed, maps):
     """What is shown must be the rank's own log."""
     with pytest.raises(ValueError, match=rf"tee_{name}\[\d\]"):
         MultiprocessContext("n", print, ARGS, ENVS, **{**maps, f"tee_{name}": teed})
@@ -142,7 +142,7 @@ def test_p37_a_tee_of_another_file(name, teed, maps):
         (ARGS, {0: {}, 1: {"A": 1}}, TypeError),
     ],
 )
-def test_p28_p29_p30_constructors(kind, entrypoint, args, envs, error, tmp_path):
+def test_constructors(kind, entrypoint, args, envs, error, tmp_path):
     """They check as `start_processes` does, before any directory is made."""
     with pytest.raises(error):
         kind("n", entrypoint, args, envs, logs_specs=DefaultLogsSpecs(tmp_path, redirects=Std.ALL))
@@ -150,14 +150,14 @@ def test_p28_p29_p30_constructors(kind, entrypoint, args, envs, error, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "entrypoint"), KINDS)
-def test_p34_numa_options(kind, entrypoint, tmp_path):
+def test_numa_options(kind, entrypoint, tmp_path):
     """Torch's alone."""
     with pytest.raises(NotImplementedError, match="numa_options"):
         kind("n", entrypoint, ARGS, ENVS, logs_specs=DefaultLogsSpecs(tmp_path), numa_options=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_p31_start_method_of_a_constructor(tmp_path):
+def test_start_method_of_a_constructor(tmp_path):
     """Refused before any directory is made."""
     with pytest.raises(
         ValueError, match="'thread' is not allowed; it must be one of spawn, fork, forkserver"
@@ -166,7 +166,7 @@ def test_p31_start_method_of_a_constructor(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_p38_constructing_starts_nothing(tmp_path):
+def test_constructing_starts_nothing(tmp_path):
     """Attributes are there, processes are not."""
     context = SubprocessContext("n", "no_such_program", ARGS, ENVS, DefaultLogsSpecs(tmp_path))
     assert context.pids() == {}

@@ -32,7 +32,7 @@ def structured(message="ValueError: boom", timestamp="10", **extra):
     return {"message": {"message": message, "extraInfo": {"timestamp": timestamp, **extra}}}
 
 
-def test_p2_p4_names_and_what_they_import():
+def test_names_and_what_they_import():
     """Three modules, their public names, and no big library behind them."""
     code = """if True:
         import sys
@@ -51,7 +51,7 @@ def test_p2_p4_names_and_what_they_import():
     ]
 
 
-def test_p107_fields(failed, tmp_path):
+def test_fields(failed, tmp_path):
     """What was given, what the file says, and a mark for stopped ranks."""
     failure = failed({"message": "m", "timestamp": 10})
     assert failure.__dict__ == {
@@ -76,14 +76,14 @@ def test_p107_fields(failed, tmp_path):
         (structured(), (structured()["message"], 10)),
     ],
 )
-def test_p108_message_and_timestamp(failed, data, expected):
+def test_message_and_timestamp(failed, data, expected):
     """A text, or a structure; the timestamp is an int."""
     failure = failed(data)
     assert (failure.message, failure.timestamp, type(failure.timestamp)) == (*expected, int)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "directory"])
-def test_p109_no_file(tmp_path, kind):
+def test_no_file(tmp_path, kind):
     """Then nothing is known but when it was seen."""
     path = {"missing": str(tmp_path / "none"), "empty": "", "directory": str(tmp_path)}[kind]
     before = int(time.time())
@@ -110,14 +110,14 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("text", "error"), DAMAGED)
-def test_p110_a_damaged_file_raises(failed, text, error):
+def test_a_damaged_file_raises(failed, text, error):
     """By the kind of damage."""
     with pytest.raises(error):
         failed(text)
 
 
 @pytest.mark.parametrize("text", [text for text, _ in DAMAGED] + ["[" * 100_000])
-def test_p110_f11_observed_is_not_raised(failed, text, tmp_path):
+def test_observed_is_not_raised(failed, text, tmp_path):
     """The failure is reported by its exit code, and says that the file is damaged."""
     failure = failed(text, exitcode=-9, observe=True)
     assert (failure.exitcode, failure.error_file) == (-9, "<N/A>")
@@ -125,7 +125,7 @@ def test_p110_f11_observed_is_not_raised(failed, text, tmp_path):
     assert f"{tmp_path / 'error.json'} is damaged" in failure.message
 
 
-def test_p110_observed_without_damage(failed):
+def test_observed_without_damage(failed):
     """The same as the constructor."""
     assert failed(structured(), observe=True) == failed(structured())
 
@@ -133,20 +133,20 @@ def test_p110_observed_without_damage(failed):
 @pytest.mark.parametrize(
     ("exitcode", "name"), [(-11, "SIGSEGV"), (-9, "SIGKILL"), (-99, "<N/A>"), (0, "<N/A>"), (9, "<N/A>")]
 )
-def test_p111_signal_names(exitcode, name):
+def test_signal_names(exitcode, name):
     """Only for exit codes of signals that are known."""
     assert ProcessFailure(0, 99, exitcode, "").signal_name() == name
 
 
 @pytest.mark.parametrize("data", [None, {"message": ""}])
-def test_p111_a_message_for_a_signal(failed, data):
+def test_a_message_for_a_signal(failed, data):
     """Where the file has no text, or there is none."""
     failure = failed(data, exitcode=-11) if data else ProcessFailure(0, 99, -11, "")
     assert failure.message == "Signal 11 (SIGSEGV) received by PID 99"
     assert "errorTraits" not in failure.error_file_data
 
 
-def test_p112_a_message_for_an_exit_code():
+def test_a_message_for_an_exit_code():
     """And traits, which no later failure inherits."""
     failure = ProcessFailure(0, 99, 138, "")
     assert failure.message == NO_TRACEBACK
@@ -157,7 +157,7 @@ def test_p112_a_message_for_an_exit_code():
     assert ProcessFailure(0, 99, -9, "").error_file_data == {"message": "<NONE>"}
 
 
-def test_p113_local_time(failed):
+def test_local_time(failed):
     """Day and time, an underscore between them."""
     shown = failed({"message": "m", "timestamp": 10}).timestamp_isoformat()
     assert datetime.strptime(shown, "%Y-%m-%d_%H:%M:%S").timestamp() == 10
@@ -169,14 +169,14 @@ def failure(rank=0, timestamp=10, exitcode=1, message="boom", stopped=False):
     return made
 
 
-def test_p5_pickle():
+def test_pickle():
     """Failures and the error keep their fields."""
     error = ChildFailedError("trainer", {1: failure(1, stopped=True)})
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.__dict__) == (ChildFailedError, str(error), error.__dict__)
 
 
-def test_p114_nothing_failed():
+def test_nothing_failed():
     """Then there is no such error."""
     with pytest.raises(AssertionError):
         ChildFailedError("trainer", {})
@@ -192,7 +192,7 @@ def test_p114_nothing_failed():
     ],
     ids=["earliest", "ties by order", "never a stopped one", "unless all were"],
 )
-def test_p114_the_first_failure(failures, first):
+def test_the_first_failure(failures, first):
     """The root cause, with its rank."""
     assert ChildFailedError("trainer", failures).get_first_failure() == (first, failures[first])
 
@@ -203,7 +203,7 @@ def shown(error):
     return [line[:14] if line[:14].strip() in ("time      :", "host      :") else line for line in lines]
 
 
-def test_p115_the_text_of_one_failure():
+def test_the_text_of_one_failure():
     """Rules as wide as the longest line."""
     error = ChildFailedError("trainer", {0: failure(exitcode=-11, message="$boom ${x}")})
     width = len("  exitcode  : -11 (pid: 99)  (SIGSEGV)")
@@ -227,7 +227,7 @@ def test_p115_the_text_of_one_failure():
     ]
 
 
-def test_p115_the_root_cause_is_the_last_of_several():
+def test_the_root_cause_is_the_last_of_several():
     """Numbers are those of the order given; rules are at most 60 wide."""
     failures = {4: failure(0, 20, message="x" * 100), 5: failure(1, 10), 6: failure(2, 30)}
     text = ChildFailedError("trainer", failures).format_msg(boarder_delim="*", section_delim="~")
@@ -248,7 +248,7 @@ def test_p115_the_root_cause_is_the_last_of_several():
         ({"extraInfo": {}}, ["<N/A>"]),
     ],
 )
-def test_p115_a_structured_failure(message, expected):
+def test_a_structured_failure(message, expected):
     """Its call stack, else its message; later lines indented."""
     lines = str(ChildFailedError("trainer", {0: failure(message=message)})).splitlines()
     assert lines[-1 - len(expected) : -1] == [f"  traceback : {expected[0]}", *expected[1:]]

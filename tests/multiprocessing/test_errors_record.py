@@ -45,7 +45,7 @@ def fail(error):
     raise error
 
 
-def test_p99_the_format(error_file):
+def test_the_format(error_file):
     """Type and text, the stack with its causes, and the time."""
 
     def chain():
@@ -66,7 +66,7 @@ def test_p99_the_format(error_file):
     assert before <= int(extra["timestamp"]) <= time.time()
 
 
-def test_p99_whole_or_not_at_all(error_file, monkeypatch):
+def test_whole_or_not_at_all(error_file, monkeypatch):
     """What is there stays until the new file is complete, and no draft is left."""
     error_file.write_text("old")
     monkeypatch.setattr(pristine.os, "replace", mock.Mock(side_effect=OSError("killed here")))
@@ -75,7 +75,7 @@ def test_p99_whole_or_not_at_all(error_file, monkeypatch):
     assert (error_file.read_text(), os.listdir(error_file.parent)) == ("old", ["error.json"])
 
 
-def test_p100_the_file_is_named_when_the_error_happens(tmp_path, monkeypatch):
+def test_the_file_is_named_when_the_error_happens(tmp_path, monkeypatch):
     """Not when the function is wrapped; the second error overwrites the first."""
 
     def main():
@@ -90,7 +90,7 @@ def test_p100_the_file_is_named_when_the_error_happens(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [None, ""])
-def test_p100_no_file_is_asked_for(tmp_path, monkeypatch, name):
+def test_no_file_is_asked_for(tmp_path, monkeypatch, name):
     """Then none is written."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
@@ -100,7 +100,7 @@ def test_p100_no_file_is_asked_for(tmp_path, monkeypatch, name):
     assert os.listdir(tmp_path) == []
 
 
-def test_p101_success(error_file):
+def test_success(error_file):
     """The value comes back, name and docstring are kept, nothing is written."""
 
     @record
@@ -112,7 +112,7 @@ def test_p101_success(error_file):
     assert not error_file.exists()
 
 
-def test_p101_the_same_error_is_raised_again(error_file):
+def test_the_same_error_is_raised_again(error_file):
     """The object, not a copy."""
     error = ValueError("boom")
     with pytest.raises(ValueError) as caught:
@@ -121,7 +121,7 @@ def test_p101_the_same_error_is_raised_again(error_file):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
-def test_p101_other_ends_are_not_recorded(error_file, error):
+def test_other_ends_are_not_recorded(error_file, error):
     """They pass."""
     with pytest.raises(type(error)):
         record(fail)(error)
@@ -129,14 +129,14 @@ def test_p101_other_ends_are_not_recorded(error_file, error):
 
 
 @pytest.mark.parametrize("code", [0, False])
-def test_p102_a_good_exit(error_file, code):
+def test_a_good_exit(error_file, code):
     """It is a return of `None`."""
     assert record(fail)(SystemExit(code)) is None
     assert not error_file.exists()
 
 
 @pytest.mark.parametrize("code", [None, 1, "text"])
-def test_p102_any_other_exit(error_file, code):
+def test_any_other_exit(error_file, code):
     """It passes, and writes nothing."""
     with pytest.raises(SystemExit) as caught:
         record(fail)(SystemExit(code))
@@ -161,7 +161,7 @@ STRUCTURE = {"message": "m", "extraInfo": {"timestamp": "10"}}
 @pytest.mark.parametrize(
     ("message", "expected"), [(STRUCTURE, {**STRUCTURE, "errorCode": 7}), ("text", "text")]
 )
-def test_p103_a_child_s_file_is_handed_on(error_file, child_file, message, expected):
+def test_a_child_s_file_is_handed_on(error_file, child_file, message, expected):
     """With the child's exit code where there is room for it."""
     failures = {0: ProcessFailure(0, 1, 7, child_file(message)), 1: ProcessFailure(1, 2, 1, "", stopped=True)}
     with pytest.raises(ChildFailedError):
@@ -169,14 +169,14 @@ def test_p103_a_child_s_file_is_handed_on(error_file, child_file, message, expec
     assert json.loads(error_file.read_text()) == {"message": expected}
 
 
-def test_p103_a_child_without_a_file(error_file):
+def test_a_child_without_a_file(error_file):
     """Nothing is written."""
     with pytest.raises(ChildFailedError):
         record(fail)(ChildFailedError("trainer", {0: ProcessFailure(0, 1, 7, "")}))
     assert not error_file.exists()
 
 
-def test_p104_f10_an_error_that_cannot_be_printed(error_file):
+def test_an_error_that_cannot_be_printed(error_file):
     """Its type is recorded, and it propagates."""
     with pytest.warns(RuntimeWarning, match="RuntimeError"), pytest.raises(Unprintable):
         record(fail)(Unprintable())
@@ -184,7 +184,7 @@ def test_p104_f10_an_error_that_cannot_be_printed(error_file):
 
 
 @pytest.mark.parametrize("place", ["gone/error.json", "."])
-def test_p104_f12_an_unwritable_path(tmp_path, monkeypatch, place):
+def test_an_unwritable_path(tmp_path, monkeypatch, place):
     """A directory that is gone, or one in the file's place: a warning, and the error propagates."""
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / place))
     with pytest.warns(RuntimeWarning, match="cannot write the error file"), pytest.raises(KeyError):
@@ -192,7 +192,7 @@ def test_p104_f12_an_unwritable_path(tmp_path, monkeypatch, place):
     assert os.listdir(tmp_path) == []
 
 
-def test_p104_warnings_that_are_errors(tmp_path, monkeypatch, caplog):
+def test_warnings_that_are_errors(tmp_path, monkeypatch, caplog):
     """They would hide the error: it is logged instead."""
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path))
     with warnings.catch_warnings():
@@ -202,7 +202,7 @@ def test_p104_warnings_that_are_errors(tmp_path, monkeypatch, caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_p104_a_handler_that_fails(error_file):
+def test_a_handler_that_fails(error_file):
     """Also a user's own, and a child's file that is damaged."""
 
     class Broken(ErrorHandler):
@@ -217,7 +217,7 @@ def test_p104_a_handler_that_fails(error_file):
         record(fail)(ChildFailedError("trainer", {0: failure}))
 
 
-def test_p104_text_that_is_not_unicode(error_file):
+def test_text_that_is_not_unicode(error_file):
     """A lone surrogate is escaped: what is read from the file can be printed."""
     ErrorHandler().record_exception(ValueError("a\udcff"))
     data = json.loads(error_file.read_text())
@@ -225,7 +225,7 @@ def test_p104_text_that_is_not_unicode(error_file):
     data["message"]["extraInfo"]["py_callstack"].encode()
 
 
-def test_p104_a_device_is_written_to(tmp_path, monkeypatch):
+def test_a_device_is_written_to(tmp_path, monkeypatch):
     """A file renamed into its place would do away with it."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -237,7 +237,7 @@ def test_p104_a_device_is_written_to(tmp_path, monkeypatch):
     assert path.is_fifo()
 
 
-def test_p104_a_link_is_followed(tmp_path, monkeypatch):
+def test_a_link_is_followed(tmp_path, monkeypatch):
     """The file that it names is written."""
     (tmp_path / "link").symlink_to(tmp_path / "target")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "link"))
@@ -246,7 +246,7 @@ def test_p104_a_link_is_followed(tmp_path, monkeypatch):
     assert "boom" in (tmp_path / "target").read_text()
 
 
-def test_p105_initialize(fault_handler):
+def test_initialize(fault_handler):
     """Stacks of all threads on a fault; a failure is a warning."""
     ErrorHandler().initialize()
     fault_handler.assert_called_once_with(all_threads=True)
@@ -255,7 +255,7 @@ def test_p105_initialize(fault_handler):
         ErrorHandler().initialize()
 
 
-def test_p105_dump_is_a_copy(error_file, tmp_path):
+def test_dump_is_a_copy(error_file, tmp_path):
     """Byte by byte, what was there is logged and gone."""
     ErrorHandler().record_exception(ValueError("boom"))
     child = error_file.rename(tmp_path / "child.json")
@@ -267,7 +267,7 @@ def test_p105_dump_is_a_copy(error_file, tmp_path):
     assert "old contents" in mocked.warning.call_args.args
 
 
-def test_p105_dump_without_a_file_of_our_own(child_file, monkeypatch, caplog):
+def test_dump_without_a_file_of_our_own(child_file, monkeypatch, caplog):
     """It is logged."""
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
     ErrorHandler().dump_error_file(child_file("text"))
@@ -282,13 +282,13 @@ def test_p105_dump_without_a_file_of_our_own(child_file, monkeypatch, caplog):
         ({}, {}, 1),
     ],
 )
-def test_p105_override(data, expected, logged, caplog):
+def test_override(data, expected, logged, caplog):
     """In place; logged where there is no room."""
     ErrorHandler().override_error_code_in_rootcause_data("child.json", data, 7)
     assert (data, len(caplog.records)) == (expected, logged)
 
 
-def test_p105_a_subclass_is_used():
+def test_a_subclass_is_used():
     """All that `record` does goes through it."""
     handler = mock.Mock(spec=ErrorHandler)
     error = ValueError("boom")
@@ -297,7 +297,7 @@ def test_p105_a_subclass_is_used():
     assert handler.mock_calls == [mock.call.initialize(), mock.call.record_exception(error)]
 
 
-def test_p106_a_new_handler():
+def test_a_new_handler():
     """Each time."""
     assert type(get_error_handler()) is ErrorHandler
     assert get_error_handler() is not get_error_handler()

@@ -1,8 +1,6 @@
 """The fault table: whatever ranks, launchers and guardians do, the run ends, says what happened, and leaves nobody.
 
-Rows that are contract lines of one kind of context stand with it: F1, F3-F6, F9, F23, F34, F38 in
-`test_functions`, F14, F40 and F43 in `test_context`, F16-F18, F20-F22, F25 and F35 in `test_close`, F26 and F27 in
-`test_start`, F28-F31, F46 and F49 in `test_streams`; what ends launchers and guardians is in `test_launcher_end`.
+What ends launchers and guardians is in `test_launcher_end`.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ def read(path):
     return Path(path).read_text("utf-8", "replace")
 
 
-def test_f2_exceptions_in_all_ranks(launch, result_of, tmp_path):
+def test_exceptions_in_all_ranks(launch, result_of, tmp_path):
     """Three failures, three error files, none stopped."""
 
     def work(rank):
@@ -63,7 +61,7 @@ def test_f2_exceptions_in_all_ranks(launch, result_of, tmp_path):
     assert texts == {rank: f"ValueError: boom {rank}" for rank in range(3)}
 
 
-def test_f6_sigkill_at_random_moments(launch, result_of):
+def test_sigkill_at_random_moments(launch, result_of):
     """Never a hang, never another outcome, and lines that were printed are in the log."""
 
     def count(rank):
@@ -86,7 +84,7 @@ def test_f6_sigkill_at_random_moments(launch, result_of):
 @pytest.mark.parametrize(
     ("crash", "number"), [(lambda: ctypes.string_at(0), signal.SIGSEGV), (os.abort, signal.SIGABRT)]
 )
-def test_f7_crashes(crash, number, failing_one):
+def test_crashes(crash, number, failing_one):
     """The signal is named, the stack is in the rank's log."""
     result = failing_one(crash)
     failure = result.failures[1]
@@ -96,7 +94,7 @@ def test_f7_crashes(crash, number, failing_one):
     assert "test_faults.py" in log
 
 
-def test_f8_out_of_memory(failing_one):
+def test_out_of_memory(failing_one):
     """A limit of its own: `MemoryError` is recorded."""
 
     def allocate():
@@ -107,7 +105,7 @@ def test_f8_out_of_memory(failing_one):
     assert "MemoryError" in failing_one(allocate).failures[1].message["message"]
 
 
-def test_f8_killed_from_outside(launch, result_of):
+def test_killed_from_outside(launch, result_of):
     """As the kernel does when memory is short: the text names the signal."""
     context = launch(sleep_on)
     os.kill(context.pids()[1], signal.SIGKILL)
@@ -115,7 +113,7 @@ def test_f8_killed_from_outside(launch, result_of):
     assert (failure.exitcode, failure.message) == (-9, f"Signal 9 (SIGKILL) received by PID {failure.pid}")
 
 
-def test_f10_an_error_that_cannot_be_printed(failing_one):
+def test_an_error_that_cannot_be_printed(failing_one):
     """The type's name is there."""
 
     class Mute(Exception):
@@ -130,7 +128,7 @@ def test_f10_an_error_that_cannot_be_printed(failing_one):
     assert "Mute" in failure.message["message"]
 
 
-def test_f11_killed_while_writing_the_error_file(failing_one):
+def test_killed_while_writing_the_error_file(failing_one):
     """The exit is reported, and that the file is damaged."""
 
     def die():
@@ -143,7 +141,7 @@ def test_f11_killed_while_writing_the_error_file(failing_one):
     assert "damaged" in failure.message
 
 
-def test_f12_the_log_directory_is_gone(failing_one):
+def test_the_log_directory_is_gone(failing_one):
     """The rank's own error is the only one."""
 
     def fail():
@@ -157,7 +155,7 @@ def test_f12_the_log_directory_is_gone(failing_one):
 
 
 @pytest.mark.parametrize("round", range(3))
-def test_f13_killed_after_its_result(round, launch, result_of, until):
+def test_killed_after_its_result(round, launch, result_of, until):
     """It has returned and not ended yet: a failure, never a hang."""
 
     def work(rank):
@@ -172,7 +170,7 @@ def test_f13_killed_after_its_result(round, launch, result_of, until):
     assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: -9}
 
 
-def test_f15_a_thread_that_never_ends(launch, nobody_left, until):
+def test_a_thread_that_never_ends(launch, nobody_left, until):
     """The rank has returned but runs: `wait` waits, `close` ends it, and it has no clean end."""
 
     def work(rank):
@@ -190,7 +188,7 @@ def test_f15_a_thread_that_never_ends(launch, nobody_left, until):
     assert {rank: failure.exitcode for rank, failure in context.wait().stopped.items()} == {1: -15}
 
 
-def test_f19_a_hang_in_c_with_the_gil_held(launch, nobody_left, until):
+def test_a_hang_in_c_with_the_gil_held(launch, nobody_left, until):
     """No Python runs in it; it ends by the signal all the same."""
     context = launch(lambda rank: (print("hanging"), ctypes.PyDLL(None).sleep(1000)))
     until(lambda: all(os.path.exists(path) and read(path) for path in context.stdouts.values()))
@@ -201,7 +199,7 @@ def test_f19_a_hang_in_c_with_the_gil_held(launch, nobody_left, until):
     assert {failure.exitcode for failure in context.wait().stopped.values()} <= {-9, -15}
 
 
-def test_f24_a_fork_storm(launch, nobody_left):
+def test_a_fork_storm(launch, nobody_left):
     """Each child forks the next one, that leads a session of its own, and ends; nobody is left."""
     ours, theirs = os.pipe()
 
@@ -223,7 +221,7 @@ def test_f24_a_fork_storm(launch, nobody_left):
         assert reader.read() == b"xx"
 
 
-def test_f32_a_full_disk(tmp_path, shared_zygote, result_of):
+def test_a_full_disk(tmp_path, shared_zygote, result_of):
     """The rank's own `OSError` is its failure."""
     (tmp_path / "full").symlink_to("/dev/full")
     stdouts, stderrs = {0: str(tmp_path / "full")}, {0: str(tmp_path / "err")}
@@ -235,19 +233,19 @@ def test_f32_a_full_disk(tmp_path, shared_zygote, result_of):
     assert "No space left on device" in failure.message["message"]
 
 
-def test_f41_a_rank_closes_its_descriptors(launch, result_of):
+def test_a_rank_closes_its_descriptors(launch, result_of):
     """Without its channel it has no result; its exit is seen."""
     result = result_of(launch(lambda rank: os.closerange(3, 4096) if rank == 1 else sleep_on(rank)))
     assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: 1}
 
 
-def test_f41_a_rank_closes_its_streams(launch, result_of):
+def test_a_rank_closes_its_streams(launch, result_of):
     """That is its own affair."""
     result = result_of(launch(lambda rank: (os.close(1), os.close(2)) and rank))
     assert result.return_values == {0: 0, 1: 1, 2: 2}
 
 
-def test_f42_a_rank_that_hides(launch, nobody_left, tmp_path, until):
+def test_a_rank_that_hides(launch, nobody_left, tmp_path, until):
     """Out of its process group, no environment, and a child in its own session: none is left."""
 
     def hide(rank):
@@ -265,7 +263,7 @@ def test_f42_a_rank_that_hides(launch, nobody_left, tmp_path, until):
     assert not any(psutil.pid_exists(int(path.read_text())) for path in tmp_path.glob("*.pid"))
 
 
-def test_f44_many_at_once(launch, result_of, tmp_path):
+def test_many_at_once(launch, result_of, tmp_path):
     """64 ranks end in the same instant, one of them with 1."""
 
     def work(rank):
@@ -281,7 +279,7 @@ def test_f44_many_at_once(launch, result_of, tmp_path):
     assert result.stopped == {}
 
 
-def test_f45_a_failure_while_others_still_begin(launch, result_of):
+def test_a_failure_while_others_still_begin(launch, result_of):
     """A fresh interpreter takes its time: the other one is done or stopped."""
     args = {0: ("import os; os._exit(1)",), 1: ("import time; time.sleep(0.5)",)}
     result = result_of(launch(exec, args=args, start_method="spawn"), period=0)
@@ -289,7 +287,7 @@ def test_f45_a_failure_while_others_still_begin(launch, result_of):
     assert list(result.stopped) in ([1], [])
 
 
-def test_f47_a_reused_pid(launch, monkeypatch):
+def test_a_reused_pid(launch, monkeypatch):
     """A process with another start time than was recorded is a stranger, and gets no signal."""
     with subprocess.Popen(["sleep", "1000"]) as stranger:
         assert Process(stranger.pid, 1).send(signal.SIGKILL) is False

@@ -23,7 +23,7 @@ def rendered(data: bytes, header: str) -> str:
 
 
 @given(pieces=st.lists(st.lists(st.sampled_from(NASTY)).map(b"".join)), header=st.sampled_from(["", "[r0]:"]))
-def test_p82_p83_p84_pieces_do_not_matter(pieces, header):
+def test_pieces_do_not_matter(pieces, header):
     """However bytes are cut into reads, lines, characters and line ends come out whole."""
     for keep in (None, lambda line: True):
         lines = Lines(header, keep)
@@ -32,19 +32,19 @@ def test_p82_p83_p84_pieces_do_not_matter(pieces, header):
         )
 
 
-def test_p82_a_half_line_waits():
+def test_a_half_line_waits():
     """Nothing comes out before the newline, and then one line with one header."""
     lines = Lines("[r0]:")
     assert [lines.feed(b"ha"), lines.feed(b"lf"), lines.feed(b"\nne")] == ["", "", "[r0]:half\n"]
 
 
-def test_p83_a_return_at_the_end_waits_for_the_next_byte():
+def test_a_return_at_the_end_waits_for_the_next_byte():
     """Until it is known whether a newline follows, the line has not ended."""
     lines = Lines("")
     assert [lines.feed(b"a\r"), lines.feed(b"\nb\r"), lines.feed(b"c")] == ["", "a\n", "b\n"]
 
 
-def test_p83_empty_lines_keep_their_header():
+def test_empty_lines_keep_their_header():
     """Each of them is a line."""
     assert Lines("h:").feed(b"\n\na\n") == "h:\nh:\nh:a\n"
 
@@ -52,19 +52,19 @@ def test_p83_empty_lines_keep_their_header():
 @pytest.mark.parametrize(
     ("rest", "expected"), [(b"", ""), (b"x", "h:x\n"), (b"\r", "h:\n"), (b"x\r", "h:x\n")]
 )
-def test_p83_the_end_completes_the_last_line(rest, expected):
+def test_the_end_completes_the_last_line(rest, expected):
     """One newline is added, and nothing where no line had begun; a second end has nothing."""
     lines = Lines("h:")
     lines.feed(b"before\n" + rest)
     assert (lines.end(), lines.end()) == (expected, "")
 
 
-def test_p84_a_bad_byte_takes_no_newline_with_it():
+def test_a_bad_byte_takes_no_newline_with_it():
     """A character cut off by the line's end becomes one U+FFFD."""
     assert Lines("").feed(b"\xe2\x82\nb\xff\n") == "�\nb�\n"
 
 
-def test_p87_the_filter_sees_raw_lines():
+def test_the_filter_sees_raw_lines():
     """With its newline, without the header; only what is true passes."""
     seen = []
     lines = Lines("h:", lambda line: seen.append(line) or "2" in line)
@@ -72,7 +72,7 @@ def test_p87_the_filter_sees_raw_lines():
     assert seen == ["1\n", "2\n", "\n"]
 
 
-def test_p87_a_filter_that_raises_drops_its_line():
+def test_a_filter_that_raises_drops_its_line():
     """The first error is kept, the lines after it pass."""
     lines = Lines("", lambda line: 1 / int(line))
     assert lines.feed(b"0\nx\n1\n") == "1\n"
@@ -100,7 +100,7 @@ def read_all(log: LogFile) -> str:
 
 
 @pytest.mark.parametrize("name", ["none", "file/below", ""])
-def test_p85_a_file_that_is_not_there_is_no_error(tmp_path, name):
+def test_a_file_that_is_not_there_is_no_error(tmp_path, name):
     """Nothing to read, nothing wrong."""
     (tmp_path / "file").write_text("")
     log = LogFile(0, str(tmp_path / name) if name else "", Lines(""))
@@ -114,7 +114,7 @@ def test_look_opens_a_file_once(log, path):
     assert log.look() is None
 
 
-def test_p91_a_read_is_bounded(log, path):
+def test_a_read_is_bounded(log, path):
     """A big file comes in pieces, and what is left is known."""
     path.write_bytes(b"x" * 9 + b"\n" + b"y" * PIECE)
     log.look()
@@ -122,7 +122,7 @@ def test_p91_a_read_is_bounded(log, path):
     assert (log.read(), log.behind, log.end()) == ("", False, "y" * PIECE + "\n")
 
 
-def test_p86_a_file_that_shrinks_is_read_from_its_start(log, path):
+def test_a_file_that_shrinks_is_read_from_its_start(log, path):
     """Also the half line before the cut comes out, as a line."""
     path.write_text("first\nhalf")
     assert read_all(log) == "first\n"
@@ -130,7 +130,7 @@ def test_p86_a_file_that_shrinks_is_read_from_its_start(log, path):
     assert read_all(log) == "half\nnew\n"
 
 
-def test_p86_a_replaced_file_is_read_out_first(log, path):
+def test_a_replaced_file_is_read_out_first(log, path):
     """What was written to the old one before the new one came is not lost, whichever way it was replaced."""
     path.write_text("a\n")
     assert read_all(log) == "a\n"
@@ -144,7 +144,7 @@ def test_p86_a_replaced_file_is_read_out_first(log, path):
     assert read_all(log) == "b\nhalf\nc\nd\n"
 
 
-def test_p86_a_deleted_file_ends_quietly(log, path):
+def test_a_deleted_file_ends_quietly(log, path):
     """What its writer still writes is read, since we hold it too."""
     with path.open("w") as writer:
         assert read_all(log) == ""
@@ -154,7 +154,7 @@ def test_p86_a_deleted_file_ends_quietly(log, path):
         assert (read_all(log), log.error) == ("last\n", None)
 
 
-def test_p88_sealed_means_what_is_there_now(log, path):
+def test_sealed_means_what_is_there_now(log, path):
     """What comes later is not read any more."""
     path.write_text("a\n")
     log.look()
@@ -165,7 +165,7 @@ def test_p88_sealed_means_what_is_there_now(log, path):
 
 
 @pytest.mark.parametrize("kind", ["directory", "nul", "too long"])
-def test_p89_what_cannot_be_read_is_kept_as_the_error(tmp_path, kind):
+def test_what_cannot_be_read_is_kept_as_the_error(tmp_path, kind):
     """It is not tried again, and holds no descriptor."""
     path = {"directory": tmp_path, "nul": f"{tmp_path}/a\0b", "too long": f"{tmp_path}/{'x' * 300}"}[kind]
     log = LogFile(0, str(path), Lines(""))

@@ -43,7 +43,7 @@ def raises(error):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p53_surroundings(method, launch, result_of):
+def test_surroundings(method, launch, result_of):
     """A process group of its own, its environment, nothing on stdin, streams in files."""
     context = launch(surroundings, 2, start_method=method, envs={0: {"VARIABLE": "x"}, 1: {"VARIABLE": "y"}})
     result = result_of(context)
@@ -55,7 +55,7 @@ def test_p53_surroundings(method, launch, result_of):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p53_the_launchers_environment_now(method, launch, result_of, monkeypatch):
+def test_the_launchers_environment_now(method, launch, result_of, monkeypatch):
     """Not that of the moment when a zygote was made."""
     monkeypatch.setenv("VARIABLE", method)
     assert result_of(launch(surroundings, 1, start_method=method)).return_values[0]["variable"] == method
@@ -96,7 +96,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p53_what_multiprocessing_shares(method, tmp_path):
+def test_what_multiprocessing_shares(method, tmp_path):
     """Functions of a script, queues, events and shared memory travel; the launcher's memory outlives its ranks."""
     (tmp_path / "script.py").write_text(SHARING)
     (tmp_path / "logs").mkdir()
@@ -105,7 +105,7 @@ def test_p53_what_multiprocessing_shares(method, tmp_path):
     assert (done.stdout, done.stderr) == ("from the rank\n{0: 1}\n7\n", "")
 
 
-def test_p53_children_are_allowed(launch, result_of):
+def test_children_are_allowed(launch, result_of):
     """A rank is no daemon: `multiprocessing` works in it, and ends with it."""
 
     def parent(rank):
@@ -119,7 +119,7 @@ def test_p53_children_are_allowed(launch, result_of):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p54_f1_exception(method, launch, result_of):
+def test_exception(method, launch, result_of):
     """Exit code 1, and its text and stack from the error file."""
     result = result_of(launch(fail_on_one, start_method=method))
     assert (list(result.failures), sorted(result.stopped)) == ([1], [0, 2])
@@ -130,7 +130,7 @@ def test_p54_f1_exception(method, launch, result_of):
     assert "ValueError: boom" in Path(result.stderrs[1]).read_text()
 
 
-def test_p54_chained_exceptions(end_of_one):
+def test_chained_exceptions(end_of_one):
     """The cause is in the stack."""
 
     def chained(rank):
@@ -148,7 +148,7 @@ def test_p54_chained_exceptions(end_of_one):
     ("code", "exitcode"),
     [(1, 1), (138, 138), (-1, 255), (True, 1), ("text", 1), (1.5, 1), (257, 1), (1 << 70, 255)],
 )
-def test_p55_f3_sys_exit(code, exitcode, end_of_one):
+def test_sys_exit(code, exitcode, end_of_one):
     """As an interpreter ends; no error file."""
     failure = end_of_one(lambda rank: sys.exit(code))
     assert (failure.exitcode, failure.error_file) == (exitcode, "<N/A>")
@@ -156,7 +156,7 @@ def test_p55_f3_sys_exit(code, exitcode, end_of_one):
 
 
 @pytest.mark.parametrize("code", [0, False])
-def test_p55_sys_exit_0_is_return(code, launch, result_of):
+def test_sys_exit_0_is_return(code, launch, result_of):
     """As `record` has it."""
     assert result_of(launch(lambda rank: sys.exit(code), 1)).return_values == {0: None}
 
@@ -172,7 +172,7 @@ def test_p55_sys_exit_0_is_return(code, launch, result_of):
         (lambda rank: signal.raise_signal(signal.SIGINT), -signal.SIGINT),
     ],
 )
-def test_p56_f4_silent_ends(function, exitcode, end_of_one):
+def test_silent_ends(function, exitcode, end_of_one):
     """A failure, at once, that says so."""
     failure = end_of_one(function)
     assert failure.exitcode == exitcode
@@ -180,14 +180,14 @@ def test_p56_f4_silent_ends(function, exitcode, end_of_one):
 
 
 @pytest.mark.parametrize("exitcode", [0, 3])
-def test_p56_f5_hard_exits_of_one_among_others(exitcode, launch, result_of):
+def test_hard_exits_of_one_among_others(exitcode, launch, result_of):
     """The others are stopped."""
     result = result_of(launch(lambda rank: os._exit(exitcode) if rank == 1 else sleep_on(rank)))
     assert {rank: failure.exitcode for rank, failure in result.failures.items()} == {1: exitcode}
     assert sorted(result.stopped) == [0, 2]
 
 
-def test_p57_f9_a_result_that_cannot_be_pickled(end_of_one):
+def test_a_result_that_cannot_be_pickled(end_of_one):
     """The error file names the type."""
     failure = end_of_one(lambda rank: lambda: 1)
     assert failure.exitcode == 1
@@ -202,7 +202,7 @@ class Unreadable:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p57_a_result_that_cannot_be_unpickled(method, launch, result_of):
+def test_a_result_that_cannot_be_unpickled(method, launch, result_of):
     """The failure names its type, and what unpickling raised."""
     result = result_of(launch(Unreadable, args={0: ()}, start_method=method))
     assert (list(result.failures), result.return_values) == ([0], {})
@@ -214,7 +214,7 @@ def test_p57_a_result_that_cannot_be_unpickled(method, launch, result_of):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_p57_arguments_that_cannot_be_unpickled(method, launch, result_of):
+def test_arguments_that_cannot_be_unpickled(method, launch, result_of):
     """The rank's error file says why."""
     result = result_of(launch(sleep_on, args={0: (Unreadable(),)}, start_method=method))
     assert result.failures[0].exitcode == 1
@@ -244,7 +244,7 @@ def test_a_script_without_a_guard_is_told_so(method, tmp_path):
     assert done.stdout.count("if __name__ == '__main__':") == 2
 
 
-def test_p57_f34_big_results(launch, result_of):
+def test_big_results(launch, result_of):
     """100 MB from each of four ranks."""
     size = 100 << 20
     result = result_of(launch(lambda rank: bytes([rank]) * size, 4))
@@ -253,7 +253,7 @@ def test_p57_f34_big_results(launch, result_of):
     }
 
 
-def test_p57_f34_killed_in_the_middle_of_a_result(launch, result_of, until):
+def test_killed_in_the_middle_of_a_result(launch, result_of, until):
     """That rank has failed, the others have not."""
     context = launch(lambda rank: bytes(50 << 20))
     # A rank sends until the socket's buffer is full: nobody reads before `wait`.
@@ -269,7 +269,7 @@ def stuck(pid):
     return Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("44", "46", "206", "211")
 
 
-def test_p58_f23_a_daemon_that_keeps_everything_open(launch, result_of, caplog):
+def test_a_daemon_that_keeps_everything_open(launch, result_of, caplog):
     """The exit is noticed at once, the daemon is killed and named once."""
 
     def leave_daemon(rank):
@@ -289,7 +289,7 @@ def test_p58_f23_a_daemon_that_keeps_everything_open(launch, result_of, caplog):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p59_f38_the_starting_thread_ends(method, launch, result_of):
+def test_the_starting_thread_ends(method, launch, result_of):
     """Ranks belong to the process, not to the thread."""
     contexts = []
     function, args = time.sleep, {0: (0.3,), 1: (0.3,)}
@@ -301,7 +301,7 @@ def test_p59_f38_the_starting_thread_ends(method, launch, result_of):
     assert result_of(contexts[0]).return_values == {0: None, 1: None}
 
 
-def test_p60_handlers_of_start_are_not_inherited(launch, result_of, monkeypatch):
+def test_handlers_of_start_are_not_inherited(launch, result_of, monkeypatch):
     """A new rank has the default ones; so SIGTERM ends it at once."""
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGUSR1,SIGINT")
     names = ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT")
@@ -311,7 +311,7 @@ def test_p60_handlers_of_start_are_not_inherited(launch, result_of, monkeypatch)
     assert result.return_values == {0: [signal.SIG_DFL] * 4}
 
 
-def test_p60_handlers_of_the_user_are_inherited(launch, result_of, monkeypatch):
+def test_handlers_of_the_user_are_inherited(launch, result_of, monkeypatch):
     """A fork has what is not ours."""
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
@@ -322,7 +322,7 @@ def test_p60_handlers_of_the_user_are_inherited(launch, result_of, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p61_f6_printed_lines_outlive_sigkill(method, launch, result_of):
+def test_printed_lines_outlive_sigkill(method, launch, result_of):
     """What was printed is in the file before the next statement."""
     args = {0: ("import os, sys; print('line'); print('error', file=sys.stderr); os.kill(os.getpid(), 9)",)}
     result = result_of(launch(exec, args=args, start_method=method))

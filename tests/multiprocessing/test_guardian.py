@@ -72,7 +72,7 @@ def test_leaks_are_named_when_the_others_are_stopped(start, other):
 @pytest.mark.parametrize("job", ["sleep", "gil", "stop", "child", "session", "daemon", "storm", "ignore"])
 @pytest.mark.parametrize("grace", [0, 0.3])
 def test_stop_leaves_nobody(start, zygote, job, grace):
-    """F16, F18-F24: the stop sequence ends every kind of rank and all that it started."""
+    """The stop sequence ends every kind of rank and all that it started."""
     group = start(job, job)
     group.stop(signal.SIGTERM, grace)
     codes, last = ended(group, grace)
@@ -84,14 +84,14 @@ def test_stop_leaves_nobody(start, zygote, job, grace):
 
 
 def test_a_stopped_rank_sees_the_signal(start):
-    """F18: SIGCONT follows, so that a rank under SIGSTOP ends by the signal and not by SIGKILL."""
+    """SIGCONT follows, so that a rank under SIGSTOP ends by the signal and not by SIGKILL."""
     group = start("stop")
     group.stop(signal.SIGTERM, 10)
     assert ended(group)[0] == {0: -signal.SIGTERM}
 
 
 def test_a_trapped_signal(start, tmp_path, monkeypatch):
-    """F17: a rank that traps it and exits 0 has that exit code."""
+    """A rank that traps it and exits 0 has that exit code."""
     group = start({"trap": str(tmp_path / "trapping")})
     while not (tmp_path / "trapping").exists():
         pass
@@ -129,7 +129,7 @@ def test_closing_the_channel_is_the_end(start, zygote):
 
 
 def test_a_rank_that_cannot_be_forked(zygote):
-    """F26: the error comes back, and the ranks before it are gone."""
+    """The error comes back, and the ranks before it are gone."""
     starts = [RankStart(0, {}, "", "", "sleep"), RankStart(1, {}, "", "", "sleep")]
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if os.getuid() == 0:
@@ -142,7 +142,7 @@ def test_a_rank_that_cannot_be_forked(zygote):
 
 
 def test_a_killed_guardian(start, zygote):
-    """F51: its ranks die with it, and what they had started is swept by the zygote."""
+    """Its ranks die with it, and what they had started is swept by the zygote."""
     group = start("sleep", "daemon")
     guardian = psutil.Process(group.pids[0]).parent()
     children = guardian.children(recursive=True)

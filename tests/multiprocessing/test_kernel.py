@@ -43,7 +43,7 @@ def test_descendants(sleeper):
 
 
 def test_a_reused_pid_gets_no_signal(sleeper):
-    """F47: another start time is another process."""
+    """Another start time is another process."""
     stranger = Process(sleeper.pid, (start_time(sleeper.pid) or 0) + 1)
     assert stranger.send(signal.SIGKILL) is False
     assert state(sleeper.pid) != ""

@@ -110,7 +110,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_p70_f36_sigkill_to_the_launcher(method, tmp_path, until, rounds):
+def test_sigkill_to_the_launcher(method, tmp_path, until, rounds):
     """Ranks of every kind go with it, whenever it is killed."""
     script = tmp_path / "launcher.py"
     script.write_text(LAUNCHER)
@@ -128,7 +128,7 @@ def test_p70_f36_sigkill_to_the_launcher(method, tmp_path, until, rounds):
         assert time.monotonic() - begin < 2.5
 
 
-def test_f36_killed_while_it_starts(tmp_path, until):
+def test_killed_while_it_starts(tmp_path, until):
     """At any moment of the start, too."""
     script = tmp_path / "launcher.py"
     script.write_text(LAUNCHER)
@@ -159,7 +159,7 @@ if __name__ == "__main__":
 """
 
 
-def test_f37_ctrl_c(tmp_path, until):
+def test_ctrl_c(tmp_path, until):
     """SIGINT to the launcher's group is the launcher's alone; it then ends its ranks by it."""
     (tmp_path / "launcher.py").write_text(INTERRUPTED)
     (tmp_path / "logs").mkdir()
@@ -174,7 +174,7 @@ def test_f37_ctrl_c(tmp_path, until):
 
 
 @pytest.mark.parametrize("kind", [*METHODS, "program"])
-def test_f39_closed_right_after_the_start(kind, launch, nobody_left, rounds):
+def test_closed_right_after_the_start(kind, launch, nobody_left, rounds):
     """At once, and all are reaped."""
     for _ in range(rounds(8, 50)):
         if kind == "program":
@@ -188,7 +188,7 @@ def test_f39_closed_right_after_the_start(kind, launch, nobody_left, rounds):
         assert {failure.exitcode for failure in context.wait().stopped.values()} == {-15}
 
 
-def test_f48_nested_groups(launch, nobody_left, tmp_path, until):
+def test_nested_groups(launch, nobody_left, tmp_path, until):
     """A rank has a group of its own and is killed: both are gone."""
 
     def nest(rank):
@@ -209,7 +209,7 @@ def test_f48_nested_groups(launch, nobody_left, tmp_path, until):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_p70_f51_a_killed_guardian(method, launch, nobody_left, tmp_path, until):
+def test_a_killed_guardian(method, launch, nobody_left, tmp_path, until):
     """Its ranks and what they started are gone, the failures name it, and the next start works."""
     pid_file = tmp_path / "daemon"
     script = f"import os, time; os.system('setsid sleep 1000 & echo $! > {pid_file}'); time.sleep(1000)"

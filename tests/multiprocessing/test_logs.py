@@ -17,7 +17,7 @@ def envs(count=2, **variables):
     return {rank: dict(variables) for rank in range(count)}
 
 
-def test_p11_logs_specs_are_for_subclasses(tmp_path):
+def test_logs_specs_are_for_subclasses(tmp_path):
     """The base cannot be made; a subclass gets what it was given."""
     with pytest.raises(TypeError):
         LogsSpecs()
@@ -31,14 +31,14 @@ def test_p11_logs_specs_are_for_subclasses(tmp_path):
     assert Mine(tmp_path).reify(envs()).stdouts == {0: str(tmp_path), 1: str(tmp_path)}
 
 
-def test_p12_logs_dest_is_empty_by_default():
+def test_logs_dest_is_empty_by_default():
     """Maps and paths."""
     maps = ("stdouts", "stderrs", "tee_stdouts", "tee_stderrs", "error_files")
     assert asdict(LogsDest()) == {**{name: {} for name in maps}, "filtered_stdout": "", "filtered_stderr": ""}
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_p13_a_directory_is_made_or_taken(tmp_path, kind):
+def test_a_directory_is_made_or_taken(tmp_path, kind):
     """With parents; what is in it stays."""
     home = tmp_path / "a" / "b"
     assert DefaultLogsSpecs(kind(home)).root_log_dir == str(home)
@@ -47,7 +47,7 @@ def test_p13_a_directory_is_made_or_taken(tmp_path, kind):
     assert os.listdir(home) == ["file"]
 
 
-def test_p13_a_relative_directory(tmp_path, monkeypatch):
+def test_a_relative_directory(tmp_path, monkeypatch):
     """Its files have absolute names: a rank may go elsewhere."""
     monkeypatch.chdir(tmp_path)
     specs = DefaultLogsSpecs("logs")
@@ -56,7 +56,7 @@ def test_p13_a_relative_directory(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_p13_a_temporary_directory(nothing, tmp_path, monkeypatch):
+def test_a_temporary_directory(nothing, tmp_path, monkeypatch):
     """A fresh one each time."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made = {DefaultLogsSpecs(nothing).root_log_dir for _ in range(2)}
@@ -64,7 +64,7 @@ def test_p13_a_temporary_directory(nothing, tmp_path, monkeypatch):
     assert len(made) == 2
 
 
-def test_p13_a_file_is_refused(tmp_path):
+def test_a_file_is_refused(tmp_path):
     """At once, by name."""
     path = tmp_path / "file"
     path.write_text("")
@@ -72,7 +72,7 @@ def test_p13_a_file_is_refused(tmp_path):
         DefaultLogsSpecs(path)
 
 
-def test_p14_layout(tmp_path):
+def test_layout(tmp_path):
     """Run, attempt, rank; the run's directory has a random part."""
     specs = DefaultLogsSpecs(tmp_path, redirects=Std.ALL)
     given = envs(2, TORCHELASTIC_RUN_ID="run7", TORCHELASTIC_RESTART_COUNT="3")
@@ -93,14 +93,14 @@ def test_p14_layout(tmp_path):
     }
 
 
-def test_p14_without_a_run_id(tmp_path):
+def test_without_a_run_id(tmp_path):
     """There are defaults for it and for the restart count."""
     path = DefaultLogsSpecs(tmp_path).reify(envs(1)).error_files[0]
     assert path.startswith(f"{tmp_path}/test_run_id_")
     assert path.endswith("/attempt_0/0/error.json")
 
 
-def test_p15_again(tmp_path):
+def test_again(tmp_path):
     """The same paths, in an emptied directory; another attempt leaves the first one alone."""
     specs = DefaultLogsSpecs(tmp_path)
     first = specs.reify(envs(1))
@@ -113,7 +113,7 @@ def test_p15_again(tmp_path):
     assert Path(first.error_files[0]).read_text() == "old"
 
 
-def test_p16_redirect_and_tee(tmp_path):
+def test_redirect_and_tee(tmp_path):
     """A teed stream is redirected too; others stay where they are."""
     tee = {1: Std.OUT, 2: Std.ALL}
     dest = DefaultLogsSpecs(tmp_path, redirects={0: Std.ERR, 1: Std.ERR}, tee=tee).reify(envs(4))
@@ -126,7 +126,7 @@ def test_p16_redirect_and_tee(tmp_path):
     assert dest.tee_stderrs == {2: err[2]}
 
 
-def test_p17_the_filter_of_ranks(tmp_path):
+def test_the_filter_of_ranks(tmp_path):
     """Other ranks are not shown: their tees are files only, what they do not redirect is lost."""
     dest = DefaultLogsSpecs(tmp_path, tee=Std.OUT, local_ranks_filter={1}).reify(envs())
     home = Path(dest.filtered_stdout).parent
@@ -136,13 +136,13 @@ def test_p17_the_filter_of_ranks(tmp_path):
 
 
 @pytest.mark.parametrize("nobody", [None, set()])
-def test_p17_a_filter_that_filters_nothing(tmp_path, nobody):
+def test_a_filter_that_filters_nothing(tmp_path, nobody):
     """Neither `None` nor an empty set hides a rank."""
     dest = DefaultLogsSpecs(tmp_path, tee=Std.OUT, local_ranks_filter=nobody).reify(envs())
     assert (set(dest.tee_stdouts), dest.stderrs) == ({0, 1}, {0: "", 1: ""})
 
 
-def test_p18_nowhere(tmp_path, monkeypatch):
+def test_nowhere(tmp_path, monkeypatch):
     """`os.devnull` makes no directory, redirects and shows nothing, and records no error."""
     monkeypatch.chdir(tmp_path)
     given = envs()
@@ -154,7 +154,7 @@ def test_p18_nowhere(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_p19_ranks_are_told_their_error_file(tmp_path):
+def test_ranks_are_told_their_error_file(tmp_path):
     """In the environments that are given."""
     given = envs()
     dest = DefaultLogsSpecs(tmp_path).reify(given)
@@ -162,7 +162,7 @@ def test_p19_ranks_are_told_their_error_file(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [{1}, {0, 2}, {-1, 0}])
-def test_p20_ranks_that_are_not_all(tmp_path, ranks):
+def test_ranks_that_are_not_all(tmp_path, ranks):
     """They are named, and nothing is made."""
     with pytest.raises(RuntimeError) as caught:
         DefaultLogsSpecs(tmp_path).reify({rank: {} for rank in ranks})
@@ -171,13 +171,13 @@ def test_p20_ranks_that_are_not_all(tmp_path, ranks):
     assert os.listdir(tmp_path) == []
 
 
-def test_p20_no_ranks(tmp_path, caplog):
+def test_no_ranks(tmp_path, caplog):
     """An empty outcome, and a warning."""
     assert DefaultLogsSpecs(tmp_path).reify({}) == LogsDest()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_p21_equal_and_shown(tmp_path):
+def test_equal_and_shown(tmp_path):
     """By directory, redirects, tee and filter, whatever was reified."""
     options = {"redirects": Std.OUT, "tee": Std.ERR, "local_ranks_filter": {0}}
     one, other = DefaultLogsSpecs(tmp_path, **options), DefaultLogsSpecs(str(tmp_path), **options)

@@ -44,7 +44,7 @@ def lines(path):
     return sorted(path.read_text().splitlines())
 
 
-def test_p95_python_c_and_children(script, tmp_path):
+def test_python_c_and_children(script, tmp_path):
     """All three go to the file in the block, and to the stream outside of it."""
     everybody = 'print("python {0}"); printf(b"c {0}\\n"); sys.stdout.flush(); os.system("echo child {0}")'
     out, _ = script(f"""
@@ -59,7 +59,7 @@ def test_p95_python_c_and_children(script, tmp_path):
     )
 
 
-def test_p95_p96_buffers_fall_on_their_side(script, tmp_path):
+def test_buffers_fall_on_their_side(script, tmp_path):
     """What was printed before or in the block and not flushed is where it belongs."""
     out, _ = script("""
         print("python before"); printf(b"c before\\n")
@@ -71,7 +71,7 @@ def test_p95_p96_buffers_fall_on_their_side(script, tmp_path):
     assert sorted(out.splitlines()) == ["c after", "c before", "python after", "python before"]
 
 
-def test_p95_restored_after_an_error(script, tmp_path):
+def test_restored_after_an_error(script, tmp_path):
     """The body's error propagates."""
     out, _ = script("""
         try:
@@ -84,7 +84,7 @@ def test_p95_restored_after_an_error(script, tmp_path):
     assert ((tmp_path / "out").read_text(), out) == ("in\n", "'body'\n")
 
 
-def test_p96_half_a_million_lines(script, tmp_path):
+def test_half_a_million_lines(script, tmp_path):
     """By Python and by C, at once: none lost, none added."""
     script("""
         with redirect_stdout("out"):
@@ -98,7 +98,7 @@ def test_p96_half_a_million_lines(script, tmp_path):
     assert (tmp_path / "c").read_text() == "".join(f"c {number}\n" for number in range(500_000))
 
 
-def test_p96_truncated(script, tmp_path):
+def test_truncated(script, tmp_path):
     """What the file held is gone; a hole is not made when somebody truncates it meanwhile."""
     (tmp_path / "out").write_text("old contents\n")
     script("""
@@ -111,7 +111,7 @@ def test_p96_truncated(script, tmp_path):
 
 
 @pytest.mark.parametrize("first_out", [0, 1])
-def test_p96_both_streams_in_any_order(script, tmp_path, first_out):
+def test_both_streams_in_any_order(script, tmp_path, first_out):
     """Entered one after the other, left in either order."""
     out, err = script(f"""
         stacks = [ExitStack(), ExitStack()]
@@ -129,7 +129,7 @@ def test_p96_both_streams_in_any_order(script, tmp_path, first_out):
     assert (out.split()[-1], err.split()[-1]) == ("o3", "e3")
 
 
-def test_p96_the_same_stream_twice(script, tmp_path):
+def test_the_same_stream_twice(script, tmp_path):
     """The inner file takes over, and gives back."""
     script("""
         with redirect_stdout("outer"):
@@ -141,7 +141,7 @@ def test_p96_the_same_stream_twice(script, tmp_path):
     assert (lines(tmp_path / "outer"), lines(tmp_path / "inner")) == (["1", "3"], ["2"])
 
 
-def test_p96_both_streams_to_one_file(script, tmp_path):
+def test_both_streams_to_one_file(script, tmp_path):
     """Neither overwrites the other."""
     script("""
         with redirect_stdout("both"), redirect_stderr("both"):
@@ -152,7 +152,7 @@ def test_p96_both_streams_to_one_file(script, tmp_path):
     assert (tmp_path / "both").read_text() == "o\ne\no\n"
 
 
-def test_p96_no_descriptor_leaks(tmp_path):
+def test_no_descriptor_leaks(tmp_path):
     """Neither in the block's end nor by its error."""
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -163,7 +163,7 @@ def test_p96_no_descriptor_leaks(tmp_path):
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_p97_an_unknown_stream(tmp_path):
+def test_an_unknown_stream(tmp_path):
     """It is named, with those that there are."""
     with pytest.raises(ValueError, match="unknown standard stream <stdin>, must be one of"):
         with redirect("stdin", str(tmp_path / "in")):
@@ -172,7 +172,7 @@ def test_p97_an_unknown_stream(tmp_path):
 
 
 @pytest.mark.parametrize(("where", "error"), [("gone/out", FileNotFoundError), (".", IsADirectoryError)])
-def test_p97_a_file_that_cannot_be_opened(tmp_path, where, error, capfd):
+def test_a_file_that_cannot_be_opened(tmp_path, where, error, capfd):
     """Nothing is moved."""
     with pytest.raises(error), redirect_stdout(str(tmp_path / where)):
         pass
@@ -184,7 +184,7 @@ def test_p97_a_file_that_cannot_be_opened(tmp_path, where, error, capfd):
 @pytest.mark.parametrize(
     "replacement", [None, io.StringIO(), object(), "closed"], ids=["none", "text", "object", "closed"]
 )
-def test_p98_a_stream_that_is_not_the_descriptor(tmp_path, monkeypatch, replacement):
+def test_a_stream_that_is_not_the_descriptor(tmp_path, monkeypatch, replacement):
     """Captured, missing, closed or no stream at all: the descriptor and `print` both reach the file."""
     if replacement == "closed":
         replacement = io.StringIO()
@@ -197,7 +197,7 @@ def test_p98_a_stream_that_is_not_the_descriptor(tmp_path, monkeypatch, replacem
     assert (tmp_path / "out").read_text() == "print é \\udcff\ndescriptor\n"
 
 
-def test_p98_what_pytest_captures(tmp_path, capfd):
+def test_what_pytest_captures(tmp_path, capfd):
     """Its capture gets what is printed outside of the block, and only that."""
     print("before")
     with redirect_stderr(str(tmp_path / "err")), redirect_stdout(str(tmp_path / "out")):
@@ -208,7 +208,7 @@ def test_p98_what_pytest_captures(tmp_path, capfd):
     assert capfd.readouterr() == ("before\nafter\n", "")
 
 
-def test_p98_a_descriptor_that_is_closed(script, tmp_path):
+def test_a_descriptor_that_is_closed(script, tmp_path):
     """It is closed again afterwards, and no other one is harmed."""
     script("""
         os.close(1); os.close(2); sys.stdout = sys.stderr = None
@@ -226,7 +226,7 @@ def test_p98_a_descriptor_that_is_closed(script, tmp_path):
 
 
 @pytest.mark.parametrize("first", ["", 'sys.stdout = open(1, "w", closefd=False)'])
-def test_p96_a_stream_that_the_body_replaced(script, tmp_path, first):
+def test_a_stream_that_the_body_replaced(script, tmp_path, first):
     """What went to the one before is in the file; the replacement stays."""
     out, _ = script(f"""
         {first}
@@ -239,7 +239,7 @@ def test_p96_a_stream_that_the_body_replaced(script, tmp_path, first):
     assert ((tmp_path / "out").read_text(), out) == ("kept", "StringIO\n")
 
 
-def test_p98_the_stream_that_a_capture_hides(script, tmp_path):
+def test_the_stream_that_a_capture_hides(script, tmp_path):
     """`sys.__stdout__` writes to the descriptor, and is flushed like it."""
     out, _ = script("""
         sys.stdout = io.StringIO()
@@ -251,7 +251,7 @@ def test_p98_the_stream_that_a_capture_hides(script, tmp_path):
     assert ((tmp_path / "out").read_text(), out) == ("in\n", "before\nafter\n")
 
 
-def test_f32_a_full_disk_is_an_error(script):
+def test_a_full_disk_is_an_error(script):
     """What could not be written is not lost in silence, and the stream is back."""
     _, err = script("""
         try:

@@ -49,7 +49,7 @@ def on_another_thread(action):
 
 
 @pytest.mark.parametrize("number", DEFAULT)
-def test_p72_a_signal_is_raised(hold, number):
+def test_a_signal_is_raised(hold, number):
     """The text has pid and number, the error the signal."""
     hold.take()
     with pytest.raises(SignalException) as caught:
@@ -58,7 +58,7 @@ def test_p72_a_signal_is_raised(hold, number):
     assert (caught.value.sigval, type(caught.value.sigval)) == (number, signal.Signals)
 
 
-def test_p5_pickle():
+def test_pickle():
     """The signal survives."""
     again = pickle.loads(pickle.dumps(SignalException("text", signal.SIGTERM)))
     assert (type(again), str(again), again.sigval) == (SignalException, "text", signal.SIGTERM)
@@ -68,14 +68,14 @@ def test_p5_pickle():
     ("names", "expected"),
     [("SIGUSR1", {signal.SIGUSR1}), (" SIGUSR1 , SIGTERM,", {signal.SIGUSR1, signal.SIGTERM}), ("", set())],
 )
-def test_p72_the_signals_are_named(hold, before, monkeypatch, names, expected):
+def test_the_signals_are_named(hold, before, monkeypatch, names, expected):
     """Blanks do not matter; no name is no signal."""
     monkeypatch.setenv(VARIABLE, names)
     hold.take()
     assert {number for number, handler in handlers().items() if handler is not before[number]} == expected
 
 
-def test_p73_what_cannot_be_handled_is_logged(hold, monkeypatch, caplog):
+def test_what_cannot_be_handled_is_logged(hold, monkeypatch, caplog):
     """In one warning that names all of it; the others are handled."""
     monkeypatch.setenv(VARIABLE, "SIGKILL,SIGNONE,SIGUSR1,STOP")
     hold.take()
@@ -86,7 +86,7 @@ def test_p73_what_cannot_be_handled_is_logged(hold, monkeypatch, caplog):
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_p74_not_on_the_main_thread(hold, before, caplog):
+def test_not_on_the_main_thread(hold, before, caplog):
     """One warning, with torch's words, and no handler."""
     on_another_thread(hold.take)
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
@@ -99,7 +99,7 @@ def test_p74_not_on_the_main_thread(hold, before, caplog):
     assert handlers() == before
 
 
-def test_p75_restored(hold, before):
+def test_restored(hold, before):
     """Whatever was there; releasing twice is fine, and so is a second turn."""
     for _ in range(2):
         hold.take()
@@ -109,7 +109,7 @@ def test_p75_restored(hold, before):
         assert handlers() == before
 
 
-def test_p75_the_last_one_restores(hold, before):
+def test_the_last_one_restores(hold, before):
     """In any order."""
     other = SignalHold()
     hold.take()
@@ -121,7 +121,7 @@ def test_p75_the_last_one_restores(hold, before):
     assert handlers() == before
 
 
-def test_p75_a_handler_set_meanwhile_stays(hold):
+def test_a_handler_set_meanwhile_stays(hold):
     """Ours is not there any more to be taken back."""
     theirs = lambda *_: None  # noqa: E731
     original = signal.getsignal(signal.SIGUSR1)
@@ -137,7 +137,7 @@ def test_p75_a_handler_set_meanwhile_stays(hold):
     signal.signal(signal.SIGUSR1, original)
 
 
-def test_p40_p75_released_by_another_thread(hold, before):
+def test_released_by_another_thread(hold, before):
     """Ours gives way when the signal comes, or when the next one is released on the main thread."""
     hold.take()
     on_another_thread(hold.release)
@@ -146,7 +146,7 @@ def test_p40_p75_released_by_another_thread(hold, before):
     assert handlers() == before
 
 
-def test_p75_a_leftover_is_put_back_by_the_next_one(hold, before):
+def test_a_leftover_is_put_back_by_the_next_one(hold, before):
     """It is not taken for what was there before."""
     hold.take()
     on_another_thread(hold.release)
@@ -156,7 +156,7 @@ def test_p75_a_leftover_is_put_back_by_the_next_one(hold, before):
 
 
 @pytest.mark.parametrize("action", ["ignored", "default", "function"])
-def test_p75_a_leftover_does_what_it_replaced(action):
+def test_a_leftover_does_what_it_replaced(action):
     """In a process of its own, since the default is its end."""
     child = os.fork()
     if child == 0:
@@ -175,7 +175,7 @@ def _leave_ours_over(action):
     on_another_thread(hold.release)
 
 
-def test_p75_a_handler_on_top_of_ours_that_is_put_back():
+def test_a_handler_on_top_of_ours_that_is_put_back():
     """A second context replaced it, and gave it back: still no endless loop."""
     child = os.fork()
     if child == 0:
@@ -193,7 +193,7 @@ def test_p75_a_handler_on_top_of_ours_that_is_put_back():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-def test_p75_a_handler_on_top_of_ours():
+def test_a_handler_on_top_of_ours():
     """It may hand the signal on to ours: that is what ours replaced, not an endless loop."""
     child = os.fork()
     if child == 0:

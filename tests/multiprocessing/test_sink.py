@@ -31,7 +31,7 @@ class Stream:
             raise OSError(what)
 
 
-def test_p82_written_and_flushed():
+def test_written_and_flushed():
     """Once each; nothing at all for no text."""
     stream = Stream()
     sink = Sink(stream, None, None)
@@ -40,7 +40,7 @@ def test_p82_written_and_flushed():
     assert stream.calls == [("write a",), ("flush",)]
 
 
-def test_p82_a_stream_without_flush():
+def test_a_stream_without_flush():
     """It is not asked to."""
     written = []
     stream = type("Stream", (), {"write": lambda _, text: written.append(text)})()
@@ -48,7 +48,7 @@ def test_p82_a_stream_without_flush():
     assert written == ["a"]
 
 
-def test_p90_an_error_loses_one_text():
+def test_an_error_loses_one_text():
     """The first error is kept, later texts go out."""
     stream = Stream(fails={"write a", "write b"})
     sink = Sink(stream, None, None)
@@ -58,7 +58,7 @@ def test_p90_an_error_loses_one_text():
     assert [call for call, *_ in stream.calls] == ["write a", "write b", "write c", "flush"]
 
 
-def test_p90_a_closed_stream_is_the_end():
+def test_a_closed_stream_is_the_end():
     """That is no error: there is nobody to write for."""
     stream = io.StringIO()
     stream.close()
@@ -67,7 +67,7 @@ def test_p90_a_closed_stream_is_the_end():
     assert (sink.closed, sink.error) == (True, None)
 
 
-def test_p94_the_lock_is_held_around_each_write():
+def test_the_lock_is_held_around_each_write():
     """It is free before and after."""
     lock = threading.Lock()
     held = []
@@ -81,7 +81,7 @@ def events():
     return {"trigger_clear": threading.Event(), "cleared": threading.Event()}
 
 
-def test_p93_the_bar_is_away_while_lines_go_out(events):
+def test_the_bar_is_away_while_lines_go_out(events):
     """It has been asked, and is let back when the lines are flushed."""
     events["cleared"].set()
     stream = Stream(events)
@@ -90,7 +90,7 @@ def test_p93_the_bar_is_away_while_lines_go_out(events):
     assert not events["trigger_clear"].is_set()
 
 
-def test_p93_the_bar_comes_back_after_an_error(events):
+def test_the_bar_comes_back_after_an_error(events):
     """`trigger_clear` does not stay set."""
     events["cleared"].set()
     Sink(Stream(events, fails={"write a"}), None, events).write("a")
@@ -109,7 +109,7 @@ class Impatient(threading.Event):
         return False
 
 
-def test_f46_a_bar_that_never_answers_delays_each_text_by_a_second(events):
+def test_a_bar_that_never_answers_delays_each_text_by_a_second(events):
     """The lines go out all the same."""
     events["cleared"] = Impatient()
     stream = Stream(events)
@@ -120,7 +120,7 @@ def test_f46_a_bar_that_never_answers_delays_each_text_by_a_second(events):
     assert ("write b", True) in stream.calls
 
 
-def test_f46_at_the_end_it_delays_no_longer_than_that_in_all(events, monkeypatch):
+def test_at_the_end_it_delays_no_longer_than_that_in_all(events, monkeypatch):
     """However many texts are left."""
     events["cleared"] = Impatient()
     sink = Sink(Stream(events), None, events)
@@ -132,7 +132,7 @@ def test_f46_at_the_end_it_delays_no_longer_than_that_in_all(events, monkeypatch
 
 
 @pytest.mark.parametrize("key", ["trigger_clear", "cleared"])
-def test_p93_a_missing_event_is_named(events, key):
+def test_a_missing_event_is_named(events, key):
     """Before anything runs."""
     del events[key]
     with pytest.raises(ValueError, match=f"needs {key}"):

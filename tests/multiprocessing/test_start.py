@@ -34,20 +34,20 @@ ARGS = {0: ("a",), 1: ("b",)}
 ENVS: dict[int, dict[str, str]] = {0: {}, 1: {}}
 
 
-def test_p1_names():
+def test_names():
     """What torch's package exports, and no less."""
     assert set(subject.__all__) == set(NAMES.split())
     assert all(hasattr(subject, name) for name in subject.__all__)
 
 
-def test_p4_light_imports():
+def test_light_imports():
     """A rank that imports it pays for no test tool and no torch."""
     code = f"import sys, {subject.__name__}; print({{'torch', 'pytest', 'hypothesis'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_p22_signature():
+def test_signature():
     """Places and defaults are the page's; what follows by name is torch's."""
     parameters = inspect.signature(start_processes).parameters.values()
     placed = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
@@ -68,7 +68,7 @@ def test_p22_signature():
 
 
 @pytest.mark.parametrize("prefixes", [None, {0: "x"}])
-def test_p23_torchs_call_by_position(prefixes, tmp_path, result_of):
+def test_torchs_call_by_position(prefixes, tmp_path, result_of):
     """Specs in fifth place, then prefixes, start method and NUMA options."""
     specs = DefaultLogsSpecs(tmp_path, redirects=Std.ALL)
     context = start_processes("n", double, ARGS, ENVS, specs, prefixes, "fork", None)
@@ -80,7 +80,7 @@ def test_p23_torchs_call_by_position(prefixes, tmp_path, result_of):
         start_processes("n", double, ARGS, ENVS, specs, logs_specs=specs)
 
 
-def test_p24_one_dialect(tmp_path):
+def test_one_dialect(tmp_path):
     """Both, neither, or a bit of the other is refused."""
     specs = DefaultLogsSpecs(tmp_path)
     for both in ({"log_dir": str(tmp_path), "logs_specs": specs}, {}):
@@ -91,7 +91,7 @@ def test_p24_one_dialect(tmp_path):
             start_processes("n", double, ARGS, ENVS, logs_specs=specs, **more)
 
 
-def test_p25_log_dir_of_the_page(tmp_path):
+def test_log_dir_of_the_page(tmp_path):
     """It exists, is a directory, and is empty."""
     (tmp_path / "file").touch()
     for log_dir, error, text in (
@@ -104,7 +104,7 @@ def test_p25_log_dir_of_the_page(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_p26_layout_of_the_page(launch, result_of):
+def test_layout_of_the_page(launch, result_of):
     """One directory per rank, filtered files beside them."""
     context = launch("echo", 1, tee=Std.OUT, duplicate_stdout_filters=["0"])
     home = os.path.dirname(context.filtered_stdout.name)
@@ -116,7 +116,7 @@ def test_p26_layout_of_the_page(launch, result_of):
     assert (result.stdouts, result.stderrs) == (context.stdouts, context.stderrs)
 
 
-def test_p27_kinds(launch, tmp_path):
+def test_kinds(launch, tmp_path):
     """Text is a program, a callable a function, anything else is refused."""
     assert isinstance(launch("true", 1), SubprocessContext)
     assert isinstance(launch(lambda rank: None, 1), MultiprocessContext)
@@ -136,7 +136,7 @@ def test_p27_kinds(launch, tmp_path):
         ),
     ],
 )
-def test_p28_ranks_that_do_not_match(args, envs, text, tmp_path):
+def test_ranks_that_do_not_match(args, envs, text, tmp_path):
     """No process, no directory."""
     for log_dir in (tmp_path, DefaultLogsSpecs(tmp_path)):
         with pytest.raises(RuntimeError, match=text):
@@ -146,7 +146,7 @@ def test_p28_ranks_that_do_not_match(args, envs, text, tmp_path):
 
 @pytest.mark.parametrize("entrypoint", ["true", double])
 @pytest.mark.parametrize("specs", [True, False])
-def test_p28_no_ranks(entrypoint, specs, launch, tmp_path, result_of):
+def test_no_ranks(entrypoint, specs, launch, tmp_path, result_of):
     """An empty run succeeds at once."""
     logs = {"logs_specs": DefaultLogsSpecs(tmp_path)} if specs else {}
     context = launch(entrypoint, 0, **logs)
@@ -155,14 +155,14 @@ def test_p28_no_ranks(entrypoint, specs, launch, tmp_path, result_of):
 
 
 @pytest.mark.parametrize(("name", "value"), [("A", 1), (2, "x"), ("A", None)])
-def test_p29_environments_are_text(name, value, tmp_path):
+def test_environments_are_text(name, value, tmp_path):
     """Rank and name are told."""
     with pytest.raises(TypeError, match=rf"envs\[1\]\[{name!r}\]"):
         start_processes("n", double, ARGS, {0: {}, 1: {name: value}}, tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_p30_arguments(launch, result_of, tmp_path):
+def test_arguments(launch, result_of, tmp_path):
     """Any sequence; bare text is one argument; `None` is nothing."""
     args = {0: "hello", 1: ["a"], 2: ("b",)}
     assert result_of(launch(double, args=args)).return_values == {0: "hellohello", 1: "aa", 2: "bb"}
@@ -170,7 +170,7 @@ def test_p30_arguments(launch, result_of, tmp_path):
         start_processes("n", double, {0: None}, {0: {}}, tmp_path)
 
 
-def test_p31_unknown_start_method(tmp_path, launch, result_of):
+def test_unknown_start_method(tmp_path, launch, result_of):
     """All three are named; a program has none."""
     with pytest.raises(ValueError, match=r"'thread' .* spawn, fork, forkserver"):
         start_processes("n", double, ARGS, ENVS, tmp_path, "thread")
@@ -179,7 +179,7 @@ def test_p31_unknown_start_method(tmp_path, launch, result_of):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_p31_p33_what_cannot_be_pickled(method, tmp_path):
+def test_what_cannot_be_pickled(method, tmp_path):
     """The error is pickle's, nothing is left, and the directory may be used again."""
     for log_dir in (tmp_path / "page", DefaultLogsSpecs(tmp_path / "specs")):
         (tmp_path / "page").mkdir(exist_ok=True)
@@ -191,7 +191,7 @@ def test_p31_p33_what_cannot_be_pickled(method, tmp_path):
     assert [path.name for path in tmp_path.rglob("*.*")] == []
 
 
-def test_p32_f27_programs_that_cannot_run(tmp_path):
+def test_programs_that_cannot_run(tmp_path):
     """Missing, not executable, a directory: nothing is started, no directory made."""
     (tmp_path / "text").write_text("text")
     logs = tmp_path / "logs"
@@ -207,7 +207,7 @@ def test_p32_f27_programs_that_cannot_run(tmp_path):
     assert os.listdir(logs) == []
 
 
-def test_p33_f26_a_nul_byte(tmp_path, launch, result_of):
+def test_a_nul_byte(tmp_path, launch, result_of):
     """In what goes to a program or to an environment: refused; a function may have it."""
     with pytest.raises(ValueError, match=r"args\[1\]: embedded null byte"):
         start_processes("n", "echo", {0: ("a",), 1: ("b\0",)}, ENVS, tmp_path)
@@ -218,7 +218,7 @@ def test_p33_f26_a_nul_byte(tmp_path, launch, result_of):
 
 
 @pytest.mark.parametrize("forks_before", [0, 1, 2, 4])
-def test_p33_f26_no_process_to_be_had(forks_before, tmp_path, monkeypatch):
+def test_no_process_to_be_had(forks_before, tmp_path, monkeypatch):
     """EAGAIN for the zygote, the guardian, rank 0 or rank 2: the error comes out, the others are gone."""
     begun = tmp_path / "begun"
     begun.mkdir()
@@ -245,7 +245,7 @@ def test_p33_f26_no_process_to_be_had(forks_before, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_p33_f26_no_descriptor_to_be_had(method, tmp_path, shared_zygote):
+def test_no_descriptor_to_be_had(method, tmp_path, shared_zygote):
     """EMFILE, wherever it strikes: nothing is left, and the next start works."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for spare in range(1, 12):
@@ -261,7 +261,7 @@ def test_p33_f26_no_descriptor_to_be_had(method, tmp_path, shared_zygote):
         assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_p33_a_bar_without_its_events(tmp_path, monkeypatch):
+def test_a_bar_without_its_events(tmp_path, monkeypatch):
     """What a tail refuses stops the start before any process, with the handlers put back."""
     monkeypatch.setattr(MultiprocessContext, "_start", lambda _: pytest.fail("processes were started"))
     with pytest.raises(ValueError, match="trigger_clear"):
@@ -269,7 +269,7 @@ def test_p33_a_bar_without_its_events(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_p11_specs_of_ones_own(tmp_path, result_of, shared_zygote):
+def test_specs_of_ones_own(tmp_path, result_of, shared_zygote):
     """A subclass decides where things go; what it made is its own, also where the start fails."""
 
     class Flat(LogsSpecs):
@@ -290,7 +290,7 @@ def test_p11_specs_of_ones_own(tmp_path, result_of, shared_zygote):
     assert (tmp_path / "made").exists()
 
 
-def test_p19_the_callers_environments_stay(tmp_path, result_of):
+def test_the_callers_environments_stay(tmp_path, result_of):
     """Both dialects tell ranks their error files in copies."""
     envs = {0: {"A": "1"}, 1: {}}
     result_of(start_processes("n", double, ARGS, envs, DefaultLogsSpecs(tmp_path), start_method="fork"))

@@ -7,7 +7,7 @@ import pytest
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map
 
 
-def test_p6_flags():
+def test_flags():
     """Four values, which combine."""
     assert {flag.name: int(flag) for flag in (Std.NONE, Std.OUT, Std.ERR, Std.ALL)} == {
         "NONE": 0,
@@ -18,7 +18,7 @@ def test_p6_flags():
     assert Std.OUT | Std.ERR == Std.ALL
 
 
-def test_p1_is_windows():
+def test_is_windows():
     """It is not: the tests run on Linux."""
     assert IS_WINDOWS is False
 
@@ -35,7 +35,7 @@ def test_p1_is_windows():
         ("10:1", {10: Std.OUT}),
     ],
 )
-def test_p7_p9_from_str(text, expected):
+def test_from_str(text, expected):
     """A flag for all, or one for each rank; the last wins; ranks may have several digits."""
     found = Std.from_str(text)
     assert (found, type(found)) == (expected, type(expected))
@@ -62,7 +62,7 @@ def test_p7_p9_from_str(text, expected):
         "٣:1",
     ],
 )
-def test_p8_p9_what_is_no_std(text):
+def test_what_is_no_std(text):
     """The error quotes the text."""
     with pytest.raises(ValueError) as caught:
         Std.from_str(text)
@@ -70,7 +70,7 @@ def test_p8_p9_what_is_no_std(text):
 
 
 @pytest.mark.parametrize("value", [1, None, b"1", Std.OUT])
-def test_p8_what_is_no_text(value):
+def test_what_is_no_text(value):
     """Only a `str` is parsed."""
     with pytest.raises(TypeError):
         Std.from_str(value)
@@ -87,14 +87,14 @@ def test_p8_what_is_no_text(value):
         ({0: Std.ALL}, 0, {}),
     ],
 )
-def test_p10_to_map(value, count, expected):
+def test_to_map(value, count, expected):
     """One entry for each rank; ints are their flags."""
     found = to_map(value, count)
     assert (found, {type(flag) for flag in found.values()} <= {Std}) == (expected, True)
 
 
 @pytest.mark.parametrize("value", [4, -1, True, None, "1", 1.0, {0: "1"}])
-def test_p10_what_is_no_map(value):
+def test_what_is_no_map(value):
     """Anything else is refused by type."""
     with pytest.raises(TypeError, match="Std"):
         to_map(value, 1)

@@ -18,7 +18,7 @@ from pytest_elastic.multiprocessing import (
 )
 
 
-def test_p77_teed_lines(launch, result_of, monkeypatch):
+def test_teed_lines(launch, result_of, monkeypatch):
     """Header and line, on the streams of the construction; the file has the line alone."""
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
@@ -33,7 +33,7 @@ def test_p77_teed_lines(launch, result_of, monkeypatch):
     assert Path(result.stdouts[2]).read_text() == "hello 2\n"
 
 
-def test_p77_only_what_is_teed(launch, result_of, monkeypatch):
+def test_only_what_is_teed(launch, result_of, monkeypatch):
     """By rank and by stream."""
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
@@ -45,7 +45,7 @@ def test_p77_only_what_is_teed(launch, result_of, monkeypatch):
     assert (out.getvalue(), err.getvalue()) == ("[trainer0]:o\n", "[trainer1]:e\n")
 
 
-def test_p78_filters(launch, result_of):
+def test_filters(launch, result_of):
     """Lines of teed ranks with any of the texts, all ranks in one file, complete and closed at the end."""
 
     def speak(rank):
@@ -68,7 +68,7 @@ def test_p78_filters(launch, result_of):
     ]
 
 
-def test_p18_nowhere(launch, result_of, capfd):
+def test_nowhere(launch, result_of, capfd):
     """`os.devnull` as the directory: nothing is written, filters or not."""
     specs = DefaultLogsSpecs(os.devnull, redirects=Std.ALL, tee=Std.ALL)
     context = launch(lambda rank: os.environ["TORCHELASTIC_ERROR_FILE"], logs_specs=specs,
@@ -77,7 +77,7 @@ def test_p18_nowhere(launch, result_of, capfd):
     assert context.filtered_stdout is None
 
 
-def test_p17_ranks_that_are_not_shown(launch, result_of, tmp_path, capfd):
+def test_ranks_that_are_not_shown(launch, result_of, tmp_path, capfd):
     """What they do not redirect is lost, what is redirected is in its file."""
     specs = DefaultLogsSpecs(tmp_path / "specs", redirects={0: Std.ERR}, local_ranks_filter={1})
     context = launch("sh", args=dict.fromkeys(range(2), ("-c", "echo $RANK; echo err $RANK >&2")),
@@ -87,7 +87,7 @@ def test_p17_ranks_that_are_not_shown(launch, result_of, tmp_path, capfd):
     assert Path(result.stderrs[0]).read_text() == "err 0\n"
 
 
-def test_f28_a_flood_and_a_slow_destination(launch, result_of, monkeypatch):
+def test_a_flood_and_a_slow_destination(launch, result_of, monkeypatch):
     """Ranks never block; every complete line comes out once, SIGKILL in the middle or not."""
 
     class Slow(io.StringIO):
@@ -113,7 +113,7 @@ def test_f28_a_flood_and_a_slow_destination(launch, result_of, monkeypatch):
         assert mine == [f"{header}{number}" for number in range(100_000)]
 
 
-def test_f29_one_long_line(launch, result_of, monkeypatch):
+def test_one_long_line(launch, result_of, monkeypatch):
     """40 MB without a newline arrive as one."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
@@ -123,7 +123,7 @@ def test_f29_one_long_line(launch, result_of, monkeypatch):
     assert out.getvalue() == "[trainer0]:" + "x" * (40 << 20) + "\n"
 
 
-def test_f30_a_log_is_truncated_and_replaced(launch, result_of, monkeypatch):
+def test_a_log_is_truncated_and_replaced(launch, result_of, monkeypatch):
     """Later lines come out, whole and once."""
 
     def write(rank):
@@ -146,7 +146,7 @@ def test_f30_a_log_is_truncated_and_replaced(launch, result_of, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["failing", "closed"])
-def test_f31_a_destination_that_fails(kind, launch, result_of, monkeypatch, caplog, tmp_path):
+def test_a_destination_that_fails(kind, launch, result_of, monkeypatch, caplog, tmp_path):
     """No error comes out of `wait`; later lines arrive; the failure is logged once."""
 
     class Failing(io.StringIO):
@@ -179,7 +179,7 @@ def test_f31_a_destination_that_fails(kind, launch, result_of, monkeypatch, capl
         assert caplog.records == []
 
 
-def test_f46_a_bar_that_never_answers(launch, result_of, monkeypatch):
+def test_a_bar_that_never_answers(launch, result_of, monkeypatch):
     """Lines arrive, late; the end is bounded."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
@@ -192,7 +192,7 @@ def test_f46_a_bar_that_never_answers(launch, result_of, monkeypatch):
     assert sorted(out.getvalue().splitlines()) == [f"[trainer{rank}]:line {rank}" for rank in range(3)]
 
 
-def test_f49_the_last_line_before_the_end(launch, result_of, monkeypatch, rounds):
+def test_the_last_line_before_the_end(launch, result_of, monkeypatch, rounds):
     """Hundreds of ranks write one line and are killed: none is lost, none torn."""
     times = rounds(2, 10)
     out = io.StringIO()

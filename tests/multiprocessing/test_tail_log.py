@@ -101,7 +101,7 @@ def numbers_by_header(text):
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_p80_p82_many_writers(tmp_path, tail, kind):
+def test_many_writers(tmp_path, tail, kind):
     """32 files of 1,000 lines, which appear after the start: every line, once, in order, with its header."""
     files = {rank: str(tmp_path / f"{rank}_stdout.log") for rank in range(32)}
     with io.StringIO() if kind == "memory" else open(tmp_path / "tailed", "w+", buffering=1) as to:
@@ -116,7 +116,7 @@ def test_p80_p82_many_writers(tmp_path, tail, kind):
         assert (numbers_by_header(to.read()), running.stopped()) == (expected, True)
 
 
-def test_p77_prefixes(tmp_path, tail, dst):
+def test_prefixes(tmp_path, tail, dst):
     """A rank without one keeps the default header; an empty one is one too."""
     files = {rank: str(tmp_path / str(rank)) for rank in range(3)}
     for rank, file in files.items():
@@ -125,7 +125,7 @@ def test_p77_prefixes(tmp_path, tail, dst):
     assert sorted(dst.text.splitlines()) == ["1", "[worker0][0]:0", "[writer2]:2"]
 
 
-def test_p87_a_filter(path, tail, dst):
+def test_a_filter(path, tail, dst):
     """Only true lines are written."""
     append(path, "".join(f"{number}\n" for number in range(20)))
     tail({0: str(path)}, log_line_filter=lambda line: "2" in line).stop()
@@ -135,7 +135,7 @@ def test_p87_a_filter(path, tail, dst):
 @pytest.mark.parametrize(
     ("files", "to"), [({}, sys.stdout), ({0: "a.log"}, None)], ids=["no files", "no dst"]
 )
-def test_p80_nothing_to_do(files, to):
+def test_nothing_to_do(files, to):
     """No thread is started, and it stops like any other."""
     before = threading.enumerate()
     running = TailLog("writer", files, to).start()
@@ -144,7 +144,7 @@ def test_p80_nothing_to_do(files, to):
     assert running.stopped()
 
 
-def test_p85_p92_a_file_that_never_comes(tail):
+def test_a_file_that_never_comes(tail):
     """The end does not wait out the interval, and nothing is logged."""
     with mock.patch(LOGGER) as logger:
         running = tail({0: "never/comes.log"}, interval_sec=3600)
@@ -152,7 +152,7 @@ def test_p85_p92_a_file_that_never_comes(tail):
     assert (running._threadpool._shutdown, logger.mock_calls) == (True, [])
 
 
-def test_p3_p89_a_directory_is_logged_once(tmp_path, path, tail, dst):
+def test_a_directory_is_logged_once(tmp_path, path, tail, dst):
     """At the end, with tail, rank and class of error; the other file goes on."""
     running = tail({3: str(tmp_path), 4: str(path)})
     with mock.patch(LOGGER) as logger:
@@ -169,7 +169,7 @@ def test_p3_p89_a_directory_is_logged_once(tmp_path, path, tail, dst):
 # Lines.
 
 
-def test_p82_p88_a_half_line_waits_for_its_end_or_for_stop(path, tail, dst):
+def test_a_half_line_waits_for_its_end_or_for_stop(path, tail, dst):
     """It never comes out in pieces."""
     running = tail({0: str(path)})
     append(path, "whole\nha")
@@ -180,7 +180,7 @@ def test_p82_p88_a_half_line_waits_for_its_end_or_for_stop(path, tail, dst):
     assert dst.text == "[writer0]:whole\n[writer0]:half\n[writer0]:last\n"
 
 
-def test_p82_two_tails_to_one_stream(tmp_path):
+def test_two_tails_to_one_stream(tmp_path):
     """Their lines never tear: each write is a batch of whole lines."""
     with open(tmp_path / "both", "w+") as to:
         tails = [TailLog(name, {0: str(tmp_path / name)}, to).start() for name in "ab"]
@@ -193,7 +193,7 @@ def test_p82_two_tails_to_one_stream(tmp_path):
         assert numbers_by_header(to.read()) == {"[a0]": list(range(5000)), "[b0]": list(range(5000))}
 
 
-def test_p82_written_in_halves(path, tail, dst):
+def test_written_in_halves(path, tail, dst):
     """200 lines whose halves are written apart: none torn."""
     running = tail({0: str(path)})
     for number in range(200):
@@ -203,7 +203,7 @@ def test_p82_written_in_halves(path, tail, dst):
     assert dst.text == "".join(f"[writer0]:begin{number}-end{number}\n" for number in range(200))
 
 
-def test_p84_bytes_that_are_no_text(path, tail, dst):
+def test_bytes_that_are_no_text(path, tail, dst):
     """They become U+FFFD; a character in two writes is whole."""
     running = tail({0: str(path)})
     append(path, b"\xff\n\xc3")
@@ -217,7 +217,7 @@ def test_p84_bytes_that_are_no_text(path, tail, dst):
 
 
 @pytest.mark.parametrize("notified", [True, False])
-def test_p85_p86_f30_late_truncated_and_rotated(path, tail, dst, notified, monkeypatch):
+def test_late_truncated_and_rotated(path, tail, dst, notified, monkeypatch):
     """All later lines, once and whole, told by the kernel or looked for."""
     if not notified:
         monkeypatch.setattr(_watch, "_open_inotify", lambda: None)
@@ -240,7 +240,7 @@ def test_p85_p86_f30_late_truncated_and_rotated(path, tail, dst, notified, monke
 # The end.
 
 
-def test_p88_f49_the_last_line_is_never_lost(tmp_path):
+def test_the_last_line_is_never_lost(tmp_path):
     """200 times a writer's last line races `stop`: it was written before, so it comes out."""
     lost = []
     for trial in range(200):
@@ -255,7 +255,7 @@ def test_p88_f49_the_last_line_is_never_lost(tmp_path):
     assert lost == []
 
 
-def test_p88_a_flood_that_goes_on_does_not_hold_the_end(path):
+def test_a_flood_that_goes_on_does_not_hold_the_end(path):
     """What the file held comes out; this writer answers each batch with a greater one."""
     seen = []
 
@@ -270,7 +270,7 @@ def test_p88_a_flood_that_goes_on_does_not_hold_the_end(path):
     assert "".join(seen) == "h:line\n" * 400_000
 
 
-def test_p88_started_twice_is_started_once(path, tail, dst):
+def test_started_twice_is_started_once(path, tail, dst):
     """Lines do not double."""
     append(path, "a\n")
     running = tail({0: str(path)})
@@ -279,7 +279,7 @@ def test_p88_started_twice_is_started_once(path, tail, dst):
     assert dst.text == "[writer0]:a\n"
 
 
-def test_p88_stopped_before_it_was_started(path, dst):
+def test_stopped_before_it_was_started(path, dst):
     """Then it does not start any more."""
     never = TailLog("writer", {0: str(path)}, dst)
     never.stop()
@@ -288,7 +288,7 @@ def test_p88_stopped_before_it_was_started(path, dst):
         never.start()
 
 
-def test_p88_stopped_twice_and_by_several(path, tail, dst):
+def test_stopped_twice_and_by_several(path, tail, dst):
     """All return, when the last line is out."""
     append(path, "a\n")
     running = tail({0: str(path)})
@@ -308,7 +308,7 @@ def test_no_thread_left_for_it(path, dst, monkeypatch):
     never.stop()
 
 
-def test_p80_one_thread(tmp_path, tail):
+def test_one_thread(tmp_path, tail):
     """Whatever the number of files; a daemon, which holds no interpreter."""
     before = set(threading.enumerate())
     tail({rank: str(tmp_path / str(rank)) for rank in range(32)})
@@ -336,7 +336,7 @@ def messages(logger):
     return [call.args[0] % call.args[1:] for call in logger.exception.call_args_list]
 
 
-def test_p87_a_filter_that_raises_is_logged_once(path, tail, dst):
+def test_a_filter_that_raises_is_logged_once(path, tail, dst):
     """Its lines are dropped, the others pass."""
     append(path, "0\nx\n1\n")
     with mock.patch(LOGGER) as logger:
@@ -345,7 +345,7 @@ def test_p87_a_filter_that_raises_is_logged_once(path, tail, dst):
     assert messages(logger) == ["error in the tail of the filter of writer0: ZeroDivisionError"]
 
 
-def test_p90_f31_a_write_that_fails_loses_its_batch(path, tail, dst):
+def test_a_write_that_fails_loses_its_batch(path, tail, dst):
     """Later lines arrive, and one error is logged."""
     dst.write = mock.Mock(side_effect=[OSError(28, "full"), OSError(28, "full"), None])
     running = tail({0: str(path)})
@@ -360,7 +360,7 @@ def test_p90_f31_a_write_that_fails_loses_its_batch(path, tail, dst):
     assert messages(logger) == ["error in the tail of what writer is written to: OSError"]
 
 
-def test_p90_f31_a_closed_stream_ends_the_tail_quietly(path, tail):
+def test_a_closed_stream_ends_the_tail_quietly(path, tail):
     """Its thread ends, nothing is logged."""
     to = io.StringIO()
     before = set(threading.enumerate())
@@ -375,7 +375,7 @@ def test_p90_f31_a_closed_stream_ends_the_tail_quietly(path, tail):
     assert logger.mock_calls == []
 
 
-def test_f28_a_slow_stream_does_not_hold_the_writer(path, tail):
+def test_a_slow_stream_does_not_hold_the_writer(path, tail):
     """The writer's file takes the flood; each line comes out once when `stop` returns."""
     seen = []
 
@@ -391,7 +391,7 @@ def test_f28_a_slow_stream_does_not_hold_the_writer(path, tail):
     assert numbers_by_header("".join(seen)) == {"[writer0]": list(range(300_000))}
 
 
-def test_f31_a_stream_that_takes_nothing_is_given_up(path, tail, dst, monkeypatch, gate):
+def test_a_stream_that_takes_nothing_is_given_up(path, tail, dst, monkeypatch, gate):
     """`stop` returns though a write does not, one error is logged, and nothing is written afterwards."""
     monkeypatch.setattr(tail_log, "_STUCK", 0.05)
     before = set(threading.enumerate())
@@ -410,7 +410,7 @@ def test_f31_a_stream_that_takes_nothing_is_given_up(path, tail, dst, monkeypatc
     assert dst.write.mock_calls == [mock.call("[writer0]:a\n")]
 
 
-def test_p80_the_thread_has_ended_when_stop_returns(tmp_path):
+def test_the_thread_has_ended_when_stop_returns(tmp_path):
     """Not a moment later."""
     for turn in range(100):
         path = tmp_path / str(turn)
@@ -424,7 +424,7 @@ def test_p80_the_thread_has_ended_when_stop_returns(tmp_path):
 
 
 @pytest.mark.parametrize("events", [None, {"trigger_clear": threading.Event(), "cleared": threading.Event()}])
-def test_p79_the_page_s_dialect(path, tail, dst, events):
+def test_the_page_s_dialect(path, tail, dst, events):
     """A number in fourth place is the interval, what follows it the events of the bar."""
     append(path, "a\n")
     if events:
@@ -434,20 +434,20 @@ def test_p79_the_page_s_dialect(path, tail, dst, events):
 
 
 @pytest.mark.parametrize("interval", [-1, float("nan")])
-def test_p79_an_interval_that_is_none(interval):
+def test_an_interval_that_is_none(interval):
     """Negative or NaN is refused before anything runs."""
     with pytest.raises(ValueError, match="interval_sec"):
         TailLog("writer", {}, None, interval_sec=interval)
 
 
-def test_p93_events_that_are_missing():
+def test_events_that_are_missing():
     """They are named at once."""
     with pytest.raises(ValueError, match="needs cleared"):
         TailLog("writer", {}, sys.stdout, progbar_events={"trigger_clear": threading.Event()})
 
 
 @pytest.mark.parametrize("event", [threading.Event, multiprocessing.Event])
-def test_p93_a_bar_makes_room(path, tail, dst, event):
+def test_a_bar_makes_room(path, tail, dst, event):
     """It is asked, answers, and sees when the lines are out."""
     events = {"trigger_clear": event(), "cleared": event()}
 
@@ -467,7 +467,7 @@ def test_p93_a_bar_makes_room(path, tail, dst, event):
     assert not events["trigger_clear"].is_set()
 
 
-def test_f46_a_bar_that_never_answers_does_not_hold_stop(path, tail, dst):
+def test_a_bar_that_never_answers_does_not_hold_stop(path, tail, dst):
     """The last lines together wait for less than what one batch may wait before."""
     cleared = mock.Mock(spec=threading.Event())
     cleared.wait.return_value = False
@@ -479,7 +479,7 @@ def test_f46_a_bar_that_never_answers_does_not_hold_stop(path, tail, dst):
     assert waited.args[0] < 1.0
 
 
-def test_p93_the_example_with_tqdm():
+def test_the_example_with_tqdm():
     """All lines are whole, and the bar comes to its end."""
     example = Path(__file__).parents[2] / "examples" / "tqdm_and_logs.py"
     done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=60, check=True)
@@ -498,7 +498,7 @@ def tail_one(path, dst, *more, finished=True, **options):
     tail_logfile("h:", str(path), dst, event, 0.001, *more, **options)
 
 
-def test_p94_until_finished_and_at_the_end(path, dst):
+def test_until_finished_and_at_the_end(path, dst):
     """In the calling thread; a file that is late is waited for."""
     finished = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -510,7 +510,7 @@ def test_p94_until_finished_and_at_the_end(path, dst):
     assert dst.text == "h:a\nh:b\n"
 
 
-def test_p87_p94_without_a_filter_all_lines_pass(path, dst):
+def test_without_a_filter_all_lines_pass(path, dst):
     """And with one, the true ones."""
     append(path, "1\n2\n")
     tail_one(path, dst)
@@ -519,7 +519,7 @@ def test_p87_p94_without_a_filter_all_lines_pass(path, dst):
 
 
 @pytest.mark.parametrize("with_events", [False, True])
-def test_p94_the_page_s_lock(path, dst, with_events):
+def test_the_page_s_lock(path, dst, with_events):
     """A lock in sixth place, and the events of the bar after it."""
     append(path, "a\n")
     lock = mock.MagicMock(spec=threading.Lock())
@@ -529,7 +529,7 @@ def test_p94_the_page_s_lock(path, dst, with_events):
     assert (dst.text, lock.__enter__.call_count) == ("h:a\n", 1)
 
 
-def test_p94_what_goes_wrong_is_raised(tmp_path, path, dst):
+def test_what_goes_wrong_is_raised(tmp_path, path, dst):
     """The file's error at once, those of `dst` and of the filter at the end."""
     with pytest.raises(IsADirectoryError):
         tail_one(tmp_path, dst, finished=False)
@@ -565,7 +565,7 @@ class Sizes:
     [(b"x" * 1_000_000, 40, 1, 100e6), (b"x" * 99 + b"\n", 3_000_000, 3_000_000, 20e6)],
     ids=["f29 one line of 40 MB", "f28 a flood of 300 MB"],
 )
-def test_p91_memory(path, tail, piece, times, lines, most):
+def test_memory(path, tail, piece, times, lines, most):
     """What one line needs twice; what a flood needs does not grow with it."""
     sizes = Sizes()
     Path("/proc/self/clear_refs").write_text("5")  # The kernel's high-water mark begins again.
@@ -580,7 +580,7 @@ def test_p91_memory(path, tail, piece, times, lines, most):
     assert memory("VmHWM") - before <= most
 
 
-def test_p80_idle_costs_nothing(tmp_path, tail):
+def test_idle_costs_nothing(tmp_path, tail):
     """32 files that nobody writes: their thread does not wake up."""
     files = {rank: str(tmp_path / str(rank)) for rank in range(32)}
     for file in files.values():
@@ -605,7 +605,7 @@ def test_p80_idle_costs_nothing(tmp_path, tail):
         time.sleep(0.1)
 
 
-def test_p81_a_line_takes_milliseconds(path, tail, dst):
+def test_a_line_takes_milliseconds(path, tail, dst):
     """With an interval of an hour: the kernel tells.  (The benchmark has the number, which is far lower.)"""
     tail({0: str(path)}, interval_sec=3600)
     delays = []

@@ -58,7 +58,7 @@ def test_a_write_is_news_of_that_file_only(watch, tmp_path):
     assert heard(watcher) == [1]
 
 
-def test_p85_a_file_that_appears_is_opened_and_followed(watch, tmp_path):
+def test_a_file_that_appears_is_opened_and_followed(watch, tmp_path):
     """Its creation is news, and so is every later write."""
     watcher, files = watch(tmp_path / "a")
     with (tmp_path / "a").open("w") as writer:
@@ -68,7 +68,7 @@ def test_p85_a_file_that_appears_is_opened_and_followed(watch, tmp_path):
         assert heard(watcher) == [0]
 
 
-def test_p86_a_renamed_file_is_followed_and_its_successor_found(watch, tmp_path):
+def test_a_renamed_file_is_followed_and_its_successor_found(watch, tmp_path):
     """Both the old inode and the name are watched."""
     path = tmp_path / "a"
     path.write_text("")
@@ -82,7 +82,7 @@ def test_p86_a_renamed_file_is_followed_and_its_successor_found(watch, tmp_path)
     assert heard(watcher) == [0]
 
 
-def test_p85_appeared_right_after_it_was_looked_for(watch, tmp_path, monkeypatch):
+def test_appeared_right_after_it_was_looked_for(watch, tmp_path, monkeypatch):
     """Its directory is watched by then."""
     look = LogFile.look
 
@@ -97,7 +97,7 @@ def test_p85_appeared_right_after_it_was_looked_for(watch, tmp_path, monkeypatch
     assert heard(watcher) == [0]
 
 
-def test_p86_replaced_before_it_is_watched(watch, tmp_path, monkeypatch):
+def test_replaced_before_it_is_watched(watch, tmp_path, monkeypatch):
     """What is watched is the file that was opened, not the one that has its name by then."""
     path = tmp_path / "a"
     path.write_text("")
@@ -133,7 +133,7 @@ def test_a_log_that_is_the_directory_of_another(watch, tmp_path):
     assert files[0].behind
 
 
-def test_p85_a_directory_that_appears_late(watch, tmp_path):
+def test_a_directory_that_appears_late(watch, tmp_path):
     """It is looked for once per interval, and watched from then on."""
     path = tmp_path / "attempt_0" / "a"
     watcher, files = watch(path, interval=0.0)
@@ -145,7 +145,7 @@ def test_p85_a_directory_that_appears_late(watch, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["removed", "moved"])
-def test_p85_a_directory_that_is_made_again(watch, tmp_path, how):
+def test_a_directory_that_is_made_again(watch, tmp_path, how):
     """Whatever happened to the old one, the file in the new one is found."""
     path = tmp_path / "attempt_0" / "a"
     path.parent.mkdir()
@@ -166,7 +166,7 @@ def test_a_symbolic_link_is_looked_at(watch, tmp_path):
     assert (heard(watcher), files[0].read()) == ([0], "x\n")
 
 
-def test_p81_without_inotify_every_file_is_looked_at(watch, tmp_path, no_inotify):
+def test_without_inotify_every_file_is_looked_at(watch, tmp_path, no_inotify):
     """Once per interval, and not before."""
     watcher, files = watch(tmp_path / "a", interval=0.0)
     (tmp_path / "a").write_text("x\n")

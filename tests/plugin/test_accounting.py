@@ -68,7 +68,7 @@ def test_segfault_shows_its_stack(run):
 
 
 def test_root_cause_first(run):
-    """Rule 3, F1, F50: the first failure in time heads the report; those we stopped say where they stood."""
+    """The first failure in time heads the report; those we stopped say where they stood."""
     result = run(
         HEAD
         + """

@@ -63,7 +63,7 @@ def test_ranks_compare_snapshots_and_nobody_deletes_them(run):
             "ERROR: syrupy can neither write nor keep the snapshots of tests on ranks, such as *::test_ranks: run*"
         ]
     )
-    run(TESTS, "--snapshot-update", "-n1", conftest=SYRUPY).assert_outcomes(passed=1, errors=1)
+    run(TESTS, "--snapshot-update", "-p", "xdist", "-n1", conftest=SYRUPY).assert_outcomes(passed=1, errors=1)
     run(TESTS, "--snapshot-update", "-k", "plain", "--snapshot-disable-unused", conftest=SYRUPY)
     assert _snapshots() == before
 

@@ -205,6 +205,8 @@ def test_who_writes_later_is_never_accused(run):
         time.sleep(2.5)
         current_world().store.set("late", "1")
 """,
+        "-p",
+        "xdist",
         "-n2",
     ).assert_outcomes(passed=7)
 

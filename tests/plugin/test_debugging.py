@@ -91,7 +91,7 @@ def console(tmp_path: Path) -> Iterator[Callable[..., Console]]:
 
 
 @pytest.mark.parametrize("arguments", [[], ["-s"], ["--elastic-start-method=spawn"]], ids=" ".join)
-def test_t56_a_breakpoint_in_a_rank(console, arguments):
+def test_a_breakpoint_in_a_rank(console, arguments):
     """Its variables can be seen, it can be interrupted, and stops again where it was told to."""
     code = """
     def test_it(rank, world):
@@ -119,8 +119,8 @@ def test_t56_a_breakpoint_in_a_rank(console, arguments):
     assert "1 passed" in running.end()
 
 
-def test_tf30_deadlines_and_timers_stand_still(console):
-    """T56: both go on with the rest of their span afterwards, and end what hangs then."""
+def test_deadlines_and_timers_stand_still(console):
+    """Both go on with the rest of their span afterwards, and end what hangs then."""
     code = """
     @pytest.mark.elastic(timeout=20)
     def test_timer(rank):
@@ -151,7 +151,7 @@ def test_tf30_deadlines_and_timers_stand_still(console):
 
 
 @pytest.mark.parametrize("limit", ["timeout", "expires"])
-def test_t56_detection_switched_off(console, limit):
+def test_detection_switched_off(console, limit):
     """As pytest-timeout has it: then a debugger is interrupted like anything else."""
     code = """
     @pytest.mark.elastic(timeout=TIMEOUT)
@@ -274,7 +274,7 @@ def test_pdb_opens_where_a_rank_failed(console):
     assert output.count(PROMPT) == 3
 
 
-def test_t56_pdb_after_a_failure(console):
+def test_pdb_after_a_failure(console):
     """Limits stand still while `--pdb` is open and hold on; in pytest it opens on what no rank can show."""
     code = """
     @pytest.fixture
@@ -300,7 +300,7 @@ def test_t56_pdb_after_a_failure(console):
     assert "2 failed, 1 error" in running.end()
 
 
-def test_t56_a_breakpoint_in_pytest_itself(console):
+def test_a_breakpoint_in_pytest_itself(console):
     """The timers of a group that is not waited for are looked after, and stand still meanwhile."""
     code = """
     def work(rank, world_size):
@@ -326,7 +326,7 @@ def test_t56_a_breakpoint_in_pytest_itself(console):
 
 
 @pytest.mark.parametrize(("arguments", "failed"), [([], 0), (["--timeout-disable-debugger-detection"], 1)])
-def test_t56_a_debugger_that_holds_pytest(run, arguments, failed):
+def test_a_debugger_that_holds_pytest(run, arguments, failed):
     """As pytest-timeout finds it, by its trace function: limits are off."""
     conftest = """
 import sys, types

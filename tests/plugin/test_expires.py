@@ -26,8 +26,8 @@ pytestmark = pytest.mark.elastic(nprocs=3, timeout=20)
     ],
     ids=["tf1-sleep", "tf2-gil-held", "tf3-stopped", "tf4-ignores"],
 )
-def test_t51_the_rank_that_hangs(run, hang):
-    """T51: its name, its line, the others' stacks beside it; the session goes on."""
+def test_the_rank_that_hangs(run, hang):
+    """Its name, its line, the others' stacks beside it; the session goes on."""
     result = run(
         HEAD
         + f"""
@@ -103,8 +103,8 @@ def test_start(elastic):
     result.stdout.fnmatch_lines(['FAILED *::test_ranks - rank 1: timer "exch*'])
 
 
-def test_t13_configured_already(run):
-    """T13: as a function, as a fixture, as a decorator; nothing expires that ends in time."""
+def test_configured_already(run):
+    """As a function, as a fixture, as a decorator; nothing expires that ends in time."""
     run(
         HEAD
         + """
@@ -124,14 +124,14 @@ def test_it(rank, expires):
     ).assert_outcomes(passed=1)
 
 
-def test_t10_the_default_scope_is_the_callers_line(run):
-    """T10: the report says where."""
+def test_the_default_scope_is_the_callers_line(run):
+    """The report says where."""
     result = run(HEAD + "\ndef test_it(rank):\n    with expires(after=0.2):\n        time.sleep(100)\n")
     result.stdout.fnmatch_lines(["ranks 0-2: timer at *.py:* expired after 0.2 s (3 of 3 ranks failed)"])
 
 
-def test_t53_timers_do_not_outlive_the_test(run):
-    """T53: what a test leaves armed is disarmed at its end, in kept ranks too."""
+def test_timers_do_not_outlive_the_test(run):
+    """What a test leaves armed is disarmed at its end, in kept ranks too."""
     run(
         HEAD
         + """
@@ -146,8 +146,8 @@ def test_next(rank):
     ).assert_outcomes(passed=2)
 
 
-def test_t52_a_kept_group_is_replaced(run):
-    """T52: a timer that expires ends its group; the next test gets a new one."""
+def test_a_kept_group_is_replaced(run):
+    """A timer that expires ends its group; the next test gets a new one."""
     run(
         HEAD
         + """
@@ -163,8 +163,8 @@ def test_next(world):
     ).assert_outcomes(passed=1, failed=1)
 
 
-def test_t58_an_expected_kill(run):
-    """T58, TF32: the kill is the expected end, and only of that rank."""
+def test_an_expected_kill(run):
+    """The kill is the expected end, and only of that rank."""
     result = run(
         HEAD
         + """
@@ -183,8 +183,8 @@ def test_another(rank):
     result.stdout.fnmatch_lines(["rank 2: timer at *"])
 
 
-def test_t58_raises_on_ranks(run):
-    """T58: exactly these ranks raise."""
+def test_raises_on_ranks(run):
+    """Exactly these ranks raise."""
     result = run(
         HEAD
         + """
@@ -216,8 +216,8 @@ def test_another_error(rank):
     )
 
 
-def test_tf11_two_threads_one_line(run):
-    """TF11: one releases, the other hangs."""
+def test_two_threads_one_line(run):
+    """One releases, the other hangs."""
     result = run(
         HEAD
         + """
@@ -235,14 +235,14 @@ def test_it(rank):
     result.stdout.fnmatch_lines(["ranks 0-2: timer at *"])
 
 
-def test_tf12_a_rank_that_exits_inside(run):
-    """TF12: it takes its timers along: an exit without a report, and nothing else."""
+def test_a_rank_that_exits_inside(run):
+    """It takes its timers along: an exit without a report, and nothing else."""
     result = run(HEAD + "\ndef test_it(rank):\n    with expires(after=0.3):\n        os._exit(0)\n")
     result.stdout.fnmatch_lines(["ranks 0-2 exited with code 0 without a report*"])
 
 
-def test_tf19_no_rank_outlives_the_server(session):
-    """TF19: the server is pytest itself; with it the ranks end."""
+def test_no_rank_outlives_the_server(session):
+    """The server is pytest itself; with it the ranks end."""
     import os
     import signal
 
@@ -260,8 +260,8 @@ def test_it(rank):
     running.wait_for(lambda: not running.survivors(), 5)
 
 
-def test_tf31_timer_and_deadline_together(run):
-    """TF31: one failure; both are named where both came."""
+def test_timer_and_deadline_together(run):
+    """One failure; both are named where both came."""
     result = run(
         HEAD
         + """
@@ -274,8 +274,8 @@ def test_it(rank):
     result.assert_outcomes(failed=1)
 
 
-def test_tf35_the_first_expiry_is_the_cause(run):
-    """TF35: two timers of one group: the earlier one leads."""
+def test_the_first_expiry_is_the_cause(run):
+    """Two timers of one group: the earlier one leads."""
     result = run(
         HEAD
         + """
@@ -289,8 +289,8 @@ def test_it(rank):
     )
 
 
-def test_tf23_kills_at_any_moment_hinder_nobody(run, rounds):
-    """T50, TF23: ranks are killed in a loop of acquire and release; rank 0 and the server go on."""
+def test_kills_at_any_moment_hinder_nobody(run, rounds):
+    """Ranks are killed in a loop of acquire and release; rank 0 and the server go on."""
     run(
         """
         import os, random, time

@@ -174,6 +174,8 @@ def test_coverage_of_fresh_interpreters(run, pytester):
     result = run(
         "import measured\ndef test_it(rank): assert measured.on(rank)",
         "--elastic-start-method=spawn",
+        "-p",
+        "pytest_cov",
         "--cov=measured",
         "--cov-report=term-missing",
     )

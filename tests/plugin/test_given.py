@@ -33,7 +33,9 @@ def test_ranks_draw_the_same(run):
 
         TestMachine = Machine.TestCase
         TestMachine.settings = settings(max_examples=5, stateful_step_count=5)
-        """
+        """,
+        "-p",
+        "hypothesispytest",
     )
     result.assert_outcomes(passed=4)
 
@@ -63,7 +65,9 @@ def test_the_example_that_fails_is_shown(run):
             assert ran[0][: len(ran[1])] == ran[1]
             assert len(ran[0]) == len(ran[1]) + 1
             assert [int(x) >= 100 for x in ran[1]] == [False] * (len(ran[1]) - 1) + [True]
-        """
+        """,
+        "-p",
+        "hypothesispytest",
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
@@ -98,7 +102,9 @@ def test_health_checks_are_those_of_a_plain_test(run):
         @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
         @given(x=st.none())
         def test_allowed(tmp_path, x): pass
-        """
+        """,
+        "-p",
+        "hypothesispytest",
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(

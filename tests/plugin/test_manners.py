@@ -48,13 +48,12 @@ def test_collect_only_starts_no_ranks(run):
     result.stdout.fnmatch_lines(["*::test_a", "*::test_plain"])
 
 
-def test_last_failed_and_stepwise(run, pytester):
+def test_last_failed_and_stepwise(run):
     """`--lf` runs what failed; `--sw` starts there."""
-    pytester.makepyfile(CODE)
-    assert pytester.runpytest_subprocess().ret == 1
-    pytester.runpytest_subprocess("--lf").assert_outcomes(failed=1)
-    pytester.runpytest_subprocess("--sw").assert_outcomes(passed=1, failed=1)
-    pytester.runpytest_subprocess("--sw").assert_outcomes(failed=1, deselected=1)
+    assert run(CODE).ret == 1
+    run(CODE, "--lf").assert_outcomes(failed=1)
+    run(CODE, "--sw").assert_outcomes(passed=1, failed=1)
+    run(CODE, "--sw").assert_outcomes(failed=1, deselected=1)
 
 
 def test_junit(run):
@@ -107,7 +106,7 @@ def test_setup_without_call(run, pytester, option):
 def test_xdist(run):
     """`-n 2`: the same outcomes and the same text."""
     pytest.importorskip("xdist")
-    result = run(CODE, "-n", "2")
+    result = run(CODE, "-p", "xdist", "-n", "2")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(["1 of 2 ranks failed: rank 1 alone", "E*assert 1 == 0"])
 

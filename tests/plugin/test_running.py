@@ -296,7 +296,7 @@ def test_openmp_at_import(run):
 
 
 def test_a_flood_of_output_blocks_nobody(run):
-    """F33: ranks write to files: 20 MB per rank do not fill a pipe of ours."""
+    """Ranks write to files: 20 MB per rank do not fill a pipe of ours."""
     code = "def test_it(rank):\n    for _ in range(20):\n        print('x' * 1_000_000)\n"
     run(code, "-W", "error").assert_outcomes(passed=1)
 

@@ -193,7 +193,10 @@ def test_spawned_ranks_are_kept_warm(run):
     ).assert_outcomes(passed=4, xfailed=1)
 
 
-@pytest.mark.parametrize("arguments", [["-n2"], ["--cov=.", "--cov-report="], ["--junitxml=j.xml", "-v"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["-p", "xdist", "-n2"], ["-p", "pytest_cov", "--cov=.", "--cov-report="], ["--junitxml=j.xml", "-v"]],
+)
 def test_spawn_with_other_plugins(run, arguments):
     """The arguments of the run go to the ranks, and do not do their work twice."""
     pytest.importorskip("xdist")

@@ -21,7 +21,7 @@ _spy.find = lambda: None
 
 
 def test_a_hang_shows_every_stack_and_the_session_goes_on(run, pytester):
-    """T57: the rank's line, its output so far, the next test, junit: nothing is lost to a hang."""
+    """The rank's line, its output so far, the next test, junit: nothing is lost to a hang."""
     result = run(
         HANG
         + """
@@ -131,7 +131,7 @@ def test_stacks_from_outside(run):
     ],
 )
 def test_where_the_limit_comes_from(run, mark, arguments):
-    """T54, T55: our marker, then pytest-timeout's marker, option and ini, then ours; the session is never ended."""
+    """Our marker, then pytest-timeout's marker, option and ini, then ours; the session is never ended."""
     code = HANG + f"\n@pytest.mark.{mark}\ndef test_hang(rank): stand_still()\n\ndef test_after(rank): pass\n"
     result = run(code, *arguments)
     result.assert_outcomes(passed=1, failed=1)
@@ -139,7 +139,7 @@ def test_where_the_limit_comes_from(run, mark, arguments):
 
 
 def test_ordinary_tests_keep_pytest_timeout(run):
-    """T54: a test that is not elastic has pytest-timeout's own alarm."""
+    """A test that is not elastic has pytest-timeout's own alarm."""
     result = run(HANG + "\n@pytest.mark.timeout(1)\ndef test_hang(): stand_still()\n")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*Timeout (>1.0s) from pytest-timeout.*"])
@@ -149,13 +149,13 @@ def test_ordinary_tests_keep_pytest_timeout(run):
     ("mark", "argument"),
     [("elastic(timeout=0)", "--timeout=0.2"), ("timeout(0)", "--timeout=0.2"), ("elastic", "--timeout=0")],
 )
-def test_t54_no_limit(run, mark, argument):
+def test_no_limit(run, mark, argument):
     """A limit of 0 is none, and hides those that are farther away."""
     code = HANG + f"\n@pytest.mark.{mark}\ndef test_it(rank): time.sleep(0.5)\n"
     run(code, "--elastic-timeout=0.2", "-o", "timeout=0.2", argument).assert_outcomes(passed=1)
 
 
-def test_t55_func_only_spares_the_setup(run):
+def test_func_only_spares_the_setup(run):
     """The limit begins with the call phase."""
     result = run(
         HANG
@@ -170,7 +170,7 @@ def test_it(rank, slow): pass
     result.assert_outcomes(passed=1)
 
 
-def test_t55_a_limit_for_the_session(run):
+def test_a_limit_for_the_session(run):
     """It stops the session between two items."""
     code = HANG + "\ndef test_it(rank): time.sleep(0.4)\n\ndef test_never(rank): pass\n"
     result = run(code, "--session-timeout=0.2")
@@ -178,7 +178,7 @@ def test_t55_a_limit_for_the_session(run):
     result.stdout.fnmatch_lines(["*session-timeout: 0.2 sec exceeded*"])
 
 
-def test_t57_no_alarm_in_pytest(run):
+def test_no_alarm_in_pytest(run):
     """While ranks run, nothing is armed that could interrupt pytest itself."""
     conftest = """
 import signal, threading
@@ -198,7 +198,7 @@ def pytest_runtest_call(item):
 
 
 def test_a_hang_in_setup(run):
-    """T55: the limit spans setup, call and teardown."""
+    """The limit spans setup, call and teardown."""
     result = run(
         HANG
         + """
@@ -231,7 +231,7 @@ def test_hang(slow): pass
 
 
 def test_start_up_is_not_charged(run):
-    """T55: ranks that come up slowly have a limit of their own."""
+    """Ranks that come up slowly have a limit of their own."""
     result = run(
         """
         import os, time, pytest

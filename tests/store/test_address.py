@@ -12,8 +12,8 @@ from pytest_elastic import pristine
 from pytest_elastic.store._address import TcpListener, UnixListener, connect, peer_user
 
 
-def test_s81_the_peer_of_a_unix_socket_is_known() -> None:
-    """S81: by the kernel, not by what it says."""
+def test_the_peer_of_a_unix_socket_is_known() -> None:
+    """By the kernel, not by what it says."""
     listener = UnixListener()
     with connect(listener.address, 1.0), listener.socket.accept()[0] as peer:
         assert peer_user(peer) == os.geteuid()
@@ -21,15 +21,15 @@ def test_s81_the_peer_of_a_unix_socket_is_known() -> None:
     listener.close()
 
 
-def test_s81_where_the_peer_is_not_known_the_mode_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S81: systems without SO_PEERCRED."""
+def test_where_the_peer_is_not_known_the_mode_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems without SO_PEERCRED."""
     monkeypatch.delattr(pristine.socket, "SO_PEERCRED")
     with socket.socket() as end:
         assert peer_user(end) == os.geteuid()
 
 
-def test_s81_a_long_temporary_directory_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S81: a unix socket's path has about 100 bytes."""
+def test_a_long_temporary_directory_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unix socket's path has about 100 bytes."""
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
@@ -40,8 +40,8 @@ def test_s81_a_long_temporary_directory_is_avoided(tmp_path: Path, monkeypatch: 
     listener.close()
 
 
-def test_s81_close_twice_and_after_a_clean_up() -> None:
-    """S81, S82: somebody may have emptied the temporary directory."""
+def test_close_twice_and_after_a_clean_up() -> None:
+    """Somebody may have emptied the temporary directory."""
     listener = UnixListener()
     path = listener.address.removeprefix("unix:")
     os.unlink(path)
@@ -50,8 +50,8 @@ def test_s81_close_twice_and_after_a_clean_up() -> None:
     listener.close()
 
 
-def test_s81_tcp_addresses_of_both_families() -> None:
-    """S81: as `connect` takes them."""
+def test_tcp_addresses_of_both_families() -> None:
+    """As `connect` takes them."""
     for host, start in (("127.0.0.1", "tcp://127.0.0.1:"), ("::1", "tcp://[::1]:")):
         try:
             listener = TcpListener(host)
@@ -68,14 +68,14 @@ def test_s81_tcp_addresses_of_both_families() -> None:
 @pytest.mark.parametrize(
     "address", ["", "localhost:80", "tcp://localhost", "tcp://localhost:x", "http://x:1"]
 )
-def test_s70_other_addresses_are_refused(address: str) -> None:
-    """S70: a ValueError that says what an address is."""
+def test_other_addresses_are_refused(address: str) -> None:
+    """A ValueError that says what an address is."""
     with pytest.raises(ValueError, match="unix:/path or tcp://host:port, not"):
         connect(address, 1.0)
 
 
-def test_s75_a_failed_connection_leaves_no_descriptor() -> None:
-    """S75: whatever the address."""
+def test_a_failed_connection_leaves_no_descriptor() -> None:
+    """Whatever the address."""
     for address in ("unix:/nowhere", "unix:" + "x" * 200, "tcp://127.0.0.1:1"):
         with pytest.raises(OSError):
             connect(address, 1.0)

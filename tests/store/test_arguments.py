@@ -33,27 +33,27 @@ class Number:
 
 
 @given(st.text())
-def test_s6_text_and_its_bytes_are_one_key(text: str) -> None:
-    """S6: whatever Unicode it is."""
+def test_text_and_its_bytes_are_one_key(text: str) -> None:
+    """Whatever Unicode it is."""
     assert as_key(text) == as_key(text.encode()) == text
 
 
-def test_s6_a_subclass_of_str_is_its_text() -> None:
-    """S7: subclasses are fine, and nothing of them is called."""
+def test_a_subclass_of_str_is_its_text() -> None:
+    """Subclasses are fine, and nothing of them is called."""
     key = as_key(Text("kä"))
     assert (key, type(key)) == ("kä", str)
     assert as_value(Text("v")) == b"v"
 
 
-def test_s6_bytes_that_are_not_utf8_are_refused() -> None:
-    """S6: a ValueError that names the argument."""
+def test_bytes_that_are_not_utf8_are_refused() -> None:
+    """A ValueError that names the argument."""
     with pytest.raises(ValueError, match="key must be UTF-8"):
         as_key(b"\xff")
 
 
 @pytest.mark.parametrize("wrong", [1, None, 1.5, ["a"], memoryview(b"a"), bytearray(b"a"), "\ud800"])
-def test_s8_other_keys_are_refused(wrong: object) -> None:
-    """S8: a TypeError that names the argument."""
+def test_other_keys_are_refused(wrong: object) -> None:
+    """A TypeError that names the argument."""
     with pytest.raises(TypeError, match=r"^key must be"):
         as_key(wrong)
     with pytest.raises(TypeError, match=r"^every one of keys must be"):
@@ -61,16 +61,16 @@ def test_s8_other_keys_are_refused(wrong: object) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1, None, 1.5, ["a"], memoryview(b"a"), "\ud800"])
-def test_s8_other_values_are_refused(wrong: object) -> None:
-    """S8: a TypeError that names the argument."""
+def test_other_values_are_refused(wrong: object) -> None:
+    """A TypeError that names the argument."""
     with pytest.raises(TypeError, match=r"^desired must be"):
         as_value(wrong, "desired")
     with pytest.raises(TypeError, match=r"^every one of values must be"):
         as_values([wrong])
 
 
-def test_s7_values_are_copied() -> None:
-    """S7: a bytearray that changes later does not change the store."""
+def test_values_are_copied() -> None:
+    """A bytearray that changes later does not change the store."""
     value = bytearray(b"x")
     stored = as_value(value)
     value[0] = 0
@@ -78,13 +78,13 @@ def test_s7_values_are_copied() -> None:
 
 
 @pytest.mark.parametrize("keys", [["a", b"b"], ("a", "b"), {"a": 0, "b": 0}.keys(), iter(["a", "b"])])
-def test_s9_keys_are_any_iterable(keys: Any) -> None:
-    """S9: they become a list of their own."""
+def test_keys_are_any_iterable(keys: Any) -> None:
+    """They become a list of their own."""
     assert as_keys(keys) == ["a", "b"]
 
 
-def test_s9_the_list_of_keys_is_a_copy() -> None:
-    """S9: the caller may go on using its list."""
+def test_the_list_of_keys_is_a_copy() -> None:
+    """The caller may go on using its list."""
     keys = ["a"]
     taken = as_keys(keys)
     keys.append("b")
@@ -92,28 +92,28 @@ def test_s9_the_list_of_keys_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["ab", b"ab", {"a": 1}, 5, None])
-def test_s9_a_bare_key_or_a_mapping_is_refused(wrong: object) -> None:
-    """S9: a TypeError."""
+def test_a_bare_key_or_a_mapping_is_refused(wrong: object) -> None:
+    """A TypeError."""
     with pytest.raises(TypeError, match=r"^keys must be an iterable"):
         as_keys(wrong)
 
 
-def test_s15_amounts_are_whole_numbers() -> None:
-    """S15: int, bool, and what turns into one."""
+def test_amounts_are_whole_numbers() -> None:
+    """Int, bool, and what turns into one."""
     amounts = [as_amount(amount) for amount in (3, True, Number(), -(2**63), 2**63 - 1)]  # type: ignore[arg-type]
     assert amounts == [3, 1, 7, -(2**63), 2**63 - 1]
     assert all(type(amount) is int for amount in amounts)
 
 
 @pytest.mark.parametrize("wrong", [1.0, "1", None, b"1", 2**63, -(2**63) - 1])
-def test_s15_other_amounts_are_refused(wrong: object) -> None:
-    """S15: a TypeError that names the argument."""
+def test_other_amounts_are_refused(wrong: object) -> None:
+    """A TypeError that names the argument."""
     with pytest.raises(TypeError, match=r"^amount must"):
         as_amount(wrong)
 
 
-def test_s29_world_sizes() -> None:
-    """S29: at least 1, and an integer."""
+def test_world_sizes() -> None:
+    """At least 1, and an integer."""
     assert as_world_size(3) == 3
     with pytest.raises(ValueError, match="at least 1, not 0"):
         as_world_size(0)
@@ -122,8 +122,8 @@ def test_s29_world_sizes() -> None:
             as_world_size(wrong)
 
 
-def test_s33_spans_keep_microseconds() -> None:
-    """S33: seconds or timedelta."""
+def test_spans_keep_microseconds() -> None:
+    """Seconds or timedelta."""
     assert [as_span(1), as_span(0.0015), as_span(timedelta(days=2))] == [
         timedelta(seconds=1),
         timedelta(microseconds=1500),
@@ -131,8 +131,8 @@ def test_s33_spans_keep_microseconds() -> None:
     ]
 
 
-def test_s35_spans_do_not_overflow() -> None:
-    """S35: what is too long is as long as can be."""
+def test_spans_do_not_overflow() -> None:
+    """What is too long is as long as can be."""
     assert [as_span(1e300), as_span(float("inf")), as_span(-1e300)] == [
         timedelta.max,
         timedelta.max,
@@ -141,13 +141,13 @@ def test_s35_spans_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "1", [1], True])
-def test_s33_other_spans_are_refused(wrong: Any) -> None:
-    """S33: a TypeError."""
+def test_other_spans_are_refused(wrong: Any) -> None:
+    """A TypeError."""
     with pytest.raises(TypeError, match="timeout must be seconds or a timedelta"):
         as_span(wrong)
 
 
-def test_s54_hints_look_like_plain_arguments() -> None:
-    """S54, S57: to stores that are not ours they are the number 1 and a list."""
+def test_hints_look_like_plain_arguments() -> None:
+    """To stores that are not ours they are the number 1 and a list."""
     assert (Arrival(7), Arrival(7).rank) == (1, 7)
     assert (Asked(["a"], 2.0), Asked(["a"], 2.0).seconds) == (["a"], 2.0)

@@ -136,8 +136,8 @@ def patient(prefix: str, call: Call) -> Call:
     return run
 
 
-def test_s64_all_or_nobody(crew: Crew) -> None:
-    """S64: nobody leaves before the last one came, then everybody does, in whatever order they come."""
+def test_all_or_nobody(crew: Crew) -> None:
+    """Nobody leaves before the last one came, then everybody does, in whatever order they come."""
 
     def check(prefix: str, order: list[int], named: bool) -> None:
         parts = [passing(prefix, len(order), rank if named else None) for rank in order]
@@ -151,8 +151,8 @@ def test_s64_all_or_nobody(crew: Crew) -> None:
     crew.explore(check, order=orders, named=st.booleans())
 
 
-def test_s64_all_at_once(crew: Crew) -> None:
-    """S64: each has seen everybody's entry when it leaves, round after round on prefixes of their own."""
+def test_all_at_once(crew: Crew) -> None:
+    """Each has seen everybody's entry when it leaves, round after round on prefixes of their own."""
 
     def check(prefix: str, size: int, rounds: int) -> None:
         def call(store: Any) -> list[int]:
@@ -169,8 +169,8 @@ def test_s64_all_at_once(crew: Crew) -> None:
     crew.explore(check, size=st.integers(1, 6), rounds=st.integers(1, 5))
 
 
-def test_s64_the_few_raise_in_time_and_know_who_is_missing(crew: Crew) -> None:
-    """S64, S61: k < n calls all raise, each after its own timeout, with the exact missing set."""
+def test_the_few_raise_in_time_and_know_who_is_missing(crew: Crew) -> None:
+    """K < n calls all raise, each after its own timeout, with the exact missing set."""
 
     def check(prefix: str, order: list[int], few: int, spans: list[float], together: bool) -> None:
         some = order[: min(few, len(order) - 1)]
@@ -220,8 +220,8 @@ def warned(call: Call) -> Call:
     return run
 
 
-def test_s64_calls_beyond_the_size_pass_at_once_and_are_told(crew: Crew) -> None:
-    """S64: with a warning each that names the prefix; nobody else has to come."""
+def test_calls_beyond_the_size_pass_at_once_and_are_told(crew: Crew) -> None:
+    """With a warning each that names the prefix; nobody else has to come."""
 
     def check(prefix: str, size: int, more: int) -> None:
         first = [crew.start(passing(prefix, size, rank)) for rank in range(size)]
@@ -234,8 +234,8 @@ def test_s64_calls_beyond_the_size_pass_at_once_and_are_told(crew: Crew) -> None
     crew.explore(check, size=st.integers(1, 4), more=st.integers(1, 3))
 
 
-def test_s64_a_prefix_used_twice_does_not_synchronise_and_is_told(crew: Crew) -> None:
-    """S64: in the second round nobody waits for anybody, whoever begins; each is warned."""
+def test_a_prefix_used_twice_does_not_synchronise_and_is_told(crew: Crew) -> None:
+    """In the second round nobody waits for anybody, whoever begins; each is warned."""
 
     def check(prefix: str, order: list[int]) -> None:
         size = len(order)
@@ -249,8 +249,8 @@ def test_s64_a_prefix_used_twice_does_not_synchronise_and_is_told(crew: Crew) ->
     crew.explore(check, order=orders)
 
 
-def test_sf1_the_last_rank_dies_before_it_releases_the_others(crew: Crew) -> None:
-    """SF1: between `add` and `set`: the others time out, nobody is missing, and the text says so."""
+def test_the_last_rank_dies_before_it_releases_the_others(crew: Crew) -> None:
+    """Between `add` and `set`: the others time out, nobody is missing, and the text says so."""
 
     def check(prefix: str, order: list[int]) -> None:
         size = len(order)
@@ -269,8 +269,8 @@ def test_sf1_the_last_rank_dies_before_it_releases_the_others(crew: Crew) -> Non
     crew.explore(check, order=orders)
 
 
-def test_sf2_the_last_rank_dies_after_it_released_the_others(crew: Crew) -> None:
-    """SF2: between `set` and `wait`: the others leave."""
+def test_the_last_rank_dies_after_it_released_the_others(crew: Crew) -> None:
+    """Between `set` and `wait`: the others leave."""
 
     def check(prefix: str, order: list[int]) -> None:
         size = len(order)
@@ -283,8 +283,8 @@ def test_sf2_the_last_rank_dies_after_it_released_the_others(crew: Crew) -> None
     crew.explore(check, order=orders)
 
 
-def test_sf2_a_rank_that_dies_before_it_waits_was_counted(crew: Crew) -> None:
-    """SF2, S64: not the last one; the others still need whoever has not come, and leave when he comes."""
+def test_a_rank_that_dies_before_it_waits_was_counted(crew: Crew) -> None:
+    """Not the last one; the others still need whoever has not come, and leave when he comes."""
 
     def check(prefix: str, order: list[int]) -> None:
         size = len(order)

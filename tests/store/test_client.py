@@ -21,14 +21,14 @@ from pytest_elastic.store._wire import MAX_KEY, MAX_VALUE
 OPERATIONS = [name for name in dir(HashStore) if not name.startswith("_")]
 
 
-def test_s71_has_every_operation() -> None:
-    """S71: under the names of HashStore's."""
+def test_has_every_operation() -> None:
+    """Under the names of HashStore's."""
     assert len(OPERATIONS) == 21
     assert all(callable(getattr(RemoteStore, name)) or name == "timeout" for name in OPERATIONS)
 
 
-def test_s71_bytes_of_every_kind_arrive(server: StoreServer) -> None:
-    """S71: keys and values up to the limits, number up to 64 bits."""
+def test_bytes_of_every_kind_arrive(server: StoreServer) -> None:
+    """Keys and values up to the limits, number up to 64 bits."""
     store = server.store()
     key, value = "ü" * (MAX_KEY // 2), bytes(range(256)) * (MAX_VALUE // 256)
     store.set(key, value)
@@ -37,16 +37,16 @@ def test_s71_bytes_of_every_kind_arrive(server: StoreServer) -> None:
     assert store.add("n", -(2**63)) == -(2**63)
 
 
-def test_s72_a_write_has_happened_when_the_call_returns(server: StoreServer) -> None:
-    """S72: another client sees it at once."""
+def test_a_write_has_happened_when_the_call_returns(server: StoreServer) -> None:
+    """Another client sees it at once."""
     first, second = server.store(), server.store()
     for number in range(200):
         first.set("k", str(number))
         assert second.get("k") == str(number).encode()
 
 
-def test_s72_an_operation_is_one_round_trip(server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S72: also with many keys."""
+def test_an_operation_is_one_round_trip(server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with many keys."""
     store = server.store()
     store.set("warm", "up")
     line, trips = store._lines.mine(), []
@@ -60,8 +60,8 @@ def test_s72_an_operation_is_one_round_trip(server: StoreServer, monkeypatch: py
     assert len(trips) == 4
 
 
-def test_s73_threads_do_not_wait_for_each_other(server: StoreServer, threads: Any, waiting: Any) -> None:
-    """S73, SF12: one thread waits, another sets, on one object."""
+def test_threads_do_not_wait_for_each_other(server: StoreServer, threads: Any, waiting: Any) -> None:
+    """One thread waits, another sets, on one object."""
     store = server.store()
     threads.start(lambda: store.get("k"))
     waiting(1)
@@ -69,10 +69,10 @@ def test_s73_threads_do_not_wait_for_each_other(server: StoreServer, threads: An
     assert threads.join() == [b"1"]
 
 
-def test_s73_a_thread_that_ended_gives_its_connection_back(
+def test_a_thread_that_ended_gives_its_connection_back(
     server: StoreServer, wait_for: Any, threads: Any
 ) -> None:
-    """S73: on both sides."""
+    """On both sides."""
     store = server.store()
     store.set("k", "1")
     threads(*[lambda: store.get("k")] * 20)
@@ -80,8 +80,8 @@ def test_s73_a_thread_that_ended_gives_its_connection_back(
 
 
 @pytest.mark.parametrize("kind", ["pair", "unix"])
-def test_s74_after_a_fork(server: StoreServer, fork: Any, kind: str) -> None:
-    """S74, SF13: over an address the child has a connection of its own; over a pair it is told."""
+def test_after_a_fork(server: StoreServer, fork: Any, kind: str) -> None:
+    """Over an address the child has a connection of its own; over a pair it is told."""
     store = server.store() if kind == "pair" else RemoteStore(server.address)
     store.set("k", "parent")
     child = fork(lambda: [store.get("k") for _ in range(100)])
@@ -95,8 +95,8 @@ def test_s74_after_a_fork(server: StoreServer, fork: Any, kind: str) -> None:
     assert store.get("k") == b"parent"
 
 
-def test_s74_a_fork_does_not_wait_for_threads_locks(server: StoreServer, fork: Any) -> None:
-    """S74: a lock that another thread held at the fork is not inherited."""
+def test_a_fork_does_not_wait_for_threads_locks(server: StoreServer, fork: Any) -> None:
+    """A lock that another thread held at the fork is not inherited."""
     store = RemoteStore(server.address)
     with store._lines._lock:
         child = fork(lambda: store.set("k", "1"))
@@ -105,10 +105,8 @@ def test_s74_a_fork_does_not_wait_for_threads_locks(server: StoreServer, fork: A
 
 
 @pytest.mark.parametrize("kind", ["pair", "unix"])
-def test_s75_a_server_that_closes_ends_all_operations(
-    threads: Any, waiting: Any, kind: str, server: Any
-) -> None:
-    """S75: blocked and later ones, with the address in the text."""
+def test_a_server_that_closes_ends_all_operations(threads: Any, waiting: Any, kind: str, server: Any) -> None:
+    """Blocked and later ones, with the address in the text."""
     store = server.store() if kind == "pair" else RemoteStore(server.address)
     name = "a socket pair" if kind == "pair" else server.address
     for i in range(4):
@@ -126,8 +124,8 @@ def test_s75_a_server_that_closes_ends_all_operations(
     assert all(name in str(error) for error in outcomes)
 
 
-def test_sf6_a_server_that_is_killed_is_noticed_by_all_who_wait(server_process: Any, threads: Any) -> None:
-    """SF6: 64 waiters, 64 errors, at once."""
+def test_a_server_that_is_killed_is_noticed_by_all_who_wait(server_process: Any, threads: Any) -> None:
+    """64 waiters, 64 errors, at once."""
     address = server_process.stdout.readline().strip()
     store = RemoteStore(address)
     before = threading.Barrier(65)
@@ -144,8 +142,8 @@ def test_sf6_a_server_that_is_killed_is_noticed_by_all_who_wait(server_process: 
     os.rmdir(os.path.dirname(address.removeprefix("unix:")))
 
 
-def test_s75_a_stopped_server_is_given_up(server_process: Any, wait_for: Any, monkeypatch: Any) -> None:
-    """S75: some seconds after the operation's own timeout (one here instead of five)."""
+def test_a_stopped_server_is_given_up(server_process: Any, wait_for: Any, monkeypatch: Any) -> None:
+    """Some seconds after the operation's own timeout (one here instead of five)."""
     monkeypatch.setattr("pytest_elastic.store._line.GRACE", 1)
     monkeypatch.setattr("pytest_elastic.store._line._GRACE_OPTION", b"\1" + bytes(15))
     store = RemoteStore(server_process.stdout.readline().strip())
@@ -162,16 +160,16 @@ def test_s75_a_stopped_server_is_given_up(server_process: Any, wait_for: Any, mo
     server_process.communicate("")
 
 
-def test_s75_nobody_listens() -> None:
-    """S75: an address without a server."""
+def test_nobody_listens() -> None:
+    """An address without a server."""
     with pytest.raises(DistNetworkError, match="no store's server at unix:/nowhere"):
         RemoteStore("unix:/nowhere").get("k")
     with pytest.raises(ValueError, match="unix:/path or tcp://host:port, not 'localhost'"):
         RemoteStore("localhost").get("k")
 
 
-def test_s77_an_error_leaves_the_connection_usable(server: StoreServer) -> None:
-    """S77: every kind of store error."""
+def test_an_error_leaves_the_connection_usable(server: StoreServer) -> None:
+    """Every kind of store error."""
     store = server.store()
     store.set("text", "x")
     store.set_timeout(0.001)
@@ -188,16 +186,16 @@ def test_s77_an_error_leaves_the_connection_usable(server: StoreServer) -> None:
     assert store._lines.mine() is line
 
 
-def test_s79_what_is_too_long_is_not_sent(server: StoreServer) -> None:
-    """S79: a ValueError with the limit and the size."""
+def test_what_is_too_long_is_not_sent(server: StoreServer) -> None:
+    """A ValueError with the limit and the size."""
     store = server.store()
     with pytest.raises(ValueError, match="value: 16777217 bytes, the limit is 16777216 bytes"):
         store.set("k", bytes(MAX_VALUE + 1))
     assert store.num_keys() == 0
 
 
-def test_s79_an_answer_that_is_too_long_is_an_error_of_its_own(server: StoreServer) -> None:
-    """S79: of the caller only."""
+def test_an_answer_that_is_too_long_is_an_error_of_its_own(server: StoreServer) -> None:
+    """Of the caller only."""
     store = server.store()
     store.set("big", bytes(MAX_VALUE))
     with pytest.raises(ValueError, match="the limit is 67108864 bytes"):
@@ -205,8 +203,8 @@ def test_s79_an_answer_that_is_too_long_is_an_error_of_its_own(server: StoreServ
     assert len(store.multi_get(["big"] * 3)) == 3
 
 
-def test_s40_a_keyboard_interrupt_ends_a_wait(server: StoreServer, threads: Any, waiting: Any) -> None:
-    """S40: the answer that comes later is not taken for the next one's."""
+def test_a_keyboard_interrupt_ends_a_wait(server: StoreServer, threads: Any, waiting: Any) -> None:
+    """The answer that comes later is not taken for the next one's."""
     store = server.store()
     main = threading.get_ident()
 
@@ -222,8 +220,8 @@ def test_s40_a_keyboard_interrupt_ends_a_wait(server: StoreServer, threads: Any,
     waiting(0)
 
 
-def test_s31_a_clone_has_its_own_timeout(server: StoreServer) -> None:
-    """S31: and shares the connections."""
+def test_a_clone_has_its_own_timeout(server: StoreServer) -> None:
+    """And shares the connections."""
     store = server.store()
     clone = store.clone()
     clone.set_timeout(1)
@@ -232,8 +230,8 @@ def test_s31_a_clone_has_its_own_timeout(server: StoreServer) -> None:
     assert clone._lines is store._lines
 
 
-def test_s30_a_store_can_be_made_again_from_the_address(server: StoreServer) -> None:
-    """S30: though it cannot be pickled."""
+def test_a_store_can_be_made_again_from_the_address(server: StoreServer) -> None:
+    """Though it cannot be pickled."""
     store = RemoteStore(server.address, timeout=7)
     with pytest.raises(TypeError, match="RemoteStore cannot be pickled or copied"):
         pickle.dumps(store)
@@ -253,8 +251,8 @@ def test_a_closed_store_is_closed(server: StoreServer, threads: Any, waiting: An
         store.set("k", "1")
 
 
-def test_s83_descriptors_are_close_on_exec(server: StoreServer) -> None:
-    """S83: the given socket, too."""
+def test_descriptors_are_close_on_exec(server: StoreServer) -> None:
+    """The given socket, too."""
     given = server.pair()
     given.set_inheritable(True)
     store = RemoteStore(given)

@@ -45,22 +45,22 @@ SLOW = 10.0  # Seconds that a bound of the contract may be exceeded by, on a mac
 # The operations.
 
 
-def test_s52_get_all_of_rank_0_waits_for_the_others() -> None:
-    """S52: and returns what multi_get returned."""
+def test_get_all_of_rank_0_waits_for_the_others() -> None:
+    """And returns what multi_get returned."""
     store = MockStore(get=b"x")
     assert get_all(store, 0, "p", 3) == [b"x"] * 3
     assert_ops(store, [*GATHERED, ("wait", ["p/finished/last_member"])])
 
 
-def test_s52_get_all_of_another_rank_does_not() -> None:
-    """S52: nor does it set the last key, unless it is the last."""
+def test_get_all_of_another_rank_does_not() -> None:
+    """Nor does it set the last key, unless it is the last."""
     store = MockStore(add=2)
     get_all(store, 1, "p", 3)
     assert_ops(store, GATHERED[:2])
 
 
-def test_s53_synchronize() -> None:
-    """S53: the data as it was given; the timeout there and back."""
+def test_synchronize() -> None:
+    """The data as it was given; the timeout there and back."""
     store = MockStore()
     data = b"data"
     assert synchronize(store, data, 0, 3, "p", 7) == [b"value"] * 3
@@ -70,8 +70,8 @@ def test_s53_synchronize() -> None:
     assert store.ops[2][2] is data
 
 
-def test_s53_synchronize_gives_everybody_everything(any_store: Any, threads: Any) -> None:
-    """S53: bytes in rank order, the same on every rank."""
+def test_synchronize_gives_everybody_everything(any_store: Any, threads: Any) -> None:
+    """Bytes in rank order, the same on every rank."""
     stores = [any_store.clone() for _ in range(4)]
     calls = [lambda i=i: synchronize(stores[i], f"data{i}", i, 4, "p") for i in range(4)]
     assert threads(*calls) == [[b"data0", b"data1", b"data2", b"data3"]] * 4
@@ -79,8 +79,8 @@ def test_s53_synchronize_gives_everybody_everything(any_store: Any, threads: Any
 
 
 @pytest.mark.parametrize(("count", "last"), [(2, []), (3, [("set", "p/last_member", DONE)])])
-def test_s54_barrier(count: int, last: list[Any]) -> None:
-    """S54: only the last one releases the others."""
+def test_barrier(count: int, last: list[Any]) -> None:
+    """Only the last one releases the others."""
     store = MockStore(add=count)
     assert barrier(store, 3, "p") is None  # type: ignore[func-returns-value]
     wait = ("wait", ["p/last_member"])
@@ -88,24 +88,24 @@ def test_s54_barrier(count: int, last: list[Any]) -> None:
     assert_ops(store, [*before, *last, wait, ("set_timeout", OLD)])
 
 
-def test_s54_barrier_with_a_rank_calls_the_same() -> None:
-    """S54: whatever it tells our stores beside."""
+def test_barrier_with_a_rank_calls_the_same() -> None:
+    """Whatever it tells our stores beside."""
     plain, traced = MockStore(), MockStore()
     barrier(plain, 3, "p")
     barrier(traced, 3, "p", rank=2, rank_tracing_decoder=lambda rank: f"host {rank}")
     assert_ops(traced, plain.ops)
 
 
-def test_s66_store_timeout() -> None:
-    """S66: reads, sets, restores."""
+def test_store_timeout() -> None:
+    """Reads, sets, restores."""
     store = MockStore()
     with store_timeout(store, 2.5) as nothing:
         assert nothing is None
     assert_ops(store, [("timeout",), ("set_timeout", timedelta(seconds=2.5)), ("set_timeout", OLD)])
 
 
-def test_s55_synchronize_and_store_timeout_restore_on_errors() -> None:
-    """S55: whatever fails."""
+def test_synchronize_and_store_timeout_restore_on_errors() -> None:
+    """Whatever fails."""
     store = MockStore()
     store.fail("multi_get", DistStoreError("test"))
     with pytest.raises(DistStoreError, match="test"):
@@ -116,8 +116,8 @@ def test_s55_synchronize_and_store_timeout_restore_on_errors() -> None:
     assert [op for op in store.ops if op[0] == "set_timeout"][1::2] == [("set_timeout", OLD)] * 2
 
 
-def test_s55_a_failed_barrier_does_not_restore() -> None:
-    """S55: the one exception, pinned by a published test."""
+def test_a_failed_barrier_does_not_restore() -> None:
+    """The one exception, pinned by a published test."""
     store = HashStore()
     with pytest.raises(DistStoreError):
         barrier(store, 2, "p", 0.01)
@@ -135,8 +135,8 @@ def test_s55_a_failed_barrier_does_not_restore() -> None:
         lambda store: barrier(store, 2, "p", rank=-1),
     ],
 )
-def test_s63_sizes_and_ranks_out_of_range(call: Callable[[Any], object]) -> None:
-    """S63: a ValueError before any operation."""
+def test_sizes_and_ranks_out_of_range(call: Callable[[Any], object]) -> None:
+    """A ValueError before any operation."""
     store = MockStore()
     with pytest.raises(ValueError, match=r"(world_size must be at least 1|rank must be 0 to 1), not"):
         call(store)
@@ -144,8 +144,8 @@ def test_s63_sizes_and_ranks_out_of_range(call: Callable[[Any], object]) -> None
 
 
 @pytest.mark.parametrize("name", ["get_all", "synchronize", "barrier"])
-def test_s51_nothing_else_is_called_on_real_stores(any_store: Any, threads: Any, name: str) -> None:
-    """S51: two ranks on any store of ours; each calls what is listed, the last one the `set` besides."""
+def test_nothing_else_is_called_on_real_stores(any_store: Any, threads: Any, name: str) -> None:
+    """Two ranks on any store of ours; each calls what is listed, the last one the `set` besides."""
     stores = [recording(any_store.clone()) for _ in range(2)]
     any_store.multi_set(["p0", "p1"], ["0", "1"])
     span = stores[0]._store.timeout
@@ -188,16 +188,16 @@ def failing(*answers: Any) -> MockStore:
     return MockStore(wait=wait)
 
 
-def test_s56_a_decoder_needs_a_rank() -> None:
-    """S56: an AssertionError before any operation."""
+def test_a_decoder_needs_a_rank() -> None:
+    """An AssertionError before any operation."""
     store = MockStore()
     with pytest.raises(AssertionError, match=r"^Tracing requires rank information$"):
         barrier(store, 2, "p", rank_tracing_decoder=str)
     assert store.ops == []
 
 
-def test_s56_without_a_rank_the_error_passes() -> None:
-    """S56: the very same."""
+def test_without_a_rank_the_error_passes() -> None:
+    """The very same."""
     error = DistStoreError("test")
     store = failing(error)
     with pytest.raises(DistStoreError) as info:
@@ -206,8 +206,8 @@ def test_s56_without_a_rank_the_error_passes() -> None:
     assert store.ops[-1] == ("wait", ["p/last_member"])
 
 
-def test_s57_rank_0_looks_for_traces() -> None:
-    """S57: one wait each; `trace_timeout` until the first is missing, then a millisecond."""
+def test_rank_0_looks_for_traces() -> None:
+    """One wait each; `trace_timeout` until the first is missing, then a millisecond."""
     lost = DistStoreError("test")
     store = failing(lost, None, lost, None, lost)
     with pytest.raises(DistStoreError) as info:
@@ -230,8 +230,8 @@ def test_s57_rank_0_looks_for_traces() -> None:
     )
 
 
-def test_s57_rank_0_stops_after_16_missing() -> None:
-    """S57: more are not looked for."""
+def test_rank_0_stops_after_16_missing() -> None:
+    """More are not looked for."""
     store = failing(*[DistStoreError("test")] * 100)
     with pytest.raises(DistStoreError, match=r"missing_ranks=\[1, 2, .* 16\], timeout=300"):
         barrier(store, 50, "p", rank=0)
@@ -239,8 +239,8 @@ def test_s57_rank_0_stops_after_16_missing() -> None:
     assert store.ops[-1] == ("set", "p/TRACING_GATE", DONE)
 
 
-def test_s59_the_others_refer_to_rank_0() -> None:
-    """S57, S59: after one wait, if rank 0 has looked."""
+def test_the_others_refer_to_rank_0() -> None:
+    """After one wait, if rank 0 has looked."""
     store = failing(DistStoreError("test"), None)
     with pytest.raises(DistStoreError) as info:
         barrier(store, 3, "p", rank=2, rank_tracing_decoder=lambda rank: f"Rank {rank} host")
@@ -248,8 +248,8 @@ def test_s59_the_others_refer_to_rank_0() -> None:
     assert "missing_ranks=[[<check rank 0 (Rank 0 host) for missing rank info>]]" in str(info.value)
 
 
-def test_s59_the_first_error_is_raised_if_the_gate_never_opens() -> None:
-    """S59: on stores that do not know who came."""
+def test_the_first_error_is_raised_if_the_gate_never_opens() -> None:
+    """On stores that do not know who came."""
     first = DistStoreError("first")
     with pytest.raises(DistStoreError) as info:
         barrier(failing(first, DistStoreError("second")), 3, "p", rank=1)
@@ -271,8 +271,8 @@ class DerivedError(OtherStoreError):
     """A kind of it."""
 
 
-def test_s60_the_error_has_the_stores_type() -> None:
-    """S60: by its name or a base's, without context, and with the fields of the first one."""
+def test_the_error_has_the_stores_type() -> None:
+    """By its name or a base's, without context, and with the fields of the first one."""
     with pytest.raises(DerivedError, match=r"^Timed out waiting on barrier on rank 0") as info:
         barrier(failing(DerivedError(7, "test"), None), 2, "p", rank=0)
     assert type(info.value) is DerivedError
@@ -281,8 +281,8 @@ def test_s60_the_error_has_the_stores_type() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Wait timeout"), DistNetworkError("gone"), KeyError("k")])
-def test_s60_other_errors_pass_unchanged(error: Exception) -> None:
-    """S60: of the barrier's wait, and of the tracing."""
+def test_other_errors_pass_unchanged(error: Exception) -> None:
+    """Of the barrier's wait, and of the tracing."""
     store = failing(error)
     with pytest.raises(type(error)) as info:
         barrier(store, 2, "p", rank=1)
@@ -293,8 +293,8 @@ def test_s60_other_errors_pass_unchanged(error: Exception) -> None:
     assert info.value is error
 
 
-def test_s60_on_torchs_stores_torchs_error() -> None:
-    """S60: one except clause catches both."""
+def test_on_torchs_stores_torchs_error() -> None:
+    """One except clause catches both."""
     distributed = pytest.importorskip("torch.distributed")
     with pytest.raises(distributed.DistStoreError, match=r"missing_ranks=\[1\]") as info:
         barrier(distributed.HashStore(), 2, "p", 0.01, rank=0, trace_timeout=0.01)
@@ -320,8 +320,8 @@ def arrive(store: Any, ranks: list[int], world_size: int, threads: Any, **option
 
 
 @pytest.mark.parametrize("ranks", [[0, 1, 3], [2, 3]])
-def test_s61_the_missing_are_exact_on_every_rank(any_store: Any, threads: Any, ranks: list[int]) -> None:
-    """S61, SF3, SF4: rank 0 missing included."""
+def test_the_missing_are_exact_on_every_rank(any_store: Any, threads: Any, ranks: list[int]) -> None:
+    """Rank 0 missing included."""
     began = SYSTEM_CLOCK.monotonic()
     errors = arrive(any_store, ranks, 4, threads)
     assert SYSTEM_CLOCK.monotonic() - began < 0.7 + SLOW
@@ -340,15 +340,15 @@ def test_s61_the_missing_are_exact_on_every_rank(any_store: Any, threads: Any, r
         )
 
 
-def test_s62_a_missing_rank_0_does_not_double_the_timeout(threads: Any) -> None:
-    """S62: the tracing of the others is bounded by its own timeout."""
+def test_a_missing_rank_0_does_not_double_the_timeout(threads: Any) -> None:
+    """The tracing of the others is bounded by its own timeout."""
     errors = arrive(HashStore(), [1], 2, threads, barrier_timeout=1.0, trace_timeout=0.05)
     assert errors[1].missing_ranks == [0]
     assert 1.0 <= errors[1].elapsed < 2.0  # Torch's: 2 s and more.
 
 
-def test_s62_all_the_waits_of_tracing_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S62: on our stores, though each trace comes just before the wait for it would end."""
+def test_all_the_waits_of_tracing_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On our stores, though each trace comes just before the wait for it would end."""
     clock = VirtualClock()
     monkeypatch.setattr(
         "pytest_elastic.store._collective.Deadline",
@@ -370,21 +370,21 @@ def test_s62_all_the_waits_of_tracing_have_one_bound(monkeypatch: pytest.MonkeyP
     assert clock.now == pytest.approx(1.0)
 
 
-def test_s62_the_decoder_names_the_missing(threads: Any) -> None:
-    """S58, S62: also where rank 0 cannot."""
+def test_the_decoder_names_the_missing(threads: Any) -> None:
+    """Also where rank 0 cannot."""
     errors = arrive(HashStore(), [1], 3, threads, rank_tracing_decoder=lambda rank: f"host {rank}")
     assert "missing_ranks=[host 0, host 2]" in str(errors[1])
 
 
-def test_s61_sixteen_are_named_in_the_text_and_all_in_the_field(threads: Any) -> None:
-    """S57, S61: as many as tracing names."""
+def test_sixteen_are_named_in_the_text_and_all_in_the_field(threads: Any) -> None:
+    """As many as tracing names."""
     errors = arrive(HashStore(), [0], 30, threads)
     assert "15, 16], timeout" in str(errors[0])
     assert errors[0].missing_ranks == list(range(1, 30))
 
 
-def test_sf1_the_last_rank_dies_before_it_releases_the_others(server: StoreServer, threads: Any) -> None:
-    """SF1: all arrived, nobody is missing, and the text says so."""
+def test_the_last_rank_dies_before_it_releases_the_others(server: StoreServer, threads: Any) -> None:
+    """All arrived, nobody is missing, and the text says so."""
     store = server.store()
     last = recording(server.store())
     last.fail("set", SystemExit)
@@ -398,8 +398,8 @@ def test_sf1_the_last_rank_dies_before_it_releases_the_others(server: StoreServe
     assert str(error).endswith("all ranks arrived, but nobody released the barrier in time")
 
 
-def test_sf1_sf2_processes_that_are_killed(server: StoreServer, fork: Any, waiting: Any) -> None:
-    """SF1: between add and set the others time out; SF2: between set and wait they leave."""
+def test_processes_that_are_killed(server: StoreServer, fork: Any, waiting: Any) -> None:
+    """Between add and set the others time out; between set and wait they leave."""
     address = server.address
     for step, outcome in (("set", DistStoreError), ("wait", type(None))):
         prefix = f"dies before {step}"
@@ -425,8 +425,8 @@ def test_sf1_sf2_processes_that_are_killed(server: StoreServer, fork: Any, waiti
             assert (error.missing_ranks, error.arrived_ranks) == ([], [0, 1])
 
 
-def test_sf3_processes_know_who_is_missing(server: StoreServer, fork: Any) -> None:
-    """SF3, S61: with pickled errors from each."""
+def test_processes_know_who_is_missing(server: StoreServer, fork: Any) -> None:
+    """With pickled errors from each."""
     address = server.address
     children = [
         fork(lambda rank=rank: barrier(RemoteStore(address), 3, "p", 0.3, rank=rank, trace_timeout=0.3))
@@ -435,8 +435,8 @@ def test_sf3_processes_know_who_is_missing(server: StoreServer, fork: Any) -> No
     assert [child.outcome().missing_ranks for child in children] == [[0], [0]]
 
 
-def test_sf5_a_straggler_that_was_counted_is_never_accused(threads: Any) -> None:
-    """SF5, S61: it comes while rank 0 looks for traces, and is the last one."""
+def test_a_straggler_that_was_counted_is_never_accused(threads: Any) -> None:
+    """It comes while rank 0 looks for traces, and is the last one."""
     store = HashStore()
     traced = recording(store)
     straggler = threading.Event()
@@ -457,8 +457,8 @@ def test_sf5_a_straggler_that_was_counted_is_never_accused(threads: Any) -> None
     assert "missing_ranks=[]" in str(info.value)
 
 
-def test_s64_more_calls_than_ranks_pass_with_a_warning(any_store: Any, caplog: Any) -> None:
-    """S64: which names the prefix."""
+def test_more_calls_than_ranks_pass_with_a_warning(any_store: Any, caplog: Any) -> None:
+    """Which names the prefix."""
     barrier(any_store, 1, "once")
     assert caplog.records == []
     barrier(any_store, 1, "once")
@@ -467,8 +467,8 @@ def test_s64_more_calls_than_ranks_pass_with_a_warning(any_store: Any, caplog: A
     assert "call number 2 of 1 passes at once" in record.getMessage()
 
 
-def test_s65_clones_keep_the_timeouts_of_threads_apart(threads: Any) -> None:
-    """S65: sharing one object does not."""
+def test_clones_keep_the_timeouts_of_threads_apart(threads: Any) -> None:
+    """Sharing one object does not."""
     store = HashStore()
     store.set_timeout(5)
     clones = [store.clone() for _ in range(4)]
@@ -478,15 +478,15 @@ def test_s65_clones_keep_the_timeouts_of_threads_apart(threads: Any) -> None:
     assert [one.timeout.seconds for one in (store, *clones)] == [5] * 5
 
 
-def test_s67_a_prefix_used_twice_gives_what_is_there(threads: Any) -> None:
-    """S67: at once, without waiting for anybody."""
+def test_a_prefix_used_twice_gives_what_is_there(threads: Any) -> None:
+    """At once, without waiting for anybody."""
     store = HashStore()
     threads(*[lambda rank=rank: synchronize(store.clone(), f"old{rank}", rank, 2, "p") for rank in (0, 1)])
     assert synchronize(store, "new0", 0, 2, "p") == [b"new0", b"old1"]
 
 
-def test_s51_queue_errors_are_store_errors() -> None:
-    """S60: a kind of `DistStoreError` keeps its kind."""
+def test_queue_errors_are_store_errors() -> None:
+    """A kind of `DistStoreError` keeps its kind."""
     with pytest.raises(QueueEmptyError, match="Timed out"):
         barrier(failing(QueueEmptyError("odd", keys=("k",)), None), 2, "p", rank=0)
 
@@ -496,10 +496,10 @@ def test_s51_queue_errors_are_store_errors() -> None:
 
 @given(st.permutations(range(5)), st.integers(1, 4), st.booleans())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_s64_nobody_leaves_early_and_everybody_leaves(
+def test_nobody_leaves_early_and_everybody_leaves(
     threads: Any, order: list[int], few: int, served: bool
 ) -> None:
-    """S64: k of n calls raise and know who is missing; n of n leave, after the last one came."""
+    """K of n calls raise and know who is missing; n of n leave, after the last one came."""
     server = StoreServer() if served else None
     if server is not None:
         server.start()
@@ -525,8 +525,8 @@ def test_s64_nobody_leaves_early_and_everybody_leaves(
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_s64_processes_leave_together(server: StoreServer, fork: Any, size: int) -> None:
-    """S64: each has seen everybody's entry when it leaves, round after round."""
+def test_processes_leave_together(server: StoreServer, fork: Any, size: int) -> None:
+    """Each has seen everybody's entry when it leaves, round after round."""
     address = server.address
 
     def rank() -> list[int]:
@@ -541,10 +541,8 @@ def test_s64_processes_leave_together(server: StoreServer, fork: Any, size: int)
     assert [child.outcome() for child in children] == [[size] * 20] * size
 
 
-def test_s64_a_killed_process_does_not_let_the_others_go(
-    server: StoreServer, fork: Any, waiting: Any
-) -> None:
-    """S64: it was counted, the one that never comes was not."""
+def test_a_killed_process_does_not_let_the_others_go(server: StoreServer, fork: Any, waiting: Any) -> None:
+    """It was counted, the one that never comes was not."""
     address = server.address
 
     def rank(number: int) -> object:
@@ -557,8 +555,8 @@ def test_s64_a_killed_process_does_not_let_the_others_go(
     assert (error.missing_ranks, error.arrived_ranks) == ([0], [1, 2])
 
 
-def test_s61_through_a_prefix_store(threads: Any) -> None:
-    """S61: each prefix has its own ranks."""
+def test_through_a_prefix_store(threads: Any) -> None:
+    """Each prefix has its own ranks."""
     store = HashStore()
     PrefixStore("other", store).add("p/num_members", 1)
     errors = arrive(PrefixStore("mine", store), [1], 2, threads)

@@ -24,8 +24,8 @@ def pair() -> Iterator[tuple[Connection, socket.socket]]:
     connection.close()
 
 
-def test_s80_reading_never_blocks(pair: tuple[Connection, socket.socket]) -> None:
-    """S80: nothing, a part, and the rest."""
+def test_reading_never_blocks(pair: tuple[Connection, socket.socket]) -> None:
+    """Nothing, a part, and the rest."""
     connection, client = pair
     assert connection.receive() == []
     client.sendall(ADD[:7])
@@ -34,16 +34,16 @@ def test_s80_reading_never_blocks(pair: tuple[Connection, socket.socket]) -> Non
     assert connection.receive() == [ADD, ADD]
 
 
-def test_s76_an_end_is_an_error(pair: tuple[Connection, socket.socket]) -> None:
-    """S76: of the reading."""
+def test_an_end_is_an_error(pair: tuple[Connection, socket.socket]) -> None:
+    """Of the reading."""
     connection, client = pair
     client.close()
     with pytest.raises(ConnectionResetError, match="the client hung up"):
         connection.receive()
 
 
-def test_s80_writing_never_blocks(pair: tuple[Connection, socket.socket]) -> None:
-    """S80: what the client does not take is kept, and goes on when it does."""
+def test_writing_never_blocks(pair: tuple[Connection, socket.socket]) -> None:
+    """What the client does not take is kept, and goes on when it does."""
     connection, client = pair
     answer = os.urandom(2**22)
     connection.send(answer)
@@ -59,8 +59,8 @@ def test_s80_writing_never_blocks(pair: tuple[Connection, socket.socket]) -> Non
     assert not connection.busy
 
 
-def test_s80_a_busy_client_may_send_a_little_ahead(pair: tuple[Connection, socket.socket]) -> None:
-    """S80: a megabyte, whole frames and parts together."""
+def test_a_busy_client_may_send_a_little_ahead(pair: tuple[Connection, socket.socket]) -> None:
+    """A megabyte, whole frames and parts together."""
     connection, client = pair
     connection.send(bytes(2**22))
     client.setblocking(False)
@@ -71,8 +71,8 @@ def test_s80_a_busy_client_may_send_a_little_ahead(pair: tuple[Connection, socke
     assert sum(map(len, connection.backlog)) <= 2**20
 
 
-def test_s80_strangers_are_read_in_small_pieces() -> None:
-    """S80: 4 KiB before the token."""
+def test_strangers_are_read_in_small_pieces() -> None:
+    """4 KiB before the token."""
     ours, theirs = socket.socketpair()
     connection = Connection(ours, None)
     theirs.sendall(bytes([0, 0, 16, 0]) + bytes(50_000))
@@ -82,8 +82,8 @@ def test_s80_strangers_are_read_in_small_pieces() -> None:
     theirs.close()
 
 
-def test_s73_a_door_takes_sockets_in_their_order() -> None:
-    """S73: each comes with its frame; close-on-exec."""
+def test_a_door_takes_sockets_in_their_order() -> None:
+    """Each comes with its frame; close-on-exec."""
     ours, theirs = socket.socketpair()
     door = Door(ours, "label")
     door.greet()
@@ -106,8 +106,8 @@ def test_s73_a_door_takes_sockets_in_their_order() -> None:
     theirs.close()
 
 
-def test_s82_a_door_closes_what_nobody_asked_for() -> None:
-    """S82: descriptors without a frame."""
+def test_a_door_closes_what_nobody_asked_for() -> None:
+    """Descriptors without a frame."""
     ours, theirs = socket.socketpair()
     door = Door(ours, "label")
     door.greet()
@@ -121,8 +121,8 @@ def test_s82_a_door_closes_what_nobody_asked_for() -> None:
     theirs.close()
 
 
-def test_s80_a_door_closes_what_is_no_socket() -> None:
-    """S80: it is nobody's mistake but the client's."""
+def test_a_door_closes_what_is_no_socket() -> None:
+    """It is nobody's mistake but the client's."""
     ours, theirs = socket.socketpair()
     door = Door(ours, "label")
     door.greet()
@@ -137,7 +137,7 @@ def test_s80_a_door_closes_what_is_no_socket() -> None:
     theirs.close()
 
 
-def test_s73_a_plain_connection_takes_no_sockets(pair: tuple[Connection, socket.socket]) -> None:
-    """S80: only pairs that the server made are doors."""
+def test_a_plain_connection_takes_no_sockets(pair: tuple[Connection, socket.socket]) -> None:
+    """Only pairs that the server made are doors."""
     connection, _ = pair
     assert connection.adopted() is None

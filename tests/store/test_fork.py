@@ -16,8 +16,8 @@ class One:
         self.forked = True
 
 
-def test_s74_the_child_lets_go_and_the_parent_does_not(fork: Any) -> None:
-    """S74: each of those that are alive."""
+def test_the_child_lets_go_and_the_parent_does_not(fork: Any) -> None:
+    """Each of those that are alive."""
     one, other = One(), One()
     _fork.watch(one)
     _fork.watch(other)
@@ -25,8 +25,8 @@ def test_s74_the_child_lets_go_and_the_parent_does_not(fork: Any) -> None:
     assert (one.forked, other.forked) == (False, False)
 
 
-def test_s74_watching_keeps_nothing_alive() -> None:
-    """S74: what is gone is not asked."""
+def test_watching_keeps_nothing_alive() -> None:
+    """What is gone is not asked."""
     before = len(_fork._watched)
     _fork.watch(One())
     gc.collect()

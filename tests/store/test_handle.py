@@ -14,8 +14,8 @@ from pytest_elastic.store._arguments import Arrival, Asked
 from pytest_elastic.store._handle import members_of, timeout_error
 
 
-def test_s8_nothing_changes_when_an_argument_is_wrong(any_store: Any) -> None:
-    """S8: neither by the operations with many."""
+def test_nothing_changes_when_an_argument_is_wrong(any_store: Any) -> None:
+    """Neither by the operations with many."""
     for call in (
         lambda: any_store.multi_set(["a", 1], ["1", "2"]),
         lambda: any_store.multi_set(["a", "b"], ["1", None]),
@@ -30,29 +30,29 @@ def test_s8_nothing_changes_when_an_argument_is_wrong(any_store: Any) -> None:
     assert (any_store.num_keys(), any_store.queue_len("a")) == (0, 0)
 
 
-def test_s22_multi_set_with_too_few_values_stores_nothing(any_store: Any) -> None:
-    """S22: the error has both numbers."""
+def test_multi_set_with_too_few_values_stores_nothing(any_store: Any) -> None:
+    """The error has both numbers."""
     with pytest.raises(ValueError, match="multi_set: 2 keys but 1 values"):
         any_store.multi_set(["a", "b"], ["1"])
     assert any_store.num_keys() == 0
 
 
-def test_s30_a_store_cannot_be_pickled_or_copied(any_store: Any) -> None:
-    """S30: a TypeError that says what can be done instead."""
+def test_a_store_cannot_be_pickled_or_copied(any_store: Any) -> None:
+    """A TypeError that says what can be done instead."""
     for call in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match=r"cannot be pickled or copied; `clone\(\)` shares its data"):
             call(any_store)
 
 
-def test_s32_the_timeout_is_read_only(any_store: Any) -> None:
-    """S32: 300 s at first."""
+def test_the_timeout_is_read_only(any_store: Any) -> None:
+    """300 s at first."""
     assert any_store.timeout == timedelta(seconds=300)
     with pytest.raises(AttributeError):
         any_store.timeout = timedelta(seconds=1)
 
 
-def test_s38_the_error_names_what_is_missing(any_store: Any) -> None:
-    """S38: as the caller named it, for every operation that waits."""
+def test_the_error_names_what_is_missing(any_store: Any) -> None:
+    """As the caller named it, for every operation that waits."""
     any_store.set("there", "1")
     any_store.set_timeout(0.002)
     for call, keys in (
@@ -70,15 +70,15 @@ def test_s38_the_error_names_what_is_missing(any_store: Any) -> None:
         assert info.value.elapsed >= 0.002
 
 
-def test_s38_sixteen_keys_are_named_and_the_rest_counted() -> None:
-    """S38: in the order asked."""
+def test_sixteen_keys_are_named_and_the_rest_counted() -> None:
+    """In the order asked."""
     error = timeout_error(tuple(f"key{i}" for i in range(20)), 1.0, 1.25)
     named = ", ".join(f"'key{i}'" for i in range(16))
     assert str(error) == f"Wait timeout after 1250 ms, missing keys: {named} and 4 more"
 
 
-def test_s61_arrivals_are_counted_and_remembered(any_store: Any) -> None:
-    """S61: an `Arrival` adds 1 and says who it is."""
+def test_arrivals_are_counted_and_remembered(any_store: Any) -> None:
+    """An `Arrival` adds 1 and says who it is."""
     assert [any_store.add("n", Arrival(5)), any_store.add("n", Arrival(3)), any_store.add("n", 1)] == [
         1,
         2,
@@ -88,8 +88,8 @@ def test_s61_arrivals_are_counted_and_remembered(any_store: Any) -> None:
     assert members_of(object(), "n") is None
 
 
-def test_s62_a_brief_wait_is_brief(any_store: Any) -> None:
-    """S62: shorter than the store's timeout, never longer than the given one."""
+def test_a_brief_wait_is_brief(any_store: Any) -> None:
+    """Shorter than the store's timeout, never longer than the given one."""
     with pytest.raises(DistStoreError) as info:
         any_store.wait(Asked(["a"], 0.01))
     assert info.value.timeout == 0.01

@@ -13,21 +13,21 @@ from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store import HashStore
 
 
-def test_s40_takes_no_arguments() -> None:
-    """S40: there is nothing to say."""
+def test_takes_no_arguments() -> None:
+    """There is nothing to say."""
     with pytest.raises(TypeError):
         HashStore("localhost")  # type: ignore[call-arg]
 
 
-def test_s40_additions_of_many_threads_are_all_counted(threads: Any) -> None:
-    """S40: operations are atomic."""
+def test_additions_of_many_threads_are_all_counted(threads: Any) -> None:
+    """Operations are atomic."""
     store = HashStore()
     threads(*[lambda: [store.add("n", 1) for _ in range(500)]] * 8)
     assert store.get("n") == b"4000"
 
 
-def test_s40_every_element_goes_to_one_popper(threads: Any) -> None:
-    """S27, S40: none is lost, none comes twice."""
+def test_every_element_goes_to_one_popper(threads: Any) -> None:
+    """None is lost, none comes twice."""
     store = HashStore()
     for _ in range(8):
         threads.start(lambda: [store.queue_pop("q") for _ in range(50)])
@@ -37,8 +37,8 @@ def test_s40_every_element_goes_to_one_popper(threads: Any) -> None:
     assert sorted(popped) == list(range(400))
 
 
-def test_s40_a_keyboard_interrupt_ends_a_wait(threads: Any, wait_for: Any) -> None:
-    """S40: the waiter is forgotten, and the store goes on."""
+def test_a_keyboard_interrupt_ends_a_wait(threads: Any, wait_for: Any) -> None:
+    """The waiter is forgotten, and the store goes on."""
     store = HashStore()
     main = threading.get_ident()
 
@@ -54,8 +54,8 @@ def test_s40_a_keyboard_interrupt_ends_a_wait(threads: Any, wait_for: Any) -> No
     store.set("k", "1")
 
 
-def test_s31_a_clone_shares_data_and_not_the_timeout(threads: Any) -> None:
-    """S31: each handle has its own."""
+def test_a_clone_shares_data_and_not_the_timeout(threads: Any) -> None:
+    """Each handle has its own."""
     store = HashStore()
     store.set_timeout(7)
     clone = store.clone()
@@ -64,8 +64,8 @@ def test_s31_a_clone_shares_data_and_not_the_timeout(threads: Any) -> None:
     assert threads(lambda: clone.get("k"), lambda: store.set("k", "1"))[0] == b"1"
 
 
-def test_s36_only_those_whom_a_write_concerns_wake(threads: Any, wait_for: Any) -> None:
-    """S36: the others' bells stay silent."""
+def test_only_those_whom_a_write_concerns_wake(threads: Any, wait_for: Any) -> None:
+    """The others' bells stay silent."""
     store = HashStore()
     threads.start(lambda: store.get("a"))
     threads.start(lambda: store.get("b"))
@@ -77,8 +77,8 @@ def test_s36_only_those_whom_a_write_concerns_wake(threads: Any, wait_for: Any) 
     assert threads.join() == [b"1", b"2"]
 
 
-def test_s37_a_wait_that_comes_true_at_its_deadline_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S37: it looks once more when its time is over."""
+def test_a_wait_that_comes_true_at_its_deadline_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks once more when its time is over."""
     store = HashStore()
 
     class LastMoment:
@@ -96,10 +96,10 @@ def test_s37_a_wait_that_comes_true_at_its_deadline_succeeds(monkeypatch: pytest
     store.wait(["k"], 0.01)
 
 
-def test_s23_all_keys_are_waited_for_under_one_deadline(
+def test_all_keys_are_waited_for_under_one_deadline(
     threads: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S23: a key that came does not give the others more time."""
+    """A key that came does not give the others more time."""
     store, made = HashStore(), []
 
     def after(at: float) -> Deadline:
@@ -115,15 +115,15 @@ def test_s23_all_keys_are_waited_for_under_one_deadline(
     assert len(made) == 1
 
 
-def test_s6_a_key_of_a_megabyte() -> None:
-    """S6: as good as any other."""
+def test_a_key_of_a_megabyte() -> None:
+    """As good as any other."""
     store, key = HashStore(), "k" * 2**20
     store.set(key, "1")
     assert (store.get(key), store.list_keys()) == (b"1", [key])
 
 
-def test_s38_a_timeout_leaves_no_waiter() -> None:
-    """S38: and says which keys were missing, and for how long."""
+def test_a_timeout_leaves_no_waiter() -> None:
+    """And says which keys were missing, and for how long."""
     store = HashStore()
     store.set("there", "1")
     with pytest.raises(DistStoreError, match=r"^Wait timeout after \d+ ms, missing keys: 'a', 'b'$") as info:
@@ -134,8 +134,8 @@ def test_s38_a_timeout_leaves_no_waiter() -> None:
     assert (store._data.state.waiters(), store._data.bells) == ([], {})
 
 
-def test_sf14_the_wall_clock_does_not_matter(any_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SF14, S37: an hour's step neither ends a wait nor makes it longer; nor in the server."""
+def test_the_wall_clock_does_not_matter(any_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour's step neither ends a wait nor makes it longer; nor in the server."""
     hours = iter(range(0, 10**6, 3600))
     monkeypatch.setattr(SystemClock, "time", staticmethod(lambda: float(next(hours))))
     began = SYSTEM_CLOCK.monotonic()
@@ -144,8 +144,8 @@ def test_sf14_the_wall_clock_does_not_matter(any_store: Any, monkeypatch: pytest
     assert 0.05 <= SYSTEM_CLOCK.monotonic() - began < 10
 
 
-def test_sf17_no_wake_up_is_lost_between_threads(threads: Any, wait_for: Any) -> None:
-    """SF17: 16 waiters on 16 keys, one multi_set of all, in 30 rounds."""
+def test_no_wake_up_is_lost_between_threads(threads: Any, wait_for: Any) -> None:
+    """16 waiters on 16 keys, one multi_set of all, in 30 rounds."""
     store = HashStore()
     for turn in range(30):
         keys = [f"{turn}/{i}" for i in range(16)]
@@ -156,8 +156,8 @@ def test_sf17_no_wake_up_is_lost_between_threads(threads: Any, wait_for: Any) ->
         assert threads.join()[-16:] == [key.encode() for key in keys]
 
 
-def test_s27_an_interrupted_popper_loses_no_element(wait_for: Any, threads: Any) -> None:
-    """S27: what it was handed goes back."""
+def test_an_interrupted_popper_loses_no_element(wait_for: Any, threads: Any) -> None:
+    """What it was handed goes back."""
     store = HashStore()
     threads.start(lambda: store.queue_pop("q"))
     wait_for(lambda: store._data.bells)
@@ -173,8 +173,8 @@ def test_s27_an_interrupted_popper_loses_no_element(wait_for: Any, threads: Any)
     assert threads.join() == [b"again"]
 
 
-def test_s40_a_waiter_whose_thread_was_interrupted_wedges_nobody() -> None:
-    """S40: not even before it had hung its bell; an element goes to the next one."""
+def test_a_waiter_whose_thread_was_interrupted_wedges_nobody() -> None:
+    """Not even before it had hung its bell; an element goes to the next one."""
     store = HashStore()
     store._data.state.get("k")
     store._data.state.queue_pop("q")
@@ -184,8 +184,8 @@ def test_s40_a_waiter_whose_thread_was_interrupted_wedges_nobody() -> None:
     assert store._data.state.waiters() == []
 
 
-def test_s40_an_interrupt_on_the_way_into_a_wait_leaves_no_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S40: an element that comes later is not lost to it."""
+def test_an_interrupt_on_the_way_into_a_wait_leaves_no_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An element that comes later is not lost to it."""
     store = HashStore()
 
     def interrupt(waiter: object) -> None:
@@ -199,8 +199,8 @@ def test_s40_an_interrupt_on_the_way_into_a_wait_leaves_no_waiter(monkeypatch: p
     assert store.queue_pop("q", False) == b"1"
 
 
-def test_s36_a_bell_that_rings_may_be_rung_again() -> None:
-    """S36: its thread woke by itself, looked, and waits for another key by now."""
+def test_a_bell_that_rings_may_be_rung_again() -> None:
+    """Its thread woke by itself, looked, and waits for another key by now."""
     store = HashStore()
     data = store._data
     waiter: Any = data.state.wait(["a", "b"])
@@ -212,10 +212,10 @@ def test_s36_a_bell_that_rings_may_be_rung_again() -> None:
     assert data.state.resume(waiter)
 
 
-def test_s40_a_forked_child_has_the_data_and_neither_locks_nor_waiters(
+def test_a_forked_child_has_the_data_and_neither_locks_nor_waiters(
     threads: Any, wait_for: Any, fork: Any
 ) -> None:
-    """S40: the threads that held or waited are the parent's."""
+    """The threads that held or waited are the parent's."""
     store = HashStore()
     store.set("k", "1")
     threads.start(lambda: store.queue_pop("q"))

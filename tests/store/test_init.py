@@ -11,8 +11,8 @@ import pytest
 from pytest_elastic import logging, store
 
 
-def test_s1_the_names() -> None:
-    """S1: all there, and nothing else."""
+def test_the_names() -> None:
+    """All there, and nothing else."""
     names = "Store StoreState HashStore PrefixStore StoreServer RemoteStore MockStore recording assert_ops"
     names += " store_timeout get_all synchronize barrier torch_store"
     errors = "DistError DistStoreError DistNetworkError QueueEmptyError"
@@ -21,8 +21,8 @@ def test_s1_the_names() -> None:
     assert callable(logging.get_logger)
 
 
-def test_s2_the_errors() -> None:
-    """S2: torch's hierarchy."""
+def test_the_errors() -> None:
+    """Torch's hierarchy."""
     assert store.DistError.__mro__[1:] == (*store.DistError.__mro__[1:2], *RuntimeError.__mro__)
     assert issubclass(store.DistStoreError, store.DistError)
     assert issubclass(store.DistNetworkError, store.DistError)
@@ -39,15 +39,15 @@ def test_s2_the_errors() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_s2_errors_pickle_with_their_fields(error: Exception) -> None:
-    """S2: those that `barrier` adds, too."""
+def test_errors_pickle_with_their_fields(error: Exception) -> None:
+    """Those that `barrier` adds, too."""
     vars(error)["missing_ranks"] = [1]
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
 
 
-def test_s4_importing_it_is_light() -> None:
-    """S4: neither torch, pytest nor hypothesis, nor what is slow to import."""
+def test_importing_it_is_light() -> None:
+    """Neither torch, pytest nor hypothesis, nor what is slow to import."""
     code = """if True:
         import sys, pytest_elastic.store, pytest_elastic.logging
         heavy = {"torch", "pytest", "hypothesis", "psutil", "asyncio", "tempfile", "multiprocessing", "ssl"}
@@ -60,7 +60,7 @@ def test_s4_importing_it_is_light() -> None:
 
 
 @pytest.mark.parametrize("kind", [store.HashStore, store.RemoteStore, store.PrefixStore, store.MockStore])
-def test_s1_every_store_has_the_protocols_operations(kind: type) -> None:
-    """S1: under the same names."""
+def test_every_store_has_the_protocols_operations(kind: type) -> None:
+    """Under the same names."""
     operations = {name for name in vars(store.Store) if not name.startswith("_")}
     assert operations <= set(dir(kind))

@@ -37,8 +37,8 @@ def fail(line: Line, seconds: float = 0.0) -> str:
     return str(info.value)
 
 
-def test_s78_answers_may_come_in_pieces(line: Any, threads: Any) -> None:
-    """S78: however the network cuts them."""
+def test_answers_may_come_in_pieces(line: Any, threads: Any) -> None:
+    """However the network cuts them."""
     line, other = line
     answer = pack_answer(REQUESTS["get"], bytes(200_000))
     threads.start(lambda: [other.sendall(answer[i : i + 50_000]) for i in range(0, len(answer), 50_000)])
@@ -53,16 +53,16 @@ def test_s78_answers_may_come_in_pieces(line: Any, threads: Any) -> None:
         (b"\xff" * 10, "broke the protocol: a frame of 4294967295 bytes"),
     ],
 )
-def test_s78_a_server_that_breaks_the_protocol(line: Any, answer: bytes, text: str) -> None:
-    """S78: a DistNetworkError with its address; the line is closed."""
+def test_a_server_that_breaks_the_protocol(line: Any, answer: bytes, text: str) -> None:
+    """A DistNetworkError with its address; the line is closed."""
     line, other = line
     other.sendall(answer)
     assert text in fail(line)
 
 
 @pytest.mark.parametrize("part", [b"", DONE[:-1]])
-def test_s75_a_server_that_hangs_up(line: Any, part: bytes) -> None:
-    """S75: before or in an answer."""
+def test_a_server_that_hangs_up(line: Any, part: bytes) -> None:
+    """Before or in an answer."""
     line, other = line
     other.sendall(part)
     other.shutdown(socket.SHUT_RDWR)
@@ -76,24 +76,24 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("part", [b"", DONE[:-1]])
-def test_s75_a_silent_server(impatient: None, line: Any, part: bytes) -> None:
-    """S75: silent from the start, or in mid-answer."""
+def test_a_silent_server(impatient: None, line: Any, part: bytes) -> None:
+    """Silent from the start, or in mid-answer."""
     line, other = line
     other.sendall(part)
     assert "has been silent" in fail(line, 0.01)
 
 
-def test_s75_a_server_that_takes_nothing(impatient: None, line: Any) -> None:
-    """S75: a request that does not fit into the buffers."""
+def test_a_server_that_takes_nothing(impatient: None, line: Any) -> None:
+    """A request that does not fit into the buffers."""
     line, _ = line
     with pytest.raises(DistNetworkError, match="has been silent"):
         line.exchange(bytes(2**24), 0.0)
 
 
-def test_s75_a_late_answer_is_in_time(
+def test_a_late_answer_is_in_time(
     impatient: None, line: Any, threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S75: within the operation's own timeout, after the first silence."""
+    """Within the operation's own timeout, after the first silence."""
     line, other = line
 
     silent = threading.Event()
@@ -107,8 +107,8 @@ def test_s75_a_late_answer_is_in_time(
     assert line.exchange(DONE, 30.0) == DONE
 
 
-def test_s78_a_server_that_refuses(threads: Any) -> None:
-    """S78: its reason is the error, and nothing stays open."""
+def test_a_server_that_refuses(threads: Any) -> None:
+    """Its reason is the error, and nothing stays open."""
     ours, theirs = socket.socketpair()
     store = RemoteStore(ours)
 
@@ -125,8 +125,8 @@ def test_s78_a_server_that_refuses(threads: Any) -> None:
     theirs.close()
 
 
-def test_s73_a_line_that_broke_is_replaced(server: Any) -> None:
-    """S73: by the next operation of its thread."""
+def test_a_line_that_broke_is_replaced(server: Any) -> None:
+    """By the next operation of its thread."""
     store = server.store()
     store.set("k", "1")
     store._lines.mine().close()

@@ -37,8 +37,8 @@ CALLS: list[tuple[Any, ...]] = [
 ]
 
 
-def test_s45_every_call_is_noted_as_it_was_passed() -> None:
-    """S45: one tuple each, nothing converted."""
+def test_every_call_is_noted_as_it_was_passed() -> None:
+    """One tuple each, nothing converted."""
     store = MockStore()
     for name, *arguments in CALLS:
         getattr(store, name)(*arguments)
@@ -46,15 +46,15 @@ def test_s45_every_call_is_noted_as_it_was_passed() -> None:
     assert store.ops[3][1] is CALLS[3][1]
 
 
-def test_s45_reading_the_timeout_is_noted() -> None:
-    """S45: a property, too."""
+def test_reading_the_timeout_is_noted() -> None:
+    """A property, too."""
     store = MockStore()
     assert store.timeout == timedelta(seconds=1234)
     assert store.ops == [("timeout",)]
 
 
-def test_s45_arguments_that_were_left_out() -> None:
-    """S45: as the contract writes them."""
+def test_arguments_that_were_left_out() -> None:
+    """As the contract writes them."""
     store = MockStore()
     store.wait(["k"])
     store.queue_pop("k")
@@ -62,8 +62,8 @@ def test_s45_arguments_that_were_left_out() -> None:
     assert store.ops == [("wait", ["k"]), ("queue_pop", "k", True), ("barrier", "k", 2, None)]
 
 
-def test_s44_ops_may_be_set_anew() -> None:
-    """S44: the seed does."""
+def test_ops_may_be_set_anew() -> None:
+    """The seed does."""
     store = MockStore()
     store.set("a", "1")
     store.ops = []
@@ -71,8 +71,8 @@ def test_s44_ops_may_be_set_anew() -> None:
     assert store.ops == [("set", "b", "2")]
 
 
-def test_s46_the_answers_that_nobody_gave() -> None:
-    """S46: `None` where there is nothing to say."""
+def test_the_answers_that_nobody_gave() -> None:
+    """`None` where there is nothing to say."""
     store = MockStore()
     answers = {name: getattr(store, name)(*arguments) for name, *arguments in CALLS if name != "clone"}
     assert answers == {
@@ -98,8 +98,8 @@ def test_s46_the_answers_that_nobody_gave() -> None:
     assert store.clone() is store
 
 
-def test_s46_answers_are_values_callables_or_iterators() -> None:
-    """S46: by the operation's name."""
+def test_answers_are_values_callables_or_iterators() -> None:
+    """By the operation's name."""
     store = MockStore(
         timeout=T, get=lambda key: key.encode(), add=iter([1, 2]), multi_set="odd", list_keys=["a"]
     )
@@ -109,8 +109,8 @@ def test_s46_answers_are_values_callables_or_iterators() -> None:
         store.add("n", 1)
 
 
-def test_s46_answers_may_be_sequences() -> None:
-    """S46: each call takes one, and there is an end; a list of what an operation gives as a list is its answer."""
+def test_answers_may_be_sequences() -> None:
+    """Each call takes one, and there is an end; a list of what an operation gives as a list is its answer."""
     store = MockStore(
         get=[b"1", b"2", b"3"],
         add=range(2),
@@ -133,8 +133,8 @@ def test_s46_answers_may_be_sequences() -> None:
     assert MockStore(multi_get=[b"1", b"2"]).multi_get(["a", "b"]) == [b"1", b"2"]
 
 
-def test_s46_an_unknown_operation_is_refused() -> None:
-    """S46, S48: a typing error must not pass unseen."""
+def test_an_unknown_operation_is_refused() -> None:
+    """A typing error must not pass unseen."""
     store = MockStore()
     for call in (
         lambda: MockStore(gett=1),
@@ -146,8 +146,8 @@ def test_s46_an_unknown_operation_is_refused() -> None:
             call()
 
 
-def test_s47_patched_operations_are_not_noted() -> None:
-    """S47: as the seed uses it."""
+def test_patched_operations_are_not_noted() -> None:
+    """As the seed uses it."""
     store = MockStore()
     with mock.patch.object(store, "wait") as wait:
         wait.side_effect = [DistStoreError("test"), None]
@@ -158,8 +158,8 @@ def test_s47_patched_operations_are_not_noted() -> None:
     assert store.ops == [("wait", ["l"])]
 
 
-def test_s48_fail_raises_at_the_next_calls() -> None:
-    """S48: noted, so many times, in order; also errors that look like ours."""
+def test_fail_raises_at_the_next_calls() -> None:
+    """Noted, so many times, in order; also errors that look like ours."""
     store = MockStore()
     store.fail("get", DistStoreError("first"), times=2)
     store.fail("get", KeyError)
@@ -173,8 +173,8 @@ def test_s48_fail_raises_at_the_next_calls() -> None:
     assert_ops(store, [("get", "k")] * 3 + [("add", "n", 1), ("get", "k")])
 
 
-def test_s48_delay_lets_calls_sleep() -> None:
-    """S48: each of them, and only them."""
+def test_delay_lets_calls_sleep() -> None:
+    """Each of them, and only them."""
     store = MockStore()
     store.delay("get", 0.02)
     began = SYSTEM_CLOCK.monotonic()
@@ -182,8 +182,8 @@ def test_s48_delay_lets_calls_sleep() -> None:
     assert SYSTEM_CLOCK.monotonic() - began >= 0.02
 
 
-def test_s48_drop_notes_without_effect() -> None:
-    """S48: all calls of an operation, or those with a key."""
+def test_drop_notes_without_effect() -> None:
+    """All calls of an operation, or those with a key."""
     given = []
     store = MockStore(set=lambda key, value: given.append(key), add=5)
     store.drop("set", "a")

@@ -11,8 +11,8 @@ from pytest_elastic.errors import DistStoreError, QueueEmptyError
 from pytest_elastic.store import HashStore, MockStore, PrefixStore, assert_ops
 
 
-def test_s41_the_inner_prefix_comes_first() -> None:
-    """S41: and an empty one counts."""
+def test_the_inner_prefix_comes_first() -> None:
+    """And an empty one counts."""
     store = HashStore()
     PrefixStore("a", PrefixStore("b", store)).set("k", "1")
     PrefixStore("", store).set("k", "2")
@@ -20,8 +20,8 @@ def test_s41_the_inner_prefix_comes_first() -> None:
     assert {key: store.get(key) for key in store.list_keys()} == {"b/a/k": b"1", "/k": b"2", "a/b/": b"3"}
 
 
-def test_s41_wrong_arguments() -> None:
-    """S41: no store, and a prefix that is no text."""
+def test_wrong_arguments() -> None:
+    """No store, and a prefix that is no text."""
     with pytest.raises(ValueError, match="a PrefixStore needs a store"):
         PrefixStore("a", None)
     with pytest.raises(TypeError, match="prefix must be str, not bytes"):
@@ -30,16 +30,16 @@ def test_s41_wrong_arguments() -> None:
         PrefixStore("\ud800", HashStore())
 
 
-def test_s42_lists_its_own_keys_and_counts_all() -> None:
-    """S42: as torch's does."""
+def test_lists_its_own_keys_and_counts_all() -> None:
+    """As torch's does."""
     store = HashStore()
     store.multi_set(["a", "p/a", "p/b", "pp/c"], ["1"] * 4)
     prefixed = PrefixStore("p", store)
     assert (sorted(prefixed.list_keys()), prefixed.num_keys()) == (["a", "b"], 4)
 
 
-def test_s42_the_timeout_is_the_stores() -> None:
-    """S42: and the store is there."""
+def test_the_timeout_is_the_stores() -> None:
+    """And the store is there."""
     store = HashStore()
     prefixed = PrefixStore("p", store)
     prefixed.set_timeout(7)
@@ -47,8 +47,8 @@ def test_s42_the_timeout_is_the_stores() -> None:
     assert prefixed.underlying_store is store
 
 
-def test_s42_a_clone_is_over_a_clone() -> None:
-    """S42: with the same prefix."""
+def test_a_clone_is_over_a_clone() -> None:
+    """With the same prefix."""
     store = HashStore()
     clone = PrefixStore("p", store).clone()
     clone.set_timeout(7)
@@ -56,8 +56,8 @@ def test_s42_a_clone_is_over_a_clone() -> None:
     assert (store.timeout.seconds, store.get("p/k")) == (300, b"1")
 
 
-def test_s42_errors_name_keys_as_the_caller_did() -> None:
-    """S42: in text and fields, through two prefixes."""
+def test_errors_name_keys_as_the_caller_did() -> None:
+    """In text and fields, through two prefixes."""
     store = PrefixStore("a", PrefixStore("b", HashStore()))
     store.set_timeout(0.001)
     with pytest.raises(DistStoreError, match=r"missing keys: 'k', 'a/l'$") as info:
@@ -89,8 +89,8 @@ OPERATIONS: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation[0])
-def test_s43_over_a_mock_each_operation_is_one(operation: tuple[Any, ...]) -> None:
-    """S43: with the prefix, and otherwise as it was; the answer comes back."""
+def test_over_a_mock_each_operation_is_one(operation: tuple[Any, ...]) -> None:
+    """With the prefix, and otherwise as it was; the answer comes back."""
     mock = MockStore()
     name, *arguments = operation
     answer = getattr(PrefixStore("p", mock), name)(*arguments)
@@ -102,8 +102,8 @@ def test_s43_over_a_mock_each_operation_is_one(operation: tuple[Any, ...]) -> No
     assert answer == getattr(MockStore(), name)(*arguments)
 
 
-def test_s43_spans_become_what_torch_takes() -> None:
-    """S43: a `timedelta`, since torch refuses numbers."""
+def test_spans_become_what_torch_takes() -> None:
+    """A `timedelta`, since torch refuses numbers."""
     mock = MockStore()
     store = PrefixStore("p", mock)
     store.set_timeout(3)
@@ -121,8 +121,8 @@ def test_s43_spans_become_what_torch_takes() -> None:
     )
 
 
-def test_s43_over_torchs_stores() -> None:
-    """S43: what they can, it can."""
+def test_over_torchs_stores() -> None:
+    """What they can, it can."""
     distributed = pytest.importorskip("torch.distributed")
     underlying = distributed.HashStore()
     store = PrefixStore("p", underlying)

@@ -1,4 +1,4 @@
-"""S3: code that was written against torch's module, with its imports changed and nothing else.
+"""Code that was written against torch's module, with its imports changed and nothing else.
 
 It brings a mock of its own, which knows seven operations and no optional arguments, and its base class is
 `unittest`'s.
@@ -73,24 +73,24 @@ def arrival_ops(prefix: str) -> list[tuple[Any, ...]]:
 
 
 class StoreFunctions(unittest.TestCase):
-    """S3: the functions, by what they call and by what they do."""
+    """The functions, by what they call and by what they do."""
 
     def setUp(self) -> None:
         self.store: Any = SmallMock()
 
-    def test_s3_get_all_of_rank_0(self) -> None:
-        """S3: waits for the others."""
+    def test_get_all_of_rank_0(self) -> None:
+        """Waits for the others."""
         store_util.get_all(self.store, 0, "test/store", 3)
         wait = ("wait", ["test/store/finished/last_member"])
         self.assertListEqual(self.store.ops, [*gather_ops("test/store"), wait])
 
-    def test_s3_get_all_of_another_rank(self) -> None:
-        """S3: does not."""
+    def test_get_all_of_another_rank(self) -> None:
+        """Does not."""
         store_util.get_all(self.store, 1, "test/store", 3)
         self.assertListEqual(self.store.ops, gather_ops("test/store"))
 
-    def test_s3_synchronize(self) -> None:
-        """S3: sets the data between the timeouts."""
+    def test_synchronize(self) -> None:
+        """Sets the data between the timeouts."""
         data = b"data0"
         store_util.synchronize(self.store, data, 0, 3, key_prefix="test/store")
         expected = [
@@ -102,8 +102,8 @@ class StoreFunctions(unittest.TestCase):
         ]
         self.assertListEqual(self.store.ops, expected)
 
-    def test_s3_barrier(self) -> None:
-        """S3: arrives between the timeouts."""
+    def test_barrier(self) -> None:
+        """Arrives between the timeouts."""
         store_util.barrier(self.store, 3, key_prefix="test/store")
         expected = [
             *timeout_ops(300),
@@ -113,8 +113,8 @@ class StoreFunctions(unittest.TestCase):
         ]
         self.assertListEqual(self.store.ops, expected)
 
-    def test_s3_synchronize_between_threads_that_share_a_store(self) -> None:
-        """S3: everybody gets everything."""
+    def test_synchronize_between_threads_that_share_a_store(self) -> None:
+        """Everybody gets everything."""
         store = dist.HashStore()
 
         def run(rank: int) -> list[bytes]:
@@ -124,15 +124,15 @@ class StoreFunctions(unittest.TestCase):
             found = pool.map(run, range(4))
         self.assertListEqual(found, [[b"data0", b"data1", b"data2", b"data3"]] * 4)
 
-    def test_s3_barrier_between_threads_that_share_a_store(self) -> None:
-        """S3: everybody leaves."""
+    def test_barrier_between_threads_that_share_a_store(self) -> None:
+        """Everybody leaves."""
         store = dist.HashStore()
         with ThreadPool(4) as pool:
             left = pool.map(lambda rank: store_util.barrier(store, 4, key_prefix="test/store"), range(4))
         self.assertEqual(left, [None] * 4)
 
-    def test_s3_a_barrier_that_times_out_is_traced(self) -> None:
-        """S3: rank 0 names the missing, the others point at rank 0."""
+    def test_a_barrier_that_times_out_is_traced(self) -> None:
+        """Rank 0 names the missing, the others point at rank 0."""
         store = dist.HashStore()
 
         def run(rank: int) -> str:
@@ -147,8 +147,8 @@ class StoreFunctions(unittest.TestCase):
         self.assertIn("missing_ranks=[Rank 2 host]", texts[0])
         self.assertIn("check rank 0 (Rank 0 host) for missing rank info", texts[1])
 
-    def test_s3_the_operations_of_tracing_on_rank_0(self) -> None:
-        """S3: its own trace, and the gate after it waited for the others'."""
+    def test_the_operations_of_tracing_on_rank_0(self) -> None:
+        """Its own trace, and the gate after it waited for the others'."""
         error = dist.DistStoreError("test")
         with mock.patch.object(self.store, "wait", side_effect=[error, None, None]) as wait:
             with self.assertRaises(dist.DistStoreError):
@@ -157,8 +157,8 @@ class StoreFunctions(unittest.TestCase):
         traces = [("set", "test/store0/TRACE", LAST), ("set", "test/store/TRACING_GATE", LAST)]
         self.assertListEqual(self.store.ops, [*timeout_ops(1), *arrival_ops("test/store"), *traces])
 
-    def test_s3_the_operations_of_tracing_on_rank_1(self) -> None:
-        """S3: its own trace; it waits for the gate."""
+    def test_the_operations_of_tracing_on_rank_1(self) -> None:
+        """Its own trace; it waits for the gate."""
         error = dist.DistStoreError("test")
         with mock.patch.object(self.store, "wait", side_effect=[error, None]) as wait:
             with self.assertRaises(dist.DistStoreError):
@@ -179,13 +179,13 @@ class StoreFunctions(unittest.TestCase):
 
 
 class Loggers(unittest.TestCase):
-    """S3: `get_logger`, with and without a name."""
+    """`get_logger`, with and without a name."""
 
-    def test_s3_names_tell_loggers_apart(self) -> None:
-        """S3: as they do in `logging`."""
+    def test_names_tell_loggers_apart(self) -> None:
+        """As they do in `logging`."""
         self.assertNotEqual(get_logger("name1").name, get_logger("name2").name)
         self.assertEqual(get_logger("test.module").name, "test.module")
 
-    def test_s3_no_name_means_this_module(self) -> None:
-        """S3: left out or `None`."""
+    def test_no_name_means_this_module(self) -> None:
+        """Left out or `None`."""
         self.assertEqual((get_logger().name, get_logger(None).name), (__name__, __name__))

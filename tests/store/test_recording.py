@@ -10,8 +10,8 @@ from pytest_elastic.errors import DistStoreError
 from pytest_elastic.store import HashStore, MockStore, assert_ops, barrier, recording
 
 
-def test_s49_calls_pass_and_are_noted(any_store: Any) -> None:
-    """S49: the answers are the store's."""
+def test_calls_pass_and_are_noted(any_store: Any) -> None:
+    """The answers are the store's."""
     store = recording(any_store)
     store.set("k", "1")
     store.multi_set(["n"], ["5"])
@@ -38,8 +38,8 @@ def test_s49_calls_pass_and_are_noted(any_store: Any) -> None:
     )
 
 
-def test_s49_errors_pass_and_the_call_is_noted() -> None:
-    """S49: those of the store."""
+def test_errors_pass_and_the_call_is_noted() -> None:
+    """Those of the store."""
     store = recording(HashStore())
     with pytest.raises(DistStoreError):
         store.wait(["k"], 0)
@@ -48,15 +48,15 @@ def test_s49_errors_pass_and_the_call_is_noted() -> None:
     assert store.ops == [("wait", ["k"], 0), ("set", "k", 5)]
 
 
-def test_s49_threads_note_into_one_list(threads: Any) -> None:
-    """S49: nothing is lost."""
+def test_threads_note_into_one_list(threads: Any) -> None:
+    """Nothing is lost."""
     store = recording(HashStore())
     threads(*[lambda: [store.add("n", 1) for _ in range(200)]] * 4)
     assert store.ops == [("add", "n", 1)] * 800
 
 
-def test_s49_faults_are_planned_as_on_a_mock() -> None:
-    """S48: a dropped write does not reach the store."""
+def test_faults_are_planned_as_on_a_mock() -> None:
+    """A dropped write does not reach the store."""
     store = recording(HashStore())
     store.drop("set", "lost")
     store.set("lost", "1")
@@ -67,8 +67,8 @@ def test_s49_faults_are_planned_as_on_a_mock() -> None:
     assert store.list_keys() == ["kept"]
 
 
-def test_s49_clones_note_into_the_same_list() -> None:
-    """S49: over a clone of the store."""
+def test_clones_note_into_the_same_list() -> None:
+    """Over a clone of the store."""
     store = recording(HashStore())
     clone = store.clone()
     clone.set_timeout(7)
@@ -76,8 +76,8 @@ def test_s49_clones_note_into_the_same_list() -> None:
     assert store.ops == [("clone",), ("set_timeout", 7), ("timeout",)]
 
 
-def test_s61_a_barrier_knows_who_is_missing_through_a_recording() -> None:
-    """S61: asking is no operation."""
+def test_a_barrier_knows_who_is_missing_through_a_recording() -> None:
+    """Asking is no operation."""
     store = recording(HashStore())
     with pytest.raises(DistStoreError) as info:
         barrier(store, 3, "b", 0.01, rank=1, trace_timeout=0.01)
@@ -85,8 +85,8 @@ def test_s61_a_barrier_knows_who_is_missing_through_a_recording() -> None:
     assert [name for name, *_ in store.ops] == ["timeout", "set_timeout", "add", "wait", "set", "wait"]
 
 
-def test_s50_equal_lists_pass() -> None:
-    """S50: of a store, or bare."""
+def test_equal_lists_pass() -> None:
+    """Of a store, or bare."""
     store = MockStore()
     store.get("k")
     assert_ops(store, [("get", "k")])
@@ -94,8 +94,8 @@ def test_s50_equal_lists_pass() -> None:
     assert_ops([], [])
 
 
-def test_s50_a_difference_has_a_line_for_each_operation() -> None:
-    """S50: what was expected, what was called, and what is equal."""
+def test_a_difference_has_a_line_for_each_operation() -> None:
+    """What was expected, what was called, and what is equal."""
     store = MockStore()
     for key in "abc":
         store.set(key, "1")

@@ -24,15 +24,15 @@ def open_files() -> int:
     return psutil.Process().num_fds()
 
 
-def test_s70_serves_one_latched_state(server: StoreServer) -> None:
-    """S70: the same state for every handle."""
+def test_serves_one_latched_state(server: StoreServer) -> None:
+    """The same state for every handle."""
     assert server.state.wake == "latched"
     server.store().set("k", "1")
     assert RemoteStore(server.address).get("k") == RemoteStore(server.pair()).get("k") == b"1"
 
 
-def test_s70_another_process_uses_the_address(server: StoreServer) -> None:
-    """S70: in a fresh interpreter."""
+def test_another_process_uses_the_address(server: StoreServer) -> None:
+    """In a fresh interpreter."""
     code = (
         "import sys; from pytest_elastic.store import RemoteStore; RemoteStore(sys.argv[1]).set('k', 'there')"
     )
@@ -40,8 +40,8 @@ def test_s70_another_process_uses_the_address(server: StoreServer) -> None:
     assert server.store().get("k") == b"there"
 
 
-def test_s70_a_pair_reaches_another_process(server: StoreServer, fork: Any, threads: Any) -> None:
-    """S70: passed on by its descriptor; its threads get connections of their own."""
+def test_a_pair_reaches_another_process(server: StoreServer, fork: Any, threads: Any) -> None:
+    """Passed on by its descriptor; its threads get connections of their own."""
     end = server.pair("rank 1")
 
     def rank() -> list[bytes]:
@@ -57,14 +57,14 @@ def test_s70_a_pair_reaches_another_process(server: StoreServer, fork: Any, thre
     end.close()
 
 
-def test_s70_store_has_the_servers_timeout() -> None:
-    """S70: of the handles that the server gives."""
+def test_store_has_the_servers_timeout() -> None:
+    """Of the handles that the server gives."""
     with StoreServer(timeout=7) as server:
         assert server.store().timeout.seconds == 7
 
 
-def test_s81_a_unix_socket_is_this_users_only(server: StoreServer) -> None:
-    """S81: the directory 0700, the socket 0600, both gone after close."""
+def test_a_unix_socket_is_this_users_only(server: StoreServer) -> None:
+    """The directory 0700, the socket 0600, both gone after close."""
     path = server.address.removeprefix("unix:")
     folder = os.path.dirname(path)
     assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
@@ -73,16 +73,16 @@ def test_s81_a_unix_socket_is_this_users_only(server: StoreServer) -> None:
     assert not os.path.exists(folder)
 
 
-def test_s81_nothing_listens_before_the_address_is_asked_for() -> None:
-    """S81: a server that is used by pairs has no file and no listening socket."""
+def test_nothing_listens_before_the_address_is_asked_for() -> None:
+    """A server that is used by pairs has no file and no listening socket."""
     with StoreServer() as server:
         server.store().set("k", "1")
         assert server._listener is None
         assert server.address == server.address
 
 
-def test_s81_tcp_is_asked_for() -> None:
-    """S81: on 127.0.0.1, a port of the system's choice, a token of 128 bits or more."""
+def test_tcp_is_asked_for() -> None:
+    """On 127.0.0.1, a port of the system's choice, a token of 128 bits or more."""
     with StoreServer.over_tcp() as first, StoreServer.over_tcp() as second:
         assert first.address.startswith("tcp://127.0.0.1:")
         assert first.address != second.address
@@ -93,21 +93,21 @@ def test_s81_tcp_is_asked_for() -> None:
             RemoteStore(first.address, second.token).set("k", "1")
 
 
-def test_s81_a_short_token_is_refused() -> None:
-    """S81: 16 bytes at least."""
+def test_a_short_token_is_refused() -> None:
+    """16 bytes at least."""
     with pytest.raises(ValueError, match="a token has 16 bytes or more, not 15"):
         StoreServer.over_tcp(token="0123456789abcde")
 
 
-def test_s81_another_host_only_when_asked_for() -> None:
-    """S81: any interface that the system has."""
+def test_another_host_only_when_asked_for() -> None:
+    """Any interface that the system has."""
     with StoreServer.over_tcp("127.0.0.2") as server:
         assert server.address.startswith("tcp://127.0.0.2:")
         RemoteStore(server.address, server.token).set("k", "1")
 
 
-def test_s82_close_leaves_nothing() -> None:
-    """S82: no thread, descriptor or file, within a second, whatever was going on."""
+def test_close_leaves_nothing() -> None:
+    """No thread, descriptor or file, within a second, whatever was going on."""
     before, threads = open_files(), threading.active_count()
     server = StoreServer.over_tcp()
     server.start()
@@ -122,8 +122,8 @@ def test_s82_close_leaves_nothing() -> None:
     assert (open_files(), threading.active_count()) == (before, threads)
 
 
-def test_s82_close_is_idempotent_and_from_any_thread(threads: Any) -> None:
-    """S82: at once from many threads, before a start, and without one."""
+def test_close_is_idempotent_and_from_any_thread(threads: Any) -> None:
+    """At once from many threads, before a start, and without one."""
     before = open_files()
     for _ in range(50):
         server = StoreServer()
@@ -139,8 +139,8 @@ def test_s82_close_is_idempotent_and_from_any_thread(threads: Any) -> None:
     assert open_files() == before
 
 
-def test_s82_a_closed_server_is_closed() -> None:
-    """S82: what it could give is an error."""
+def test_a_closed_server_is_closed() -> None:
+    """What it could give is an error."""
     server = StoreServer()
     server.close()
     for use in (server.start, server.pair, server.store, lambda: server.address):
@@ -149,16 +149,16 @@ def test_s82_a_closed_server_is_closed() -> None:
     server.drop("nobody")
 
 
-def test_s82_start_is_idempotent() -> None:
-    """S82: one thread."""
+def test_start_is_idempotent() -> None:
+    """One thread."""
     before = threading.active_count()
     with StoreServer() as server:
         server.start()
         assert threading.active_count() == before + 1
 
 
-def test_s82_a_server_that_cannot_start_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S82: when the system has no thread left."""
+def test_a_server_that_cannot_start_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system has no thread left."""
     before, server = open_files(), StoreServer()
 
     def refuse(thread: threading.Thread) -> None:
@@ -172,8 +172,8 @@ def test_s82_a_server_that_cannot_start_can_be_closed(monkeypatch: pytest.Monkey
     assert open_files() == before
 
 
-def test_s82_a_loop_of_the_callers(threads: Any) -> None:
-    """S82: without a thread, served when the caller says so."""
+def test_a_loop_of_the_callers(threads: Any) -> None:
+    """Without a thread, served when the caller says so."""
     server = StoreServer()
     store = server.store()
     threads.start(lambda: store.add("n", 1))
@@ -185,8 +185,8 @@ def test_s82_a_loop_of_the_callers(threads: Any) -> None:
     server.close()
 
 
-def test_s82_poll_ends_waits(threads: Any) -> None:
-    """S82: in their time, though nothing can be read."""
+def test_poll_ends_waits(threads: Any) -> None:
+    """In their time, though nothing can be read."""
     server = StoreServer()
     store = server.store()
     threads.start(lambda: store.wait(["k"], 0.01))
@@ -197,8 +197,8 @@ def test_s82_poll_ends_waits(threads: Any) -> None:
     server.close()
 
 
-def test_s82_close_from_another_thread_ends_a_loop_of_the_callers(threads: Any) -> None:
-    """S82: between two polls, not in the middle of one; and the next one says so."""
+def test_close_from_another_thread_ends_a_loop_of_the_callers(threads: Any) -> None:
+    """Between two polls, not in the middle of one; and the next one says so."""
     before = open_files()
     for _ in range(30):
         server = StoreServer()
@@ -217,10 +217,10 @@ def test_s82_close_from_another_thread_ends_a_loop_of_the_callers(threads: Any) 
     assert open_files() == before
 
 
-def test_s82_a_poll_that_outlasts_the_close_ends_the_server(
+def test_a_poll_that_outlasts_the_close_ends_the_server(
     threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S82: close is bounded; what it could not end is ended when the loop comes back."""
+    """Close is bounded; what it could not end is ended when the loop comes back."""
     monkeypatch.setattr("pytest_elastic.store._server._CLOSING_TIME", 0.01)
     before, server = open_files(), StoreServer()
     busy, go_on = threading.Event(), threading.Event()
@@ -240,8 +240,8 @@ def test_s82_a_poll_that_outlasts_the_close_ends_the_server(
     assert open_files() == before
 
 
-def test_s82_a_signals_handler_may_close_the_server_that_is_polled() -> None:
-    """S82: from within a poll."""
+def test_a_signals_handler_may_close_the_server_that_is_polled() -> None:
+    """From within a poll."""
     server = StoreServer()
     store = server.store()
     old = signal.signal(signal.SIGALRM, lambda *_: server.close())
@@ -256,8 +256,8 @@ def test_s82_a_signals_handler_may_close_the_server_that_is_polled() -> None:
     store.close()
 
 
-def test_s83_drop_forgets_a_label_at_once(server: StoreServer, threads: Any, waiting: Any) -> None:
-    """S83: though somebody else holds the socket; the others stay."""
+def test_drop_forgets_a_label_at_once(server: StoreServer, threads: Any, waiting: Any) -> None:
+    """Though somebody else holds the socket; the others stay."""
     dead, alive = server.pair("dead"), server.store("alive")
     copy = dead.dup()
     store = RemoteStore(dead)
@@ -272,10 +272,8 @@ def test_s83_drop_forgets_a_label_at_once(server: StoreServer, threads: Any, wai
     store.close()
 
 
-def test_s83_drop_knows_further_connections_of_a_label(
-    server: StoreServer, threads: Any, waiting: Any
-) -> None:
-    """S83: those of a client's other threads, too."""
+def test_drop_knows_further_connections_of_a_label(server: StoreServer, threads: Any, waiting: Any) -> None:
+    """Those of a client's other threads, too."""
     store = server.store(("rank", 1))
     for i in range(3):
         threads.start(lambda i=i: store.get(f"key{i}"))
@@ -286,10 +284,10 @@ def test_s83_drop_knows_further_connections_of_a_label(
     waiting(0)
 
 
-def test_s83_a_program_that_a_rank_starts_does_not_keep_its_connection(
+def test_a_program_that_a_rank_starts_does_not_keep_its_connection(
     server: StoreServer, fork: Any, wait_for: Any
 ) -> None:
-    """S83: the server sees the rank's end, though its program goes on."""
+    """The server sees the rank's end, though its program goes on."""
     address = server.address
 
     def rank() -> int:
@@ -305,8 +303,8 @@ def test_s83_a_program_that_a_rank_starts_does_not_keep_its_connection(
         program.kill()
 
 
-def test_s75_a_forked_child_does_not_keep_the_servers_ends_open(server: StoreServer, fork: Any) -> None:
-    """S75: the client of a server that closes is told, whoever was forked meanwhile."""
+def test_a_forked_child_does_not_keep_the_servers_ends_open(server: StoreServer, fork: Any) -> None:
+    """The client of a server that closes is told, whoever was forked meanwhile."""
     store = server.store()
     store.set("k", "1")
     child = fork(lambda: time.sleep(100))
@@ -316,8 +314,8 @@ def test_s75_a_forked_child_does_not_keep_the_servers_ends_open(server: StoreSer
     child.end()
 
 
-def test_s82_a_forked_child_cannot_harm_the_server(server: StoreServer, fork: Any) -> None:
-    """S82: its copy is closed; the address is good for both."""
+def test_a_forked_child_cannot_harm_the_server(server: StoreServer, fork: Any) -> None:
+    """Its copy is closed; the address is good for both."""
     address = server.address
 
     def child() -> object:
@@ -331,8 +329,8 @@ def test_s82_a_forked_child_cannot_harm_the_server(server: StoreServer, fork: An
     assert RemoteStore(address).get("k") == b"child"
 
 
-def test_s82_a_child_forked_before_the_address_has_none(server: StoreServer, fork: Any) -> None:
-    """S82: it cannot listen for its parent."""
+def test_a_child_forked_before_the_address_has_none(server: StoreServer, fork: Any) -> None:
+    """It cannot listen for its parent."""
     error = fork(lambda: server.address).outcome()
     assert type(error) is DistNetworkError
 

@@ -43,8 +43,8 @@ def prompt(store: RemoteStore) -> None:
     assert SYSTEM_CLOCK.monotonic() - began < PROMPT
 
 
-def test_s72_operations_have_one_order(server: StoreServer, fork: Any) -> None:
-    """S72: every sum comes once, in each client's order."""
+def test_operations_have_one_order(server: StoreServer, fork: Any) -> None:
+    """Every sum comes once, in each client's order."""
     address = server.address
     children = [fork(lambda: [RemoteStore(address).add("n", 1) for _ in range(50)]) for _ in range(4)]
     sums = [child.outcome() for child in children]
@@ -53,10 +53,8 @@ def test_s72_operations_have_one_order(server: StoreServer, fork: Any) -> None:
 
 
 @pytest.mark.parametrize("operation", ["wait", "queue_pop"])
-def test_s76_a_killed_client_is_forgotten(
-    server: StoreServer, fork: Any, waiting: Any, operation: str
-) -> None:
-    """S76, SF7: no waiter is left, and an element pushed later goes to somebody else."""
+def test_a_killed_client_is_forgotten(server: StoreServer, fork: Any, waiting: Any, operation: str) -> None:
+    """No waiter is left, and an element pushed later goes to somebody else."""
     address = server.address
     argument = ["q"] if operation == "wait" else "q"
     child = fork(lambda: getattr(RemoteStore(address), operation)(argument))
@@ -70,8 +68,8 @@ def test_s76_a_killed_client_is_forgotten(
     assert store.queue_pop("q", False) == b"1"
 
 
-def test_sf7_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreServer, threads: Any) -> None:
-    """SF7: the server finds out only when it answers."""
+def test_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreServer, threads: Any) -> None:
+    """The server finds out only when it answers."""
     state = server.state
     service = server._service
     ours, theirs = socket.socketpair()
@@ -96,8 +94,8 @@ def test_sf7_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreS
     assert state.waiters() == []
 
 
-def test_sf9_a_stopped_client_is_not_forgotten(server: StoreServer, fork: Any, waiting: Any) -> None:
-    """SF9, S76: it has its answer when it goes on."""
+def test_a_stopped_client_is_not_forgotten(server: StoreServer, fork: Any, waiting: Any) -> None:
+    """It has its answer when it goes on."""
     address = server.address
     child = fork(lambda: RemoteStore(address).get("k"))
     waiting(1)
@@ -109,8 +107,8 @@ def test_sf9_a_stopped_client_is_not_forgotten(server: StoreServer, fork: Any, w
     assert child.outcome() == b"1"
 
 
-def test_sf8_a_client_killed_in_mid_frame_stores_nothing(server: StoreServer, raw: Any) -> None:
-    """SF8: half of 16 MiB."""
+def test_a_client_killed_in_mid_frame_stores_nothing(server: StoreServer, raw: Any) -> None:
+    """Half of 16 MiB."""
     client = raw()
     client.send(REQUESTS["set"].pack(("k", bytes(MAX_VALUE)))[: MAX_VALUE // 2])
     store = server.store()
@@ -119,8 +117,8 @@ def test_sf8_a_client_killed_in_mid_frame_stores_nothing(server: StoreServer, ra
     assert not store.check(["k"])
 
 
-def test_s77_sf18_an_error_inside_the_server_is_the_callers(server: StoreServer) -> None:
-    """SF18: whatever it is, the others and the connection go on."""
+def test_an_error_inside_the_server_is_the_callers(server: StoreServer) -> None:
+    """Whatever it is, the others and the connection go on."""
     store, other = server.store(), server.store()
     append = REQUESTS["append"]
     server._service._operations[append.code] = (append, lambda key, value: 1 / 0)
@@ -130,8 +128,8 @@ def test_s77_sf18_an_error_inside_the_server_is_the_callers(server: StoreServer)
     prompt(other)
 
 
-def test_sf18_a_planned_fault_hits_its_caller_only(server: StoreServer) -> None:
-    """SF18: `fail` on the recording of a served store."""
+def test_a_planned_fault_hits_its_caller_only(server: StoreServer) -> None:
+    """`fail` on the recording of a served store."""
     store, other = recording(server.store()), server.store()
     other.set("k", "1")
     store.fail("wait", DistStoreError("planned"))
@@ -155,8 +153,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_s80_garbage_ends_its_connection_only(server: StoreServer, raw: Any, garbage: bytes) -> None:
-    """S80: an error that says why, and a hang-up."""
+def test_garbage_ends_its_connection_only(server: StoreServer, raw: Any, garbage: bytes) -> None:
+    """An error that says why, and a hang-up."""
     store = server.store()
     prompt(store)
     client = raw()
@@ -165,31 +163,29 @@ def test_s80_garbage_ends_its_connection_only(server: StoreServer, raw: Any, gar
     prompt(store)
 
 
-def test_s80_a_first_frame_must_be_a_greeting(server: StoreServer, raw: Any) -> None:
-    """S80, S78: an operation is not served before."""
+def test_a_first_frame_must_be_a_greeting(server: StoreServer, raw: Any) -> None:
+    """An operation is not served before."""
     client = raw(greeted=False)
     client.send(REQUESTS["set"].pack(("k", b"1")))
     assert client.refusal() == "the first frame must be a greeting"
     assert not server.store().check(["k"])
 
 
-def test_s80_a_stranger_may_not_announce_more_than_4_kib(server: StoreServer, raw: Any) -> None:
-    """S80, S79: refused by the announcement."""
+def test_a_stranger_may_not_announce_more_than_4_kib(server: StoreServer, raw: Any) -> None:
+    """Refused by the announcement."""
     client = raw(greeted=False)
     client.send(struct.pack(">I", 4097))
     assert client.refusal() == "a frame of 4097 bytes; the limit is 4096"
 
 
-def test_s80_a_stranger_who_does_not_greet_is_sent_away(
-    server: StoreServer, raw: Any, monkeypatch: Any
-) -> None:
-    """S80: he must not hold descriptors for ever."""
+def test_a_stranger_who_does_not_greet_is_sent_away(server: StoreServer, raw: Any, monkeypatch: Any) -> None:
+    """He must not hold descriptors for ever."""
     monkeypatch.setattr("pytest_elastic.store._service._GREETING_TIME", 0.05)
     assert raw(greeted=False).refusal() == "no greeting within 0.05 s"
 
 
-def test_s80_one_byte_at_a_time_is_served(server: StoreServer, raw: Any) -> None:
-    """S80: slowly, and the others meanwhile."""
+def test_one_byte_at_a_time_is_served(server: StoreServer, raw: Any) -> None:
+    """Slowly, and the others meanwhile."""
     store, client = server.store(), raw()
     for byte in REQUESTS["set"].pack(("k", b"1")):
         client.send(bytes([byte]))
@@ -198,8 +194,8 @@ def test_s80_one_byte_at_a_time_is_served(server: StoreServer, raw: Any) -> None
     assert store.get("k") == b"1"
 
 
-def test_s80_a_hang_up_in_mid_frame_is_forgotten(server: StoreServer, raw: Any, wait_for: Any) -> None:
-    """S80: also of one that never greeted."""
+def test_a_hang_up_in_mid_frame_is_forgotten(server: StoreServer, raw: Any, wait_for: Any) -> None:
+    """Also of one that never greeted."""
     for greeted in (True, False):
         client = raw(greeted=greeted)
         client.send(b"\0\0\0\x09\1")
@@ -208,8 +204,8 @@ def test_s80_a_hang_up_in_mid_frame_is_forgotten(server: StoreServer, raw: Any, 
     assert not server._service._strangers
 
 
-def test_sf11_a_slow_reader_is_held_back(server: StoreServer, raw: Any) -> None:
-    """SF11: 1000 gets of 1 MiB, answered as they are read; the others are not affected."""
+def test_a_slow_reader_is_held_back(server: StoreServer, raw: Any) -> None:
+    """1000 gets of 1 MiB, answered as they are read; the others are not affected."""
     store, client = server.store(), raw()
     value = bytes(2**20)
     store.set("big", value)
@@ -224,8 +220,8 @@ def test_sf11_a_slow_reader_is_held_back(server: StoreServer, raw: Any) -> None:
     prompt(store)
 
 
-def test_s80_requests_sent_ahead_are_answered_in_order(server: StoreServer, raw: Any) -> None:
-    """S80: also behind one that is blocked."""
+def test_requests_sent_ahead_are_answered_in_order(server: StoreServer, raw: Any) -> None:
+    """Also behind one that is blocked."""
     store, client = server.store(), raw()
     client.send(
         REQUESTS["get"].pack((30.0, 0.0, "k")) + b"".join(REQUESTS["add"].pack(("n", 1)) for _ in range(5))
@@ -237,8 +233,8 @@ def test_s80_requests_sent_ahead_are_answered_in_order(server: StoreServer, raw:
     assert [unpack_answer(REQUESTS["add"], client.answer()) for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
-def test_s80_too_much_sent_ahead_is_refused(server: StoreServer, raw: Any, waiting: Any) -> None:
-    """S80: memory stays bounded while an operation is blocked."""
+def test_too_much_sent_ahead_is_refused(server: StoreServer, raw: Any, waiting: Any) -> None:
+    """Memory stays bounded while an operation is blocked."""
     client = raw()
     client.send(REQUESTS["get"].pack((30.0, 0.0, "k")))
     waiting(1)
@@ -249,8 +245,8 @@ def test_s80_too_much_sent_ahead_is_refused(server: StoreServer, raw: Any, waiti
     waiting(0)
 
 
-def test_s80_half_frames_take_no_more_memory_than_they_have(server: StoreServer, raw: Any) -> None:
-    """S80: below 64 MiB for a connection, whatever it announces."""
+def test_half_frames_take_no_more_memory_than_they_have(server: StoreServer, raw: Any) -> None:
+    """Below 64 MiB for a connection, whatever it announces."""
     store = server.store()
     before = psutil.Process().memory_info().rss
     clients = [raw() for _ in range(20)]
@@ -260,8 +256,8 @@ def test_s80_half_frames_take_no_more_memory_than_they_have(server: StoreServer,
     assert psutil.Process().memory_info().rss - before < 32 * 2**20
 
 
-def test_s81_sf16_another_version_is_refused(server: StoreServer, raw: Any, caplog: Any) -> None:
-    """S78, SF16: with both versions, and a line in the log."""
+def test_another_version_is_refused(server: StoreServer, raw: Any, caplog: Any) -> None:
+    """With both versions, and a line in the log."""
     client = raw(greeted=False)
     client.greet(version=7)
     assert client.refusal() == f"the server speaks version {VERSION} of the protocol, the client 7"
@@ -269,8 +265,8 @@ def test_s81_sf16_another_version_is_refused(server: StoreServer, raw: Any, capl
     assert "the client 7" in caplog.text
 
 
-def test_s81_sf16_a_wrong_token_is_refused(caplog: Any) -> None:
-    """S81, SF16: one error, logged, without the token."""
+def test_a_wrong_token_is_refused(caplog: Any) -> None:
+    """One error, logged, without the token."""
     with StoreServer.over_tcp(token="0123456789abcdef") as server:
         for token in ("wrong", None, "0123456789abcdeF"):
             with pytest.raises(DistNetworkError, match="wrong token"):
@@ -280,18 +276,16 @@ def test_s81_sf16_a_wrong_token_is_refused(caplog: Any) -> None:
     assert "0123456789" not in caplog.text
 
 
-def test_s81_sf16_another_user_is_refused(
-    server: StoreServer, raw: Any, monkeypatch: Any, caplog: Any
-) -> None:
-    """S81, SF16: even one who gets at the socket."""
+def test_another_user_is_refused(server: StoreServer, raw: Any, monkeypatch: Any, caplog: Any) -> None:
+    """Even one who gets at the socket."""
     monkeypatch.setattr("pytest_elastic.store._address.peer_user", lambda peer: os.geteuid() + 1)
     client = raw(greeted=False)
     assert client.refusal() == f"user {os.geteuid() + 1} is not the owner of this store"
     assert len(caplog.records) == 1
 
 
-def test_s79_many_descriptors_are_refused(server: StoreServer) -> None:
-    """S80: a door takes one for each socket that is handed in."""
+def test_many_descriptors_are_refused(server: StoreServer) -> None:
+    """A door takes one for each socket that is handed in."""
     door = server.pair()
     door.sendall(GREETING.pack((VERSION, b"")))
     door.recv(100)
@@ -303,8 +297,8 @@ def test_s79_many_descriptors_are_refused(server: StoreServer) -> None:
     door.close()
 
 
-def test_s80_only_sockets_can_be_handed_in(server: StoreServer) -> None:
-    """S80: another kind of descriptor is closed; the door goes on."""
+def test_only_sockets_can_be_handed_in(server: StoreServer) -> None:
+    """Another kind of descriptor is closed; the door goes on."""
     door = server.pair()
     door.settimeout(PROMPT)
     door.sendall(GREETING.pack((VERSION, b"")))
@@ -320,8 +314,8 @@ def test_s80_only_sockets_can_be_handed_in(server: StoreServer) -> None:
     door.close()
 
 
-def test_sf15_descriptors_used_up(server: StoreServer, raw: Any, wait_for: Any, caplog: Any) -> None:
-    """SF15: an error for the new client only; served again after one closes."""
+def test_descriptors_used_up(server: StoreServer, raw: Any, wait_for: Any, caplog: Any) -> None:
+    """An error for the new client only; served again after one closes."""
     store = server.store()
     prompt(store)
     address = server.address.removeprefix("unix:")
@@ -353,8 +347,8 @@ def test_sf15_descriptors_used_up(server: StoreServer, raw: Any, wait_for: Any, 
     assert len(caplog.records) == 2
 
 
-def test_sf15_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SF15: a child that is forked meanwhile does not close what has its number by then."""
+def test_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked meanwhile does not close what has its number by then."""
     service, seen = Service(StoreState()), []
     close = os.close
 
@@ -368,10 +362,10 @@ def test_sf15_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatc
     assert seen == [None]
 
 
-def test_s80_a_client_that_hangs_up_while_it_is_looked_at(
+def test_a_client_that_hangs_up_while_it_is_looked_at(
     server: StoreServer, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S80: the system may refuse to say who it was; the others go on."""
+    """The system may refuse to say who it was; the others go on."""
     store = server.store()
     prompt(store)
 
@@ -383,8 +377,8 @@ def test_s80_a_client_that_hangs_up_while_it_is_looked_at(
     prompt(store)
 
 
-def test_sf17_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting: Any) -> None:
-    """SF17: 64 waiters on 64 keys, one multi_set of all, each answered once, in 30 rounds."""
+def test_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting: Any) -> None:
+    """64 waiters on 64 keys, one multi_set of all, each answered once, in 30 rounds."""
     store = server.store()
     clients = [raw() for _ in range(64)]
     for turn in range(30):
@@ -397,8 +391,8 @@ def test_sf17_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting
             assert unpack_answer(REQUESTS["wait"], client.answer()) is None
 
 
-def test_s37_a_write_at_the_deadline_is_seen() -> None:
-    """S37: what is ready is served before what has expired is told so."""
+def test_a_write_at_the_deadline_is_seen() -> None:
+    """What is ready is served before what has expired is told so."""
     service = Service(StoreState())
     ours, theirs = socket.socketpair()
     other, writer = socket.socketpair()
@@ -415,8 +409,8 @@ def test_s37_a_write_at_the_deadline_is_seen() -> None:
     writer.close()
 
 
-def test_s35_timeouts_of_every_size(server: StoreServer) -> None:
-    """S35, S80: infinite, huge and odd ones; the server goes on."""
+def test_timeouts_of_every_size(server: StoreServer) -> None:
+    """Infinite, huge and odd ones; the server goes on."""
     store = server.store()
     for seconds in (0.0, -1.0, -float("inf")):
         with pytest.raises(DistStoreError):
@@ -427,8 +421,8 @@ def test_s35_timeouts_of_every_size(server: StoreServer) -> None:
     prompt(store)
 
 
-def test_s35_a_wait_without_end_ends_with_its_key(server: StoreServer, threads: Any, waiting: Any) -> None:
-    """S35: beside one that expires meanwhile."""
+def test_a_wait_without_end_ends_with_its_key(server: StoreServer, threads: Any, waiting: Any) -> None:
+    """Beside one that expires meanwhile."""
     store = server.store()
     threads.start(lambda: store.wait(["k"], float("inf")))
     waiting(1)
@@ -438,8 +432,8 @@ def test_s35_a_wait_without_end_ends_with_its_key(server: StoreServer, threads: 
     assert threads.join() == [None]
 
 
-def test_s82_connections_that_wait_cost_no_cpu(server: StoreServer, raw: Any, waiting: Any) -> None:
-    """S82: 64 of them, for a while."""
+def test_connections_that_wait_cost_no_cpu(server: StoreServer, raw: Any, waiting: Any) -> None:
+    """64 of them, for a while."""
     clients = [raw() for _ in range(64)]
     for i, client in enumerate(clients):
         client.send(REQUESTS["wait"].pack((300.0 + i, 0.0, [f"key{i}"], False, ())))
@@ -536,8 +530,8 @@ class Fuzzer:
         return REQUESTS[name].pack([fields[kind] for kind in kinds])
 
 
-def test_sf10_fuzz(server: StoreServer, caplog: Any, wait_for: Any) -> None:
-    """SF10: no crash, no hang, bounded memory, no leak, and a healthy client is served throughout."""
+def test_fuzz(server: StoreServer, caplog: Any, wait_for: Any) -> None:
+    """No crash, no hang, bounded memory, no leak, and a healthy client is served throughout."""
     caplog.set_level(logging.CRITICAL)
     store = server.store()
     seed = random.randrange(2**32) if FUZZ_SECONDS > 1 else 0

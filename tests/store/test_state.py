@@ -32,8 +32,8 @@ def woken(state: StoreState) -> list[Waiter]:
     return [waiter for waiter in waiters if state.resume(waiter)]
 
 
-def test_s5_is_pure() -> None:
-    """S5: the module imports nothing that could wait, tell the time or talk."""
+def test_is_pure() -> None:
+    """The module imports nothing that could wait, tell the time or talk."""
     imported = {
         name.split(".")[0]
         for node in ast.walk(ast.parse(inspect.getsource(_state)))
@@ -45,15 +45,15 @@ def test_s5_is_pure() -> None:
     assert imported == {"__future__", "re", "collections", "typing", "pytest_elastic"}
 
 
-def test_s5_knows_two_ways_to_wake() -> None:
-    """S5: anything else is refused."""
+def test_knows_two_ways_to_wake() -> None:
+    """Anything else is refused."""
     assert StoreState().wake == "latched"
     with pytest.raises(ValueError, match="wake must be 'level' or 'latched', not 'edge'"):
         StoreState("edge")  # type: ignore[arg-type]
 
 
-def test_s5_apply_takes_operations_as_data(state: StoreState) -> None:
-    """S5: a name and arguments; a blocked one is its client's waiter."""
+def test_apply_takes_operations_as_data(state: StoreState) -> None:
+    """A name and arguments; a blocked one is its client's waiter."""
     assert state.apply(("add", "n", 2)) == 2
     waiter = blocked(state.apply(("wait", ["n", "a"]), client="rank 1"))
     assert (waiter.name, list(waiter.keys), waiter.client) == ("wait", ["n", "a"], "rank 1")
@@ -62,14 +62,14 @@ def test_s5_apply_takes_operations_as_data(state: StoreState) -> None:
 
 
 @pytest.mark.parametrize("name", ["woken", "_block", "resume", "nothing", 5])
-def test_s5_apply_refuses_what_is_no_operation(state: StoreState, name: object) -> None:
-    """S5: the methods for carriers are not operations."""
+def test_apply_refuses_what_is_no_operation(state: StoreState, name: object) -> None:
+    """The methods for carriers are not operations."""
     with pytest.raises(ValueError, match=f"a store has no operation {name!r}"):
         state.apply((name, "key"))
 
 
-def test_s11_set_overwrites_whatever_was_there(state: StoreState) -> None:
-    """S11: a value, a counter, or nothing."""
+def test_set_overwrites_whatever_was_there(state: StoreState) -> None:
+    """A value, a counter, or nothing."""
     for value in (b"1", b"", b"text"):
         assert state.set("k", value) is None  # type: ignore[func-returns-value]
         assert state.get("k") == value
@@ -78,8 +78,8 @@ def test_s11_set_overwrites_whatever_was_there(state: StoreState) -> None:
     assert state.get("n") == b"x"
 
 
-def test_s12_get_waits_for_the_key(state: StoreState) -> None:
-    """S12: and for no other; what it gets is what was set."""
+def test_get_waits_for_the_key(state: StoreState) -> None:
+    """And for no other; what it gets is what was set."""
     waiter = blocked(state.get("k"))
     state.set("other", b"0")
     assert woken(state) == []
@@ -91,18 +91,18 @@ def test_s12_get_waits_for_the_key(state: StoreState) -> None:
 @pytest.mark.parametrize(
     ("present", "expected", "answer", "after"),
     [
-        (b"old", b"old", b"new", b"new"),  # S16: present and equal.
-        (b"old", b"x", b"old", b"old"),  # S16: present and different.
-        (None, b"", b"new", b"new"),  # S16: missing, nothing expected.
-        (None, b"x", b"x", None),  # S16: missing, something expected.
-        (b"old", b"", b"old", b"old"),  # S17: an empty expectation is no wildcard.
-        (b"", b"", b"new", b"new"),  # S17: but the empty value's own.
+        (b"old", b"old", b"new", b"new"),  # Present and equal.
+        (b"old", b"x", b"old", b"old"),  # Present and different.
+        (None, b"", b"new", b"new"),  # Missing, nothing expected.
+        (None, b"x", b"x", None),  # Missing, something expected.
+        (b"old", b"", b"old", b"old"),  # An empty expectation is no wildcard.
+        (b"", b"", b"new", b"new"),  # But the empty value's own.
     ],
 )
-def test_s16_s17_compare_set(
+def test_compare_set(
     state: StoreState, present: bytes | None, expected: bytes, answer: bytes, after: bytes | None
 ) -> None:
-    """S16, S17: what it returns and what is then there; it wakes if it stored."""
+    """What it returns and what is then there; it wakes if it stored."""
     if present is not None:
         state.set("k", present)
     waiter = state.get("k")
@@ -113,8 +113,8 @@ def test_s16_s17_compare_set(
         assert woken(state) == ([waiter] if after == b"new" else [])
 
 
-def test_s19_check_looks_at_values_and_queues(state: StoreState) -> None:
-    """S19: now; repeats are fine; nobody waits."""
+def test_check_looks_at_values_and_queues(state: StoreState) -> None:
+    """Now; repeats are fine; nobody waits."""
     state.set("k", b"")
     state.queue_push("q", b"")
     assert state.check(["k", "q", "k"])
@@ -124,8 +124,8 @@ def test_s19_check_looks_at_values_and_queues(state: StoreState) -> None:
     assert state.waiters() == []
 
 
-def test_s21_append(state: StoreState) -> None:
-    """S21: at the end, also of nothing and of a counter's digits; it wakes who waits for the key."""
+def test_append(state: StoreState) -> None:
+    """At the end, also of nothing and of a counter's digits; it wakes who waits for the key."""
     waiter = blocked(state.get("k"))
     assert state.append("k", b"") is None  # type: ignore[func-returns-value]
     assert woken(state) == [waiter]
@@ -140,16 +140,16 @@ def test_s21_append(state: StoreState) -> None:
 @pytest.mark.parametrize(
     "text", ["5", "+5", " \t\n\v\f\r5", "5a", "5.9", "05", "0" * 5000 + "5", "5\0", "5_0"]
 )
-def test_s14_reads_numbers_as_c_does(state: StoreState, text: str) -> None:
-    """S14: white space, a sign, and digits up to the first other character."""
+def test_reads_numbers_as_c_does(state: StoreState, text: str) -> None:
+    """White space, a sign, and digits up to the first other character."""
     state.set("n", text.encode())
     assert state.add("n", 0) == 5
     assert state.get("n") == b"5"
 
 
 @pytest.mark.parametrize("value", [b"a5", b" ", b"--5", b"\xff", b"-", b"\x005", "٥".encode(), b"\x1c5"])
-def test_s14_refuses_text_without_digits(state: StoreState, value: bytes) -> None:
-    """S14: a ValueError that names key and value; nothing changed."""
+def test_refuses_text_without_digits(state: StoreState, value: bytes) -> None:
+    """A ValueError that names key and value; nothing changed."""
     state.set("n", value)
     with pytest.raises(ValueError, match="'n' is no number: b") as info:
         state.add("n", 1)
@@ -158,8 +158,8 @@ def test_s14_refuses_text_without_digits(state: StoreState, value: bytes) -> Non
 
 
 @pytest.mark.parametrize("value", [b"9223372036854775808", b"-9223372036854775809", b"9" * 5000])
-def test_s14_refuses_numbers_beyond_64_bits(state: StoreState, value: bytes) -> None:
-    """S14: an IndexError whose text stays short; nothing changed."""
+def test_refuses_numbers_beyond_64_bits(state: StoreState, value: bytes) -> None:
+    """An IndexError whose text stays short; nothing changed."""
     state.set("n", value)
     with pytest.raises(IndexError, match="'n' does not fit 64 bits") as info:
         state.add("n", 1)
@@ -168,8 +168,8 @@ def test_s14_refuses_numbers_beyond_64_bits(state: StoreState, value: bytes) -> 
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
-def test_s15_sums_wrap(first: int, second: int) -> None:
-    """S15: as signed 64-bit numbers."""
+def test_sums_wrap(first: int, second: int) -> None:
+    """As signed 64-bit numbers."""
     state = StoreState()
     assert state.add("n", first) == first
     expected = (first + second + 2**63) % 2**64 - 2**63
@@ -177,8 +177,8 @@ def test_s15_sums_wrap(first: int, second: int) -> None:
     assert state.get("n") == b"%d" % expected
 
 
-def test_s18_level_needs_all_keys_at_once() -> None:
-    """S18: a key that went before the last came is waited for again."""
+def test_level_needs_all_keys_at_once() -> None:
+    """A key that went before the last came is waited for again."""
     state = StoreState("level")
     waiter = blocked(state.wait(["a", "b"]))
     state.set("a", b"1")
@@ -191,8 +191,8 @@ def test_s18_level_needs_all_keys_at_once() -> None:
     assert woken(state) == [waiter]
 
 
-def test_s18_latched_needs_each_key_once() -> None:
-    """S18: a key that was there since the call counts although it went."""
+def test_latched_needs_each_key_once() -> None:
+    """A key that was there since the call counts although it went."""
     state = StoreState("latched")
     waiter = blocked(state.wait(["a", "b"]))
     state.set("a", b"1")
@@ -202,16 +202,16 @@ def test_s18_latched_needs_each_key_once() -> None:
     assert woken(state) == [waiter]
 
 
-def test_s18_queues_exist_for_wait(state: StoreState) -> None:
-    """S18: an element pushed ends a wait."""
+def test_queues_exist_for_wait(state: StoreState) -> None:
+    """An element pushed ends a wait."""
     waiter = blocked(state.wait(["q"]))
     state.queue_push("q", b"1")
     assert woken(state) == [waiter]
     assert state.queue_len("q") == 1
 
 
-def test_s22_multi_set_shows_all_at_once() -> None:
-    """S22: a level waiter for the first key finds the last one, too."""
+def test_multi_set_shows_all_at_once() -> None:
+    """A level waiter for the first key finds the last one, too."""
     state = StoreState("level")
     waiter = blocked(state.multi_get(["a", "b"]))
     state.multi_set(["a", "b", "a"], [b"1", b"2", b"3"])
@@ -219,8 +219,8 @@ def test_s22_multi_set_shows_all_at_once() -> None:
     assert waiter.result == [b"3", b"2"]
 
 
-def test_s23_a_key_that_was_seen_counts(state: StoreState) -> None:
-    """S23: although it is gone when the others come."""
+def test_a_key_that_was_seen_counts(state: StoreState) -> None:
+    """Although it is gone when the others come."""
     state.set("a", b"1")
     waiter = blocked(state.multi_get(["a", "b", "a"]))
     state.delete_key("a")
@@ -230,8 +230,8 @@ def test_s23_a_key_that_was_seen_counts(state: StoreState) -> None:
     assert waiter.result == [b"1", b"2", b"1"]
 
 
-def test_s25_queues_do_not_end_a_get(state: StoreState) -> None:
-    """S25: get and multi_get wait for values only."""
+def test_queues_do_not_end_a_get(state: StoreState) -> None:
+    """Get and multi_get wait for values only."""
     getter, many = blocked(state.get("k")), blocked(state.multi_get(["k"]))
     state.queue_push("k", b"element")
     assert (woken(state), state.missing(getter)) == ([], ("k",))
@@ -240,8 +240,8 @@ def test_s25_queues_do_not_end_a_get(state: StoreState) -> None:
     assert (getter.result, many.result) == (b"value", [b"value"])
 
 
-def test_s25_values_do_not_end_a_pop(state: StoreState) -> None:
-    """S25, S26: a blocked pop waits for an element, a value of that name or not."""
+def test_values_do_not_end_a_pop(state: StoreState) -> None:
+    """A blocked pop waits for an element, a value of that name or not."""
     popper = blocked(state.queue_pop("k"))
     state.set("k", b"value")
     assert (woken(state), state.missing(popper)) == ([], ("k",))
@@ -250,8 +250,8 @@ def test_s25_values_do_not_end_a_pop(state: StoreState) -> None:
     assert popper.result == b"element"
 
 
-def test_s26_an_emptied_queue_is_gone(state: StoreState) -> None:
-    """S26: check and wait do not see it, and a pop that does not block raises."""
+def test_an_emptied_queue_is_gone(state: StoreState) -> None:
+    """Check and wait do not see it, and a pop that does not block raises."""
     state.queue_push("q", b"1")
     assert state.queue_pop("q", False) == b"1"
     assert not state.check(["q"])
@@ -261,8 +261,8 @@ def test_s26_an_emptied_queue_is_gone(state: StoreState) -> None:
     assert info.value.keys == ("q",)
 
 
-def test_s27_poppers_are_served_in_order(state: StoreState) -> None:
-    """S27: one element each; the rest stays."""
+def test_poppers_are_served_in_order(state: StoreState) -> None:
+    """One element each; the rest stays."""
     poppers = [blocked(state.queue_pop("q")) for _ in range(3)]
     for element in (b"1", b"2"):
         state.queue_push("q", element)
@@ -271,8 +271,8 @@ def test_s27_poppers_are_served_in_order(state: StoreState) -> None:
     assert (state.queue_len("q"), state.waiters()) == (0, [poppers[2]])
 
 
-def test_s36_a_push_wakes_waiters_and_one_popper() -> None:
-    """S36: latched waiters all saw the element, though a popper has it."""
+def test_a_push_wakes_waiters_and_one_popper() -> None:
+    """Latched waiters all saw the element, though a popper has it."""
     state = StoreState("latched")
     popper, waiters = blocked(state.queue_pop("q")), [blocked(state.wait(["q"])) for _ in range(2)]
     state.queue_push("q", b"1")
@@ -290,23 +290,23 @@ WRITES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_s36_every_write_wakes_all_waiters(state: StoreState, write: str) -> None:
-    """S36: no write forgets anybody."""
+def test_every_write_wakes_all_waiters(state: StoreState, write: str) -> None:
+    """No write forgets anybody."""
     waiters = [blocked(state.wait(["k"])) for _ in range(3)]
     state.apply(WRITES[write])
     assert woken(state) == waiters
     assert state.waiters() == []
 
 
-def test_s36_a_compare_set_that_stores_nothing_wakes_nobody(state: StoreState) -> None:
-    """S36: nothing was written."""
+def test_a_compare_set_that_stores_nothing_wakes_nobody(state: StoreState) -> None:
+    """Nothing was written."""
     blocked(state.wait(["k"]))
     assert state.compare_set("k", b"x", b"1") == b"x"
     assert state.woken == []
 
 
-def test_s39_level_may_miss_what_latched_sees() -> None:
-    """S39: a key that is set and deleted before the waiter is resumed."""
+def test_level_may_miss_what_latched_sees() -> None:
+    """A key that is set and deleted before the waiter is resumed."""
     seen = {}
     for wake in ("level", "latched"):
         state = StoreState(wake)
@@ -317,8 +317,8 @@ def test_s39_level_may_miss_what_latched_sees() -> None:
     assert seen == {"level": False, "latched": True}
 
 
-def test_s39_a_latched_get_has_the_value_that_released_it() -> None:
-    """S39: not a later one."""
+def test_a_latched_get_has_the_value_that_released_it() -> None:
+    """Not a later one."""
     state = StoreState("latched")
     waiter = blocked(state.get("k"))
     state.set("k", b"1")
@@ -327,16 +327,16 @@ def test_s39_a_latched_get_has_the_value_that_released_it() -> None:
     assert waiter.result == b"1"
 
 
-def test_s38_missing_names_each_key_once_in_the_order_asked(state: StoreState) -> None:
-    """S38: and not those that are there."""
+def test_missing_names_each_key_once_in_the_order_asked(state: StoreState) -> None:
+    """And not those that are there."""
     state.set("b", b"1")
     state.queue_push("q", b"1")
     waiter = blocked(state.wait(["c", "b", "a", "q", "c"]))
     assert state.missing(waiter) == ("c", "a")
 
 
-def test_s76_an_abandoned_waiter_leaves_nothing(state: StoreState) -> None:
-    """S76: no record, and no wake-up."""
+def test_an_abandoned_waiter_leaves_nothing(state: StoreState) -> None:
+    """No record, and no wake-up."""
     for waiter in (state.wait(["a", "b"]), state.get("a"), state.queue_pop("a"), state.multi_get(["a", "b"])):
         state.abandon(blocked(waiter))
     state.set("a", b"1")
@@ -344,8 +344,8 @@ def test_s76_an_abandoned_waiter_leaves_nothing(state: StoreState) -> None:
     assert (state.waiters(), state.woken, state.queue_len("a")) == ([], [], 1)
 
 
-def test_s76_an_element_goes_back_to_the_head_of_the_queue(state: StoreState) -> None:
-    """S76: if its popper is abandoned before it was told; the next popper gets it first."""
+def test_an_element_goes_back_to_the_head_of_the_queue(state: StoreState) -> None:
+    """If its popper is abandoned before it was told; the next popper gets it first."""
     first, second = blocked(state.queue_pop("q")), blocked(state.queue_pop("q"))
     state.queue_push("q", b"1")
     assert woken(state) == [first]
@@ -357,8 +357,8 @@ def test_s76_an_element_goes_back_to_the_head_of_the_queue(state: StoreState) ->
     assert [state.queue_pop("q", False), state.queue_pop("q", False)] == [b"1", b"2"]
 
 
-def test_s28_a_barrier_is_three_operations_in_one(state: StoreState) -> None:
-    """S28: it counts, releases and waits."""
+def test_a_barrier_is_three_operations_in_one(state: StoreState) -> None:
+    """It counts, releases and waits."""
     waiter = blocked(state.barrier("b", 2))
     assert state.missing(waiter) == ("b/last_member",)
     assert state.barrier("b", 2) is None
@@ -367,8 +367,8 @@ def test_s28_a_barrier_is_three_operations_in_one(state: StoreState) -> None:
     assert (state.get("b/num_members"), state.get("b/last_member")) == (b"3", b"1")
 
 
-def test_s61_arrivals_are_remembered_until_the_counter_goes(state: StoreState) -> None:
-    """S61: in their order, as long as the count that they made."""
+def test_arrivals_are_remembered_until_the_counter_goes(state: StoreState) -> None:
+    """In their order, as long as the count that they made."""
     assert (state.members("n"), state.arrive("n", 2), state.arrive("n", 0)) == ([], 1, 2)
     state.members("n").append(9)
     assert state.members("n") == [2, 0]
@@ -376,8 +376,8 @@ def test_s61_arrivals_are_remembered_until_the_counter_goes(state: StoreState) -
     assert state.members("n") == []
 
 
-def test_s40_a_waiter_that_was_registered_by_half_can_be_abandoned(state: StoreState) -> None:
-    """S40: an interrupt hits anywhere, and must not become another error."""
+def test_a_waiter_that_was_registered_by_half_can_be_abandoned(state: StoreState) -> None:
+    """An interrupt hits anywhere, and must not become another error."""
     waiter = blocked(state.queue_pop("q"))
     waiter.pending["never registered"] = None
     state.abandon(waiter)
@@ -386,8 +386,8 @@ def test_s40_a_waiter_that_was_registered_by_half_can_be_abandoned(state: StoreS
     assert (state.woken, state.queue_len("q")) == ([], 1)
 
 
-def test_sf17_a_notify_storm_loses_nobody(state: StoreState) -> None:
-    """SF17: 64 waiters on 64 keys, one multi_set of all, each woken once, 1,000 times."""
+def test_a_notify_storm_loses_nobody(state: StoreState) -> None:
+    """64 waiters on 64 keys, one multi_set of all, each woken once, 1,000 times."""
     keys = [f"key{i}" for i in range(64)]
     for _ in range(1000):
         waiters = [blocked(state.wait([key])) for key in keys]
@@ -399,7 +399,7 @@ def test_sf17_a_notify_storm_loses_nobody(state: StoreState) -> None:
 
 
 def test_a_wait_for_many_keys_is_not_quadratic() -> None:
-    """S79: 65,536 keys set one by one release their waiter with one look at each."""
+    """65,536 keys set one by one release their waiter with one look at each."""
     state = StoreState("latched")
     keys = [str(i) for i in range(65_536)]
     waiter = blocked(state.wait(keys))

@@ -10,8 +10,8 @@ sys.modules["torch"] = sys.modules["torch.distributed"] = None
 """
 
 
-def test_s89_mock_and_hash_stores_are_new_for_each_test(run: Any) -> None:
-    """S89: in process, for any test; what one test did is not seen by the next."""
+def test_mock_and_hash_stores_are_new_for_each_test(run: Any) -> None:
+    """In process, for any test; what one test did is not seen by the next."""
     run(
         """
         import pytest
@@ -28,8 +28,8 @@ def test_s89_mock_and_hash_stores_are_new_for_each_test(run: Any) -> None:
     ).assert_outcomes(passed=4)
 
 
-def test_s89_the_elastic_store_is_one_for_all_ranks_and_new_for_each_test(run: Any) -> None:
-    """S89: served; every rank sees what the others wrote."""
+def test_the_elastic_store_is_one_for_all_ranks_and_new_for_each_test(run: Any) -> None:
+    """Served; every rank sees what the others wrote."""
     run(
         """
         import pytest
@@ -44,8 +44,8 @@ def test_s89_the_elastic_store_is_one_for_all_ranks_and_new_for_each_test(run: A
     ).assert_outcomes(passed=2)
 
 
-def test_s89_the_controller_sees_the_ranks_data(run: Any) -> None:
-    """S89: and they see the controller's."""
+def test_the_controller_sees_the_ranks_data(run: Any) -> None:
+    """And they see the controller's."""
     run(
         """
         from pytest_elastic.launch import current_world
@@ -64,8 +64,8 @@ def test_s89_the_controller_sees_the_ranks_data(run: Any) -> None:
     ).assert_outcomes(passed=1)
 
 
-def test_s86_process_group_is_skipped_without_torch(run: Any) -> None:
-    """S86: with the reason."""
+def test_process_group_is_skipped_without_torch(run: Any) -> None:
+    """With the reason."""
     result = run(
         """
         import pytest
@@ -81,8 +81,8 @@ def test_s86_process_group_is_skipped_without_torch(run: Any) -> None:
     result.stdout.fnmatch_lines(["SKIPPED*torch*"])
 
 
-def test_s83_the_exit_of_a_rank_is_told_to_the_server(run: Any) -> None:
-    """S83: by the group that saw it, under the rank's label; a copy of its socket cannot hide it."""
+def test_the_exit_of_a_rank_is_told_to_the_server(run: Any) -> None:
+    """By the group that saw it, under the rank's label; a copy of its socket cannot hide it."""
     run(
         """
         from pytest_elastic.launch import current_world

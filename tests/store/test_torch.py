@@ -43,8 +43,8 @@ def collect(group: Any, rank: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_s84_gloo_between_threads(threads: Any, size: int) -> None:
-    """S84: over a HashStore."""
+def test_gloo_between_threads(threads: Any, size: int) -> None:
+    """Over a HashStore."""
     store = HashStore()
     calls = [lambda rank=rank: collect(gloo(store.clone(), rank, size), rank) for rank in range(size)]
     assert threads(*calls) == [(size * (size + 1) // 2, size)] * size
@@ -68,8 +68,8 @@ def rank_of_a_group(address: str, rank: int, size: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_s84_gloo_between_processes(server: StoreServer, fork: Any, size: int) -> None:
-    """S84: `init_process_group` over a RemoteStore; all_reduce, barrier, all_gather_object, new_group."""
+def test_gloo_between_processes(server: StoreServer, fork: Any, size: int) -> None:
+    """`init_process_group` over a RemoteStore; all_reduce, barrier, all_gather_object, new_group."""
     address = server.address
     children = [fork(lambda rank=rank: rank_of_a_group(address, rank, size)) for rank in range(size)]
     expected = {"sum": size * (size + 1) // 2, "objects": [{"rank": rank} for rank in range(size)]}
@@ -77,8 +77,8 @@ def test_s84_gloo_between_processes(server: StoreServer, fork: Any, size: int) -
         assert child.outcome() == expected | {"part": 2 if rank < 2 else 1}
 
 
-def test_s84_every_operation_passes_through_torchs_prefix_store() -> None:
-    """S84: C++ calls back by the names that it knows."""
+def test_every_operation_passes_through_torchs_prefix_store() -> None:
+    """C++ calls back by the names that it knows."""
     store = HashStore()
     prefixed = distributed.PrefixStore("p", torch_store(store))
     prefixed.set("k", "1")
@@ -100,8 +100,8 @@ def test_s84_every_operation_passes_through_torchs_prefix_store() -> None:
     assert store.get("p/from a clone") == b"2"
 
 
-def test_s84_it_is_one_of_torchs_stores_with_all_operations() -> None:
-    """S84: used from Python, queues and lists, too."""
+def test_it_is_one_of_torchs_stores_with_all_operations() -> None:
+    """Used from Python, queues and lists, too."""
     store = torch_store(HashStore())
     assert isinstance(store, distributed.Store)
     store.queue_push("q", "1")
@@ -109,8 +109,8 @@ def test_s84_it_is_one_of_torchs_stores_with_all_operations() -> None:
     assert (store.queue_len("q"), store.queue_pop("q"), store.list_keys()) == (1, b"1", ["k"])
 
 
-def test_s84_its_timeout_is_the_stores() -> None:
-    """S84: set from Python or from C++."""
+def test_its_timeout_is_the_stores() -> None:
+    """Set from Python or from C++."""
     store = HashStore()
     bridge = torch_store(store)
     assert bridge.timeout == timedelta(seconds=300)
@@ -122,8 +122,8 @@ def test_s84_its_timeout_is_the_stores() -> None:
     assert store.timeout == timedelta(seconds=0.002)
 
 
-def test_s85_it_lives_as_long_as_its_store() -> None:
-    """S85: though nobody keeps it; and no longer."""
+def test_it_lives_as_long_as_its_store() -> None:
+    """Though nobody keeps it; and no longer."""
     store = HashStore()
     prefixed = distributed.PrefixStore("p", torch_store(store))
     gc.collect()
@@ -136,8 +136,8 @@ def test_s85_it_lives_as_long_as_its_store() -> None:
     assert alive() is None
 
 
-def test_s85_errors_are_torchs_and_ours() -> None:
-    """S85: of the bridge, and through C++: torch's prefixes and its gloo; with their fields, pickled as ours."""
+def test_errors_are_torchs_and_ours() -> None:
+    """Of the bridge, and through C++: torch's prefixes and its gloo; with their fields, pickled as ours."""
     store = HashStore()
     store.set_timeout(0.001)
     bridge = torch_store(store)
@@ -201,14 +201,14 @@ def test_torchs_own_traced_barrier(server: StoreServer, threads: Any, kind: str,
     assert "missing_ranks=[[<check rank 0 (host0) for missing rank info>]]" in str(second)
 
 
-def test_s85_a_store_of_torchs_is_returned_as_it_is() -> None:
-    """S85: there is nothing to do."""
+def test_a_store_of_torchs_is_returned_as_it_is() -> None:
+    """There is nothing to do."""
     store = distributed.HashStore()
     assert torch_store(store) is store
 
 
-def test_s86_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S86: an ImportError that names the extra."""
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ImportError that names the extra."""
     from pytest_elastic.store import _torch
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -218,8 +218,8 @@ def test_s86_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hash", "served", "prefix"])
-def test_s87_torchs_own_barrier_and_synchronize(server: StoreServer, threads: Any, kind: str) -> None:
-    """S87: unmodified, over our stores."""
+def test_torchs_own_barrier_and_synchronize(server: StoreServer, threads: Any, kind: str) -> None:
+    """Unmodified, over our stores."""
     utils = pytest.importorskip("torch.distributed.elastic.utils.store")
     store = {"hash": HashStore, "served": server.store, "prefix": lambda: PrefixStore("p", HashStore())}[
         kind
@@ -234,8 +234,8 @@ def test_s87_torchs_own_barrier_and_synchronize(server: StoreServer, threads: An
     assert threads(*calls) == [(None, [b"0", b"1", b"2"])] * 3
 
 
-def test_s61_a_barrier_over_the_bridge_knows_who_is_missing() -> None:
-    """S61: it is our store underneath."""
+def test_a_barrier_over_the_bridge_knows_who_is_missing() -> None:
+    """It is our store underneath."""
     with pytest.raises(DistStoreError) as info:
         barrier(torch_store(HashStore()), 2, "b", 0.01, rank=1, trace_timeout=0.01)
     assert info.value.missing_ranks == [0]  # type: ignore[attr-defined]

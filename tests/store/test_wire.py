@@ -69,8 +69,8 @@ ANSWERS: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(st.data())
-def test_s78_requests_come_out_as_they_went_in(data: st.DataObject) -> None:
-    """S78, S71: whatever the operation and its arguments."""
+def test_requests_come_out_as_they_went_in(data: st.DataObject) -> None:
+    """Whatever the operation and its arguments."""
     name = data.draw(st.sampled_from(sorted(REQUESTS)))
     fields = data.draw(REQUEST_FIELDS[name])
     frame = REQUESTS[name].pack(fields)
@@ -80,8 +80,8 @@ def test_s78_requests_come_out_as_they_went_in(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_s78_answers_come_out_as_they_went_in(data: st.DataObject) -> None:
-    """S78, S71: numbers, bytes, texts and lists."""
+def test_answers_come_out_as_they_went_in(data: st.DataObject) -> None:
+    """Numbers, bytes, texts and lists."""
     name = data.draw(st.sampled_from(sorted(ANSWERS)))
     answer = data.draw(ANSWERS[name])
     assert unpack_answer(REQUESTS[name], pack_answer(REQUESTS[name], answer)) == answer
@@ -97,44 +97,44 @@ ERRORS: list[Exception] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_s71_errors_come_out_as_they_went_in(error: Exception) -> None:
-    """S71: their type, text and fields."""
+def test_errors_come_out_as_they_went_in(error: Exception) -> None:
+    """Their type, text and fields."""
     with pytest.raises(type(error)) as info:
         unpack_answer(REQUESTS["add"], pack_error(error))
     assert type(info.value) is type(error)
     assert (info.value.args, vars(info.value)) == (error.args, vars(error))
 
 
-def test_sf18_an_unknown_error_becomes_a_store_error() -> None:
-    """SF18: named in the text, so that it is not lost."""
+def test_an_unknown_error_becomes_a_store_error() -> None:
+    """Named in the text, so that it is not lost."""
     with pytest.raises(DistStoreError, match="KeyError: 'k'"):
         unpack_answer(REQUESTS["add"], pack_error(KeyError("k")))
 
 
-def test_s78_a_refusal_is_a_network_error() -> None:
-    """S78: with the server's reason."""
+def test_a_refusal_is_a_network_error() -> None:
+    """With the server's reason."""
     with pytest.raises(DistNetworkError, match="wrong token"):
         unpack_answer(GREETING, pack_refusal("wrong token"))
     assert not issubclass(DistNetworkError, DistStoreError)
     assert issubclass(DistNetworkError, DistError)
 
 
-def test_s78_an_unknown_answer_is_no_frame() -> None:
-    """S78: the codes are fixed."""
+def test_an_unknown_answer_is_no_frame() -> None:
+    """The codes are fixed."""
     with pytest.raises(WireError, match="unknown code 99"):
         unpack_answer(GREETING, Layout(99, "odd", "").pack(()))
 
 
-def test_s78_nothing_is_evaluated() -> None:
-    """S78: the module uses nothing that turns bytes into code."""
+def test_nothing_is_evaluated() -> None:
+    """The module uses nothing that turns bytes into code."""
     names = {node.id for node in ast.walk(ast.parse(inspect.getsource(_wire))) if isinstance(node, ast.Name)}
     assert not names & {"eval", "exec", "pickle", "marshal", "importlib", "__import__"}
 
 
 @given(st.sampled_from(sorted(REQUESTS)), st.binary(max_size=60))
 @settings(max_examples=500)
-def test_s80_garbage_is_a_wire_error(name: str, body: bytes) -> None:
-    """S80: or, by chance, a whole request; never another error."""
+def test_garbage_is_a_wire_error(name: str, body: bytes) -> None:
+    """Or, by chance, a whole request; never another error."""
     frame = struct.pack(">IB", len(body) + 1, REQUESTS[name].code) + body
     try:
         fields = REQUESTS[name].unpack(frame)
@@ -144,8 +144,8 @@ def test_s80_garbage_is_a_wire_error(name: str, body: bytes) -> None:
 
 
 @given(st.data())
-def test_s80_cut_or_lengthened_requests_are_wire_errors(data: st.DataObject) -> None:
-    """S80: fields must fill the frame."""
+def test_cut_or_lengthened_requests_are_wire_errors(data: st.DataObject) -> None:
+    """Fields must fill the frame."""
     name = data.draw(st.sampled_from(sorted(REQUESTS)))
     frame = REQUESTS[name].pack(data.draw(REQUEST_FIELDS[name]))
     wrong = data.draw(st.sampled_from([frame[:-1], frame + b"\0"]))
@@ -169,21 +169,21 @@ def test_s80_cut_or_lengthened_requests_are_wire_errors(data: st.DataObject) -> 
         ),
     ],
 )
-def test_s79_beyond_the_limits_nothing_is_packed(name: str, fields: tuple[Any, ...], text: str) -> None:
-    """S79: a ValueError with the limit and the size."""
+def test_beyond_the_limits_nothing_is_packed(name: str, fields: tuple[Any, ...], text: str) -> None:
+    """A ValueError with the limit and the size."""
     with pytest.raises(ValueError, match=text):
         REQUESTS[name].pack(fields)
 
 
-def test_s79_at_the_limits_everything_is_packed() -> None:
-    """S79: the limits themselves are allowed."""
+def test_at_the_limits_everything_is_packed() -> None:
+    """The limits themselves are allowed."""
     REQUESTS["set"].pack(("k" * MAX_KEY, bytes(MAX_VALUE)))
     assert REQUESTS["check"].unpack(REQUESTS["check"].pack((["k"] * MAX_KEYS,))) == [["k"] * MAX_KEYS]
 
 
 @pytest.mark.parametrize("name", ["check", "multi_set"])
-def test_s79_too_many_keys_are_not_read(name: str) -> None:
-    """S79: a list that announces more is refused before memory is taken for it."""
+def test_too_many_keys_are_not_read(name: str) -> None:
+    """A list that announces more is refused before memory is taken for it."""
     heads = struct.pack(">I", MAX_KEYS + 1) * (1 if name == "check" else 2)
     frame = struct.pack(">IB", 1, REQUESTS[name].code) + heads + bytes(4 * (MAX_KEYS + 1))
     with pytest.raises(WireError, match="65537 keys; the limit is 65536"):
@@ -191,8 +191,8 @@ def test_s79_too_many_keys_are_not_read(name: str) -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=6), st.data())
-def test_s80_frames_may_come_in_any_pieces(bodies: list[bytes], data: st.DataObject) -> None:
-    """S80: one byte at a time, or many frames at once."""
+def test_frames_may_come_in_any_pieces(bodies: list[bytes], data: st.DataObject) -> None:
+    """One byte at a time, or many frames at once."""
     stream = b"".join(struct.pack(">I", len(body)) + body for body in bodies)
     frames, found = Frames(), []
     while stream:
@@ -203,8 +203,8 @@ def test_s80_frames_may_come_in_any_pieces(bodies: list[bytes], data: st.DataObj
 
 
 @pytest.mark.parametrize("size", [0, MAX_FRAME + 1, 2**32 - 1])
-def test_s79_a_frame_that_announces_too_much_is_refused_at_once(size: int) -> None:
-    """S79: before its bytes come, and without their memory."""
+def test_a_frame_that_announces_too_much_is_refused_at_once(size: int) -> None:
+    """Before its bytes come, and without their memory."""
     tracemalloc.start()
     with pytest.raises(WireError, match=f"a frame of {size} bytes; the limit is {MAX_FRAME}"):
         Frames().feed(struct.pack(">I", size))
@@ -212,15 +212,15 @@ def test_s79_a_frame_that_announces_too_much_is_refused_at_once(size: int) -> No
     tracemalloc.stop()
 
 
-def test_s80_strangers_have_a_small_limit() -> None:
-    """S80: 4 KiB before the token."""
+def test_strangers_have_a_small_limit() -> None:
+    """4 KiB before the token."""
     frames = Frames(_wire.MAX_GREETING)
     assert len(frames.feed(struct.pack(">I", 4096) + bytes(4096))) == 1
     with pytest.raises(WireError, match="4097"):
         frames.feed(struct.pack(">I", 4097) + bytes(4097))
 
 
-def test_s78_every_code_is_used_once() -> None:
-    """S78: a code means one operation."""
+def test_every_code_is_used_once() -> None:
+    """A code means one operation."""
     codes = [layout.code for layout in (*REQUESTS.values(), GREETING, ADOPT)]
     assert len(set(codes)) == len(codes)

@@ -233,7 +233,7 @@ class LocalRig(Rig):
         self.server.start()
 
     def locked(self) -> bool:
-        # T40: its thread had sent the request, and was killed before it let go of the lock.
+        # Its thread had sent the request, and was killed before it let go of the lock.
         if not self.queue._wlock.acquire(timeout=5):
             return True
         self.queue._wlock.release()

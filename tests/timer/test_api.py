@@ -49,8 +49,8 @@ def line_before() -> str:
     return f"{frame.filename}#{frame.lineno - 1}"
 
 
-def test_t1_importing_it_imports_neither_torch_nor_pytest() -> None:
-    """T1: nor what either needs."""
+def test_importing_it_imports_neither_torch_nor_pytest() -> None:
+    """Nor what either needs."""
     code = (
         "import sys, pytest_elastic.timer as t; [getattr(t, n) for n in t.__all__];"
         "print(*(m for m in ('torch', 'pytest', '_pytest', 'psutil', 'asyncio') if m in sys.modules))"
@@ -59,14 +59,13 @@ def test_t1_importing_it_imports_neither_torch_nor_pytest() -> None:
     assert done.stdout == "\n"
 
 
-def test_t1_the_names_are_there() -> None:
-    """T1."""
+def test_the_names_are_there() -> None:
     assert sorted(timer.__all__) == timer.__all__
     assert len(timer.__all__) == 12
 
 
-def test_t3_a_request_is_equal_by_value_and_unhashable() -> None:
-    """T3: where it was made is no part of its value."""
+def test_a_request_is_equal_by_value_and_unhashable() -> None:
+    """Where it was made is no part of its value."""
     request = TimerRequest("worker", "scope", 1.5)
     assert request == TimerRequest("worker", "scope", 1.5, origin=Origin(1, 2, 3.0))
     assert request != TimerRequest("worker", "scope", 2)
@@ -75,28 +74,25 @@ def test_t3_a_request_is_equal_by_value_and_unhashable() -> None:
         hash(request)
 
 
-def test_t3_a_request_pickles_with_its_origin() -> None:
-    """T3."""
+def test_a_request_pickles_with_its_origin() -> None:
     request = pickle.loads(pickle.dumps(TimerRequest(1, "scope", 1.5, origin=Origin(1, 2, 3.0))))
     assert request == TimerRequest(1, "scope", 1.5)
     assert request.origin == Origin(1, 2, 3.0)
 
 
-def test_t4_requests_of_different_types_are_not_equal() -> None:
-    """T3, T4."""
+def test_requests_of_different_types_are_not_equal() -> None:
     assert FileTimerRequest(1, "scope", 1.5) != TimerRequest(1, "scope", 1.5)
     assert TimerRequest(1, "scope", 1.5) != FileTimerRequest(1, "scope", 1.5)
 
 
 @pytest.mark.parametrize("client", ["a client", 5, object()])
-def test_t7_what_is_no_client_is_refused(client: Any) -> None:
-    """T7."""
+def test_what_is_no_client_is_refused(client: Any) -> None:
     with pytest.raises(TypeError, match="acquire and release"):
         configure(client)
 
 
-def test_t7_none_takes_the_client_away(spy: Spy) -> None:
-    """T7, T8: and the body does not run without one."""
+def test_none_takes_the_client_away(spy: Spy) -> None:
+    """And the body does not run without one."""
     configure(spy)
     configure(None)
     with pytest.raises(RuntimeError, match=r"^Configure timer client before using countdown timers.$"):
@@ -104,8 +100,7 @@ def test_t7_none_takes_the_client_away(spy: Spy) -> None:
             raise AssertionError("the body ran")
 
 
-def test_t8_a_client_that_is_passed_wins(spy: Spy) -> None:
-    """T8."""
+def test_a_client_that_is_passed_wins(spy: Spy) -> None:
     other = Spy()
     configure(other)
     with expires(1, client=spy) as value:
@@ -114,8 +109,8 @@ def test_t8_a_client_that_is_passed_wins(spy: Spy) -> None:
     assert len(spy.calls) == 2
 
 
-def test_t9_a_client_is_called_once_each_with_positional_arguments() -> None:
-    """T9: on the scale of `time.time()`."""
+def test_a_client_is_called_once_each_with_positional_arguments() -> None:
+    """On the scale of `time.time()`."""
     client = Mock(spec=["acquire", "release"])
     before = time.time()
     with expires(5, scope="exchange", client=client):
@@ -125,15 +120,14 @@ def test_t9_a_client_is_called_once_each_with_positional_arguments() -> None:
     assert before + 5 <= client.acquire.call_args.args[1] <= time.time() + 5
 
 
-def test_t10_the_default_scope_is_the_with_line(spy: Spy) -> None:
-    """T10."""
+def test_the_default_scope_is_the_with_line(spy: Spy) -> None:
     with expires(1, client=spy):
         scope = line_before()
     assert spy.scopes() == [scope]
 
 
-def test_t10_each_line_has_a_scope_of_its_own(spy: Spy) -> None:
-    """T10: in one statement as well."""
+def test_each_line_has_a_scope_of_its_own(spy: Spy) -> None:
+    """In one statement as well."""
     with (
         expires(1, client=spy),
         expires(1, client=spy),
@@ -143,16 +137,16 @@ def test_t10_each_line_has_a_scope_of_its_own(spy: Spy) -> None:
     assert len(set(spy.scopes())) == 3
 
 
-def test_t10_the_scope_is_the_callers_through_an_exit_stack(spy: Spy) -> None:
-    """T10: never a line of the standard library."""
+def test_the_scope_is_the_callers_through_an_exit_stack(spy: Spy) -> None:
+    """Never a line of the standard library."""
     with ExitStack() as stack:
         stack.enter_context(expires(1, client=spy))
         scope = line_before()
     assert spy.scopes() == [scope]
 
 
-def test_t10_a_decorators_scope_is_the_definition(spy: Spy) -> None:
-    """T10: not the line that calls, nor the one that made the decorator."""
+def test_a_decorators_scope_is_the_definition(spy: Spy) -> None:
+    """Not the line that calls, nor the one that made the decorator."""
     limited = expires(1, client=spy)
 
     def function() -> None:
@@ -162,8 +156,8 @@ def test_t10_a_decorators_scope_is_the_definition(spy: Spy) -> None:
     assert [f"{__file__}#{function.__code__.co_firstlineno}"] == spy.scopes()
 
 
-def test_t8_a_decorator_arms_anew_at_each_call(spy: Spy) -> None:
-    """T8: and is the function to its callers."""
+def test_a_decorator_arms_anew_at_each_call(spy: Spy) -> None:
+    """And is the function to its callers."""
 
     @expires(1, scope="add", client=spy)
     def add(left: int, right: int) -> int:
@@ -176,8 +170,7 @@ def test_t8_a_decorator_arms_anew_at_each_call(spy: Spy) -> None:
     assert spy.calls[0][2] < spy.calls[2][2]
 
 
-def test_t8_a_decorated_recursion_arms_at_each_level(spy: Spy) -> None:
-    """T8, T15."""
+def test_a_decorated_recursion_arms_at_each_level(spy: Spy) -> None:
 
     @expires(1, client=spy)
     def recurse(levels: int) -> None:
@@ -189,14 +182,14 @@ def test_t8_a_decorated_recursion_arms_at_each_level(spy: Spy) -> None:
     assert len(set(spy.scopes())) == 1
 
 
-def test_t8_a_callable_object_can_be_decorated(spy: Spy) -> None:
-    """T10: its scope is the decorator's line."""
+def test_a_callable_object_can_be_decorated(spy: Spy) -> None:
+    """Its scope is the decorator's line."""
     client = spy
     assert expires(1, client=client)("a".__add__)("b") == "ab"  # type: ignore[arg-type]
     assert spy.scopes()[0].startswith(__file__)
 
 
-def test_t8_what_runs_after_its_call_is_refused(spy: Spy) -> None:
+def test_what_runs_after_its_call_is_refused(spy: Spy) -> None:
     """A timer around such a call would end before the body begins."""
 
     async def coroutine() -> None:
@@ -210,8 +203,7 @@ def test_t8_what_runs_after_its_call_is_refused(spy: Spy) -> None:
             expires(1, client=spy)(function)
 
 
-def test_t11_the_bodys_exception_passes_after_the_release(spy: Spy) -> None:
-    """T11."""
+def test_the_bodys_exception_passes_after_the_release(spy: Spy) -> None:
     error = KeyError("body")
     with pytest.raises(KeyError) as caught:
         with expires(1, client=spy):
@@ -220,8 +212,8 @@ def test_t11_the_bodys_exception_passes_after_the_release(spy: Spy) -> None:
     assert spy.calls[-1][0] == "release"
 
 
-def test_t11_a_release_that_fails_is_a_warning(spy: Spy, caplog: pytest.LogCaptureFixture) -> None:
-    """T11: with a body that passed, and with one that raised."""
+def test_a_release_that_fails_is_a_warning(spy: Spy, caplog: pytest.LogCaptureFixture) -> None:
+    """With a body that passed, and with one that raised."""
     spy.release = Mock(side_effect=BrokenPipeError("gone"))  # type: ignore[method-assign]
     with expires(1, "exchange", client=spy):
         pass
@@ -232,8 +224,8 @@ def test_t11_a_release_that_fails_is_a_warning(spy: Spy, caplog: pytest.LogCaptu
     assert texts == [record.message for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_t11_an_acquire_that_fails_raises_before_the_body(spy: Spy) -> None:
-    """T11: and nothing is released."""
+def test_an_acquire_that_fails_raises_before_the_body(spy: Spy) -> None:
+    """And nothing is released."""
     spy.acquire = Mock(side_effect=BrokenPipeError)  # type: ignore[method-assign]
     with pytest.raises(BrokenPipeError):
         with expires(1, client=spy):
@@ -242,24 +234,21 @@ def test_t11_an_acquire_that_fails_raises_before_the_body(spy: Spy) -> None:
 
 
 @pytest.mark.parametrize("after", [0, -1, -1e12, -math.inf])
-def test_t12_no_span_is_expired_at_once_and_never_a_release(spy: Spy, after: float) -> None:
-    """T12."""
+def test_no_span_is_expired_at_once_and_never_a_release(spy: Spy, after: float) -> None:
     before = time.time()
     with expires(after, client=spy):
         pass
     assert before <= spy.calls[0][2] <= time.time()
 
 
-def test_t12_an_infinite_span_never_expires(spy: Spy) -> None:
-    """T12."""
+def test_an_infinite_span_never_expires(spy: Spy) -> None:
     with expires(math.inf, client=spy):
         pass
     assert math.inf == spy.calls[0][2]
 
 
 @pytest.mark.parametrize(("after", "error"), [(math.nan, ValueError), ("5", TypeError), (None, TypeError)])
-def test_t12_what_is_no_span_is_refused_before_any_request(spy: Spy, after: Any, error: Any) -> None:
-    """T12."""
+def test_what_is_no_span_is_refused_before_any_request(spy: Spy, after: Any, error: Any) -> None:
     with pytest.raises(error):
         expires(after, client=spy)
     assert spy.calls == []
@@ -283,8 +272,8 @@ def test_a_scope_knows_its_line_and_is_a_text(spy: Spy) -> None:
     assert pickle.loads(pickle.dumps(scope)) == "exchange"
 
 
-def test_t22_the_monotonic_point_does_not_depend_on_when_it_is_asked() -> None:
-    """T22, T23: two readings differ by less than what a deadline's equality allows."""
+def test_the_monotonic_point_does_not_depend_on_when_it_is_asked() -> None:
+    """Two readings differ by less than what a deadline's equality allows."""
     wall = time.time() + 100
     points = [to_monotonic(wall) for _ in range(100)]
     assert max(points) - min(points) < 1e-4

@@ -62,8 +62,8 @@ def scopes(found: list[Any]) -> list[tuple[int, str]]:
     return [(expiry.rank, expiry.scope) for expiry in found]
 
 
-def test_t51_an_expiry_says_all_that_a_report_needs(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T51: rank, scope, the line that armed it, the span, and the thread."""
+def test_an_expiry_says_all_that_a_report_needs(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """Rank, scope, the line that armed it, the span, and the thread."""
     line = 0
     block = expires(5, "exchange", client=connect(2))
     with block:
@@ -77,10 +77,8 @@ def test_t51_an_expiry_says_all_that_a_report_needs(table: TimerTable, connect: 
     assert 0 < clock.now - expiry.deadline <= 1
 
 
-def test_t51_a_direct_acquire_names_its_callers_line(
-    table: TimerTable, connect: Connect, clock: Near
-) -> None:
-    """T51: without `expires`."""
+def test_a_direct_acquire_names_its_callers_line(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """Without `expires`."""
     connect(2).acquire("exchange", time.time())
     clock.advance(1)
     (expiry,) = read(table, 2)
@@ -94,8 +92,8 @@ def read(table: TimerTable, rank: int) -> list[Any]:
     return table.expired()
 
 
-def test_t50_the_kernel_has_the_request_when_acquire_returns(table: TimerTable, connect: Connect) -> None:
-    """T50: no thread, and no second call, is needed."""
+def test_the_kernel_has_the_request_when_acquire_returns(table: TimerTable, connect: Connect) -> None:
+    """No thread, and no second call, is needed."""
     before = threading.active_count()
     client = connect(0)
     client.acquire("scope", time.time() + 5)
@@ -107,8 +105,8 @@ def test_t50_the_kernel_has_the_request_when_acquire_returns(table: TimerTable, 
     assert table.next_deadline() == math.inf
 
 
-def test_t50_a_channel_belongs_to_one_rank(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T50: the same scope and thread in another rank is another timer."""
+def test_a_channel_belongs_to_one_rank(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """The same scope and thread in another rank is another timer."""
     clients = [connect(rank) for rank in range(3)]
     for client in clients:
         client.acquire("scope", time.time() + 1)
@@ -119,10 +117,10 @@ def test_t50_a_channel_belongs_to_one_rank(table: TimerTable, connect: Connect, 
     assert scopes(table.expired()) == [(0, "scope"), (2, "scope")]
 
 
-def test_t19_the_channel_is_read_again_before_a_rank_is_given_up(
+def test_the_channel_is_read_again_before_a_rank_is_given_up(
     table: TimerTable, connect: Connect, clock: Near
 ) -> None:
-    """T19: and what it acquired since counts as well."""
+    """And what it acquired since counts as well."""
     client = connect(0)
     client.acquire("scope", time.time() + 1)
     table.read(0)
@@ -134,10 +132,10 @@ def test_t19_the_channel_is_read_again_before_a_rank_is_given_up(
     assert len(table._timers) == 100
 
 
-def test_t21_a_rank_is_named_once_and_loses_all_its_timers(
+def test_a_rank_is_named_once_and_loses_all_its_timers(
     table: TimerTable, connect: Connect, clock: Near
 ) -> None:
-    """T21, T16: by its earliest deadline; the earliest rank comes first."""
+    """By its earliest deadline; the earliest rank comes first."""
     for rank, spans in ((0, (3, 2)), (1, (1, 9))):
         client = connect(rank)
         for span in spans:
@@ -149,8 +147,7 @@ def test_t21_a_rank_is_named_once_and_loses_all_its_timers(
     assert table.next_deadline() == math.inf
 
 
-def test_t24_the_next_deadline_is_when_to_ask(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T24."""
+def test_the_next_deadline_is_when_to_ask(table: TimerTable, connect: Connect, clock: Near) -> None:
     client = connect(0)
     for span in (30, 20):
         client.acquire(str(span), time.time() + span)
@@ -159,10 +156,7 @@ def test_t24_the_next_deadline_is_when_to_ask(table: TimerTable, connect: Connec
     assert scopes(table.expired()) == [(0, "20")]
 
 
-def test_t17_threads_of_a_rank_have_timers_of_their_own(
-    table: TimerTable, connect: Connect, clock: Near
-) -> None:
-    """T17."""
+def test_threads_of_a_rank_have_timers_of_their_own(table: TimerTable, connect: Connect, clock: Near) -> None:
     client = connect(0)
     thread = threading.Thread(target=lambda: client.acquire("scope", time.time() + 1))
     client.acquire("scope", time.time() + 1)
@@ -174,8 +168,8 @@ def test_t17_threads_of_a_rank_have_timers_of_their_own(
     assert expiry.thread != threading.get_ident()
 
 
-def test_t29_a_fork_that_has_ended_has_no_timer(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T20: it used its rank's channel, and left a timer armed."""
+def test_a_fork_that_has_ended_has_no_timer(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """It used its rank's channel, and left a timer armed."""
     client = connect(0)
     fork = Rank(lambda: client.acquire("forks", time.time() + 1))
     fork.end()
@@ -186,8 +180,8 @@ def test_t29_a_fork_that_has_ended_has_no_timer(table: TimerTable, connect: Conn
     fork.close()
 
 
-def test_t53_disarming_forgets_what_was_sent_too(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T53: read or not."""
+def test_disarming_forgets_what_was_sent_too(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """Read or not."""
     client = connect(0)
     client.acquire("read", time.time() + 1)
     table.read(0)
@@ -197,14 +191,13 @@ def test_t53_disarming_forgets_what_was_sent_too(table: TimerTable, connect: Con
     assert read(table, 0) == []
 
 
-def test_t53_disarming_an_unknown_rank_does_nothing(table: TimerTable) -> None:
-    """T18."""
+def test_disarming_an_unknown_rank_does_nothing(table: TimerTable) -> None:
     table.disarm(7)
     table.detach(7)
 
 
-def test_t20_the_end_of_a_rank_is_seen(table: TimerTable, connect: Connect) -> None:
-    """T20: when nobody holds its end of the channel; detaching forgets its timers."""
+def test_the_end_of_a_rank_is_seen(table: TimerTable, connect: Connect) -> None:
+    """When nobody holds its end of the channel; detaching forgets its timers."""
     ours, theirs = open_channel()
     table.attach(0, ours)
     PipeTimerClient(theirs).acquire("scope", time.time() + 60)
@@ -225,10 +218,10 @@ def test_attaching_again_replaces_the_channel(table: TimerTable, connect: Connec
 
 
 @pytest.mark.parametrize("data", [b"x", b"text" * 20, b"\0" * 200, b"pet1", b"pet1" + b"\xff" * 100])
-def test_tf16_garbage_is_logged_and_skipped(
+def test_garbage_is_logged_and_skipped(
     table: TimerTable, connect: Connect, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T36: what follows counts."""
+    """What follows counts."""
     client = connect(3)
     os.write(client._descriptor, data)
     client.acquire("scope", time.time() + 60)
@@ -238,40 +231,37 @@ def test_tf16_garbage_is_logged_and_skipped(
 
 
 @pytest.mark.parametrize("scope", ["größe ☃", "\ud800", "", "a\nb", "\0"])
-def test_t48_any_scope_arrives_unchanged(
-    table: TimerTable, connect: Connect, clock: Near, scope: str
-) -> None:
-    """T48."""
+def test_any_scope_arrives_unchanged(table: TimerTable, connect: Connect, clock: Near, scope: str) -> None:
     connect(0).acquire(scope, time.time())
     clock.advance(1)
     assert scopes(read(table, 0)) == [(0, scope)]
 
 
-def test_t48_a_scope_that_is_too_long_is_refused(table: TimerTable, connect: Connect) -> None:
-    """T48: and nothing is sent."""
+def test_a_scope_that_is_too_long_is_refused(table: TimerTable, connect: Connect) -> None:
+    """And nothing is sent."""
     with pytest.raises(RuntimeError, match="4096 bytes"):
         connect(0).acquire("x" * 4096, time.time())
     table.read(0)
     assert len(table._timers) == 0
 
 
-def test_t12_an_infinite_span_never_expires(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T12: though it is armed."""
+def test_an_infinite_span_never_expires(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """Though it is armed."""
     connect(0).acquire("scope", math.inf)
     clock.advance(1e9)
     assert read(table, 0) == []
     assert (len(table._timers), table.next_deadline()) == (1, math.inf)
 
 
-def test_t12_a_span_that_is_over_expires_at_once(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T12: its span is none."""
+def test_a_span_that_is_over_expires_at_once(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """Its span is none."""
     connect(0).acquire("scope", time.time() - 10)
     (expiry,) = read(table, 0)
     assert expiry.span == 0.0
 
 
-def test_tf30_t56_timers_stand_still_while_paused(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T56: and go on with the rest of their spans."""
+def test_timers_stand_still_while_paused(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """And go on with the rest of their spans."""
     connect(0).acquire("scope", time.time() + 10)
     table.read(0)
     clock.advance(4)
@@ -287,10 +277,10 @@ def test_tf30_t56_timers_stand_still_while_paused(table: TimerTable, connect: Co
     assert scopes(table.expired()) == [(0, "scope")]
 
 
-def test_tf30_t56_a_timer_of_a_paused_time_has_its_whole_span(
+def test_a_timer_of_a_paused_time_has_its_whole_span(
     table: TimerTable, connect: Connect, clock: Near, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T56: it stood still from its acquire on."""
+    """It stood still from its acquire on."""
     client = connect(0)
     table.pause()
     clock.advance(100)
@@ -306,8 +296,7 @@ def test_tf30_t56_a_timer_of_a_paused_time_has_its_whole_span(
     assert scopes(table.expired()) == [(0, "scope")]
 
 
-def test_t56_an_infinite_timer_survives_a_pause(table: TimerTable, connect: Connect, clock: Near) -> None:
-    """T12."""
+def test_an_infinite_timer_survives_a_pause(table: TimerTable, connect: Connect, clock: Near) -> None:
     connect(0).acquire("scope", math.inf)
     table.read(0)
     table.pause()
@@ -317,8 +306,8 @@ def test_t56_an_infinite_timer_survives_a_pause(table: TimerTable, connect: Conn
     assert len(table._timers) == 1
 
 
-def test_t14_no_request_is_lost(table: TimerTable) -> None:
-    """T14: 8 ranks, as fast as they can; each leaves one timer armed for each pair that it released."""
+def test_no_request_is_lost(table: TimerTable) -> None:
+    """8 ranks, as fast as they can; each leaves one timer armed for each pair that it released."""
     pairs = 300
     go, begin = os.pipe()
     ranks = []

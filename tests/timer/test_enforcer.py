@@ -22,8 +22,8 @@ from .queues import SlowQueue, UserQueue, WakingQueue
 from .rigs import Started, eventually
 
 
-def test_t19_all_that_was_sent_is_read_before_a_kill(started: Started) -> None:
-    """T19: a release behind 500 requests, in a queue that gives one at a time."""
+def test_all_that_was_sent_is_read_before_a_kill(started: Started) -> None:
+    """A release behind 500 requests, in a queue that gives one at a time."""
     with subprocess.Popen(["sleep", "30"]) as rank:
         others = [TimerRequest(rank.pid, str(number), math.inf) for number in range(500)]
         requests = SlowQueue(TimerRequest(rank.pid, "late", 0), *others, TimerRequest(rank.pid, "late", -1))
@@ -35,8 +35,8 @@ def test_t19_all_that_was_sent_is_read_before_a_kill(started: Started) -> None:
         rank.kill()
 
 
-def test_t29_a_request_by_hand_is_for_the_process_of_that_moment() -> None:
-    """T29, T20: which has ended when it expires."""
+def test_a_request_by_hand_is_for_the_process_of_that_moment() -> None:
+    """Which has ended when it expires."""
     server = ProcessTimerServer(UserQueue(), 60)
     with subprocess.Popen(["sleep", "30"]) as process:
         server.register_timers([TimerRequest(process.pid, "scope", 0)])
@@ -58,8 +58,8 @@ def test_t29_a_request_by_hand_is_for_the_process_of_that_moment() -> None:
         "no request",
     ],
 )
-def test_t36_a_bad_request_is_dropped_and_logged(request_: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """T36: those beside it count."""
+def test_a_bad_request_is_dropped_and_logged(request_: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Those beside it count."""
     server = ProcessTimerServer(UserQueue(), 60)
     good = TimerRequest(os.getpid(), "good", 0)
     server.register_timers([good, request_, good])
@@ -67,8 +67,8 @@ def test_t36_a_bad_request_is_dropped_and_logged(request_: Any, caplog: pytest.L
     assert "was dropped" in caplog.text
 
 
-def test_t23_what_will_be_expired_at_a_point() -> None:
-    """T23: a deadline that is reached counts; on the scale of `time.time()`."""
+def test_what_will_be_expired_at_a_point() -> None:
+    """A deadline that is reached counts; on the scale of `time.time()`."""
     server, now = ProcessTimerServer(UserQueue(), 60), time.time()
     early, late = TimerRequest(os.getpid(), "early", now + 50), TimerRequest(os.getpid(), "late", now + 60)
     server.register_timers([late, early])
@@ -77,8 +77,8 @@ def test_t23_what_will_be_expired_at_a_point() -> None:
     assert found == [{}, {os.getpid(): [early]}, {os.getpid(): [early]}, {os.getpid(): [early, late]}]
 
 
-def test_t22_a_request_by_hand_runs_from_its_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T22: a step of the wall clock afterwards does not move its deadline."""
+def test_a_request_by_hand_runs_from_its_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the wall clock afterwards does not move its deadline."""
     server, real = ProcessTimerServer(UserQueue(), 60), time.time
     server.register_timers([TimerRequest(os.getpid(), "scope", real() + 50)])
     for step in (3600, -3600):
@@ -87,8 +87,8 @@ def test_t22_a_request_by_hand_runs_from_its_receipt(monkeypatch: pytest.MonkeyP
         assert list(server.get_expired_timers(real() + step + 51)) == [os.getpid()]
 
 
-def test_t3_a_negative_time_is_a_release() -> None:
-    """T3, T17: for every thread, where it was made by hand."""
+def test_a_negative_time_is_a_release() -> None:
+    """For every thread, where it was made by hand."""
     server = ProcessTimerServer(UserQueue(), 60)
     for thread in (1, 2):
         origin = Origin(this_process().started, thread, 0.0)
@@ -97,8 +97,8 @@ def test_t3_a_negative_time_is_a_release() -> None:
     assert server.get_expired_timers(math.inf) == {}
 
 
-def test_t24_a_timer_that_is_registered_directly_wakes_the_watchdog(started: Started) -> None:
-    """T24: not by a request in the queue."""
+def test_a_timer_that_is_registered_directly_wakes_the_watchdog(started: Started) -> None:
+    """Not by a request in the queue."""
     server: Any = started(ProcessTimerServer(WakingQueue(), 60))
     time.sleep(0.02)
     with subprocess.Popen(["sleep", "30"]) as process:
@@ -106,10 +106,10 @@ def test_t24_a_timer_that_is_registered_directly_wakes_the_watchdog(started: Sta
         assert process.wait(5) == -signal.SIGKILL
 
 
-def test_t31_a_kill_that_lacked_a_descriptor_is_tried_again(
+def test_a_kill_that_lacked_a_descriptor_is_tried_again(
     started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T31: the machine may have one again."""
+    """The machine may have one again."""
     real, failures = signal.pidfd_send_signal, [OSError(24, "too many open files")]
 
     def send(descriptor: int, number: int) -> None:
@@ -124,10 +124,10 @@ def test_t31_a_kill_that_lacked_a_descriptor_is_tried_again(
     assert "could not be killed" in caplog.text
 
 
-def test_t36_a_look_that_fails_is_tried_again_after_the_interval(
+def test_a_look_that_fails_is_tried_again_after_the_interval(
     started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T36: and not at once, for as long as it fails."""
+    """And not at once, for as long as it fails."""
     calls: list[float] = []
 
     def ended(process: object) -> bool:

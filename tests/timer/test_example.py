@@ -10,8 +10,8 @@ import pytest
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
-def test_t2_odd_ranks_live_and_even_ones_are_killed(start_method: str) -> None:
-    """T2, T38: whatever the processes are started by."""
+def test_odd_ranks_live_and_even_ones_are_killed(start_method: str) -> None:
+    """Whatever the processes are started by."""
     script = Path(__file__).with_name("example.py")
     done = subprocess.run([sys.executable, script, start_method], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

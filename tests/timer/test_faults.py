@@ -22,26 +22,25 @@ from pytest_elastic.timer._process import identify
 from .rigs import Rig, Rounds, assert_killed, deadlock, eventually, hang, note
 
 
-def test_tf1_a_rank_that_sleeps_too_long_is_killed_in_time(rig: Rig) -> None:
-    """T24: and not before."""
+def test_a_rank_that_sleeps_too_long_is_killed_in_time(rig: Rig) -> None:
+    """And not before."""
     assert_killed(rig.start(lambda: hang(0.3)), 0.3)
 
 
-def test_tf2_a_rank_that_holds_the_interpreters_lock_is_killed_in_time(rig: Rig) -> None:
-    """T50: what was acquired is with the kernel when `acquire` returns."""
+def test_a_rank_that_holds_the_interpreters_lock_is_killed_in_time(rig: Rig) -> None:
+    """What was acquired is with the kernel when `acquire` returns."""
 
     def body() -> None:
         note()
         with expires(0.3):
-            if rig.name == "L":  # T40: the queue's own thread must have run once.
+            if rig.name == "L":  # The queue's own thread must have run once.
                 time.sleep(0.05)
             deadlock()
 
     assert_killed(rig.start(body), 0.3)
 
 
-def test_tf3_a_stopped_rank_is_killed_in_time(rig: Rig) -> None:
-    """T27."""
+def test_a_stopped_rank_is_killed_in_time(rig: Rig) -> None:
 
     def body() -> None:
         note()
@@ -52,8 +51,8 @@ def test_tf3_a_stopped_rank_is_killed_in_time(rig: Rig) -> None:
     assert_killed(rig.start(body), 0.3)
 
 
-def test_tf4_a_rank_that_ignores_every_signal_is_killed_in_time(rig: Rig) -> None:
-    """T28: it is SIGKILL."""
+def test_a_rank_that_ignores_every_signal_is_killed_in_time(rig: Rig) -> None:
+    """It is SIGKILL."""
 
     def body() -> None:
         for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
@@ -63,8 +62,8 @@ def test_tf4_a_rank_that_ignores_every_signal_is_killed_in_time(rig: Rig) -> Non
     assert_killed(rig.start(body), 0.3)
 
 
-def test_tf5_a_rank_that_releases_just_in_time_lives(rig: Rig, rounds: Rounds) -> None:
-    """T5: who released 1 ms before the deadline is not killed; who was kept from it by the machine may be."""
+def test_a_rank_that_releases_just_in_time_lives(rig: Rig, rounds: Rounds) -> None:
+    """Who released 1 ms before the deadline is not killed; who was kept from it by the machine may be."""
 
     def body() -> None:
         for _ in range(rounds(50, 1000)):
@@ -82,12 +81,12 @@ def test_tf5_a_rank_that_releases_just_in_time_lives(rig: Rig, rounds: Rounds) -
     code, _ = rank.end(60)
     in_a_block = len(rank.notes()) % 2 == 1
     assert code == 0 or in_a_block
-    # A late rank died while it used its channel: the queue may be locked for good (T40).
+    # A late rank died while it used its channel: the queue may be locked for good.
     rig.spoiled = rig.name == "L" and code != 0
 
 
-def test_tf6_a_release_behind_many_requests_counts(rig: Rig) -> None:
-    """T19: all of them are sent before the server decides, and after it last read."""
+def test_a_release_behind_many_requests_counts(rig: Rig) -> None:
+    """All of them are sent before the server decides, and after it last read."""
     many = {"L": 500, "F": 250, "P": 150}[rig.name]  # The last two are what a channel holds.
     waiting, go = os.pipe()
 
@@ -115,8 +114,7 @@ def test_tf6_a_release_behind_many_requests_counts(rig: Rig) -> None:
     os.close(go)
 
 
-def test_tf7_an_exception_in_the_block_disarms(rig: Rig) -> None:
-    """T11."""
+def test_an_exception_in_the_block_disarms(rig: Rig) -> None:
 
     def body() -> None:
         with pytest.raises(KeyError):
@@ -127,8 +125,8 @@ def test_tf7_an_exception_in_the_block_disarms(rig: Rig) -> None:
     assert rig.start(body).end()[0] == 0
 
 
-def test_tf8_the_shorter_outer_timer_kills(rig: Rig) -> None:
-    """T16: blocks on different lines are different timers, and the earliest deadline kills."""
+def test_the_shorter_outer_timer_kills(rig: Rig) -> None:
+    """Blocks on different lines are different timers, and the earliest deadline kills."""
 
     def body() -> None:
         note()
@@ -139,8 +137,7 @@ def test_tf8_the_shorter_outer_timer_kills(rig: Rig) -> None:
     assert_killed(rig.start(body), 0.3)
 
 
-def test_tf9_the_outer_timer_stays_armed_when_the_inner_is_released(rig: Rig) -> None:
-    """T10, T16."""
+def test_the_outer_timer_stays_armed_when_the_inner_is_released(rig: Rig) -> None:
 
     def body() -> None:
         note()
@@ -152,8 +149,7 @@ def test_tf9_the_outer_timer_stays_armed_when_the_inner_is_released(rig: Rig) ->
     assert_killed(rig.start(body), 0.3)
 
 
-def test_tf10_only_the_last_call_of_a_recursion_counts(rig: Rig) -> None:
-    """T15."""
+def test_only_the_last_call_of_a_recursion_counts(rig: Rig) -> None:
 
     def recurse(levels: int) -> None:
         with expires(0.6):
@@ -168,8 +164,7 @@ def test_tf10_only_the_last_call_of_a_recursion_counts(rig: Rig) -> None:
     assert rig.start(body).end()[0] == 0
 
 
-def test_tf11_threads_on_one_line_have_timers_of_their_own(rig: Rig) -> None:
-    """T17."""
+def test_threads_on_one_line_have_timers_of_their_own(rig: Rig) -> None:
 
     def body() -> None:
         entered = threading.Event()
@@ -188,10 +183,9 @@ def test_tf11_threads_on_one_line_have_timers_of_their_own(rig: Rig) -> None:
     assert_killed(rig.start(body), 0.4)
 
 
-def test_tf12_a_rank_that_exits_inside_its_block_takes_the_timer_along(
+def test_a_rank_that_exits_inside_its_block_takes_the_timer_along(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T20."""
     caplog.set_level(logging.INFO)
 
     def body() -> None:
@@ -205,15 +199,14 @@ def test_tf12_a_rank_that_exits_inside_its_block_takes_the_timer_along(
     assert rig.killed(caplog) == []
 
 
-def test_tf13_a_rank_that_is_killed_from_outside_is_not_signalled_again(
+def test_a_rank_that_is_killed_from_outside_is_not_signalled_again(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T20, T21."""
     caplog.set_level(logging.INFO)
     rank = rig.start(lambda: hang(0.3))
     rank.noted()
     eventually(lambda: rig.timers() == 2)
-    time.sleep(0.05)  # L: its thread has let go of the queue's lock by now (T40).
+    time.sleep(0.05)  # L: its thread has let go of the queue's lock by now.
     rank.process.kill()
     rank.end()
     assert rig.timers() == 1
@@ -222,10 +215,9 @@ def test_tf13_a_rank_that_is_killed_from_outside_is_not_signalled_again(
 
 
 @pytest.mark.parametrize("step", [3600, -3600])
-def test_tf20_a_step_of_the_clock_kills_nobody_early_and_spares_nobody(
+def test_a_step_of_the_clock_kills_nobody_early_and_spares_nobody(
     rig: Rig, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T22."""
     real = time.time
 
     def culprit() -> None:
@@ -246,8 +238,7 @@ def test_tf20_a_step_of_the_clock_kills_nobody_early_and_spares_nobody(
     assert ranks[1].end()[0] == 0
 
 
-def test_tf21_eight_ranks_expire_at_once(rig: Rig) -> None:
-    """T16."""
+def test_eight_ranks_expire_at_once(rig: Rig) -> None:
     ranks = [rig.start(lambda: hang(0.5)) for _ in range(8)]
     for rank in ranks:
         begun = rank.noted()
@@ -256,8 +247,8 @@ def test_tf21_eight_ranks_expire_at_once(rig: Rig) -> None:
         assert seen - begun >= 0.5
 
 
-def test_tf29_only_the_rank_is_killed_not_its_fork(rig: Rig) -> None:
-    """T28; and a fork that leaves the block does not disarm the rank's timer."""
+def test_only_the_rank_is_killed_not_its_fork(rig: Rig) -> None:
+    """A fork that leaves the block does not disarm the rank's timer."""
     read, write = os.pipe()
 
     def body() -> None:
@@ -280,7 +271,7 @@ def test_tf29_only_the_rank_is_killed_not_its_fork(rig: Rig) -> None:
     os.close(write)
 
 
-def test_tf34_under_load_the_culprit_is_killed_in_time_and_nobody_else(rig: Rig) -> None:
+def test_under_load_the_culprit_is_killed_in_time_and_nobody_else(rig: Rig) -> None:
     """Four ranks acquire and release all the time; the benchmark has 32."""
 
     def steady() -> None:

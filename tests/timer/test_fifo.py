@@ -19,16 +19,15 @@ from .rigs import known, write
 UNAVAILABLE = "^Could not send the FileTimerRequest because FileTimerServer is not available.$"
 
 
-def test_t4_a_request_in_json() -> None:
-    """T4: the five fields in their order, and not where it was made."""
+def test_a_request_in_json() -> None:
+    """The five fields in their order, and not where it was made."""
     request = FileTimerRequest(12, "scope", 1.5, 9, origin=Origin(1, 2, 3.0))
     assert (request.worker_pid, request.worker_id, request.version) == (12, 12, 1)
     text = '{"version": 1, "pid": 12, "scope_id": "scope", "expiration_time": 1.5, "signal": 9}'
     assert request.to_json() == text
 
 
-def test_t4_requests_are_equal_by_value() -> None:
-    """T4."""
+def test_requests_are_equal_by_value() -> None:
     assert FileTimerRequest(12, "scope", 1.5).signal == 0
     assert FileTimerRequest(12, "scope", 1.5, 9) == FileTimerRequest(12, "scope", 1.5, 9)
     assert FileTimerRequest(12, "scope", 1.5, 9) != FileTimerRequest(12, "scope", 1.5, 15)
@@ -36,8 +35,8 @@ def test_t4_requests_are_equal_by_value() -> None:
         hash(FileTimerRequest(12, "scope", 1.5))
 
 
-def test_t41_the_pipe_is_there_from_the_constructor_for_this_user_alone(path: str) -> None:
-    """T41: whatever the umask is."""
+def test_the_pipe_is_there_from_the_constructor_for_this_user_alone(path: str) -> None:
+    """Whatever the umask is."""
     before = os.umask(0)
     try:
         server = FileTimerServer(path, "run")
@@ -49,8 +48,8 @@ def test_t41_the_pipe_is_there_from_the_constructor_for_this_user_alone(path: st
     server.stop()
 
 
-def test_t41_a_pipe_that_is_there_is_replaced(path: str) -> None:
-    """T41: and its former owner does not remove the new one."""
+def test_a_pipe_that_is_there_is_replaced(path: str) -> None:
+    """And its former owner does not remove the new one."""
     former = FileTimerServer(path, "former")
     server = FileTimerServer(path, "run")
     former.stop()
@@ -60,8 +59,7 @@ def test_t41_a_pipe_that_is_there_is_replaced(path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_t41_another_file_is_left_alone(path: str, kind: str, tmp_path: Path) -> None:
-    """T41."""
+def test_another_file_is_left_alone(path: str, kind: str, tmp_path: Path) -> None:
     make = {
         "file": lambda: Path(path).write_text("mine"),
         "directory": lambda: os.mkdir(path),
@@ -73,16 +71,13 @@ def test_t41_another_file_is_left_alone(path: str, kind: str, tmp_path: Path) ->
     assert os.path.lexists(path)
 
 
-def test_t41_a_missing_directory_is_an_error(path: str) -> None:
-    """T41."""
+def test_a_missing_directory_is_an_error(path: str) -> None:
     with pytest.raises(FileNotFoundError):
         FileTimerServer(path + "/no/such", "run")
 
 
-def test_t24_a_request_that_comes_between_size_and_get_is_still_seen(
-    server: FileTimerServer, path: str
-) -> None:
-    """T24: or the watchdog would sleep on it."""
+def test_a_request_that_comes_between_size_and_get_is_still_seen(server: FileTimerServer, path: str) -> None:
+    """Or the watchdog would sleep on it."""
     client = FileTimerClient(path)
     client.release("first")
     assert server._fifo.size() == 1
@@ -91,25 +86,24 @@ def test_t24_a_request_that_comes_between_size_and_get_is_still_seen(
     assert wait_for(server._fifo.fileno(), select.POLLIN, 0)
 
 
-def test_t25_a_pipe_without_clients_is_quiet(server: FileTimerServer, path: str) -> None:
-    """T25: a server that slept on it would be woken for ever, once the first client has gone."""
+def test_a_pipe_without_clients_is_quiet(server: FileTimerServer, path: str) -> None:
+    """A server that slept on it would be woken for ever, once the first client has gone."""
     FileTimerClient(path).release("scope")
     assert server._fifo.size() == 1
     assert not wait_for(server._fifo.fileno(), select.POLLIN, 0)
 
 
 @pytest.mark.parametrize("scope", ["a\nb\r\n", "größe ☃ 𝄞", "\ud800", '"}{"version": 1', "\0", "", "\\n"])
-def test_t48_any_scope_arrives_unchanged(server: FileTimerServer, path: str, scope: str) -> None:
-    """T48."""
+def test_any_scope_arrives_unchanged(server: FileTimerServer, path: str, scope: str) -> None:
     FileTimerClient(path).acquire(scope, time.time() + 60)
     server.run_once()
     assert [request.scope_id for request in known(server)] == [scope]
 
 
-def test_t49_the_lines_around_garbage_count(
+def test_the_lines_around_garbage_count(
     server: FileTimerServer, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T49: half a line has no end of its own."""
+    """Half a line has no end of its own."""
     good = [FileTimerRequest(os.getpid(), str(number), time.time() + 60) for number in range(4)]
     lines = [request.to_json().encode() + b"\n" for request in good]
     half = lines[0][:50]
@@ -119,8 +113,8 @@ def test_t49_the_lines_around_garbage_count(
     assert len([record for record in caplog.records if "no timer request" in record.message]) == 4
 
 
-def test_t49_a_line_is_put_together_from_its_parts(server: FileTimerServer, path: str) -> None:
-    """T49: a request that was not written by a client of ours, in two writes."""
+def test_a_line_is_put_together_from_its_parts(server: FileTimerServer, path: str) -> None:
+    """A request that was not written by a client of ours, in two writes."""
     line = FileTimerRequest(os.getpid(), "scope", time.time() + 60).to_line()
     write(path, line[:40])
     assert server._fifo.size() == 0
@@ -128,16 +122,16 @@ def test_t49_a_line_is_put_together_from_its_parts(server: FileTimerServer, path
     assert server._fifo.size() == 1
 
 
-def test_t49_endless_garbage_is_not_kept(server: FileTimerServer, path: str) -> None:
-    """T49: a line without an end."""
+def test_endless_garbage_is_not_kept(server: FileTimerServer, path: str) -> None:
+    """A line without an end."""
     for _ in range(10):
         write(path, b"x" * 60_000)
         assert server._fifo.size() == 0
     assert len(server._fifo._rest) <= select.PIPE_BUF
 
 
-def test_t49_a_request_of_another_client_is_read(server: FileTimerServer, path: str) -> None:
-    """T22, T49: of one that knows nothing of origins."""
+def test_a_request_of_another_client_is_read(server: FileTimerServer, path: str) -> None:
+    """Of one that knows nothing of origins."""
     write(path, FileTimerRequest(os.getpid(), "scope", time.time() + 60, 9).to_json().encode() + b"\n")
     server.run_once()
     (request,) = known(server)

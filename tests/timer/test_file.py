@@ -30,15 +30,15 @@ def rank(body: Callable[[], object], path: str, number: int = signal.SIGKILL) ->
     return Rank(body, lambda: configure(FileTimerClient(path, number)))
 
 
-def test_t42_a_stop_without_any_client_removes_the_pipe(server: FileTimerServer, path: str) -> None:
-    """T42: and returns."""
+def test_a_stop_without_any_client_removes_the_pipe(server: FileTimerServer, path: str) -> None:
+    """And returns."""
     server.start()
     server.stop()
     assert not os.path.exists(path)
 
 
-def test_t35_a_start_after_a_stop_makes_the_pipe_again(server: FileTimerServer, path: str) -> None:
-    """T35: with the timers known so far."""
+def test_a_start_after_a_stop_makes_the_pipe_again(server: FileTimerServer, path: str) -> None:
+    """With the timers known so far."""
     server.start()
     client = FileTimerClient(path)
     client.acquire("scope", time.time() + 60)
@@ -50,8 +50,7 @@ def test_t35_a_start_after_a_stop_makes_the_pipe_again(server: FileTimerServer, 
     eventually(lambda: not known(server))
 
 
-def test_t37_a_collected_server_leaves_no_pipe_no_thread_and_no_descriptor(path: str) -> None:
-    """T37."""
+def test_a_collected_server_leaves_no_pipe_no_thread_and_no_descriptor(path: str) -> None:
     before = os.listdir("/proc/self/fd")
     server = FileTimerServer(path, "run")
     server.start()
@@ -62,8 +61,8 @@ def test_t37_a_collected_server_leaves_no_pipe_no_thread_and_no_descriptor(path:
     assert not os.path.exists(path)
 
 
-def test_t37_a_process_that_ends_leaves_no_pipe(path: str) -> None:
-    """T37: though nobody stopped its server."""
+def test_a_process_that_ends_leaves_no_pipe(path: str) -> None:
+    """Though nobody stopped its server."""
     code = (
         "import sys; from pytest_elastic.timer import FileTimerServer\n"
         "s = FileTimerServer(sys.argv[1], 'run'); s.start()"
@@ -72,8 +71,8 @@ def test_t37_a_process_that_ends_leaves_no_pipe(path: str) -> None:
     assert not os.path.exists(path)
 
 
-def test_t37_a_fork_does_not_remove_the_pipe_nor_keep_it_open(server: FileTimerServer, path: str) -> None:
-    """T37, T47: a reader that outlives its server would let clients write to nobody."""
+def test_a_fork_does_not_remove_the_pipe_nor_keep_it_open(server: FileTimerServer, path: str) -> None:
+    """A reader that outlives its server would let clients write to nobody."""
     pid = os.fork()
     if pid == 0:
         held = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
@@ -83,8 +82,8 @@ def test_t37_a_fork_does_not_remove_the_pipe_nor_keep_it_open(server: FileTimerS
     assert os.path.exists(path)
 
 
-def test_t43_the_events_of_a_life(server: FileTimerServer, path: str, events: Events) -> None:
-    """T43: each timer that expired, and the one whose signal was sent."""
+def test_the_events_of_a_life(server: FileTimerServer, path: str, events: Events) -> None:
+    """Each timer that expired, and the one whose signal was sent."""
     server.start()
     server.start()
 
@@ -109,8 +108,8 @@ def test_t43_the_events_of_a_life(server: FileTimerServer, path: str, events: Ev
     culprit.close()
 
 
-def test_t43_a_log_event_that_raises_is_logged(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """T43: and changes nothing."""
+def test_a_log_event_that_raises_is_logged(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And changes nothing."""
 
     def fail(name: str, request: object) -> None:
         raise RuntimeError(name)
@@ -126,8 +125,8 @@ def test_t43_a_log_event_that_raises_is_logged(path: str, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_t44_run_once_handles_what_was_written(server: FileTimerServer, path: str, started: bool) -> None:
-    """T44, T42: ends the watchdog, and removes the pipe."""
+def test_run_once_handles_what_was_written(server: FileTimerServer, path: str, started: bool) -> None:
+    """Ends the watchdog, and removes the pipe."""
     if started:
         server.start()
     culprit = Rank(lambda: time.sleep(30))
@@ -142,8 +141,8 @@ def test_t44_run_once_handles_what_was_written(server: FileTimerServer, path: st
     culprit.close()
 
 
-def test_t44_whether_a_process_runs() -> None:
-    """T44: a zombie does not."""
+def test_whether_a_process_runs() -> None:
+    """A zombie does not."""
     assert FileTimerServer.is_process_running(os.getpid())
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -151,10 +150,8 @@ def test_t44_whether_a_process_runs() -> None:
     assert not FileTimerServer.is_process_running(-1)
 
 
-def test_t44_the_last_progress_time(
-    server: FileTimerServer, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """T44: now, before the first client."""
+def test_the_last_progress_time(server: FileTimerServer, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now, before the first client."""
     now = [1000.9]
     monkeypatch.setattr(SystemClock, "time", lambda self: now[0])
     assert server.get_last_progress_time() == 1000
@@ -167,8 +164,8 @@ def test_t44_the_last_progress_time(
     assert (progress, type(progress)) == (2000, int)
 
 
-def test_t45_the_first_signal_that_is_one_is_sent(server: FileTimerServer, path: str, events: Events) -> None:
-    """T45: by deadline."""
+def test_the_first_signal_that_is_one_is_sent(server: FileTimerServer, path: str, events: Events) -> None:
+    """By deadline."""
     culprit = Rank(lambda: time.sleep(30))
     pid = culprit.process.pid or 0
     numbers = {"a": (1.0, 0), "c": (3.0, signal.SIGKILL), "b": (2.0, signal.SIGTERM)}
@@ -181,10 +178,10 @@ def test_t45_the_first_signal_that_is_one_is_sent(server: FileTimerServer, path:
 
 
 @pytest.mark.parametrize("number", [0, -1, 4711])
-def test_tf27_t45_without_a_signal_the_timers_are_dropped(
+def test_without_a_signal_the_timers_are_dropped(
     server: FileTimerServer, path: str, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T45, TF27: with a log entry; 4711 is no signal to the kernel."""
+    """With a log entry; 4711 is no signal to the kernel."""
     server.start()
 
     def body() -> None:
@@ -201,10 +198,8 @@ def test_tf27_t45_without_a_signal_the_timers_are_dropped(
     healthy.close()
 
 
-def test_tf27_a_signal_that_is_ignored_is_sent_once(
-    server: FileTimerServer, path: str, events: Events
-) -> None:
-    """TF27, T21: the timer is gone with it."""
+def test_a_signal_that_is_ignored_is_sent_once(server: FileTimerServer, path: str, events: Events) -> None:
+    """The timer is gone with it."""
     server.start()
 
     def body() -> None:
@@ -218,8 +213,8 @@ def test_tf27_a_signal_that_is_ignored_is_sent_once(
     healthy.close()
 
 
-def test_t46_the_clients_signal_is_sent(server: FileTimerServer, path: str) -> None:
-    """T46: SIGKILL if none is asked for."""
+def test_the_clients_signal_is_sent(server: FileTimerServer, path: str) -> None:
+    """SIGKILL if none is asked for."""
     assert FileTimerClient(path).signal == signal.SIGKILL
     server.start()
     culprit = rank(lambda: hang(0.05), path, signal.SIGTERM)
@@ -227,8 +222,7 @@ def test_t46_the_clients_signal_is_sent(server: FileTimerServer, path: str) -> N
     culprit.close()
 
 
-def test_t46_a_request_is_one_line_and_nothing_stays_open(server: FileTimerServer, path: str) -> None:
-    """T46."""
+def test_a_request_is_one_line_and_nothing_stays_open(server: FileTimerServer, path: str) -> None:
     before = os.listdir("/proc/self/fd")
     client = FileTimerClient(path)
     client.acquire("scope", 5.0)
@@ -240,8 +234,8 @@ def test_t46_a_request_is_one_line_and_nothing_stays_open(server: FileTimerServe
     assert list(fields[0])[:5] == ["version", "pid", "scope_id", "expiration_time", "signal"]
 
 
-def test_t47_no_reader_is_a_broken_pipe_after_a_second(path: str) -> None:
-    """T47: whether there is no pipe, or nobody has it open."""
+def test_no_reader_is_a_broken_pipe_after_a_second(path: str) -> None:
+    """Whether there is no pipe, or nobody has it open."""
     for _ in range(2):
         begun = time.monotonic()
         with pytest.raises(BrokenPipeError, match=UNAVAILABLE):
@@ -251,8 +245,7 @@ def test_t47_no_reader_is_a_broken_pipe_after_a_second(path: str) -> None:
             os.mkfifo(path)
 
 
-def test_t47_a_server_that_comes_within_the_second_gets_the_request(path: str) -> None:
-    """T47, TF17."""
+def test_a_server_that_comes_within_the_second_gets_the_request(path: str) -> None:
     made: list[FileTimerServer] = []
     timer = threading.Timer(0.25, lambda: made.append(FileTimerServer(path, "run")))
     timer.start()
@@ -263,8 +256,8 @@ def test_t47_a_server_that_comes_within_the_second_gets_the_request(path: str) -
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_t47_a_path_that_is_no_pipe_is_a_broken_pipe_at_once(path: str, kind: str) -> None:
-    """T47: and nothing is written to it."""
+def test_a_path_that_is_no_pipe_is_a_broken_pipe_at_once(path: str, kind: str) -> None:
+    """And nothing is written to it."""
     if kind == "file":
         Path(path).write_text("mine")
     else:
@@ -276,8 +269,8 @@ def test_t47_a_path_that_is_no_pipe_is_a_broken_pipe_at_once(path: str, kind: st
     assert kind == "directory" or Path(path).read_text() == "mine"
 
 
-def test_t47_tf25_a_pipe_that_was_removed_is_a_broken_pipe(server: FileTimerServer, path: str) -> None:
-    """TF25: and the server stops cleanly."""
+def test_a_pipe_that_was_removed_is_a_broken_pipe(server: FileTimerServer, path: str) -> None:
+    """And the server stops cleanly."""
     server.start()
     os.unlink(path)
     with pytest.raises(BrokenPipeError, match=UNAVAILABLE):
@@ -286,15 +279,15 @@ def test_t47_tf25_a_pipe_that_was_removed_is_a_broken_pipe(server: FileTimerServ
     assert not os.path.exists(path)
 
 
-def test_t48_tf26_a_scope_that_is_too_long_is_refused(server: FileTimerServer, path: str) -> None:
-    """T48: with the limit and the request; nothing is written."""
+def test_a_scope_that_is_too_long_is_refused(server: FileTimerServer, path: str) -> None:
+    """With the limit and the request; nothing is written."""
     with pytest.raises(RuntimeError, match=f"{select.PIPE_BUF} bytes.*FileTimerRequest.*xxx"):
         FileTimerClient(path).acquire("x" * 4090, time.time())
     assert server._fifo.size() == 0
 
 
-def test_t48_the_newline_counts(server: FileTimerServer, path: str) -> None:
-    """T48: a line of exactly the limit is sent, one of a byte more is not; and the release fits if it did."""
+def test_the_newline_counts(server: FileTimerServer, path: str) -> None:
+    """A line of exactly the limit is sent, one of a byte more is not; and the release fits if it did."""
     client = FileTimerClient(path)
     empty = FileTimerRequest(os.getpid(), "", time.time() + 60.5, client.signal)
     scope = "x" * (select.PIPE_BUF - len(empty.to_json()) - 1)
@@ -309,8 +302,8 @@ def test_t48_the_newline_counts(server: FileTimerServer, path: str) -> None:
     assert known(server) == []
 
 
-def test_t49_ten_processes_with_ten_nested_timers(server: FileTimerServer, path: str) -> None:
-    """T49: 200 requests, in whatever order."""
+def test_ten_processes_with_ten_nested_timers(server: FileTimerServer, path: str) -> None:
+    """200 requests, in whatever order."""
     server.start()
     counts: list[int] = []
     original = server.register_timers
@@ -329,10 +322,9 @@ def test_t49_ten_processes_with_ten_nested_timers(server: FileTimerServer, path:
         each.close()
 
 
-def test_t32_a_kill_is_logged_before(
+def test_a_kill_is_logged_before(
     server: FileTimerServer, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T32."""
     caplog.set_level(logging.INFO)
     server.start()
     culprit = rank(lambda: hang(0.05, "exchange"), path)

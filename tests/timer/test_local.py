@@ -56,8 +56,8 @@ def requests(count: int) -> list[TimerRequest]:
     return [TimerRequest(number, "scope", 1.0) for number in range(count)]
 
 
-def test_t38_a_request_names_the_process_and_thread_that_made_it(mp_queue: Any) -> None:
-    """T38: whoever made the client."""
+def test_a_request_names_the_process_and_thread_that_made_it(mp_queue: Any) -> None:
+    """Whoever made the client."""
     client = LocalTimerClient(mp_queue)
     rank = Rank(lambda: client.acquire("scope", time.time() + 5))
     found = mp_queue.get(timeout=10)
@@ -68,8 +68,8 @@ def test_t38_a_request_names_the_process_and_thread_that_made_it(mp_queue: Any) 
     rank.close()
 
 
-def test_t38_a_release_is_a_request_too(mp_queue: Any) -> None:
-    """T38, T3: and its scope a plain text, which any server can read."""
+def test_a_release_is_a_request_too(mp_queue: Any) -> None:
+    """And its scope a plain text, which any server can read."""
     with expires(5, "exchange", client=LocalTimerClient(mp_queue)):
         pass
     acquired, released = mp_queue.get(timeout=10), mp_queue.get(timeout=10)
@@ -78,8 +78,7 @@ def test_t38_a_release_is_a_request_too(mp_queue: Any) -> None:
     assert acquired.origin.thread == released.origin.thread == threading.get_ident()
 
 
-def test_t39_size_is_what_was_put(mp_queue: Any) -> None:
-    """T39."""
+def test_size_is_what_was_put(mp_queue: Any) -> None:
     received = MultiprocessingRequestQueue(mp_queue)
     assert received.size() == 0
     put(mp_queue, *requests(3))
@@ -87,8 +86,8 @@ def test_t39_size_is_what_was_put(mp_queue: Any) -> None:
     received.get(3, 1)
 
 
-def test_t39_get_returns_up_to_so_many_in_order(mp_queue: Any) -> None:
-    """T39: at once when they are there."""
+def test_get_returns_up_to_so_many_in_order(mp_queue: Any) -> None:
+    """At once when they are there."""
     received = MultiprocessingRequestQueue(mp_queue)
     put(mp_queue, *requests(5))
     begun = time.monotonic()
@@ -98,8 +97,8 @@ def test_t39_get_returns_up_to_so_many_in_order(mp_queue: Any) -> None:
 
 
 @pytest.mark.parametrize("there", [0, 2])
-def test_t39_get_returns_at_the_latest_after_its_timeout(mp_queue: Any, there: int) -> None:
-    """T39: in all, not for each."""
+def test_get_returns_at_the_latest_after_its_timeout(mp_queue: Any, there: int) -> None:
+    """In all, not for each."""
     received = MultiprocessingRequestQueue(mp_queue)
     for request in requests(there):
         put(mp_queue, request)
@@ -108,8 +107,8 @@ def test_t39_get_returns_at_the_latest_after_its_timeout(mp_queue: Any, there: i
     assert 0.1 <= time.monotonic() - begun < 0.1 + LATE
 
 
-def test_t39_the_timeout_is_for_all_that_are_asked_for() -> None:
-    """T39: not for each, from a queue that gives one every 20 ms."""
+def test_the_timeout_is_for_all_that_are_asked_for() -> None:
+    """Not for each, from a queue that gives one every 20 ms."""
 
     class Dripping:
         def get(self, timeout: float) -> TimerRequest:
@@ -123,17 +122,14 @@ def test_t39_the_timeout_is_for_all_that_are_asked_for() -> None:
     assert time.monotonic() - begun < 0.1 + LATE
 
 
-def test_t36_what_cannot_be_read_is_logged_and_skipped(
-    mp_queue: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """T36, TF16."""
+def test_what_cannot_be_read_is_logged_and_skipped(mp_queue: Any, caplog: pytest.LogCaptureFixture) -> None:
     put(mp_queue, requests(2)[0], Unreadable(), requests(2)[1])
     assert MultiprocessingRequestQueue(mp_queue).get(3, 1) == requests(2)
     assert "cannot be read" in caplog.text
 
 
-def test_t36_a_closed_queue_is_an_error() -> None:
-    """T36: and what was got before is not lost."""
+def test_a_closed_queue_is_an_error() -> None:
+    """And what was got before is not lost."""
     made = multiprocessing.get_context("fork").Queue()
     received = MultiprocessingRequestQueue(made)
     put(made, *requests(1))
@@ -152,8 +148,8 @@ def test_t36_a_closed_queue_is_an_error() -> None:
     made.join_thread()
 
 
-def test_t38_a_queue_without_a_descriptor_is_asked() -> None:
-    """T38: a manager's, or whatever has `put`, `get` and `qsize`."""
+def test_a_queue_without_a_descriptor_is_asked() -> None:
+    """A manager's, or whatever has `put`, `get` and `qsize`."""
     made: Any = queue.Queue()
     with pytest.raises(io.UnsupportedOperation):
         MultiprocessingRequestQueue(made).fileno()
@@ -164,14 +160,13 @@ def test_t38_a_queue_without_a_descriptor_is_asked() -> None:
     server.stop()
 
 
-def test_t38_defaults(mp_queue: Any) -> None:
-    """T38."""
+def test_defaults(mp_queue: Any) -> None:
     server = LocalTimerServer(mp_queue)
     assert (server._max_interval, server._daemon) == (60, True)
 
 
-def test_t30_the_servers_own_timers_count_as_others(mp_queue: Any) -> None:
-    """T30: they are known; that another one expired does not concern them."""
+def test_the_servers_own_timers_count_as_others(mp_queue: Any) -> None:
+    """They are known; that another one expired does not concern them."""
     server = LocalTimerServer(mp_queue)
     server.start()
     with expires(60, client=LocalTimerClient(mp_queue)):
@@ -181,14 +176,14 @@ def test_t30_the_servers_own_timers_count_as_others(mp_queue: Any) -> None:
     server.stop()
 
 
-def test_t40_the_hazard_is_stated() -> None:
-    """T40: of both."""
+def test_the_hazard_is_stated() -> None:
+    """Of both."""
     for part in (LocalTimerClient, MultiprocessingRequestQueue):
         assert "killed inside `put` may leave the queue locked" in (part.__doc__ or "").replace("\n    ", " ")
     assert "may never have sent it" in (LocalTimerClient.__doc__ or "").replace("\n    ", " ")
 
 
-def test_t3_a_request_of_a_client_pickles_small(mp_queue: Any) -> None:
+def test_a_request_of_a_client_pickles_small(mp_queue: Any) -> None:
     """What is written at once is not torn apart by a kill."""
     LocalTimerClient(mp_queue).acquire("scope" * 20, time.time())
     assert len(pickle.dumps(mp_queue.get(timeout=10))) < 512

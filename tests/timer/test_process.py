@@ -21,13 +21,12 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_t29_no_process_has_a_pid_up_to_one_or_one_that_is_not_in_use() -> None:
-    """T29: numbers that are process groups or init to the kernel."""
+def test_no_process_has_a_pid_up_to_one_or_one_that_is_not_in_use() -> None:
+    """Numbers that are process groups or init to the kernel."""
     assert [identify(pid) for pid in (1, 0, -1, -3, 1 << 70)] == [None] * 5
 
 
-def test_t29_a_process_is_signalled(sleeper: subprocess.Popen[bytes]) -> None:
-    """T29."""
+def test_a_process_is_signalled(sleeper: subprocess.Popen[bytes]) -> None:
     process = identify(sleeper.pid)
     assert process is not None
     assert not process.ended()
@@ -36,8 +35,8 @@ def test_t29_a_process_is_signalled(sleeper: subprocess.Popen[bytes]) -> None:
     assert process.ended()
 
 
-def test_t29_another_process_with_the_pid_is_not_signalled(sleeper: subprocess.Popen[bytes]) -> None:
-    """T29: it counts as ended."""
+def test_another_process_with_the_pid_is_not_signalled(sleeper: subprocess.Popen[bytes]) -> None:
+    """It counts as ended."""
     process = identify(sleeper.pid)
     assert process is not None
     former = Process(process.pid, process.started - 1)
@@ -48,15 +47,15 @@ def test_t29_another_process_with_the_pid_is_not_signalled(sleeper: subprocess.P
 
 
 @pytest.mark.parametrize("pid", [1, 0, -3, 1 << 70])
-def test_t29_what_is_no_pid_has_ended(pid: int) -> None:
-    """T29: the kernel is never asked."""
+def test_what_is_no_pid_has_ended(pid: int) -> None:
+    """The kernel is never asked."""
     assert Process(pid, 0).ended()
     with pytest.raises(ProcessLookupError):
         Process(pid, 0).signal(0)
 
 
-def test_t20_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
-    """T20: its parent need not have waited for it."""
+def test_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
+    """Its parent need not have waited for it."""
     process = identify(sleeper.pid)
     assert process is not None
     sleeper.kill()
@@ -66,8 +65,7 @@ def test_t20_a_zombie_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start another user's process")
-def test_t29_another_users_process_is_not_signalled_even_by_root() -> None:
-    """T29."""
+def test_another_users_process_is_not_signalled_even_by_root() -> None:
     with subprocess.Popen(["sleep", "30"], user=65534) as other:
         process = identify(other.pid)
         assert process is not None
@@ -89,7 +87,7 @@ def test_a_name_with_brackets_does_not_confuse() -> None:
 
 
 def test_this_process_is_asked_again_after_a_fork() -> None:
-    """T38: a client that was made before the fork sends the fork's identity."""
+    """A client that was made before the fork sends the fork's identity."""
     parent = this_process()
     assert parent == identify(os.getpid())
     pid = os.fork()
@@ -98,8 +96,8 @@ def test_this_process_is_asked_again_after_a_fork() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
-def test_t31_without_a_descriptor_to_look_with_it_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T31: or its timers would be forgotten; the kill fails too, and is tried again."""
+def test_without_a_descriptor_to_look_with_it_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its timers would be forgotten; the kill fails too, and is tried again."""
 
     def fail(pid: int) -> int:
         raise OSError(24, "too many open files")

@@ -27,8 +27,8 @@ from pytest_elastic.timer._process import identify
 from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, Rounds, assert_killed, eventually, hang, note
 
 
-def test_tf14_a_stranger_with_a_used_pid_lives(rig: Rig) -> None:
-    """T29: it answers with another start time than the process that acquired."""
+def test_a_stranger_with_a_used_pid_lives(rig: Rig) -> None:
+    """It answers with another start time than the process that acquired."""
     stranger = Rank(lambda: time.sleep(30))
     process = identify(stranger.process.pid or 0)
     assert process is not None
@@ -50,10 +50,10 @@ def stranger() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", ["L", "F"])
-def test_tf15_a_forged_request_is_dropped_and_logged(
+def test_a_forged_request_is_dropped_and_logged(
     make_rig: MakeRig, name: str, stranger: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T29: process groups, init, nobody, and another user's process."""
+    """Process groups, init, nobody, and another user's process."""
     rig = make_rig(name)
     for pid in (0, 1, -3, 4_000_000, 1 << 70, stranger):
         rig.send(pid, time.time())
@@ -62,8 +62,8 @@ def test_tf15_a_forged_request_is_dropped_and_logged(
 
 
 @pytest.mark.parametrize("name", ["L", "F"])
-def test_tf15_a_forged_origin_is_dropped(make_rig: MakeRig, name: str) -> None:
-    """T29: numbers that look like a client's, for a process that is none."""
+def test_a_forged_origin_is_dropped(make_rig: MakeRig, name: str) -> None:
+    """Numbers that look like a client's, for a process that is none."""
     rig = make_rig(name)
     for pid in (0, 1, -3, 4_000_000, 1 << 70):
         rig.send(pid, time.time(), Origin(1, 1, 0.0))
@@ -84,15 +84,15 @@ def test_tf15_a_forged_origin_is_dropped(make_rig: MakeRig, name: str) -> None:
     ],
     ids=["text", "half", "version", "types", "nan", "deep", "nul"],
 )
-def test_tf16_garbage_is_skipped(rig: Rig, data: bytes) -> None:
-    """T36, T49: the requests around it count."""
+def test_garbage_is_skipped(rig: Rig, data: bytes) -> None:
+    """The requests around it count."""
     rig.garbage(data)
     assert_killed(rig.start(lambda: hang(0.1)), 0.1)
 
 
 @pytest.mark.parametrize("name", ["L", "F"])
-def test_tf17_a_server_that_starts_late_enforces_what_was_acquired(make_rig: MakeRig, name: str) -> None:
-    """T26: what has expired by then is killed at once."""
+def test_a_server_that_starts_late_enforces_what_was_acquired(make_rig: MakeRig, name: str) -> None:
+    """What has expired by then is killed at once."""
     rig = make_rig(name)
     rig.server.stop()  # type: ignore[attr-defined]
     rank = rig.start(lambda: hang(0.2))
@@ -108,8 +108,8 @@ def test_tf17_a_server_that_starts_late_enforces_what_was_acquired(make_rig: Mak
 
 
 @pytest.mark.parametrize("name", ["L", "F"])
-def test_tf18_nobody_is_killed_once_the_server_has_stopped(make_rig: MakeRig, name: str) -> None:
-    """T34; T35: a new start enforces again."""
+def test_nobody_is_killed_once_the_server_has_stopped(make_rig: MakeRig, name: str) -> None:
+    """A new start enforces again."""
     rig = make_rig(name)
 
     def body() -> None:
@@ -147,10 +147,10 @@ def server_process(path: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_tf19_f_a_client_is_told_when_the_server_was_killed(
+def test_f_a_client_is_told_when_the_server_was_killed(
     tmp_path: os.PathLike[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T47: `acquire` raises within a second; T11: `release` only warns."""
+    """`acquire` raises within a second; `release` only warns."""
     path = os.path.join(tmp_path, "timer.fifo")
     client = FileTimerClient(path)
     with server_process(path) as process:
@@ -164,7 +164,7 @@ def test_tf19_f_a_client_is_told_when_the_server_was_killed(
         assert time.monotonic() - begun < 1 + LATE
 
 
-def test_tf19_p_a_client_is_told_when_the_table_has_gone(caplog: pytest.LogCaptureFixture) -> None:
+def test_p_a_client_is_told_when_the_table_has_gone(caplog: pytest.LogCaptureFixture) -> None:
     """At once, and `release` only warns."""
     ours, theirs = open_channel()
     client = PipeTimerClient(theirs)
@@ -177,8 +177,8 @@ def test_tf19_p_a_client_is_told_when_the_table_has_gone(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("name", ["L", "F"])
-def test_tf22_a_long_interval_delays_neither_a_kill_nor_the_stop(make_rig: MakeRig, name: str) -> None:
-    """T24, T34: the rig's interval is 60 s."""
+def test_a_long_interval_delays_neither_a_kill_nor_the_stop(make_rig: MakeRig, name: str) -> None:
+    """The rig's interval is 60 s."""
     rig = make_rig(name)
     assert_killed(rig.start(lambda: hang(0.2)), 0.2)
     begun = time.monotonic()
@@ -195,8 +195,8 @@ def work() -> None:
             pass
 
 
-def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig, rounds: Rounds) -> None:
-    """T50: kills in a loop of acquire and release, beside a rank that works on."""
+def test_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig, rounds: Rounds) -> None:
+    """Kills in a loop of acquire and release, beside a rank that works on."""
     rig = make_rig("P")
     worker = rig.start(work)
     worker.noted()
@@ -213,8 +213,8 @@ def test_tf23_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig, roun
     worker.end()
 
 
-def test_tf24_a_rank_killed_inside_put_locks_the_queue_for_all() -> None:
-    """T40, and the reason for T50: the hazard of `LocalTimer`, as its docstring says."""
+def test_a_rank_killed_inside_put_locks_the_queue_for_all() -> None:
+    """The hazard of `LocalTimer`, as its docstring says."""
     rig = LocalRig()
     rig.open()
 
@@ -238,32 +238,31 @@ def test_tf24_a_rank_killed_inside_put_locks_the_queue_for_all() -> None:
     rig.finish()
 
 
-def test_tf33_f_a_full_pipe_is_waited_for_a_second(tmp_path: os.PathLike[str]) -> None:
-    """T46: nobody reads, as if the server were stopped."""
+def test_f_a_full_pipe_is_waited_for_a_second(tmp_path: os.PathLike[str]) -> None:
+    """Nobody reads, as if the server were stopped."""
     path = os.path.join(tmp_path, "timer.fifo")
     server = FileTimerServer(path, "test")
     _fill(FileTimerClient(path))
     server.stop()
 
 
-def test_tf33_p_a_full_channel_is_waited_for_a_second() -> None:
-    """T50: the rank is not blocked for longer."""
+def test_p_a_full_channel_is_waited_for_a_second() -> None:
+    """The rank is not blocked for longer."""
     ours, theirs = open_channel()
     _fill(PipeTimerClient(theirs))
     os.close(ours)
     os.close(theirs)
 
 
-def test_t46_a_pipe_that_was_full_takes_the_request_once_it_is_read(tmp_path: os.PathLike[str]) -> None:
-    """T46: the client is not told that nobody reads."""
+def test_a_pipe_that_was_full_takes_the_request_once_it_is_read(tmp_path: os.PathLike[str]) -> None:
+    """The client is not told that nobody reads."""
     path = os.path.join(tmp_path, "timer.fifo")
     server = FileTimerServer(path, "test")
     _fill_and_read(FileTimerClient(path), server._fifo.fileno(), 1 << 16)
     server.stop()
 
 
-def test_t50_a_channel_that_was_full_takes_the_request_once_it_is_read() -> None:
-    """T50."""
+def test_a_channel_that_was_full_takes_the_request_once_it_is_read() -> None:
     ours, theirs = open_channel()
     os.set_blocking(ours, False)
     _fill_and_read(PipeTimerClient(theirs), ours, 4096)
@@ -302,7 +301,7 @@ def _fill(client: api.TimerClient) -> None:
     assert time.monotonic() - begun < 1 + LATE
 
 
-def test_tf35_the_first_to_expire_comes_first(make_rig: MakeRig) -> None:
+def test_the_first_to_expire_comes_first(make_rig: MakeRig) -> None:
     """Two timers of one group, 10 ms apart: the first one's rank is the cause."""
     rig = make_rig("P")
     assert isinstance(rig, PipeRig)
@@ -324,7 +323,7 @@ def test_tf35_the_first_to_expire_comes_first(make_rig: MakeRig) -> None:
     assert found == [1, 2]
 
 
-def test_t34_a_stopped_server_leaves_no_thread() -> None:
+def test_a_stopped_server_leaves_no_thread() -> None:
     """Whatever was armed."""
     rig = LocalRig()
     rig.open()

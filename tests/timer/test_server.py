@@ -64,8 +64,8 @@ def watchdogs(name: str = "UserServer") -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-def test_t5_t6_a_users_queue_and_hooks_work(started: Started) -> None:
-    """T5, T6: what comes later too."""
+def test_a_users_queue_and_hooks_work(started: Started) -> None:
+    """What comes later too."""
     requests = UserQueue(TimerRequest("a", "first", 0))
     server: Any = started(UserServer(requests))
     eventually(lambda: server.cleared == [{"a"}])
@@ -73,8 +73,8 @@ def test_t5_t6_a_users_queue_and_hooks_work(started: Started) -> None:
     eventually(lambda: server.cleared == [{"a"}, {"b"}])
 
 
-def test_t24_a_queue_with_a_descriptor_wakes_the_server(started: Started) -> None:
-    """T24: whatever the interval is; without one, the server would ask five times a second."""
+def test_a_queue_with_a_descriptor_wakes_the_server(started: Started) -> None:
+    """Whatever the interval is; without one, the server would ask five times a second."""
     requests = WakingQueue()
     server: Any = started(UserServer(requests))
     for number in range(20):
@@ -82,8 +82,8 @@ def test_t24_a_queue_with_a_descriptor_wakes_the_server(started: Started) -> Non
         eventually(lambda number=number: server.reaped[-1:] == [number], 1.0)
 
 
-def test_tf28_t31_outcomes_of_a_kill(started: Started, caplog: pytest.LogCaptureFixture) -> None:
-    """T31: an exception and `True` count as reaped, and `False` is tried again."""
+def test_outcomes_of_a_kill(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception and `True` count as reaped, and `False` is tried again."""
     requests = UserQueue(*(TimerRequest(worker, "scope", 0) for worker in "abc"))
     server: Any = started(UserServer(requests, 0.01, a=RuntimeError("reaping failed"), c=False))
     eventually(lambda: server.reaped.count("c") > 2)
@@ -95,8 +95,8 @@ def test_tf28_t31_outcomes_of_a_kill(started: Started, caplog: pytest.LogCapture
     assert all("worker c could not be killed" in record.message for record in errors[1:])
 
 
-def test_t32_a_kill_is_logged_before(started: Started, caplog: pytest.LogCaptureFixture) -> None:
-    """T32: worker and scopes, at INFO."""
+def test_a_kill_is_logged_before(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """Worker and scopes, at INFO."""
     caplog.set_level(logging.INFO)
     requests = UserQueue(*(TimerRequest("a", scope, 0) for scope in ("first", "second")))
     server: Any = started(UserServer(requests, a=RuntimeError("failed")))
@@ -107,10 +107,8 @@ def test_t32_a_kill_is_logged_before(started: Started, caplog: pytest.LogCapture
     assert "['first', 'second']" in caplog.messages[0]
 
 
-def test_t36_the_other_requests_of_a_bad_one_count(
-    started: Started, caplog: pytest.LogCaptureFixture
-) -> None:
-    """T36: the hook that raised is given each by itself."""
+def test_the_other_requests_of_a_bad_one_count(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """The hook that raised is given each by itself."""
     scopes = ("good", "bad", "good")
     requests = UserQueue(*(TimerRequest(number, scope, 0) for number, scope in enumerate(scopes)))
     server: Any = started(UserServer(requests))
@@ -120,10 +118,9 @@ def test_t36_the_other_requests_of_a_bad_one_count(
 
 
 @pytest.mark.parametrize("hook", ["get_expired_timers", "clear_timers"])
-def test_t36_the_watchdog_survives_a_hook_that_raises(
+def test_the_watchdog_survives_a_hook_that_raises(
     started: Started, hook: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T36."""
     server = UserServer(UserQueue(TimerRequest("a", "scope", 0)), 0.01)
     original, calls = getattr(server, hook), []
 
@@ -139,10 +136,10 @@ def test_t36_the_watchdog_survives_a_hook_that_raises(
     assert "hook failed" in caplog.text
 
 
-def test_t36_the_watchdog_survives_a_queue_that_raises(
+def test_the_watchdog_survives_a_queue_that_raises(
     started: Started, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T36: it is asked again after a while."""
+    """It is asked again after a while."""
     requests = UserQueue(TimerRequest("a", "scope", 0))
     size, failures = requests.size, [OSError("no size")]
     requests.size = lambda: size() if not failures else exec("raise failures.pop()", {"failures": failures})  # type: ignore
@@ -151,8 +148,8 @@ def test_t36_the_watchdog_survives_a_queue_that_raises(
     assert "no size" in caplog.text
 
 
-def test_t19_what_a_killed_rank_never_sent_is_waited_for_once() -> None:
-    """T19, T40: an announced request that does not come delays the first kill, not each."""
+def test_what_a_killed_rank_never_sent_is_waited_for_once() -> None:
+    """An announced request that does not come delays the first kill, not each."""
     requests = SlowQueue(lost=1)
     server = UserServer(requests)
     assert [server._catch_up() for _ in range(3)] == [False] * 3
@@ -162,8 +159,7 @@ def test_t19_what_a_killed_rank_never_sent_is_waited_for_once() -> None:
     assert (requests.waits, list(server.known)) == (1, ["a"])
 
 
-def test_t33_starting_twice_is_once(started: Started) -> None:
-    """T33."""
+def test_starting_twice_is_once(started: Started) -> None:
     server = started(UserServer(UserQueue()))
     server.start()
     assert len(watchdogs()) == 1
@@ -172,14 +168,12 @@ def test_t33_starting_twice_is_once(started: Started) -> None:
 
 
 @pytest.mark.parametrize("daemon", [True, False])
-def test_t33_the_thread_is_a_daemon_as_asked(started: Started, daemon: bool) -> None:
-    """T33."""
+def test_the_thread_is_a_daemon_as_asked(started: Started, daemon: bool) -> None:
     started(ProcessTimerServer(UserQueue(), 60, daemon))
     assert [thread.daemon for thread in watchdogs("ProcessTimerServer")] == [daemon]
 
 
-def test_t34_stopping_twice_and_without_a_start_is_fine() -> None:
-    """T34."""
+def test_stopping_twice_and_without_a_start_is_fine() -> None:
     server = UserServer(UserQueue())
     server.stop()
     server.start()
@@ -188,8 +182,7 @@ def test_t34_stopping_twice_and_without_a_start_is_fine() -> None:
 
 
 @pytest.mark.parametrize("kind", [UserQueue, WakingQueue])
-def test_t34_a_stop_does_not_wait_for_the_interval(started: Started, kind: type[UserQueue]) -> None:
-    """T34."""
+def test_a_stop_does_not_wait_for_the_interval(started: Started, kind: type[UserQueue]) -> None:
     server = started(UserServer(kind(), 60))
     begun = time.monotonic()
     server.stop()
@@ -197,8 +190,8 @@ def test_t34_a_stop_does_not_wait_for_the_interval(started: Started, kind: type[
     assert not watchdogs()
 
 
-def test_t34_after_a_stop_nobody_is_killed_though_a_queue_holds_the_thread_up(started: Started) -> None:
-    """T34: a user's queue may not keep to its timeout."""
+def test_after_a_stop_nobody_is_killed_though_a_queue_holds_the_thread_up(started: Started) -> None:
+    """A user's queue may not keep to its timeout."""
     held, requests = threading.Event(), UserQueue()
     requests.get = lambda size, timeout: [TimerRequest("a", "s", 0)] if held.wait(10) else []  # type: ignore
     server: Any = started(UserServer(requests))
@@ -210,8 +203,8 @@ def test_t34_after_a_stop_nobody_is_killed_though_a_queue_holds_the_thread_up(st
     assert (server.reaped, list(server.known)) == ([], ["a"])
 
 
-def test_t34_after_a_stop_nobody_is_killed_though_a_hook_holds_the_thread_up(started: Started) -> None:
-    """T34: the others that had expired in the same round live."""
+def test_after_a_stop_nobody_is_killed_though_a_hook_holds_the_thread_up(started: Started) -> None:
+    """The others that had expired in the same round live."""
     held = threading.Event()
     server: Any = UserServer(UserQueue(*(TimerRequest(worker, "scope", 0) for worker in "ab")))
     reap = server._reap_worker
@@ -224,8 +217,8 @@ def test_t34_after_a_stop_nobody_is_killed_though_a_hook_holds_the_thread_up(sta
     assert len(server.reaped) == 1
 
 
-def test_t34_a_hook_may_stop_its_own_server(started: Started, caplog: pytest.LogCaptureFixture) -> None:
-    """T34: from the watchdog's thread."""
+def test_a_hook_may_stop_its_own_server(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    """From the watchdog's thread."""
     server: Any = UserServer(UserQueue(TimerRequest("a", "scope", 0)))
     server.clear_timers = lambda worker_ids: server.stop()
     started(server)
@@ -233,8 +226,7 @@ def test_t34_a_hook_may_stop_its_own_server(started: Started, caplog: pytest.Log
     assert caplog.records == []
 
 
-def test_t35_a_start_after_a_stop_works_with_the_timers_known(started: Started) -> None:
-    """T35."""
+def test_a_start_after_a_stop_works_with_the_timers_known(started: Started) -> None:
     requests = UserQueue(TimerRequest("a", "scope", time.time() + 0.2))
     server: Any = started(UserServer(requests, 0.01))
     eventually(lambda: server.known)
@@ -246,15 +238,14 @@ def test_t35_a_start_after_a_stop_works_with_the_timers_known(started: Started) 
 
 
 @pytest.mark.parametrize("interval", [0, -1, math.nan])
-def test_t37_an_interval_must_be_positive(interval: float) -> None:
-    """T37."""
+def test_an_interval_must_be_positive(interval: float) -> None:
     with pytest.raises(ValueError):
         UserServer(UserQueue(), interval)
 
 
 @pytest.mark.parametrize("kind", [UserQueue, WakingQueue])
-def test_t37_a_collected_server_leaves_no_thread(kind: type[UserQueue]) -> None:
-    """T37: while its thread sleeps, too."""
+def test_a_collected_server_leaves_no_thread(kind: type[UserQueue]) -> None:
+    """While its thread sleeps, too."""
     requests = kind()
     server = UserServer(requests, 60)
     server.start()
@@ -268,8 +259,8 @@ def test_t37_a_collected_server_leaves_no_thread(kind: type[UserQueue]) -> None:
         requests.close()
 
 
-def test_t33_a_fork_may_start_its_copy_and_does_not_stop_the_original(started: Started) -> None:
-    """T33: the fork has no watchdog, whatever its memory says, and its own stop is its own."""
+def test_a_fork_may_start_its_copy_and_does_not_stop_the_original(started: Started) -> None:
+    """The fork has no watchdog, whatever its memory says, and its own stop is its own."""
     server: Any = started(UserServer(WakingQueue()))
     pid = os.fork()
     if pid == 0:

@@ -31,15 +31,14 @@ def whats(timers: Timers[str], at: float) -> list[str]:
     return [found.what for found in timers.expired(at)]
 
 
-def test_t23_a_timer_expires_when_its_deadline_is_reached(timers: Timers[str]) -> None:
-    """T23."""
+def test_a_timer_expires_when_its_deadline_is_reached(timers: Timers[str]) -> None:
     timers.arm(timer("a", 5.0))
     assert whats(timers, 4.999) == []
     assert whats(timers, 5.0) == ["1.1.a@5"]
 
 
-def test_t15_arming_again_replaces_the_deadline(timers: Timers[str]) -> None:
-    """T15: and the first release disarms."""
+def test_arming_again_replaces_the_deadline(timers: Timers[str]) -> None:
+    """And the first release disarms."""
     timers.arm(timer("a", 5.0))
     timers.arm(timer("a", 9.0))
     assert whats(timers, 5.0) == []
@@ -47,8 +46,8 @@ def test_t15_arming_again_replaces_the_deadline(timers: Timers[str]) -> None:
     assert len(timers) == 0
 
 
-def test_t16_scopes_are_different_timers(timers: Timers[str]) -> None:
-    """T16: the earliest comes first, and releasing one leaves the others."""
+def test_scopes_are_different_timers(timers: Timers[str]) -> None:
+    """The earliest comes first, and releasing one leaves the others."""
     timers.arm(timer("a", 7.0))
     timers.arm(timer("b", 5.0))
     timers.arm(timer("c", 6.0))
@@ -56,8 +55,7 @@ def test_t16_scopes_are_different_timers(timers: Timers[str]) -> None:
     assert whats(timers, 10) == ["1.1.b@5", "1.1.a@7"]
 
 
-def test_t17_threads_and_owners_have_timers_of_their_own(timers: Timers[str]) -> None:
-    """T17."""
+def test_threads_and_owners_have_timers_of_their_own(timers: Timers[str]) -> None:
     timers.arm(timer("a", 5.0, thread=1))
     timers.arm(timer("a", 6.0, thread=2))
     timers.arm(timer("a", 7.0, owner=2))
@@ -65,7 +63,7 @@ def test_t17_threads_and_owners_have_timers_of_their_own(timers: Timers[str]) ->
     assert whats(timers, 10) == ["1.1.a@5", "2.1.a@7"]
 
 
-def test_t17_a_release_without_a_thread_is_for_all(timers: Timers[str]) -> None:
+def test_a_release_without_a_thread_is_for_all(timers: Timers[str]) -> None:
     """One that was made by hand does not say its thread."""
     for thread in (1, 2):
         timers.arm(timer("a", 5.0, thread=thread))
@@ -74,15 +72,13 @@ def test_t17_a_release_without_a_thread_is_for_all(timers: Timers[str]) -> None:
     assert whats(timers, 10) == ["1.1.b@5"]
 
 
-def test_t18_releasing_what_is_not_there_does_nothing(timers: Timers[str]) -> None:
-    """T18."""
+def test_releasing_what_is_not_there_does_nothing(timers: Timers[str]) -> None:
     timers.disarm(timer("a", 0).key)
     timers.drop(7)
     assert len(timers) == 0
 
 
-def test_t21_an_owner_loses_all_its_timers(timers: Timers[str]) -> None:
-    """T21."""
+def test_an_owner_loses_all_its_timers(timers: Timers[str]) -> None:
     for scope in "ab":
         timers.arm(timer(scope, 5.0))
     timers.arm(timer("a", 5.0, owner=2))
@@ -90,23 +86,22 @@ def test_t21_an_owner_loses_all_its_timers(timers: Timers[str]) -> None:
     assert whats(timers, 10) == ["2.1.a@5"]
 
 
-def test_t12_an_infinite_deadline_is_never_reached(timers: Timers[str]) -> None:
-    """T12."""
+def test_an_infinite_deadline_is_never_reached(timers: Timers[str]) -> None:
     timers.arm(timer("a", math.inf))
     assert whats(timers, 1e300) == []
     assert math.inf == timers.next_deadline()
 
 
-def test_t24_the_next_deadline_is_the_earliest_after_a_point(timers: Timers[str]) -> None:
-    """T24: what was due at that point is not waited for again."""
+def test_the_next_deadline_is_the_earliest_after_a_point(timers: Timers[str]) -> None:
+    """What was due at that point is not waited for again."""
     assert math.inf == timers.next_deadline()
     for scope, deadline in (("a", 7.0), ("b", 5.0), ("c", 6.0)):
         timers.arm(timer(scope, deadline))
     assert [5.0, 6.0, 7.0, math.inf] == [timers.next_deadline(after) for after in (4.0, 5.0, 6.5, 7.0)]
 
 
-def test_t20_timers_of_an_ended_process_are_forgotten(timers: Timers[str]) -> None:
-    """T20: those of a live one, and of a number that never was one, stay."""
+def test_timers_of_an_ended_process_are_forgotten(timers: Timers[str]) -> None:
+    """Those of a live one, and of a number that never was one, stay."""
     with subprocess.Popen(["sleep", "30"]) as sleeper:
         timers.arm(timer("ended", 5.0, process=identify(sleeper.pid)))
         sleeper.kill()
@@ -116,8 +111,8 @@ def test_t20_timers_of_an_ended_process_are_forgotten(timers: Timers[str]) -> No
     assert len(timers) == 2
 
 
-def test_t20_the_table_does_not_grow_with_the_processes_that_ended(timers: Timers[str]) -> None:
-    """T20: though their deadlines never come."""
+def test_the_table_does_not_grow_with_the_processes_that_ended(timers: Timers[str]) -> None:
+    """Though their deadlines never come."""
     ended = Process(os.getpid(), 1)
     for number in range(1000):
         timers.arm(timer(str(number), math.inf, process=ended))
