@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_elastic.errors import GroupTimeoutError
 from pytest_elastic.launch._exits import describe_exit, read_ends
@@ -12,6 +12,8 @@ from pytest_elastic.launch._findings import annotate, give_up
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import stack_text
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -62,13 +64,13 @@ class Elastic:
 
     def run(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         nprocs: int | None = None,
         args: tuple[Any, ...] = (),
         timeout: float | None = None,
         env: dict[str, str] | None = None,
         expect: Mapping[int, int | str] | None = None,
-    ) -> list[Any]:
+    ) -> list[T]:
         """Run `fn` on ranks; its values in rank order.
 
         Args:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_elastic.pristine import pickle
 from pytest_elastic.store import Store, barrier
 from pytest_elastic.store._arguments import Asked
 from pytest_elastic.store._collective import asked_of_all
+
+T = TypeVar("T")
 
 
 class World:
@@ -42,7 +44,7 @@ class World:
         seconds = span.total_seconds() if isinstance(span, timedelta) else span
         barrier(self.store, self.size, self._prefix(f"barrier/{name}"), seconds, rank=self.rank)
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Every rank's value, in rank order, on every rank.  Values are pickled, 16 MiB each at most.
 
         Raises:
