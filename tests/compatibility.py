@@ -28,6 +28,7 @@ from textwrap import dedent, indent
 ROOT = Path(__file__).parent.parent
 NPROCS = 2
 LIMIT = 300  # Seconds for one run of the suite.
+_SHOWN = 6  # Differences.
 
 CONFTEST = """
 import json, os, pytest
@@ -173,7 +174,7 @@ PLUGINS = [
     Row("pytest-base-url", arguments=("--base-url=http://localhost",), code="def test_url(base_url): assert base_url\n"),
     Row("pytest-bdd", code="from pytest_bdd import scenarios, given, then\nscenarios('row.feature')\n@given('a number', target_fixture='number')\ndef _(): return 1\n@then('it is one')\ndef _(number): assert number == 1\n@then('it is two')\ndef _(number): assert number == 2\n", files={"row.feature": "Feature: Numbers\n  Scenario: One\n    Given a number\n    Then it is one\n  Scenario: Two\n    Given a number\n    Then it is two\n"}),
     Row("pytest-benchmark", code="def test_bench(benchmark): benchmark.pedantic(len, ([],), rounds=2)\n"),
-    Row("pytest-cases", code="from pytest_cases import parametrize_with_cases\ndef case_one(): return 1\n@parametrize_with_cases('one', cases='.')\ndef test_cases(one): assert one == 1\n"),
+    Row("pytest-cases", ("pytest==9.0.*",), code="from pytest_cases import parametrize_with_cases\ndef case_one(): return 1\n@parametrize_with_cases('one', cases='.')\ndef test_cases(one): assert one == 1\n"),
     Row("pytest-check", code="def test_checks(check):\n    with check: assert False\n    with check: assert False\n"),
     Row("pytest-clarity"),
     Row("pytest-codspeed", code="def test_bench(benchmark): benchmark(len, [])\n"),
@@ -187,7 +188,7 @@ PLUGINS = [
     Row("pytest-dependency", code="@pytest.mark.dependency\ndef test_base(): pass\n@pytest.mark.dependency(depends=['test_base'])\ndef test_runs(): pass\n@pytest.mark.dependency\ndef test_broken(): assert False\n@pytest.mark.dependency(depends=['test_broken'])\ndef test_does_not(): pass\n"),
     Row("pytest-depends", code="@pytest.mark.depends(on=['test_fails'])\ndef test_does_not(): pass\n"),
     Row("pytest-describe", code="def describe_number():\n    def is_one(): assert 1 == 1\n    def is_two(): assert 1 == 2\n"),
-    Row("pytest-django", code="def test_settings(settings): settings.X = 1\n@pytest.mark.django_db\ndef test_db():\n    from django.contrib.auth.models import User\n    User.objects.create(username='a')\n    assert User.objects.count() == 1\n", files={"settings.py": "SECRET_KEY = 'x'\nUSE_TZ = True\nDATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\nINSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes']\n", "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = settings\npythonpath = .\n"}),
+    Row("pytest-django", ("django",), code="def test_settings(settings): settings.X = 1\n@pytest.mark.django_db\ndef test_db():\n    from django.contrib.auth.models import User\n    User.objects.create(username='a')\n    assert User.objects.count() == 1\n", files={"settings.py": "SECRET_KEY = 'x'\nUSE_TZ = True\nDATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\nINSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes']\n", "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = settings\npythonpath = .\n"}),
     Row("pytest-docker"),
     Row("pytest-doctestplus"),
     Row("pytest-dotenv", code="def test_env(): assert os.environ['ROW'] == 'x'\n", files={".env": "ROW=x\n"}),
@@ -215,7 +216,7 @@ PLUGINS = [
     Row("pytest-memray", arguments=("--memray",), code="@pytest.mark.limit_memory('1 MB')\ndef test_memory(): bytearray(50 << 20)\n"),
     Row("pytest-metadata", arguments=("--metadata", "a", "b")),
     Row("pytest-mock", code="def test_mocks(mocker):\n    mocker.patch('time.time', return_value=1)\n    import time\n    assert time.time() == 1\n"),
-    Row("pytest-monitor"),
+    Row("pytest-monitor", ("pytest==8.4.*",)),
     Row("pytest-mpl"),
     Row("pytest-order", code="@pytest.mark.order(1)\ndef test_first(): pass\n"),
     Row("pytest-picked"),
@@ -369,19 +370,24 @@ def _last(text: str) -> str:
     return next((line for line in reversed(text.strip().splitlines()) if line.strip()), "nothing")[:200]
 
 
-def table(results: list[Result]) -> str:
-    """The page of documentation."""
-    parts = [dedent(HEAD)]
+def table(results: list[Result], page: str) -> str:
+    """The page of documentation; rows that were not run stay as they are on `page`."""
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if " | " in line}
+    known |= {
+        one.row.name: f"| {one.row.name} | {one.versions} | {one.verdict.replace('|', '/')} |"
+        for one in results
+    }
+    lines = [dedent(HEAD).rstrip("\n")]
     for group in ("Python", "pytest", "plugins"):
-        parts.append(
-            f"\n| {group} | version | a test on ranks, beside the same test in plain pytest |\n|---|---|---|\n"
-        )
-        parts += [
-            f"| {one.row.name} | {one.versions} | {one.verdict} |\n"
-            for one in results
-            if one.row.group == group
+        lines += [
+            "",
+            f"| {group} | version | a test on ranks, beside the same test in plain pytest |",
+            "|---|---|---|",
         ]
-    return "".join(parts)
+        lines += [
+            known[row.name] for row in _versions() + PLUGINS if row.group == group and row.name in known
+        ]
+    return "\n".join([*lines, ""])
 
 
 HEAD = """\
@@ -427,7 +433,8 @@ def main() -> int:
         with ThreadPoolExecutor(given.jobs) as pool:
             results = list(pool.map(one, rows))
     if given.write:
-        given.write.write_text(table(results), encoding="utf-8")
+        page = given.write.read_text("utf-8") if given.write.exists() else ""
+        given.write.write_text(table(results, page), encoding="utf-8")
     return sum(not result.good for result in results)
 
 
