@@ -1,6 +1,6 @@
-"""How a store is checked against its contract; the lines themselves are in `_clauses` and `_spans`.
+"""The conformance suite of stores; its clauses are in `_clauses` and `_spans`.
 
-*Rules.*  A clause checks one line of the contract on stores that it makes itself.  It runs in a thread of
+*Rules.*  A clause checks one point of the contract on stores that it makes itself.  It runs in a thread of
 its own, because a store that is wrong about time may block for ever.  All clauses run, one after the other,
 but for those that take longer than `PATIENCE`: the next ones begin meanwhile.  What has not ended `LIMIT`
 seconds after the last one began never will; such a thread is left behind.  Whatever was found is reported
@@ -22,14 +22,10 @@ LIMIT = 10.0
 CLAUSES: dict[str, Callable[[Make], None]] = {}
 
 
-def clause(line: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
-    """Register a check of this line."""
-
-    def register(check: Callable[[Make], None]) -> Callable[[Make], None]:
-        CLAUSES[line] = check
-        return check
-
-    return register
+def clause(check: Callable[[Make], None]) -> Callable[[Make], None]:
+    """Register a check by its name."""
+    CLAUSES[check.__name__.lstrip("_")] = check
+    return check
 
 
 def equal(actual: object, expected: object, what: str) -> None:
@@ -70,18 +66,35 @@ def together(*calls: Callable[[], object]) -> list[Any]:
     return found
 
 
+def check_store(make_store: Make) -> None:
+    """Check a kind of store against the contract: keys, values, operations and time.
+
+    Takes some seconds, 10 more if the store blocks for ever in some clauses (their threads are left behind).
+
+    Args:
+        make_store: gives a new, empty store at each call, from any thread; its `clone()` must share the
+            data.
+
+    Raises:
+        AssertionError: some clauses do not hold; the text has one line for each, as
+            `add: add 0, 5, -7: [1, 6, -1], expected [0, 5, -2]`.
+    """
+    if found := complaints(make_store):
+        raise AssertionError("\n".join(f"{name}: {text}" for name, text in found.items()))
+
+
 def complaints(make_store: Make) -> dict[str, str]:
-    """What is wrong, by line."""
-    from pytest_elastic.store import _clauses, _spans  # noqa: F401 - importing them registers the clauses.
+    """What is wrong, by clause."""
+    from pytest_elastic.testing import _clauses, _spans  # noqa: F401 - importing them registers the clauses.
 
     runs = {}
-    for line in sorted(CLAUSES, key=lambda line: int(line[1:])):
-        runs[line] = _Run(CLAUSES[line], make_store)
-        runs[line].thread.join(min(PATIENCE, LIMIT))
+    for name, check in CLAUSES.items():
+        runs[name] = _Run(check, make_store)
+        runs[name].thread.join(min(PATIENCE, LIMIT))
     deadline = Deadline.after(LIMIT)
     for run in runs.values():
         run.thread.join(deadline.remaining())
-    return {line: run.complaint for line, run in runs.items() if run.complaint}
+    return {name: run.complaint for name, run in runs.items() if run.complaint}
 
 
 class _Run:

@@ -6,13 +6,13 @@ import copy
 from typing import Any
 
 from pytest_elastic.pristine import pickle
-from pytest_elastic.store._conformance import Make, clause, equal, refused, together
+from pytest_elastic.testing._conformance import Make, clause, equal, refused, together
 
 _LONG_KEY = "k" * 60_000
 _BIG = 2**63 - 1
 
 
-@clause("S6")
+@clause
 def _keys(make: Make) -> None:
     for key in ("", " ", "a b", "\0", "ü", _LONG_KEY):
         store = make()
@@ -21,7 +21,7 @@ def _keys(make: Make) -> None:
     refused(ValueError, "a key that is not UTF-8", make().set, b"\xff", "1")
 
 
-@clause("S7")
+@clause
 def _values(make: Make) -> None:
     store = make()
     text = type("Text", (str,), {})("ü")
@@ -37,7 +37,7 @@ def _values(make: Make) -> None:
     equal(store.check(["empty"]), True, "check of an empty value")
 
 
-@clause("S8")
+@clause
 def _types(make: Make) -> None:
     store = make()
     for wrong in (1, None, 1.5, ["a"], memoryview(b"a"), "\ud800"):
@@ -48,7 +48,7 @@ def _types(make: Make) -> None:
     equal(store.check(["key"]), False, "check of a key that was not set")
 
 
-@clause("S9")
+@clause
 def _iterables(make: Make) -> None:
     store = make()
     store.multi_set(["a", "b"], ["1", "2"])
@@ -59,8 +59,8 @@ def _iterables(make: Make) -> None:
     equal((store.check([]), store.wait([]), store.multi_get([])), (True, None, []), "no keys")
 
 
-@clause("S10")
-def _names(make: Make) -> None:
+@clause
+def _argument_names(make: Make) -> None:
     store = make()
     store.set(key="a", value="1")
     store.multi_set(keys=["n"], values=["1"])
@@ -73,13 +73,13 @@ def _names(make: Make) -> None:
     store.barrier(key="b", world_size=1, timeout=1.0)
 
 
-@clause("S11")
+@clause
 def _set(make: Make) -> None:
     store = make()
     equal((store.set("a", "1"), store.set("a", "2"), store.get("a")), (None, None, b"2"), "set twice")
 
 
-@clause("S12")
+@clause
 def _get(make: Make) -> None:
     store = make()
     setter = store.clone()
@@ -88,14 +88,14 @@ def _get(make: Make) -> None:
     )
 
 
-@clause("S13")
+@clause
 def _add(make: Make) -> None:
     store = make()
     equal([store.add("n", 0), store.add("n", 5), store.add("n", -7)], [0, 5, -2], "add 0, 5, -7")
     equal(store.get("n"), b"-2", "get of a counter")
 
 
-@clause("S14")
+@clause
 def _add_to_text(make: Make) -> None:
     for text, number in {
         " 5": 5,
@@ -117,7 +117,7 @@ def _add_to_text(make: Make) -> None:
         equal(store.get("n"), wrong.encode(), "the value after a failed add")
 
 
-@clause("S15")
+@clause
 def _amounts(make: Make) -> None:
     store = make()
     number = type("Number", (), {"__index__": lambda self: 4})()
@@ -128,7 +128,7 @@ def _amounts(make: Make) -> None:
     equal(store.add("n", 1), -_BIG - 1, "2**63 - 1 plus 1")
 
 
-@clause("S16")
+@clause
 def _compare_set(make: Make) -> None:
     store = make()
     equal(store.compare_set("a", "x", "1"), b"x", "missing, expected x")
@@ -138,7 +138,7 @@ def _compare_set(make: Make) -> None:
     equal((store.compare_set("a", "1", "2"), store.get("a")), (b"2", b"2"), "present and equal")
 
 
-@clause("S17")
+@clause
 def _compare_set_empty(make: Make) -> None:
     store = make()
     store.multi_set(["a", "empty"], ["1", ""])
@@ -146,14 +146,14 @@ def _compare_set_empty(make: Make) -> None:
     equal((store.compare_set("empty", "", "2"), store.get("empty")), (b"2", b"2"), "empty, expected nothing")
 
 
-@clause("S19")
+@clause
 def _check(make: Make) -> None:
     store = make()
     store.set("a", "1")
     equal((store.check(["a", "a"]), store.check(["a", "b"])), (True, False), "check")
 
 
-@clause("S20")
+@clause
 def _delete_key(make: Make) -> None:
     store = make()
     store.add("n", 5)
@@ -161,7 +161,7 @@ def _delete_key(make: Make) -> None:
     equal(store.add("n", 1), 1, "add after delete_key")
 
 
-@clause("S21")
+@clause
 def _append(make: Make) -> None:
     store = make()
     store.append("a", "")
@@ -174,7 +174,7 @@ def _append(make: Make) -> None:
     equal(store.add("n", 1), 13, "add to a counter that was appended to")
 
 
-@clause("S22")
+@clause
 def _multi_set(make: Make) -> None:
     store = make()
     store.multi_set(["a", "b", "a"], ["1", "2", "3"])
@@ -183,7 +183,7 @@ def _multi_set(make: Make) -> None:
     equal(store.check(["c"]), False, "nothing is stored then")
 
 
-@clause("S23")
+@clause
 def _multi_get(make: Make) -> None:
     store = make()
     store.multi_set(["a", "b"], ["1", "2"])
@@ -193,7 +193,7 @@ def _multi_get(make: Make) -> None:
     equal(answers, [[b"1", b"3"], None], "multi_get while another sets")
 
 
-@clause("S24")
+@clause
 def _listing(make: Make) -> None:
     store = make()
     before = store.num_keys()
@@ -201,7 +201,7 @@ def _listing(make: Make) -> None:
     equal((store.num_keys() - before, sorted(store.list_keys())), (2, ["a", "b"]), "num_keys, list_keys")
 
 
-@clause("S25")
+@clause
 def _queues(make: Make) -> None:
     store = make()
     store.set("a", "value")
@@ -217,7 +217,7 @@ def _queues(make: Make) -> None:
     equal(store.add("n", 1), 1, "add beside a queue")
 
 
-@clause("S26")
+@clause
 def _empty_queues(make: Make) -> None:
     store = make()
     error = refused("QueueEmptyError", "queue_pop of nothing", store.queue_pop, "q", False)
@@ -229,7 +229,7 @@ def _empty_queues(make: Make) -> None:
     refused("DistStoreError", "queue_pop that times out", store.queue_pop, "q")
 
 
-@clause("S29")
+@clause
 def _barrier_sizes(make: Make) -> None:
     store = make()
     store.set_timeout(_seconds(0.05))
@@ -238,7 +238,7 @@ def _barrier_sizes(make: Make) -> None:
     equal(store.check(["b/num_members"]), False, "nothing is stored then")
 
 
-@clause("S28")
+@clause
 def _barrier(make: Make) -> None:
     store = make()
     handles = [store.clone() for _ in range(3)]
@@ -248,7 +248,7 @@ def _barrier(make: Make) -> None:
     equal((store.get("b/num_members"), store.get("b/last_member")), (b"4", b"1"), "the keys of a barrier")
 
 
-@clause("S30")
+@clause
 def _pickling(make: Make) -> None:
     store = make()
     equal(store.has_extended_api(), True, "has_extended_api()")
@@ -256,7 +256,7 @@ def _pickling(make: Make) -> None:
         refused(TypeError, what, call, store)
 
 
-@clause("S31")
+@clause
 def _clone(make: Make) -> None:
     store = make()
     store.set_timeout(_seconds(7))

@@ -9,14 +9,14 @@ from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.pristine import threading, time
-from pytest_elastic.store._conformance import Make, clause, equal, refused, together
+from pytest_elastic.testing._conformance import Make, clause, equal, refused, together
 
 _SOON = timedelta(seconds=0.05)
 _PAUSE = 0.1  # Seconds in which a thread that was started surely waits.
 _PROMPT = 2.0  # Seconds in which something that is not waited for happens, on a busy machine, too.
 
 
-@clause("S18")
+@clause
 def _wait(make: Make) -> None:
     store = make()
     store.multi_set(["a", "b"], ["1", "2"])
@@ -28,7 +28,7 @@ def _wait(make: Make) -> None:
     equal(answers, [None] * 4, "wait for three keys while others set them")
 
 
-@clause("S27")
+@clause
 def _poppers(make: Make) -> None:
     orders = [_popping_order(make()) for _ in range(3)]
     if ["1", "2", "3"] not in orders:
@@ -49,14 +49,14 @@ def _popping_order(store: Any) -> list[str]:
     return together(*(partial(pop, place, store.clone()) for place in range(3)), push)[:3]
 
 
-@clause("S32")
+@clause
 def _timeout(make: Make) -> None:
     store = make()
     equal(store.timeout, timedelta(seconds=300), "the first timeout")
     refused(AttributeError, "assignment to timeout", setattr, store, "timeout", timedelta(seconds=1))
 
 
-@clause("S33")
+@clause
 def _spans(make: Make) -> None:
     store = make()
     spans = {1.5: 1.5, 2: 2, timedelta(microseconds=1500): 0.0015, timedelta(microseconds=1): 1e-6}
@@ -70,7 +70,7 @@ def _spans(make: Make) -> None:
         store.barrier("b", 1, span)
 
 
-@clause("S34")
+@clause
 def _own_timeout(make: Make) -> None:
     store = make()
     store.set_timeout(timedelta(seconds=2 * _PAUSE))
@@ -89,7 +89,7 @@ def _own_timeout(make: Make) -> None:
     refused(RuntimeError, "a wait whose store's timeout was changed", _raise, error)
 
 
-@clause("S35")
+@clause
 def _no_time(make: Make) -> None:
     store = make()
     store.set("a", "1")
@@ -104,7 +104,7 @@ def _no_time(make: Make) -> None:
     equal(together(late, lambda: handle.set("c", "1")), [None, None], "a wait of 100,000 days")
 
 
-@clause("S36")
+@clause
 def _waking(make: Make) -> None:
     writes = {
         "set": lambda store: store.set("a", "1"),
@@ -125,7 +125,7 @@ def _waking(make: Make) -> None:
             raise AssertionError(f"{name} did not wake the waiters")
 
 
-@clause("S37")
+@clause
 def _at_the_deadline(make: Make) -> None:
     store = make()
     store.set("a", "1")
@@ -137,7 +137,7 @@ def _at_the_deadline(make: Make) -> None:
         raise AssertionError(f"a wait of {_SOON.total_seconds()} s ended after {elapsed} s")
 
 
-@clause("S38")
+@clause
 def _timeout_errors(make: Make) -> None:
     store = make()
     store.set("there", "1")
@@ -152,7 +152,7 @@ def _timeout_errors(make: Make) -> None:
         raise AssertionError("elapsed is less than the timeout")
 
 
-@clause("S39")
+@clause
 def _here_and_gone(make: Make) -> None:
     store = make()
     handle = store.clone()
