@@ -247,7 +247,7 @@ PLUGINS = [
     Row("pytest-testmon", arguments=("--testmon",), refused="testmon"),
     Row("pytest-timeout", arguments=("--timeout=60",)),
     Row("pytest-trio", code="@pytest.mark.trio\n" + ASYNC.format("trio")),
-    Row("pytest-twisted"),
+    Row("pytest-twisted", ("twisted",)),
     Row("pytest-unordered", code="from pytest_unordered import unordered\ndef test_set(): assert [1, 2] == unordered([2, 1])\n"),
     Row("pytest-variables"),
     Row("pytest-xdist", arguments=("-n2",)),
