@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._options import CLOCKS, START_METHODS
+from pytest_elastic.plugin._options import CLOCKS, START_METHODS, Options
 from pytest_elastic.plugin._process_group import read_backend
 from pytest_elastic.plugin._stash import SIZE
 
@@ -240,6 +240,10 @@ def check_marker(item: pytest.Item) -> None:
         marker = read_marker(item)
     except MarkerError as error:
         raise MarkerError(error.text, where) from None
+    default = Options.read(item.config).nprocs
+    if not marker.sizes and (beyond := [rank for rank in marker.expect if rank >= default]):
+        text = f"elastic(): rank {min(beyond)} is not in the test, which has {default} (--elastic-nprocs)"
+        raise MarkerError(text, where)
     _check_fixtures(item, where)
     if not isinstance(item, pytest.Function):
         # A doctest of a module that is marked is no test of that kind.

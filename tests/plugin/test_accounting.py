@@ -37,13 +37,16 @@ BAD_ENDS = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_ENDS)
-def test_a_bad_end_of_one_rank_fails_the_test(run, name):
-    """Rules 1 and 3: whatever ends rank 1 badly, the test fails and names rank 1."""
-    body, line = BAD_ENDS[name]
-    result = run(HEAD + f"\ndef test_it(rank):\n    if rank == 1:\n        {body}\n")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([line])
+def test_a_bad_end_of_one_rank_fails_the_test(run):
+    """Whatever ends rank 1 badly, the test fails and names rank 1; the next one has ranks of its own."""
+    tests = [
+        f"\ndef test_{name}(rank):\n    if rank == 1:\n        {body}\n"
+        for name, (body, _) in BAD_ENDS.items()
+    ]
+    result = run(HEAD + "".join(tests))
+    result.assert_outcomes(failed=len(BAD_ENDS))
+    for name, (_, line) in BAD_ENDS.items():
+        result.stdout.fnmatch_lines([f"_* test_{name} _*", line])
 
 
 def test_the_others_pass(run):

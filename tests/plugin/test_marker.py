@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 
@@ -123,26 +125,27 @@ BAD = {
     "lifetime='class'": "elastic(lifetime='class'): allowed are 'test', 'module', 'session'",
     "env={'A': 1}": "elastic(env={'A': 1}): allowed is a dict of str to str",
     "expect={7: 'SIGKILL'}, nprocs=2": "*7 is no rank of the test*",
+    "expect={2: 'SIGKILL'}": "elastic(): rank 2 is not in the test, which has 2 (--elastic-nprocs)",
+    "faults='K2@1'": "elastic(): rank 2 is not in the test, which has 2 (--elastic-nprocs)",
     "expect={1: 'SIGNOT'}": "*'SIGNOT' is no end*",
     "expect=['SIGKILL']": "*allowed is a dict of rank to*",
 }
 
 
-@pytest.mark.parametrize("arguments", BAD)
-def test_a_bad_marker_is_a_collection_error(run, arguments):
+def test_a_bad_marker_is_a_collection_error(run):
     """It points at the test's file and line and says what is allowed; no test of the file runs."""
-    result = run(
-        f"""
+    code = """
         import pytest
 
         def test_other(): pass
 
-        @pytest.mark.elastic({arguments})
+        @pytest.mark.elastic({})
         def test_it(rank): pass
-        """
-    )
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*test_a_bad_marker_is_a_collection_error.py:5: {BAD[arguments]}"])
+    """
+    files = {f"test_{i:02}": textwrap.dedent(code.format(arguments)) for i, arguments in enumerate(BAD)}
+    result = run("", **files)
+    result.assert_outcomes(errors=len(BAD))
+    result.stdout.fnmatch_lines([f"*test_{i:02}.py:5: {text}" for i, text in enumerate(BAD.values())])
 
 
 def test_a_list_of_sizes_on_a_testcase(run):
