@@ -312,6 +312,15 @@ def run_row(row: Row, wheel: Path, directory: Path) -> Result:
         return Result(
             row, f"not tried: plain pytest ends with {_last(plain.text)}", good=True, versions=versions
         )
+    if row.said and differences:
+        lines = [
+            line for line in ranks.text.splitlines() if line.startswith("elastic: ") and row.said in line
+        ]
+        return Result(
+            row, f"says at its start: {''.join(lines[:1]).removeprefix('elastic: ')}", bool(lines), versions
+        )
+    if len(differences) > _SHOWN:
+        differences[_SHOWN:] = [f"and {len(differences) - _SHOWN} more"]
     return Result(
         row, "; ".join(differences) or f"same ({plain.outcomes.total()} phases)", not differences, versions
     )

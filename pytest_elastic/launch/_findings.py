@@ -21,13 +21,12 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import Event, RankStood, dump
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
 from pytest_elastic.launch._ranks import RankGroup
-from pytest_elastic.multiprocessing._standing import Standing
-from pytest_elastic.pristine import json, time
+from pytest_elastic.multiprocessing._standing import stand
+from pytest_elastic.pristine import json
 from pytest_elastic.report import RankEnd, Verdict
 
 Stacks = Mapping[int, Sequence[Stack]]
 
-_MOMENT = 0.03  # Seconds, three ticks of the kernel's clock for processor time.
 RECORDING = "recording.jsonl"
 _NAMES = ("events.jsonl", "hang.json", "hang.dot", "page.html", "trace.json", RECORDING)
 _ANSWERED = ("passed", "skipped")
@@ -83,10 +82,9 @@ def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
 
     This comes before their stacks are asked for: the signal for that lets some go on, as from a full pipe.
     """
-    standing = {rank: Standing(group.pids()[rank]) for rank in ranks}
-    time.sleep(_MOMENT)
+    stood = stand([group.pids()[rank] for rank in ranks])
     now = SYSTEM_CLOCK.monotonic()
-    group.lookout.give_up([RankStood(now, rank, *before.until_now()) for rank, before in standing.items()])
+    group.lookout.give_up([RankStood(now, rank, *found) for rank, found in zip(ranks, stood, strict=True)])
 
 
 def explain(

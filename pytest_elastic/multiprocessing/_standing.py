@@ -16,12 +16,13 @@ it.  Where it does not, a thread is of the last kind.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from pytest_elastic.multiprocessing._helper import is_helper
 from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, dying
-from pytest_elastic.pristine import os, signal
+from pytest_elastic.pristine import os, signal, time
 
 # Numbers of system calls, where we know them.
 _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -50,6 +51,9 @@ _SERVING = ("gloo_tcp_loop",)
 _OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 _CAUGHT = (1 << 31) - 1 & ~sum(1 << signal.Signals[name] - 1 for name in _OF_EVERY_RANK)
 _SHOWN = 60
+_LOOKS, _MOST_LOOKS, _PERIOD = 8, 200, 0.005  # The last in seconds, from one look to the next.
+_RESTING = 0.25  # The share of looks that one who computes may be found at rest.
+_SLEEP = "nanosleep"  # Part of the kernel's wait channel of whoever sleeps.
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,25 +260,55 @@ class Family:
         return [self.pid, *(process.pid for process in descendants(self.pid))]
 
 
-class Standing:
-    """Where a process stands that should have moved on; `until_now` compares with a moment later.
+def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
+    """Where processes stand that should have moved on: state, channel, other end of a pipe; see `Standing`.
 
-    What counts is its main thread: while that waits, another one may compute for ever.
+    Blocks for some hundredths of a second, and for a second at most where one of them seems to compute.
+    """
+    found = [Standing(pid) for pid in pids]
+    for turn in range(_MOST_LOOKS):
+        if turn >= _LOOKS and not any(one.computes for one in found):
+            break
+        time.sleep(_PERIOD)
+        for one in found:
+            one.look()
+    return [one.judge() for one in found]
+
+
+class Standing:
+    """Where a process stands, by some looks at its main thread: while that waits, others may still compute.
+
+    One that asks again and again, and sleeps between, is found at work by chance, on a busy machine often: it
+    computes only if no look has found it asleep, and few have found it at rest.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid, self._threads = pid, threads(pid)
+        self._looks = self._threads[:1]
 
-    def until_now(self) -> tuple[str, str, str]:
-        """What it did meanwhile: `"stopped"`, `"spinning"` or `"blocked"`, the channel, the other end."""
-        if not self._threads:
-            return "blocked", "", ""
-        main = self._threads[0]
-        if main.state in "Tt":
-            return "stopped", "", ""
+    def look(self) -> None:
+        """Look at it again."""
         now = _thread(self._pid, self._pid)
-        if now is not None and (main.state == now.state == "R" or now.ticks > main.ticks):
+        if now is not None:
+            self._looks.append(now)
+
+    @property
+    def computes(self) -> bool:
+        """Whether it seems to, up to now."""
+        at_rest = self._at_rest()
+        asleep = any(_SLEEP in thread.channel or thread.state in "Tt" for thread in at_rest)
+        return bool(self._looks) and not asleep and len(at_rest) <= len(self._looks) * _RESTING
+
+    def judge(self) -> tuple[str, str, str]:
+        """What it did: `"stopped"`, `"spinning"` or `"blocked"`, the channel, the other end of its pipe."""
+        if self._looks and self._looks[0].state in "Tt":
+            return "stopped", "", ""
+        if self.computes:
             return "spinning", "", ""
         found = ((thread, other_end(thread, self._pid)) for thread in self._threads)
         at_pipe = next(((thread.channel, peer) for thread, peer in found if peer), None)
-        return ("blocked", *(at_pipe or (main.channel, "")))
+        channels = Counter(thread.channel for thread in self._at_rest() if thread.channel)
+        return ("blocked", *(at_pipe or (channels.most_common(1)[0][0] if channels else "", "")))
+
+    def _at_rest(self) -> list[Thread]:
+        return [thread for thread in self._looks if thread.state != "R"]

@@ -16,10 +16,10 @@ import pytest
 
 from pytest_elastic.multiprocessing._standing import (
     Family,
-    Standing,
     Thread,
     children,
     other_end,
+    stand,
     threads,
 )
 
@@ -145,11 +145,19 @@ def test_what_a_process_does(command: str, state: str) -> None:
         deadline = time.monotonic() + LONG
         seen: tuple[str, str, str] = ("", "", "")
         while (seen[0] != state or (state == "blocked" and not all(seen))) and time.monotonic() < deadline:
-            before = Standing(process.pid)
-            time.sleep(0.05)
-            seen = before.until_now()
+            (seen,) = stand([process.pid])
         assert seen[0] == state
         if state == "blocked":
             assert "pipe" in seen[1]
             assert f"pid {os.getpid()} " in seen[2]
         process.send_signal(signal.SIGKILL)
+
+
+def test_who_asks_and_sleeps_does_not_compute() -> None:
+    """It uses some time, and is found at work now and then: it is at rest, and said to be in a sleep."""
+    code = "import time\nwhile True:\n    time.sleep(0.004)\n    end = time.monotonic() + 0.001\n    while time.monotonic() < end: pass"
+    with subprocess.Popen([sys.executable, "-S", "-E", "-c", code]) as process:
+        time.sleep(0.5)
+        seen = [stand([process.pid])[0] for _ in range(20)]
+        process.kill()
+    assert all(state == "blocked" and "nanosleep" in channel for state, channel, _ in seen), seen
