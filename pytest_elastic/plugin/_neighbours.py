@@ -54,6 +54,14 @@ def take_outcomes(item: pytest.Item, known: dict[int, Any]) -> None:
         setattr(item.listchain()[depth], _ATTRIBUTE, manager)
 
 
+def run_once(config: pytest.Config) -> None:
+    """In a rank: pytest-retry runs a test again in a hook, which is for pytest to do, with all ranks."""
+    hook = config.hook.pytest_runtest_makereport
+    for implementation in hook.get_hookimpls():
+        if implementation.function.__module__.startswith("pytest_retry."):
+            hook._remove_plugin(implementation.plugin)
+
+
 def write_no_files() -> None:
     """In a rank: allure writes a file for each result."""
     manager: Any = getattr(sys.modules.get("allure_commons"), "plugin_manager", None)

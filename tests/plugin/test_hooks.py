@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 
 def test_what_hooks_in_ranks_make_of_a_report_counts(run):
     """Whichever way they change it, and whatever the same hooks make of the launcher's report."""
@@ -317,3 +319,51 @@ def test_what_other_plugins_keep_is_the_same_on_both_sides(run, pytester):
     assert xml.count('serial="7"') == 1
     logged = (pytester.path / "log.txt").read_text()
     assert sorted(line[-1] for line in logged.splitlines() if "logged by" in line) == ["0", "1"]
+
+
+def test_a_plugin_that_runs_tests_again_does_so_in_pytest_alone(run, pytester):
+    """As pytest-retry does it, from within a hook: all ranks run again, and none by itself."""
+    package = pytester.mkpydir("pytest_retry")
+    (package / "again.py").write_text(
+        textwrap.dedent(
+            """
+            import pytest
+
+            @pytest.hookimpl(wrapper=True, tryfirst=True)
+            def pytest_runtest_makereport(item, call):
+                report = yield
+                if call.when == "call" and report.failed:
+                    hook = item.ihook
+                    hook.pytest_runtest_teardown(item=item, nextitem=None)
+                    item._initrequest()
+                    pytest.CallInfo.from_call(lambda: hook.pytest_runtest_setup(item=item), when="setup")
+                    again = pytest.CallInfo.from_call(lambda: hook.pytest_runtest_call(item=item), when="call")
+                    report = pytest.TestReport.from_item_and_call(item, again)
+                return report
+            """
+        ),
+        "utf-8",
+    )
+    result = run(
+        """
+        import pytest
+        from pathlib import Path
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_second_time(world):
+            with open(f"ran{world.rank}", "a") as file: file.write("x")
+            world.barrier()
+            assert world.rank == 0 or len(Path("ran1").read_text()) == 2
+
+        @pytest.mark.elastic(nprocs=2)
+        def test_never(world):
+            world.barrier()
+            assert world.rank == 0
+
+        def test_counts():
+            assert [Path(f"ran{rank}").read_text() for rank in range(2)] == ["xx", "xx"]
+        """,
+        "-p",
+        "pytest_retry.again",
+    )
+    result.assert_outcomes(passed=2, failed=1)
