@@ -112,6 +112,7 @@ class Companies:
         self._inspected: dict[int, RankInspected] = {}
         self._asked: set[int] = set()
         self._alarms: dict[int, float] = {}  # Rank -> when its interval timer goes off.
+        self._at_rest: dict[int, tuple[bytes, Company]] = {}  # Where nothing went on, and when that was.
         self.suspicion: Suspicion | None = None
 
     def learn(self, event: RankInspected) -> None:
@@ -161,7 +162,7 @@ class Companies:
         for rank in graph.ranks:
             if rank.exited is None and not rank.runs:
                 company = self._of(rank)
-                rank.extra_threads = 1 if company is None else company.going()
+                rank.extra_threads = 1 if company is None else self._going(rank.number, company)
                 if rank.extra_threads and rank.ended is None and rank.number not in self._asked:
                     self._asked.add(rank.number)
                     self._group.server.inspect(rank.number)
@@ -181,6 +182,17 @@ class Companies:
         """Seconds until a suspected group is to be looked at again."""
         waited = 0.0 if self.suspicion is None else SYSTEM_CLOCK.monotonic() - self.suspicion.since
         return min(_LATE, max(_SOON, waited))
+
+    def _going(self, rank: int, company: Company) -> int:
+        """As the company says; where its only thread has not run since, nothing has changed."""
+        now = (company.family.stamp(), company)
+        if now[0] and self._at_rest.get(rank) == now:
+            return 0
+        self._at_rest.pop(rank, None)
+        going = company.going()
+        if now[0] and not going:
+            self._at_rest[rank] = now
+        return going
 
     def _of(self, rank: Rank) -> Company | None:
         pid = self._group.pids().get(rank.number)

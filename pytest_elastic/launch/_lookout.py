@@ -375,12 +375,14 @@ class Lookout:
     def _look(self) -> None:
         with self._lock:
             still = self._is_still()
-            if self._somebody_else_writes() or not (still or self._graph.doomed):
+            if self._somebody_else_writes() or not (still or self._news()):
                 self._companies.suspicion = None
                 return
             armed = self._is_armed()
             exact = self._companies.are_closed(self._graph, still)
-            if not exact and not self._companies.are_confirmed(self._graph, self._count):
+            # While events still come a suspicion need not begin.
+            early = SYSTEM_CLOCK.monotonic() - self._graph.last < _SOON
+            if not exact and (early or not self._companies.are_confirmed(self._graph, self._count)):
                 self._group.server.after(self._companies.next_look(), self._settle)
                 return
             # Asked last: a thread that has just sent something, as a handler that makes its first call, was
@@ -399,6 +401,9 @@ class Lookout:
         elif self.clock == "auto" and not self._polls.judge(self.diagnosis):
             leap = not self._polls.repeats
             self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap)
+
+    def _news(self) -> bool:
+        return not self._known.issuperset(self._graph.doomed)
 
     def _is_armed(self) -> bool:
         """Whether an interval timer of a rank that waits is yet to go off."""

