@@ -126,7 +126,6 @@ BAD = {
     "env={'A': 1}": "elastic(env={'A': 1}): allowed is a dict of str to str",
     "expect={7: 'SIGKILL'}, nprocs=2": "*7 is no rank of the test*",
     "expect={2: 'SIGKILL'}": "elastic(): rank 2 is not in the test, which has 2 (--elastic-nprocs)",
-    "faults='K2@1'": "elastic(): rank 2 is not in the test, which has 2 (--elastic-nprocs)",
     "expect={1: 'SIGNOT'}": "*'SIGNOT' is no end*",
     "expect=['SIGKILL']": "*allowed is a dict of rank to*",
 }
