@@ -64,7 +64,6 @@ class Thread:
         number: the kernel's; that of the main thread is the pid.
         name: its own, up to 15 characters.
         state: the kernel's letter.
-        ticks: processor time that it has used, see `ticks`.
         channel: the kernel function in which it is blocked; empty where it is not, or is not told.
         call: the system call that it is in, as far as it is one of those that we tell apart; else empty.
         arguments: of that call.
@@ -76,7 +75,6 @@ class Thread:
     channel: str = ""
     call: str = ""
     arguments: tuple[int, ...] = ()
-    ticks: int = 0
 
     @property
     def parked(self) -> bool:
@@ -166,9 +164,8 @@ def _thread(pid: int, number: int, with_channel: bool = False) -> Thread | None:
     place = f"/proc/{pid}/task/{number}"
     try:
         head, _, rest = read_small(f"{place}/stat").decode("ascii", "replace").rpartition(")")
-        fields, name = rest.split(maxsplit=13), head.partition("(")[2]
-        used = int(fields[11]) + int(fields[12])
-        return Thread(number, name, fields[0], _channel(place) if with_channel else "", *_call(place), used)
+        state, name = rest.split(maxsplit=1)[0], head.partition("(")[2]
+        return Thread(number, name, state, _channel(place) if with_channel else "", *_call(place))
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 

@@ -162,11 +162,14 @@ def test_what_a_process_does(command: str, state: str) -> None:
 
 def test_who_asks_and_sleeps_does_not_compute() -> None:
     """It uses some time, and is found at work now and then: it is at rest, and said to be in a sleep."""
-    code = "import time\nwhile True:\n    time.sleep(0.004)\n    end = time.monotonic() + 0.001\n    while time.monotonic() < end: pass"
-    with subprocess.Popen([sys.executable, "-S", "-E", "-c", code]) as process:
-        time.sleep(0.5)
-        seen = [stand([process.pid])[0] for _ in range(20)]
-        process.kill()
+    code = "import time\nprint(1, flush=True)\nwhile True:\n    time.sleep(0.004)\n    end = time.monotonic() + 0.001\n    while time.monotonic() < end: pass"
+    with subprocess.Popen([sys.executable, "-S", "-E", "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            seen = [stand([process.pid])[0] for _ in range(20)]
+        finally:
+            process.kill()
     assert all(state == "blocked" and "nanosleep" in channel for state, channel, _ in seen), seen
 
 
