@@ -267,11 +267,12 @@ class Family:
 def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
     """Where processes stand that should have moved on: state, channel, other end of a pipe; see `Standing`.
 
-    Blocks for some hundredths of a second, and for a second at most where one of them seems to compute.
+    Blocks for some hundredths of a second, and for a second at most where one of them seems to compute, or
+    is at rest in nothing known.
     """
     found = [Standing(pid) for pid in pids]
     for turn in range(_MOST_LOOKS):
-        if turn >= _LOOKS and not any(one.computes for one in found):
+        if turn >= _LOOKS and not any(one.computes or one.is_unnamed for one in found):
             break
         time.sleep(_PERIOD)
         for one in found:
@@ -302,6 +303,11 @@ class Standing:
         at_rest = self._at_rest()
         asleep = any(_SLEEP in thread.channel or thread.state in "Tt" for thread in at_rest)
         return bool(self._looks) and not asleep and len(at_rest) <= len(self._looks) * _RESTING
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether it was at rest and not said in what: it had gone on between the two reads of a look."""
+        return bool(self._looks) and not any(one.channel or one.state in "Tt" for one in self._at_rest())
 
     def judge(self) -> tuple[str, str, str]:
         """What it did: `"stopped"`, `"spinning"` or `"blocked"`, the channel, the other end of its pipe."""
