@@ -8,14 +8,16 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+from interpreters import ALONE, Template
 
 # A shell starts a job in the background with SIGINT ignored, which all that it starts inherits.  Tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -74,12 +76,16 @@ def rounds() -> Callable[[int, int], int]:
 Run = Callable[..., pytest.RunResult]
 
 
-# Each other plugin that happens to be installed doubles the time of a small session.
-ALONE = ("-p", "pytest_elastic", "-p", "timeout")
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    """The interpreter whose forks inner sessions are."""
+    template = Template()
+    yield template
+    template.close()
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, template: Template) -> Run:
     """Run pytest in a process of its own on test code given as text; a bounded wait.
 
     Its plugins are ours, pytest's, and those that the arguments name (`-p xdist`).
@@ -92,9 +98,39 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(code: str, *arguments: str, **files: str) -> pytest.RunResult:
         pytester.makepyfile(textwrap.dedent(code), **files)
-        return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=60)
+        if not template.can_fork(os.environ):
+            return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=60)
+        return forked(template, pytester, [*ALONE, *arguments])
 
     return run
+
+
+def forked(template: Template, pytester: pytest.Pytester, arguments: Sequence[str]) -> pytest.RunResult:
+    """What `Pytester.runpytest_subprocess` does, in a fork of the template."""
+    directory, began = pytester.path, time.monotonic()
+    scratch = tempfile.mkdtemp(prefix="runpytest-", dir=directory)
+    path = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    with (
+        (directory / "stdout").open("wb") as out,
+        (directory / "stderr").open("wb") as err,
+        open(os.devnull) as null,
+    ):
+        process = template.run(
+            [f"--basetemp={scratch}", *arguments],
+            Path.cwd(),
+            environment,
+            [null.fileno(), out.fileno(), err.fileno()],
+        )
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait(10)
+    lines = [(directory / name).read_text("utf-8").splitlines() for name in ("stdout", "stderr")]
+    for text, stream in zip(lines, (sys.stdout, sys.stderr), strict=True):
+        print(*text, sep="\n", file=stream)
+    return pytest.RunResult(process.returncode, *lines, time.monotonic() - began)
 
 
 class Session:

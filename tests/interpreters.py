@@ -1,0 +1,200 @@
+"""Interpreters for the inner sessions of tests: forks of one that has imported pytest and the plugin.
+
+*Theory.*  An inner session of a small test file costs 1.1 s of processor time as a fresh interpreter, of which 0.9 s
+are imports.  A template interpreter runs pytest once, on nothing, and then forks for each session; the fork has the
+arguments, directory, environment and streams that it is told, and runs pytest's `__main__` as `python -m pytest` does.
+What a fork cannot change (options of the interpreter, locale, variables that Python reads at its start) makes
+`can_fork` say no: such a session takes a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Each other plugin that happens to be installed doubles the time of a small session.
+ALONE = ("-p", "pytest_elastic", "-p", "timeout")
+HEAVY = (
+    "strategies",
+    "stateful",
+    "_fault_tests",
+    "._task",
+    "._torch",
+)  # They import hypothesis, greenlet, torch.
+AT_START = re.compile(r"(PYTHON(?!PATH$|DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
+
+
+class Process:
+    """A session that runs; the methods are those of `subprocess.Popen` that tests use."""
+
+    def __init__(self, pid: int, descriptor: int, control: socket.socket) -> None:
+        self.pid, self.returncode = pid, None
+        self._descriptor, self._control = descriptor, control
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        if self.returncode is None and select.select([self._control], [], [], 0)[0]:
+            self._end()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code; `subprocess.TimeoutExpired` when it still runs after `timeout` seconds."""
+        if self.returncode is None:
+            if not select.select([self._control], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("pytest", timeout)
+            self._end()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens if it has ended."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _end(self) -> None:
+        self.returncode = os.waitstatus_to_exitcode(int(self._control.recv(64)))
+        self._control.close()
+        os.close(self._descriptor)
+
+
+class Template:
+    """The interpreter that is forked; it ends with `close`, or with the process that made it."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, __file__, str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._environment = _at_start(os.environ)
+
+    def can_fork(self, environment: dict[str, str]) -> bool:
+        """Whether an interpreter that starts in this environment is like the template."""
+        return _at_start(environment) == self._environment
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        directory: Path,
+        environment: dict[str, str],
+        descriptors: Sequence[int],
+    ) -> Process:
+        """Start `python -m pytest *arguments` there; `descriptors` are stdin, stdout, stderr and those to be kept."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        order = json.dumps([list(arguments), str(directory), environment, list(descriptors)])
+        path = directory / f".order-{ours.fileno()}"
+        path.write_text(order, "utf-8", errors="surrogateescape")
+        socket.send_fds(self._control, [os.fsencode(path)], [theirs.fileno(), *descriptors])
+        theirs.close()
+        pid = int(ours.recv(64))
+        return Process(pid, os.pidfd_open(pid), ours)
+
+    def close(self) -> None:
+        """Blocks until it has ended."""
+        self._control.close()
+        self._process.wait(10)
+
+
+def _at_start(environment) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if AT_START.match(name)}
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork for each order; returns in the fork, with everything as the session wants it."""
+    sessions: dict[int, tuple[int, socket.socket]] = {}
+    while True:
+        ready = select.select([control, *sessions], [], [])[0]
+        for descriptor in set(ready) - {control}:
+            pid, told = sessions.pop(descriptor)
+            _, status = os.waitpid(pid, 0)
+            os.close(descriptor)
+            told.send(str(status).encode())
+            told.close()
+        if control not in ready:
+            continue
+        message, descriptors, _, _ = socket.recv_fds(control, 4096, 16)
+        if not message:
+            os._exit(0)
+        told = socket.socket(fileno=descriptors[0])
+        if pid := os.fork():
+            told.send(str(pid).encode())
+            sessions[os.pidfd_open(pid)] = pid, told
+            for descriptor in descriptors[1:]:
+                os.close(descriptor)
+            continue
+        control.close()
+        told.close()
+        for descriptor, (_, other) in sessions.items():
+            os.close(descriptor)
+            other.close()
+        return _become(Path(os.fsdecode(message)), descriptors[1:])
+
+
+def _become(path: Path, descriptors: list[int]) -> None:
+    arguments, directory, environment, numbers = json.loads(path.read_text("utf-8", errors="surrogateescape"))
+    path.unlink()
+    for index in range(3):
+        os.dup2(descriptors[index], index)
+    for descriptor in descriptors[:3]:
+        os.close(descriptor)
+    # What is kept has the same number as with the one who asked; copies above them all do not collide.
+    copies = [os.dup2(descriptor, 200 + index) for index, descriptor in enumerate(descriptors[3:])]
+    for descriptor in descriptors[3:]:
+        os.close(descriptor)
+    for copy, number in zip(copies, numbers[3:], strict=True):
+        os.dup2(copy, number, inheritable=True)
+        os.close(copy)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    sys.path[:] = [os.getcwd(), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
+    sys.argv[:] = ["pytest", *arguments]
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+
+
+def _warm(control: socket.socket) -> None:
+    """Import what a session imports, through pytest's hook that rewrites the plugin's asserts."""
+    import contextlib
+    import importlib
+    import io
+    import pkgutil
+    import tempfile
+
+    import pytest
+
+    class Imports:
+        def pytest_collection(self) -> None:
+            import pytest_elastic
+
+            for module in pkgutil.walk_packages(pytest_elastic.__path__, "pytest_elastic."):
+                if not module.name.endswith(HEAVY):
+                    importlib.import_module(module.name)
+
+    with tempfile.TemporaryDirectory() as empty, contextlib.redirect_stdout(io.StringIO()) as told:
+        code = pytest.main([*ALONE, "-q", "-p", "no:cacheprovider", "--rootdir", empty, empty], [Imports()])
+    assert code == pytest.ExitCode.NO_TESTS_COLLECTED, told.getvalue()
+    gc.freeze()  # Else each collection in a session looks through all that was imported here.
+
+
+if __name__ == "__main__":
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    sys.path.pop(0)
+    _warm(channel)
+    _serve(channel)
+    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
