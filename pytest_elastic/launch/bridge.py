@@ -19,7 +19,7 @@ from pytest_elastic.launch._canonical import UnsuitedError, steps_of
 from pytest_elastic.launch._token import Order, fingerprint
 from pytest_elastic.simulator import Execution, Setting, Simulation, Step
 from pytest_elastic.simulator._scheduler import FollowingScheduler, Kind, delays_of
-from pytest_elastic.simulator._world import RankFunction
+from pytest_elastic.simulator._simulation import RankFunction
 
 __all__ = ["UnsuitedError", "load", "real_token", "simulated"]
 

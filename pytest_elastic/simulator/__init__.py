@@ -7,7 +7,6 @@
 * `point()` is a scheduling point that you set yourself.
 """
 
-from pytest_elastic.simulator._ambient import point
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._explore import (
     Certificate,
@@ -17,12 +16,7 @@ from pytest_elastic.simulator._explore import (
     prove,
     prove_kills,
 )
-from pytest_elastic.simulator._judge import compare
-from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
-from pytest_elastic.simulator._scheduler import Cut, Decision, Scheduler, SparseScheduler, Step
-from pytest_elastic.simulator._shrink import confirm, shrink
-from pytest_elastic.simulator._simulate import replay, simulate
-from pytest_elastic.simulator._verdict import (
+from pytest_elastic.simulator._failures import (
     Deadlock,
     HangUntilTimeout,
     Livelock,
@@ -32,7 +26,13 @@ from pytest_elastic.simulator._verdict import (
     UncontrolledBlocking,
     Verdict,
 )
-from pytest_elastic.simulator._world import Simulation
+from pytest_elastic.simulator._judge import compare
+from pytest_elastic.simulator._patches import point
+from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
+from pytest_elastic.simulator._scheduler import Cut, Decision, Scheduler, SparseScheduler, Step
+from pytest_elastic.simulator._shrink import confirm, shrink
+from pytest_elastic.simulator._simulate import replay, simulate
+from pytest_elastic.simulator._simulation import Simulation
 
 __all__ = [
     "Blocked", "Certificate", "Cut", "Deadlock", "Decision", "Execution", "Exploration",

@@ -38,11 +38,11 @@ from pytest_elastic.simulator._dependence import (
     commute,
     footprint,
 )
+from pytest_elastic.simulator._failures import Nondeterminism
 from pytest_elastic.simulator._run import Run
 from pytest_elastic.simulator._scheduler import Cut, Decision, Step, keys_of, ring_order
+from pytest_elastic.simulator._simulation import Simulation
 from pytest_elastic.simulator._trace import Mark, Trace
-from pytest_elastic.simulator._verdict import Nondeterminism
-from pytest_elastic.simulator._world import Simulation
 
 _CLOCK: Place = ("clock", "")
 _DEADLINES: Place = ("clock", "deadlines")

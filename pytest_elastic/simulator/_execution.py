@@ -11,7 +11,7 @@ from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._scheduler import Delays, Step, delays_of
 
 if TYPE_CHECKING:
-    from pytest_elastic.simulator._verdict import Verdict
+    from pytest_elastic.simulator._failures import Verdict
 
 Wake = Literal["latched", "level"]
 
@@ -136,7 +136,7 @@ class Execution:
         """Raise what is wrong with it, if anything is.
 
         Raises:
-            Verdict: of the type that the table in `_verdict` says.
+            Verdict: of the type that the table in `_failures` says.
             UnfiredFaultError: a fault did not happen.
         """
         __tracebackhide__ = True

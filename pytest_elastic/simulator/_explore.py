@@ -18,11 +18,11 @@ from pytest_elastic.errors import ElasticError, UnfiredFaultError
 from pytest_elastic.faults import FaultPlan, kill_points
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
-from pytest_elastic.simulator._plan import Plan, cost, every_trace, plan_of
 from pytest_elastic.simulator._progress import Progress
 from pytest_elastic.simulator._schedule import recipe
+from pytest_elastic.simulator._search import Plan, cost, every_trace, plan_of
 from pytest_elastic.simulator._shrink import COME_ONCE, TIMES, confirm, shrink
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 
 class Rules(TypedDict, total=False):
@@ -107,7 +107,7 @@ def explore(
     """Run the function under many schedules; the same ones for the same arguments.
 
     Args:
-        strategy: `"auto"`, see `_plan`; or one part of it: `"dpor"`, `"delays"`, `"random"`, `"pos"`,
+        strategy: `"auto"`, see `_search`; or one part of it: `"dpor"`, `"delays"`, `"random"`, `"pos"`,
             `"pct2"`, `"pct3"`, `"starvation"`.
         max_schedules: how many; one of more than 500 steps, as of a rank that polls, counts for more.
         seed: of the randomised ones.

@@ -1,13 +1,12 @@
-"""How an execution ended, in one word; the table is in `_verdict`."""
+"""How an execution ended, in one word; the table is in `_failures`."""
 
 from __future__ import annotations
 
 import math
 
+from pytest_elastic.simulator._crew import Stuck
 from pytest_elastic.simulator._execution import Execution
-from pytest_elastic.simulator._scheduler import Step
-from pytest_elastic.simulator._task import Stuck
-from pytest_elastic.simulator._verdict import (
+from pytest_elastic.simulator._failures import (
     Deadlock,
     HangUntilTimeout,
     Livelock,
@@ -17,6 +16,7 @@ from pytest_elastic.simulator._verdict import (
     UncontrolledBlocking,
     Verdict,
 )
+from pytest_elastic.simulator._scheduler import Step
 
 
 def judge(execution: Execution, stuck: Stuck | None) -> Verdict | None:

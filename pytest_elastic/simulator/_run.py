@@ -26,13 +26,13 @@ from typing import Any
 from pytest_elastic.clock import VirtualClock
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.faults import Watch
+from pytest_elastic.simulator._crew import HOME, Crew
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
+from pytest_elastic.simulator._fairness import UNFAIR, Turns
 from pytest_elastic.simulator._place import place_of
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
-from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PENDING, READY, Seat
+from pytest_elastic.simulator._simulated_rank import ASLEEP, BLOCKED, ENDED, PENDING, READY, Seat
 from pytest_elastic.simulator._strike import strike, strike_at_line
-from pytest_elastic.simulator._task import HOME, Crew
-from pytest_elastic.simulator._turns import UNFAIR, Turns
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._torch import as_torchs

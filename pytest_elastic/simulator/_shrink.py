@@ -20,10 +20,10 @@ from typing import TypeVar
 
 from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._execution import Execution, Setting
+from pytest_elastic.simulator._failures import Nondeterminism, RankFailed, UncontrolledBlocking, Verdict
 from pytest_elastic.simulator._judge import compare
 from pytest_elastic.simulator._scheduler import Delays, SparseScheduler
-from pytest_elastic.simulator._verdict import Nondeterminism, RankFailed, UncontrolledBlocking, Verdict
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 COME_ONCE = (UncontrolledBlocking, Nondeterminism)
 """The verdicts that are not looked for again: one costs seconds, the other does not come again."""

@@ -9,7 +9,7 @@ from pytest_elastic.faults import FaultPlan, parse
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
 from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token, recipe
 from pytest_elastic.simulator._scheduler import SparseScheduler
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 
 def simulate(

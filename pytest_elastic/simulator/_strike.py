@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.faults import Fault, Watch, lost_answer
 from pytest_elastic.simulator._scheduler import Step
-from pytest_elastic.simulator._seat import ASLEEP, ENDED, READY, Seat
+from pytest_elastic.simulator._simulated_rank import ASLEEP, ENDED, READY, Seat
 
 if TYPE_CHECKING:
     from pytest_elastic.simulator._run import Run

@@ -32,7 +32,7 @@ from pytest_elastic.simulator import (  # noqa: E402
     prove,
     prove_kills,
 )
-from pytest_elastic.simulator._plan import plan_of  # noqa: E402
+from pytest_elastic.simulator._search import plan_of  # noqa: E402
 
 PEERS = Path(__file__).with_name("bench_search_peers.py")
 ROUNDS = 5

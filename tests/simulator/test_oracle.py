@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pytest_elastic.simulator import Setting, Step
-from pytest_elastic.simulator import _oracle as oracle
 from pytest_elastic.simulator._dependence import Footprint
 from pytest_elastic.simulator._dpor import Dpor
-from pytest_elastic.simulator._oracle import Comparison, compare_searches
+from simulator import oracle
 from simulator.corpus.barriers import atomic_counter, nonatomic_counter, reset_race
+from simulator.oracle import Comparison, compare_searches
 
 
 def test_they_agree_on_a_reusable_barrier() -> None:

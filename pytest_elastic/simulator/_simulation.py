@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import Any
 
 from pytest_elastic.errors import UnfiredFaultError
-from pytest_elastic.simulator._ambient import installed, listening
+from pytest_elastic.simulator._crew import HOME, Crew, Interrupted, Stuck, make_crew
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._judge import judge
+from pytest_elastic.simulator._patches import installed, listening
 from pytest_elastic.simulator._run import Run
 from pytest_elastic.simulator._scheduler import Cut, Scheduler
-from pytest_elastic.simulator._seat import ENDED, Seat, Unwind
+from pytest_elastic.simulator._simulated_rank import ENDED, Seat, Unwind
 from pytest_elastic.simulator._store import SimStore
-from pytest_elastic.simulator._task import HOME, Crew, Interrupted, Stuck, make_crew
 
 RankFunction = Callable[[int, int, Any], Any]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._scheduler import Step
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 
 class SleepSets(Dpor):

@@ -18,7 +18,7 @@ from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution
 from pytest_elastic.simulator._portfolio import portfolio
 from pytest_elastic.simulator._scheduler import DefaultScheduler, Scheduler, SparseScheduler
-from pytest_elastic.simulator._world import Simulation
+from pytest_elastic.simulator._simulation import Simulation
 
 Plan = Generator[tuple[str, Scheduler], Execution, bool]
 

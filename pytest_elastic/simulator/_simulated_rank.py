@@ -6,8 +6,8 @@ import math
 import random
 from typing import Any, Protocol
 
+from pytest_elastic.simulator._crew import Crew
 from pytest_elastic.simulator._scheduler import Kind, Step
-from pytest_elastic.simulator._task import Crew
 from pytest_elastic.store._state import Waiter
 
 # What a rank is doing: it has code to run, stands at a step, waits for the store, waits for time, has ended.
