@@ -1,9 +1,8 @@
-"""Time, chance and identity inside of simulated ranks.
+"""Patches of `time`, `random`, `uuid`, timers and output, for code in simulated ranks.
 
-Inside of `installed`, the module-level functions of `time`, `random` and `uuid`, our own clock, and the
-timers of `expires` ask whether a simulated rank is calling, and answer from the simulation if it is; any
-other caller gets what it always got.  Names that a module took before (`from time import sleep`) are out of
-reach.
+While `installed` is active, the module-level functions of `time`, `random` and `uuid`, the package's own
+clock and the timers of `expires` answer simulated ranks from the simulation.  All other callers get the
+originals.  Names that a module imported before (`from time import sleep`) cannot be patched.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from pytest_elastic.clock import SystemClock
-from pytest_elastic.simulator._scheduler import Kind
+from pytest_elastic.simulator._simulated_rank import SimulatedRank
 from pytest_elastic.timer import TimerClient, configure
 from pytest_elastic.timer._api import configured
 
@@ -29,31 +29,22 @@ _RANDOM = (
 _CLOCKS = ("time", "monotonic", "perf_counter")
 
 
-class Caller(Protocol):
-    """A simulated rank, as its surroundings see it."""
+Caller = Callable[[], SimulatedRank | None]
+"""Returns the rank that is calling, `None` outside of simulated ranks."""
 
-    def now(self) -> float:
-        """Virtual seconds on its own clock."""
-
-    def sleep(self, seconds: float) -> None:
-        """Let virtual time pass."""
-
-    def chance(self) -> random.Random:
-        """Its own source of random numbers."""
-
-    def wrote(self, text: str) -> None:
-        """It wrote this to its output."""
-
-    def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
-        """Come to a scheduling point."""
-
-
-Callers = Callable[[], Caller | None]
-_installed: list[Callers] = []
+_installed: list[Caller] = []
 
 
 def point(name: str = "") -> None:
-    """A scheduling point: in a simulated rank others may run here; elsewhere nothing happens."""
+    """Scheduling point: another simulated rank may run here; does nothing outside of a simulation.
+
+    Args:
+        name: a label, shown in the steps of an execution.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> print(*simulate(lambda rank, world_size, store: point("here"), ranks=2).steps, sep="; ")
+    rank 0: point('here'); rank 1: point('here')
+    """
     for caller in reversed(_installed):
         rank = caller()
         if rank is not None:
@@ -62,9 +53,9 @@ def point(name: str = "") -> None:
 
 
 class _Timers(TimerClient):
-    """The timers of simulated ranks; others' go to the client that was there."""
+    """Timer client of simulated ranks; passes requests of other callers to the original client."""
 
-    def __init__(self, caller: Callers, original: TimerClient | None) -> None:
+    def __init__(self, caller: Caller, original: TimerClient | None) -> None:
         self._caller, self._original = caller, original
 
     def acquire(self, scope_id: str, expiration_time: float) -> None:
@@ -72,45 +63,43 @@ class _Timers(TimerClient):
         if rank is not None:
             rank.reach("timer", "acquire", (str(scope_id), expiration_time))
         else:
-            self._others().acquire(scope_id, expiration_time)
+            self.original().acquire(scope_id, expiration_time)
 
     def release(self, scope_id: str) -> None:
         rank = self._caller()
         if rank is not None:
             rank.reach("timer", "release", (str(scope_id),))
         else:
-            self._others().release(scope_id)
+            self.original().release(scope_id)
 
-    def _others(self) -> TimerClient:
+    def original(self) -> TimerClient:
         if self._original is None:
             raise RuntimeError("Configure timer client before using countdown timers.")
         return self._original
 
 
 @contextmanager
-def installed(caller: Callers) -> Iterator[None]:
-    """Take the place of the functions; give it back at the end.
-
-    Args:
-        caller: the rank that is calling, `None` for a caller outside of the simulation.
-    """
+def installed(caller: Caller) -> Iterator[None]:
+    """Install the patches; restore the originals at the end of the block."""
     saved: list[tuple[Any, str, Any]] = []
     timers = configured()
 
-    def replace(module: Any, name: str, ours: Any) -> None:
-        saved.append((module, name, getattr(module, name)))
-        setattr(module, name, ours)
+    def replace(module: Any, name: str, simulated: Callable[..., Any]) -> None:
+        original = getattr(module, name)
+        saved.append((module, name, original))
+        ours = patched(caller, original, simulated)
+        setattr(module, name, staticmethod(ours) if module is SystemClock else ours)
 
     for name in _CLOCKS:
-        replace(time, name, _clock(caller, getattr(time, name), float))
-        replace(time, f"{name}_ns", _clock(caller, getattr(time, f"{name}_ns"), _nanoseconds))
-    for name in ("time", "monotonic"):  # Which has these functions since before anybody could replace them.
-        replace(SystemClock, name, staticmethod(_clock(caller, getattr(SystemClock, name), float)))
-    replace(time, "sleep", _sleep(caller, time.sleep))
+        replace(time, name, SimulatedRank.now)
+        replace(time, f"{name}_ns", lambda rank: round(rank.now() * 1e9))
+    for name in ("time", "monotonic"):  # It took these functions from the unpatched module.
+        replace(SystemClock, name, SimulatedRank.now)
+    replace(time, "sleep", simulated_sleep)
     for name in _RANDOM:
-        replace(random, name, _chance(caller, getattr(random, name), name))
+        replace(random, name, partial(simulated_draw, name))
     for version, name in ((1, "uuid1"), (4, "uuid4")):
-        replace(uuid, name, _identity(caller, getattr(uuid, name), version))
+        replace(uuid, name, partial(simulated_uuid, version))
     configure(_Timers(caller, timers))
     _installed.append(caller)
     try:
@@ -122,21 +111,45 @@ def installed(caller: Callers) -> Iterator[None]:
             setattr(module, name, original)
 
 
+def patched(caller: Caller, original: Any, simulated: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls `simulated(rank, ...)` for simulated ranks and `original(...)` for others."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        rank = caller()
+        return original(*arguments, **named) if rank is None else simulated(rank, *arguments, **named)
+
+    return call
+
+
+def simulated_sleep(rank: SimulatedRank, seconds: float, /) -> None:
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    rank.reach("sleep", "sleep", (float(seconds),))
+
+
+def simulated_draw(name: str, rank: SimulatedRank, *arguments: Any, **named: Any) -> Any:
+    return getattr(rank.chance(), name)(*arguments, **named)
+
+
+def simulated_uuid(version: int, rank: SimulatedRank, *_: Any, **__: Any) -> uuid.UUID:
+    return uuid.UUID(int=rank.chance().getrandbits(128), version=version)
+
+
 @contextmanager
-def listening(caller: Callers) -> Iterator[None]:
-    """Tell ranks what they write to `sys.stdout` and `sys.stderr`."""
+def listening(caller: Caller) -> Iterator[None]:
+    """Report to ranks the text that they write to `sys.stdout` and `sys.stderr`."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Overheard(stream, caller) for stream in streams)
+    sys.stdout, sys.stderr = (_Tee(stream, caller) for stream in streams)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
 
 
-class _Overheard:
-    """A stream that is another one, but for what ranks write."""
+class _Tee:
+    """Stream that also reports the text that ranks write."""
 
-    def __init__(self, stream: Any, caller: Callers) -> None:
+    def __init__(self, stream: Any, caller: Caller) -> None:
         self._stream, self._caller = stream, caller
 
     def __getattr__(self, name: str) -> Any:
@@ -148,46 +161,3 @@ class _Overheard:
         if rank is not None:
             rank.wrote(text)
         return written
-
-
-def _clock(caller: Callers, original: Any, convert: Callable[[float], Any]) -> Any:
-    def read() -> Any:
-        rank = caller()
-        return original() if rank is None else convert(rank.now())
-
-    return read
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
-
-
-def _sleep(caller: Callers, original: Any) -> Any:
-    def sleep(seconds: float, /) -> None:
-        rank = caller()
-        if rank is None:
-            original(seconds)
-        elif seconds < 0:
-            raise ValueError("sleep length must be non-negative")
-        else:
-            rank.sleep(seconds)
-
-    return sleep
-
-
-def _chance(caller: Callers, original: Any, name: str) -> Any:
-    def draw(*arguments: Any, **named: Any) -> Any:
-        rank = caller()
-        return (original if rank is None else getattr(rank.chance(), name))(*arguments, **named)
-
-    return draw
-
-
-def _identity(caller: Callers, original: Any, version: int) -> Any:
-    def make(*arguments: Any, **named: Any) -> Any:
-        rank = caller()
-        if rank is None:
-            return original(*arguments, **named)
-        return uuid.UUID(int=rank.chance().getrandbits(128), version=version)
-
-    return make

@@ -20,8 +20,13 @@ from typing import TypeVar
 
 from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._execution import Execution, Setting
-from pytest_elastic.simulator._failures import Nondeterminism, RankFailed, UncontrolledBlocking, Verdict
-from pytest_elastic.simulator._judge import compare
+from pytest_elastic.simulator._failures import (
+    Nondeterminism,
+    RankFailed,
+    UncontrolledBlocking,
+    Verdict,
+    compare,
+)
 from pytest_elastic.simulator._scheduler import Delays, SparseScheduler
 from pytest_elastic.simulator._simulation import RankFunction, Simulation
 

@@ -1,92 +1,80 @@
-"""A simulated rank, from its own side: what it is about to do, what it waits for, what it got."""
+"""A simulated rank: its state, its alarms, and its handle on the store."""
 
 from __future__ import annotations
 
 import math
 import random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pytest_elastic.simulator._crew import Crew
 from pytest_elastic.simulator._scheduler import Kind, Step
+from pytest_elastic.store._arguments import Asked
+from pytest_elastic.store._handle import Handle
 from pytest_elastic.store._state import Waiter
 
-# What a rank is doing: it has code to run, stands at a step, waits for the store, waits for time, has ended.
+if TYPE_CHECKING:
+    from pytest_elastic.simulator._run import SimulatedRun
+
+# Values of `status`: has code to run, stands at a step, waits for the store, waits for time, has ended.
 READY, PENDING, BLOCKED, ASLEEP, ENDED = range(5)
 
-# The alarms that are no deadlines: what ends by itself is no hang.
+# Alarms that end by themselves: a rank that waits for one does not hang.
 _PASSING = frozenset({"sleep", "delay", "stop"})
 
 
-# A named tuple's own constructor takes twice as long.
+# Twice as fast as a named tuple's own constructor.
 _new = tuple.__new__
 
 
 class Unwind(BaseException):
-    """Ends a rank's function: it was killed, or the execution is over."""
+    """Ends a rank's function because the rank was killed or the execution is over."""
 
 
-class Table(Protocol):
-    """What a seat needs of the execution."""
-
-    crew: Crew
-    current: int
-    over: bool
-
-    def next(self) -> int:
-        """Who runs next."""
-
-    def now(self, speed: float) -> float:
-        """Virtual seconds on a clock of this speed."""
-
-    def wrote(self, seat: Seat, line: str) -> None:
-        """A rank wrote a line of output."""
-
-
-class Seat:
-    """One rank of one execution.
+class SimulatedRank:
+    """State of one rank during one execution.
 
     Attributes:
-        status: see above.
-        step: the last that it came to.
-        seconds: how long that may wait; `may_timeout` if its timeout is counted on.
-        alarms: virtual times at which something happens to it by itself, by what.
-        due: the earliest of them that counts, `math.inf` for none.
-        woken: its wait is to be looked at again.
-        frozen: it is stopped by a fault.
-        excused: the faults of its pending step have been dealt with.
-        line: what it wrote since its last end of line.
-        unwinding: it will not come to another step.
+        status: `READY`, `PENDING`, `BLOCKED`, `ASLEEP` or `ENDED`.
+        step: its latest scheduling point.
+        seconds: timeout of that operation.
+        may_timeout: whether the rank expects that timeout.
+        alarms: names and virtual times of its alarms.
+        due: virtual time of the earliest alarm that counts; `math.inf` for none.
+        woken: its wait must be checked again (`"level"` rule).
+        stopped: a fault has stopped it.
+        struck: the faults due at its pending operation have happened.
+        line: its output since the last end of line.
+        unwinding: its function is being ended and reaches no other step.
     """
 
     status = READY
     seconds = began = 0.0
     waiter: Waiter | None = None
     due = math.inf
-    woken = frozen = excused = unwinding = may_timeout = False
+    woken = stopped = struck = unwinding = may_timeout = False
     answer: Any = None
     line = ""
     error: BaseException | None = None
     source: random.Random | None = None
 
-    def __init__(self, table: Table, number: int, speed: float) -> None:
-        self.table, self.number, self.speed = table, number, speed
+    def __init__(self, run: SimulatedRun, number: int, speed: float) -> None:
+        self.run, self.number, self.speed = run, number, speed
         self.step = Step(number, "point", "start")
         self.alarms: dict[str, float] = {}
 
     def reach(self, kind: Kind, name: str, arguments: tuple[Any, ...]) -> Any:
-        """Come to a scheduling point; returns when the step is done, with its answer."""
+        """Wait at a scheduling point until the scheduler has chosen this step; returns its answer."""
         __tracebackhide__ = True
-        table, number = self.table, self.number
-        if not table.crew.runs(number):
-            raise RuntimeError(f"what belongs to simulated rank {number} was used by another rank or thread")
-        if self.unwinding or table.over:
+        run, number = self.run, self.number
+        if not run.crew.runs(number):
+            raise RuntimeError(f"the store of simulated rank {number} was used by another rank or thread")
+        if self.unwinding or run.over:
             raise Unwind
         self.step, self.status = _new(Step, (number, kind, name, arguments)), PENDING
-        table.crew.beat += 1
-        to = table.next()
+        run.crew.beat += 1
+        to = run.next()
         if to != number:
-            table.current = to
-            table.crew.switch(number, to)
+            run.current = to
+            run.crew.switch(number, to)
         if self.unwinding:
             raise Unwind
         if self.error is not None:
@@ -96,19 +84,15 @@ class Seat:
 
     def now(self) -> float:
         """Virtual seconds on the rank's own clock."""
-        return self.table.now(self.speed)
+        return self.run.now(self.speed)
 
     def wrote(self, text: str) -> None:
-        """It wrote this to its output, where faults may wait for a line."""
+        """Report output of the rank; faults may be due at a line of it."""
         *lines, self.line = f"{self.line}{text}".split("\n")
         for line in lines:
-            self.table.wrote(self, line)
+            self.run.wrote(self, line)
             if self.unwinding:
                 raise Unwind
-
-    def sleep(self, seconds: float) -> None:
-        """Let virtual time pass."""
-        self.reach("sleep", "sleep", (float(seconds),))
 
     def chance(self) -> random.Random:
         """The rank's own source of random numbers."""
@@ -117,35 +101,66 @@ class Seat:
         return self.source
 
     def set_alarm(self, name: str, at: float) -> None:
-        """Something will happen at this virtual time."""
+        """Set an alarm to a virtual time."""
         self.alarms[name] = at
-        self._find_due()
+        self.update_due()
 
     def clear_alarm(self, name: str) -> None:
-        """It will not, after all."""
+        """Remove an alarm, if it is set."""
         if self.alarms.pop(name, None) is not None:
-            self._find_due()
+            self.update_due()
 
-    def freeze(self, frozen: bool) -> None:
-        """Stop, or go on: a stopped rank has no time but for the end of the stop."""
-        self.frozen = frozen
-        self._find_due()
+    def set_stopped(self, stopped: bool) -> None:
+        """Stop the rank or let it continue; of a stopped rank only the end of the stop is due."""
+        self.stopped = stopped
+        self.update_due()
 
-    def _find_due(self) -> None:
-        if self.frozen:
+    def update_due(self) -> None:
+        if self.stopped:
             self.due = self.alarms.get("stop", math.inf)
         else:
             self.due = min(self.alarms.values(), default=math.inf)
 
     @property
     def passes(self) -> bool:
-        """Whether it will go on by itself, and that is no hang."""
+        """Whether the rank continues by itself, by a sleep or an expected timeout; then it does not hang."""
         if self.due == math.inf:
             return False
         return bool(self.alarms.keys() & _PASSING) or (self.may_timeout and "wait" in self.alarms)
 
     def alarm(self) -> str:
-        """The name of the alarm that `due` is about."""
-        return next(
-            name for name, at in self.alarms.items() if at == self.due and (not self.frozen or name == "stop")
-        )
+        """Name of the alarm that is due at `due`."""
+        if self.stopped:
+            return "stop"
+        return next(name for name, at in self.alarms.items() if at == self.due)
+
+
+class SimulatedStore(Handle):
+    """A rank's handle on the simulated store: every operation is a scheduling point.
+
+    Only its own rank may use it, while the rank's function runs.
+    """
+
+    def __init__(self, rank: SimulatedRank) -> None:
+        super().__init__()
+        self._rank = rank
+
+    def clone(self) -> SimulatedStore:
+        """A handle on the same data with its own timeout, equal at first."""
+        other = SimulatedStore(self._rank)
+        other.set_timeout(self._timeout)
+        return other
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        __tracebackhide__ = True
+        if arguments and type(arguments[0]) is list:
+            arguments = tuple(map(tuple, arguments))  # So that steps can be hashed.
+        return self._rank.reach("call", name, arguments)
+
+    def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
+        __tracebackhide__ = True
+        asked = arguments[0]
+        if isinstance(asked, list):
+            arguments = (tuple(asked),)
+        self._rank.seconds, self._rank.may_timeout = seconds, type(asked) is Asked and asked.may_timeout
+        return self._rank.reach("call", name, arguments)

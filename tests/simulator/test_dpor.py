@@ -162,7 +162,7 @@ def test_an_expiry_may_come_before_the_rest() -> None:
 class AllSchedules(SleepSets):
     """No reduction at all."""
 
-    def _sleepers(self, steps: dict[int, Step]) -> set[int]:
+    def sleepers(self, steps: dict[int, Step]) -> set[int]:
         return set()
 
 

@@ -25,15 +25,15 @@ def test_they_agree_on_a_reusable_barrier() -> None:
 class Lazy(Dpor):
     """Overlooks every race."""
 
-    def _find_more(self, steps: Sequence[Step], races: list[int]) -> None:
+    def find_more(self, steps: Sequence[Step], races: list[int]) -> None:
         pass
 
 
 class Careless(Dpor):
     """Takes a deletion for a read of whether the key is there."""
 
-    def _touched(self, step: Step) -> Footprint:
-        found = super()._touched(step)
+    def footprint_of(self, step: Step) -> Footprint:
+        found = super().footprint_of(step)
         return {} if step.name == "delete_key" else found
 
 
