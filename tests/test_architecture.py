@@ -36,7 +36,7 @@ THIRD_PARTIES = {
     "coverage": {"launch"},
 }
 # Who sees what a test has patched, since that is the test's own: its simulation, its store.
-LATE = ("pristine.py", "simulator/_ambient.py", "store/_mock.py")
+LATE = ("pristine.py", "simulator/_patches.py", "store/_mock.py")
 # Signatures that are torch's.
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",

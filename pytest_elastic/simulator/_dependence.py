@@ -1,36 +1,37 @@
-"""Which operations commute: the relation on which the exhaustive search stands.
+"""Dependence of store operations: the relation on which the exhaustive search rests.
 
-*Theory of operation.*  Two steps that come one after the other are *independent* if the other order leads to
-the same state and the same answers.  Schedules that differ only in the order of independent steps form one
-trace, and one of them is enough.  The fewer pairs are dependent, the fewer traces there are; a pair that is
-wrongly called independent loses some.
+*Theory of operation.*  Two adjacent steps are *independent* if the other order leads to the same state and
+the same answers.  Schedules that differ only in the order of independent steps form one trace, and one of
+them is enough.  The fewer pairs are dependent, the fewer traces there are; a dependent pair that is called
+independent loses traces.
 
-What a step does to a place (a value, a queue) is its *access*, as a set of bits:
+The *access* of a step to a place (a value, a queue) is a set of bits:
 
-* `VALUE` and `PRESENCE`: it sees the value, or only whether there is one;
-* `OVERWRITE`, `CREATE`, `DELETE`: it writes, and there was a value, was none, or is none now;
+* `VALUE` and `PRESENCE`: it reads the value, or only whether there is one;
+* `OVERWRITE`, `CREATE`, `DELETE`: it writes, and there was a value, was none, or is none afterwards;
 * `AWAIT` and `AWAIT_VALUE`: it begins to wait for the key, or gets it at once.
 
 Under the `latched` wake rule a wait and the write that creates its key commute: whichever comes first, the
-waiter has seen the key once both are done.  So it conflicts with deletions only, and a `get`, whose answer
-is the first value that it sees, with overwriting, too.  (The rank's *next* step comes after that write in
-either case; that is an edge of the trace, not a conflict.)  An *eager* wait is different, since its arrival
-sees what is there: under `level` (a waiter looks again, later), with a timeout of zero, and where deadlines
+waiter has seen the key once both are done.  So a wait conflicts with deletions only, and a `get`, whose
+answer is the first value that it sees, with overwriting, too.  (The rank's *next* step comes after that write
+in either case; that is an edge of the trace, not a conflict.)  An *eager* wait reads the state on arrival and
+is different: under `level` (a waiter is checked again, later), with a timeout of zero, and where deadlines
 may fire at any point.
 
-Arrivals at a `barrier` of the store commute with each other as long as no one is too many: none has an
-answer, and all of them go on after the last, whoever that was.  `LAST` is the last place at the table: two
-steps that both want it do not commute.
+Arrivals at a `barrier` of the store commute with each other as long as they are not too many: none has an
+answer, and all ranks continue after the last arrival, whichever that was.  `LAST` marks an arrival that would
+be the last: two of these do not commute.
 
-Arrivals at a barrier of the collectives are `add`s that say how many are to come (`arrive`).  Such a caller
-asks of the number that it gets only whether it is the last one, and of `members` only who they are.  So
-arrivals commute (`ARRIVE`), but for the last one, which is told; `NEXT` is the last place before it.  Of n!
-orders n remain.  (So do observers in Aronis, Jonsson, Lang, Sagonas: Optimal Dynamic Partial Order Reduction
-with Observers, TACAS 2018.)  Any other `add` tells its number, and commutes with none.
+Arrivals at a barrier of the collectives are `add`s with the world size (`arrive`).  Their caller uses the
+number that it gets only to find out whether it is the last one, and `members` only for the members.  So
+arrivals commute (`ARRIVE`), except for the last one, which learns that it is; `NEXT` marks the last place
+before it.  Of n! orders n remain.  (Compare observers in Aronis, Jonsson, Lang, Sagonas: Optimal Dynamic
+Partial Order Reduction with Observers, TACAS 2018.)  Any other `add` returns its number and commutes with no
+other.
 
-All operations on one queue are dependent, and with creations of a value of its name, since a wait is content
-with either.  `EVERYTHING` is the place of those that look at all keys; who
-creates or deletes one *meets* there with others of its kind.
+All operations on one queue depend on each other, and on creations of a value of the queue's name, since a
+wait is satisfied by either.  `EVERYTHING` is the place that operations on all keys read; operations that
+create or delete a key *meet* there with others of their kind.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST, ARRI
 )
 _WRITES = OVERWRITE | CREATE | DELETE
 _MEETING = MEET | LAST | ARRIVE | NEXT
-_SIZES = 16  # From this bit on: which world size it is that meets.
+_SIZES = 16  # From this bit on: the world size of a meeting.
 
 Place = str | tuple[str, str]
 Footprint = dict[Place, int]
@@ -68,14 +69,14 @@ _CONFLICTS = {
 
 
 class _Against(dict[int, int]):
-    """By access: every access that does not commute with it."""
+    """By access: all accesses that do not commute with it."""
 
     def __missing__(self, access: int) -> int:
         found = 0
         for bit, others in _CONFLICTS.items():
             if access & bit:
                 found |= others
-        if access >> _SIZES:  # Who meets, meets those of the same world size.
+        if access >> _SIZES:  # Meetings commute only within one world size.
             found &= ~(access >> _SIZES << _SIZES)
         self[access] = found
         return found
@@ -85,7 +86,7 @@ AGAINST = _Against()
 
 
 def commute(one: Footprint, other: Footprint) -> bool:
-    """Whether two steps that are both possible now are independent."""
+    """Whether two steps that are both possible are independent."""
     if len(other) < len(one):
         one, other = other, one
     for place, access in one.items():
@@ -173,7 +174,7 @@ def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footp
 
 
 def _place(state: StoreState, key: str) -> int:
-    """The number that the next one to count gets; 0 where there is no counting."""
+    """The number that the next `add` of 1 returns; 0 if the value is no number."""
     count = state.peek(key) or b"0"
     return int(count) + 1 if count.isdigit() else 0
 
