@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pytest_elastic.hang._naming import collective_of
 from pytest_elastic.hang._nodes import Barrier, Rank, Wait, ranks_of
 from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.hang._wording import collective_of
 
 
 @dataclass(slots=True, eq=False)

@@ -26,10 +26,10 @@ from pytest_elastic.hang._diagnosis import (
     Spinning,
     Stopped,
 )
+from pytest_elastic.hang._naming import ends_text, names, plural, stand_text
 from pytest_elastic.hang._nodes import Rank
-from pytest_elastic.hang._picture import draw
+from pytest_elastic.hang._snapshot import draw
 from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.hang._wording import ends_text, names, plural, stand_text
 
 _SLEEP = "nanosleep"  # Part of the kernel's wait channel of whoever sleeps.
 

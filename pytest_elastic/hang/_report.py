@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_elastic.hang._diagnosis import BarrierSeen, Diagnosis, Picture, WaitSeen
-from pytest_elastic.hang._merge import Branch, merge, quote, tree_dot, tree_text
-from pytest_elastic.hang._stacks import Stack
-from pytest_elastic.hang._wording import key_names, names, numbers, place_name, plural
+from pytest_elastic.hang._frames import Stack
+from pytest_elastic.hang._naming import key_names, names, numbers, place_name, plural
+from pytest_elastic.hang._stack_tree import Branch, merge, quote, tree_dot, tree_text
 
 Stacks = Mapping[int, Sequence[Stack]]
 

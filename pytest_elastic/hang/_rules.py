@@ -45,10 +45,7 @@ from pytest_elastic.hang._diagnosis import (
     OrderMismatch,
     StalePrefix,
 )
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait
-from pytest_elastic.hang._picture import draw
-from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.hang._wording import (
+from pytest_elastic.hang._naming import (
     barrier_name,
     collective_of,
     end_text,
@@ -62,6 +59,9 @@ from pytest_elastic.hang._wording import (
     plural,
     use_of,
 )
+from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait
+from pytest_elastic.hang._snapshot import draw
+from pytest_elastic.hang._waitgraph import WaitGraph
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
 

@@ -170,9 +170,9 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
         said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
         texts["hang.json"] = json.dumps(_finite(said), indent=1)
         texts["hang.dot"] = report_dot(diagnosis, stacks)
-    from pytest_elastic.report import pictures  # Only now: most runs draw none.
+    from pytest_elastic.report import exporters  # Only now: most runs draw none.
 
-    picture = pictures.Picture(title, findings.nprocs, findings.events, stacks, said, outcome)
+    picture = exporters.Picture(title, findings.nprocs, findings.events, stacks, said, outcome)
     written = []
     # A full or read-only disk must not hide the failure itself.
     with suppress(OSError):
@@ -180,7 +180,7 @@ def _write(findings: Findings, directory: Path, title: str, outcome: str) -> lis
         for name, text in texts.items():
             (directory / name).write_text(text, "utf-8", "backslashreplace")
             written.append(directory / name)
-        for name, write in (("page.html", pictures.write_page), ("trace.json", pictures.write_trace)):
+        for name, write in (("page.html", exporters.write_page), ("trace.json", exporters.write_trace)):
             write(directory / name, picture)
             written.append(directory / name)
     return written

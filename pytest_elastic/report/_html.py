@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pytest_elastic.events import LineWritten, StoreCalled
 from pytest_elastic.hang import cut_harness, fold
 from pytest_elastic.pristine import json
-from pytest_elastic.report._picture import (
+from pytest_elastic.report._timeline import (
     LONGEST_KEY,
     LONGEST_LINE,
     MOST_KEYS,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_elastic.pristine import json
-from pytest_elastic.report._picture import (
+from pytest_elastic.report._timeline import (
     LONGEST_KEY,
     LONGEST_LINE,
     MOST_KEYS,

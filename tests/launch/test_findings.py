@@ -13,7 +13,7 @@ import pytest
 from pytest_elastic.events import ClientLeft, PhaseBegan, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Picture, StalePrefix, WaitSeen
 from pytest_elastic.launch._findings import annotate, explain, find
-from pytest_elastic.report import RankEnd, Verdict, pictures
+from pytest_elastic.report import RankEnd, Verdict, exporters
 
 WAIT = WaitSeen(0, 7, "wait", ("a",), ("a",), 0.0, 300.0, "", True)
 HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, picture=Picture(2, (WAIT,)))
@@ -116,7 +116,7 @@ def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         seen.append((path, picture))
         path.write_text("drawn")
 
-    monkeypatch.setattr(pictures, "write_page", draw)
+    monkeypatch.setattr(exporters, "write_page", draw)
     explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", tmp_path / "all")
     ((path, picture),) = seen
     assert path == tmp_path / "logs" / "page.html"

@@ -14,7 +14,7 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report.pictures import Picture
+from pytest_elastic.report.exporters import Picture
 
 TEXT = "HANG  2 of 3 ranks can never go on\n  cause: rank 1 failed before joining <epoch1>"
 

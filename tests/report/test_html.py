@@ -11,7 +11,7 @@ from report.histories import failed_barrier
 
 from pytest_elastic.events import LineWritten, RankStarted, StoreCalled, WaitBegan, WaitEnded
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report.pictures import Picture, write_page
+from pytest_elastic.report.exporters import Picture, write_page
 
 MOST = 10_000_000
 HOSTILE = "</script><!--<script>\u2028\u2029\x00\udc80 & ü"

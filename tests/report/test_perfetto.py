@@ -9,7 +9,7 @@ import pytest
 from report.histories import failed_barrier
 
 from pytest_elastic.events import LineWritten, StoreCalled, WaitBegan, WaitEnded
-from pytest_elastic.report.pictures import Picture, write_trace
+from pytest_elastic.report.exporters import Picture, write_trace
 
 
 @pytest.fixture

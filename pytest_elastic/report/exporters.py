@@ -2,6 +2,6 @@
 
 from pytest_elastic.report._html import write_page
 from pytest_elastic.report._perfetto import write_trace
-from pytest_elastic.report._picture import Picture
+from pytest_elastic.report._timeline import Picture
 
 __all__ = ["Picture", "write_page", "write_trace"]

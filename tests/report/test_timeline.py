@@ -14,8 +14,8 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.report._picture import compose, cut, exit_text
-from pytest_elastic.report.pictures import Picture
+from pytest_elastic.report._timeline import compose, cut, exit_text
+from pytest_elastic.report.exporters import Picture
 
 
 def scene_of(*events, nprocs=2):

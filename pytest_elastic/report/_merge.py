@@ -24,7 +24,7 @@ from typing import Literal
 
 from pytest_elastic.errors import name_ranks
 from pytest_elastic.hang import Stack, cut_harness, fold
-from pytest_elastic.report._record import PhaseReport, RankEnd
+from pytest_elastic.report._outcome import PhaseReport, RankEnd
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
