@@ -44,11 +44,14 @@ class Case:
     Attributes:
         stuck: for each wait the keys that cannot come.
         targets: what these keys belong to, in the order in which it was first waited for.
+        gone: bits of the ranks that write nothing more; of these, `accidents` should still be there.
     """
 
     def __init__(self, graph: WaitGraph) -> None:
         self.graph = graph
         self.stuck = {wait: graph.stuck(wait) for wait in graph.doomed}
+        self.gone = sum(rank.bit for rank in graph.ranks if rank.gone)
+        self.accidents = sum(rank.bit for rank in self.ranks(self.gone) if rank.is_accident)
         self.targets: list[Target] = []
         known: dict[str, Target] = {}
         waiting: dict[Target, set[int]] = {}

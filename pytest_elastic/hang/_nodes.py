@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
@@ -17,8 +18,8 @@ class Wait:
     Attributes:
         event: as it was told.
         rank: whose it is; `client` is the thread.
-        writers: the one rank that may write a key, for keys that have one.
-        lacks: how many keys are missing; those that have come since it began are in `came`.
+        writers: for each of its keys the one rank that may write it; empty where any rank may.
+        lacks: the keys that are not there yet, in the order asked; a dictionary, to cross one out quickly.
         free: whether any rank may end it: it is for plain keys only.
         alarmed: whether a signal's handler will run, which may end it.
     """
@@ -27,9 +28,8 @@ class Wait:
     rank: int
     client: int
     writers: dict[str, int]
-    lacks: int
+    lacks: dict[str, None]
     free: bool
-    came: set[str] | None = None
     alarmed: bool = False
 
     @property
@@ -40,16 +40,18 @@ class Wait:
     @property
     def missing(self) -> tuple[str, ...]:
         """The keys that are not there yet, in the order asked."""
-        if self.came is None:
-            return self.event.missing
-        return tuple(key for key in self.event.missing if key not in self.came)
+        return tuple(self.lacks)
 
-    def see(self, key: str) -> None:
-        """One of several keys has come."""
-        self.lacks -= 1
-        if self.came is None:
-            self.came = set()
-        self.came.add(key)
+    def stuck(self, able: int, barriers: Mapping[str, Barrier]) -> list[str]:
+        """The missing keys that none of these ranks can bring; barriers are by their last key."""
+        if self.writers:
+            return [key for key in self.lacks if not able >> self.writers[key] & 1]
+        found = []
+        for key in self.lacks:
+            barrier = barriers.get(key)
+            if not (able if barrier is None else barrier.may_open(able)):
+                found.append(key)
+        return found
 
     @property
     def deadline(self) -> float:
@@ -160,6 +162,11 @@ class Rank:
         return sum(client >= 0 for client in self.waits) or min(len(self.waits), 1)
 
 
-def ranks_of(bits: int) -> tuple[int, ...]:
+def ranks_of(bits: int) -> list[int]:
     """The ranks whose bits are set, ascending."""
-    return tuple(rank for rank in range(bits.bit_length()) if bits >> rank & 1)
+    found = []
+    while bits:
+        lowest = bits & -bits
+        found.append(lowest.bit_length() - 1)
+        bits ^= lowest
+    return found

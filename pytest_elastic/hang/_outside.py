@@ -28,7 +28,7 @@ from pytest_elastic.hang._diagnosis import (
 )
 from pytest_elastic.hang._naming import ends_text, names, plural, stand_text
 from pytest_elastic.hang._nodes import Rank
-from pytest_elastic.hang._snapshot import draw
+from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._waitgraph import WaitGraph
 
 _SLEEP = "nanosleep"  # Part of the kernel's wait channel of whoever sleeps.
@@ -74,4 +74,4 @@ def _stand(ranks: Sequence[Rank]) -> str:
 
 def _say(graph: WaitGraph, verdict: type[Diagnosis], ranks: Sequence[Rank], cause: str) -> Diagnosis:
     numbers = tuple(rank.number for rank in ranks)
-    return verdict(numbers, (), cause, exact=False, picture=draw(graph, ()))
+    return verdict(numbers, (), cause, exact=False, snapshot=take_snapshot(graph))

@@ -59,8 +59,8 @@ from pytest_elastic.hang._naming import (
     plural,
     use_of,
 )
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait
-from pytest_elastic.hang._snapshot import draw
+from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait, ranks_of
+from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._waitgraph import WaitGraph
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
@@ -75,8 +75,8 @@ def diagnose(graph: WaitGraph) -> Diagnosis | None:
     found = next((one for rule in rules if (one := rule(case)) is not None), None) or _timeout(case)
     remaining = max(0.0, min(wait.deadline for wait in graph.doomed) - graph.last)
     stale = find_stale(graph)
-    picture = draw(graph, found.keys, "" if stale is None else stale.cause)
-    return replace(found, exact=case.exact(), remaining=remaining, picture=picture)
+    snapshot = take_snapshot(graph, found.keys, "" if stale is None else stale.cause)
+    return replace(found, exact=case.exact(), remaining=remaining, snapshot=snapshot)
 
 
 def find_stale(graph: WaitGraph) -> StalePrefix | None:
@@ -97,13 +97,12 @@ def _accident(case: Case) -> Diagnosis | None:
     found = [
         (_when(rank), -len(target.waiting), number)
         for number, target in enumerate(case.targets)
-        for rank in case.ranks(target.writers)
-        if rank.is_accident
+        for rank in case.ranks(target.writers & case.accidents)
     ]
     if not found:
         return None
     target = case.targets[min(found)[-1]]
-    ranks = sorted((rank for rank in case.ranks(target.writers) if rank.is_accident), key=_when)
+    ranks = sorted(case.ranks(target.writers & case.accidents), key=_when)
     first = ranks[0]
     why = _why(first)
     alike = _numbers(rank for rank in ranks if (rank.died, _why(rank)) == (first.died, why))
@@ -131,7 +130,7 @@ def _deleted(case: Case) -> Diagnosis | None:
 
 def _absent(case: Case) -> Diagnosis | None:
     for target in case.targets:
-        gone = [rank for rank in case.ranks(target.writers) if rank.gone] if target.chosen else []
+        gone = case.ranks(target.writers & case.gone) if target.chosen else []
         if gone and not target.joined:
             cause = f"{ends_text(gone)} without writing {key_name(target.key)}"
             return DoomedWait(target.waiting, (target.key,), cause)
@@ -188,14 +187,11 @@ def _guessed_circle(case: Case) -> Diagnosis | None:
 
 
 def _circle(case: Case, guess: bool) -> Diagnosis | None:
-    ahead = _blocking(case, guess)
-    behind: dict[Wait, list[Wait]] = {wait: [] for wait in ahead}
-    for wait, others in ahead.items():
-        for other in others:
-            behind[other].append(wait)
-    for wait in ahead:
-        circle = _reachable(ahead, wait) & _reachable(behind, wait)
-        if wait in circle:
+    waits, ahead = list(case.stuck), _blocking(case, guess)
+    for number, next_ones in enumerate(ahead):
+        there = _reachable(ahead, next_ones) if next_ones else 0
+        if there >> number & 1:
+            circle = [waits[one] for one in ranks_of(_reaching(ahead, there, number))]
             return _deadlock(case, sorted(circle, key=lambda one: (one.rank, one.client)))
     return None
 
@@ -209,42 +205,59 @@ def _deadlock(case: Case, circle: list[Wait]) -> Deadlock:
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
-def _blocking(case: Case, guess: bool) -> dict[Wait, list[Wait]]:
-    """For each wait those whose ranks would have to go on for it to end: known, or guessed besides.
+def _blocking(case: Case, guess: bool) -> list[int]:
+    """For each wait (bits of) those whose ranks would have to go on for it to end: known, or guessed besides.
 
     Who waits for a key itself is not guessed to be the one who is to write it.
     """
-    lacks = {wait: set(keys) for wait, keys in case.stuck.items()}
-    ahead: dict[Wait, list[Wait]] = {}
-    for wait, keys in case.stuck.items():
-        known, anybodys = 0, set()
+    of_rank: dict[int, int] = {}
+    of_key: dict[str, int] = {}
+    for number, (wait, keys) in enumerate(case.stuck.items()):
+        of_rank[wait.rank] = of_rank.get(wait.rank, 0) | 1 << number
+        for key in keys:
+            of_key[key] = of_key.get(key, 0) | 1 << number
+    everyone = (1 << len(case.stuck)) - 1
+    ahead = []
+    for number, (wait, keys) in enumerate(case.stuck.items()):
+        known, alike, guessed = 0, everyone, False
         for key in keys:
             if case.chosen(wait, key):
                 known |= case.graph.writers(wait, key)
             elif guess:
-                anybodys.add(key)
-        ahead[wait] = [
-            one
-            for one, its in lacks.items()
-            if one is not wait and (known >> one.rank & 1 or not anybodys <= its)
-        ]
+                alike, guessed = alike & of_key[key], True
+        blocking = sum(of_rank.get(rank, 0) for rank in ranks_of(known))
+        if guessed:
+            blocking |= everyone & ~alike
+        ahead.append(blocking & ~(1 << number))
     return ahead
 
 
-def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
-    seen: set[Wait] = set()
-    ahead = list(edges[start])
-    while ahead:
-        wait = ahead.pop()
-        if wait not in seen:
-            seen.add(wait)
-            ahead += edges[wait]
+def _reachable(ahead: list[int], new: int) -> int:
+    """Bits of those that can be reached from the new ones, and of these."""
+    seen = 0
+    while new:
+        seen |= new
+        found = 0
+        for number in ranks_of(new):
+            found |= ahead[number]
+        new = found & ~seen
+    return seen
+
+
+def _reaching(ahead: list[int], those: int, target: int) -> int:
+    """Bits of those from which the target can be reached, and of the target."""
+    seen, before = 1 << target, 0
+    while seen != before:
+        before = seen
+        for number in reversed(ranks_of(those & ~seen)):
+            if ahead[number] & seen:
+                seen |= 1 << number
     return seen
 
 
 def _nobody_left(case: Case) -> Diagnosis | None:
     targets = [target for target in case.targets if not target.chosen]
-    gone = [rank for rank in case.graph.ranks if rank.gone]
+    gone = case.ranks(case.gone)
     if not targets or not gone:
         return None
     resting, ended = [rank for rank in gone if rank.resting], [rank for rank in gone if not rank.resting]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from pytest_elastic.events import ClientLeft, PhaseBegan, load
-from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Picture, StalePrefix, WaitSeen
+from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
 from pytest_elastic.launch._findings import annotate, explain, find
 from pytest_elastic.report import RankEnd, Verdict, exporters
 
 WAIT = WaitSeen(0, 7, "wait", ("a",), ("a",), 0.0, 300.0, "", True)
-HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, picture=Picture(2, (WAIT,)))
+HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, snapshot=Snapshot(2, (WAIT,)))
 FAILED, HUNG = RankEnd(0, "failed", 1.0, "boom"), RankEnd(0, "hung", math.inf, "did not finish")
 
 
