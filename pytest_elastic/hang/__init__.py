@@ -15,9 +15,8 @@ from pytest_elastic.hang._diagnosis import (
     Stopped,
 )
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, parse_stacks
-from pytest_elastic.hang._outside import diagnose_outside
 from pytest_elastic.hang._report import report_dot, report_json, report_text
-from pytest_elastic.hang._rules import diagnose, find_stale
+from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
 from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
 from pytest_elastic.hang._stack_tree import Branch, main_stack, merge, tree_dot, tree_text
 from pytest_elastic.hang._waitgraph import WaitGraph

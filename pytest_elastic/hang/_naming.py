@@ -53,6 +53,11 @@ def use_of(prefix: str) -> int:
     return 0 if match is None or match["src"] is not None else int(match["use"])
 
 
+def place_of(key: str) -> str:
+    """The prefix of the barrier or collective that a key belongs to; else the key."""
+    return collective_of(key) or key.removesuffix(LAST_MEMBER)
+
+
 def family(prefix: str) -> str:
     """What all uses of a barrier or collective share; the prefix itself for one that has no uses."""
     if _OF_WORLD.match(prefix) or _COLLECTIVE.match(prefix):

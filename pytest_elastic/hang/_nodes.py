@@ -137,6 +137,23 @@ class Rank:
         return self.exited.exitcode != 0 or (self.phased and self.ended is None)
 
     @property
+    def gone_at(self) -> float:
+        """When it ended its phase, or its process did."""
+        return min(event.at for event in (self.ended, self.exited) if event is not None)
+
+    @property
+    def reason(self) -> str:
+        """Why we ended its process; `""` where we did not."""
+        return "" if self.exited is None else self.exited.text
+
+    @property
+    def has_more_threads(self) -> bool:
+        """Whether a thread may write that is not known to wait."""
+        if self.exited is not None:
+            return False
+        return self.extra_threads > 0 or (self.ended is not None and len(self.clients) > 1)
+
+    @property
     def resting(self) -> str:
         """The phase that it has ended, and whose end on all ranks it waits for; `""` where it does not."""
         if self.ended is None or self.exited is not None or self.ended.outcome != "passed":
@@ -162,8 +179,8 @@ class Rank:
         return sum(client >= 0 for client in self.waits) or min(len(self.waits), 1)
 
 
-def ranks_of(bits: int) -> list[int]:
-    """The ranks whose bits are set, ascending."""
+def bits_of(bits: int) -> list[int]:
+    """The numbers of the bits that are set, ascending."""
     found = []
     while bits:
         lowest = bits & -bits

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from pytest_elastic.hang._naming import collective_of, joined_name, state_text
-from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Wait, ranks_of
+from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Wait, bits_of
 from pytest_elastic.hang._waitgraph import WaitGraph
 
 
@@ -107,7 +107,7 @@ def _wait_seen(graph: WaitGraph, wait: Wait, doomed: bool) -> WaitSeen:
 
 def _barrier_seen(barrier: Barrier, waits: list[Wait], states: tuple[str, ...]) -> BarrierSeen:
     last = barrier.prefix + LAST_MEMBER
-    arrived = {*ranks_of(barrier.joined), *(wait.rank for wait in waits if last in wait.lacks)}
+    arrived = {*bits_of(barrier.joined), *(wait.rank for wait in waits if last in wait.lacks)}
     absent = tuple((rank, state) for rank, state in enumerate(states) if rank not in arrived)
     name = joined_name(barrier.prefix)
     return BarrierSeen(barrier.prefix, name, barrier.world_size, tuple(sorted(arrived)), absent)
