@@ -13,7 +13,8 @@ import pytest
 from pytest_elastic.events import ClientLeft, PhaseBegan, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
 from pytest_elastic.launch._findings import annotate, explain, find
-from pytest_elastic.report import RankEnd, Verdict, exporters
+from pytest_elastic.report import RankEnd, Verdict
+from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
 WAIT = WaitSeen(0, 7, "wait", ("a",), ("a",), 0.0, 300.0, "", True)
 HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, snapshot=Snapshot(2, (WAIT,)))
@@ -109,18 +110,18 @@ def test_an_error_of_functions_on_ranks_is_annotated(tmp_path: Path) -> None:
 
 
 def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all directories; what draws gets the path of its file and the whole picture."""
+    """For all directories; an exporter gets the whole history."""
     seen = []
 
-    def draw(path: Path, picture: Any) -> None:
-        seen.append((path, picture))
-        path.write_text("drawn")
+    def draw(history: RunHistory) -> bytes:
+        seen.append(history)
+        return b"drawn"
 
-    monkeypatch.setattr(exporters, "write_page", draw)
+    monkeypatch.setitem(EXPORTERS, "page.html", draw)
     explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", tmp_path / "all")
-    ((path, picture),) = seen
-    assert path == tmp_path / "logs" / "page.html"
-    assert (picture.title, picture.nprocs, picture.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
+    (history,) = seen
+    assert (history.title, history.nprocs, history.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
+    assert (tmp_path / "logs" / "page.html").read_text() == "drawn"
     assert [file.read_text() for file in (tmp_path / "all").glob("*/page.html")] == ["drawn"]
 
 
