@@ -21,7 +21,7 @@ from pytest_elastic.events import Event, RankStood
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
 from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.multiprocessing._standing import stand
-from pytest_elastic.report import RankEnd, Verdict
+from pytest_elastic.report import PhaseVerdict, RankEnd
 
 Stacks = Mapping[int, Sequence[Stack]]
 
@@ -52,7 +52,7 @@ class Findings:
             return [("who waits for whom", report_text(self.diagnosis, self.stacks))]
         return [("seen besides", str(self.stale))] if self.stale is not None else []
 
-    def properties(self, verdict: Verdict) -> list[tuple[str, object]]:
+    def properties(self, verdict: PhaseVerdict) -> list[tuple[str, object]]:
         """For the report of the test, `elastic.*`."""
         found: list[tuple[str, object]] = [("elastic.nprocs", self.nprocs)]
         if verdict.primary is not None:
@@ -85,7 +85,7 @@ def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
 
 
 def explain(
-    verdict: Verdict,
+    verdict: PhaseVerdict,
     group: RankGroup,
     ends: Sequence[RankEnd],
     title: str,
