@@ -15,9 +15,8 @@ from pytest_elastic.hang._diagnosis import (
     Stopped,
 )
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, parse_stacks
-from pytest_elastic.hang._naming import key_names as key_names
-from pytest_elastic.hang._nodes import Rank as Rank
-from pytest_elastic.hang._nodes import Wait as Wait
+from pytest_elastic.hang._naming import key_names
+from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._report import report_dot, report_json, report_text
 from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
 from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
