@@ -159,7 +159,7 @@ def test_the_plugin_is_thin():
         ("pytest_elastic.store", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.timer", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
-        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.pictures"}),
+        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.exporters"}),
         ("pytest_elastic.simulator", {"pytest", "hypothesis", "torch", "psutil", "greenlet"}),
     ],
 )
