@@ -52,6 +52,50 @@ def test_replay(run, name, given):
     assert all(done == of for done, of in steps)
 
 
+OLD = Path(__file__).parents[1] / "replays" / "recordings_0_1"
+THREADS = """
+import threading
+from pytest_elastic.launch import current_world
+
+def exchange(rank, world_size):
+    store = current_world().store
+    thread = threading.Thread(target=lambda: store.clone().set(f"thread{rank}", "1"))
+    thread.start()
+    thread.join()
+    store.wait([f"thread{other}" for other in range(world_size)])
+    current_world().barrier("all")
+    if rank == 0:
+        store.wait(["never"], 5.0)
+
+def test_threads(elastic, elastic_faults):
+    elastic_faults("D0@1=1ms+P1@klost")
+    elastic.run(lambda rank, n: current_world().store.set("lost", str(rank)), nprocs=2)
+    group = elastic.start(exchange, nprocs=2)
+    group.store.set("from the launcher", "1")
+    group.wait()
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("order", "name", "failure", "steps"),
+    [
+        (OLD / "wake_up.jsonl", "test_wake_up[0]", FAILURES["test_wake_up"], ["6"]),
+        (OLD / "threads.jsonl", "test_threads", "*assert False*", ["2", "12"]),
+        ("R1.2-4-3.0-1.0-2.t4b10x3.pf08798eb", "test_leader[0]", FAILURES["test_leader"], ["9"]),
+    ],
+    ids=["recording", "threads", "token"],
+)
+def test_what_version_0_1_recorded_is_replayed(run, order, name, failure, steps):
+    """Files with a row for each entry, and tokens that were printed then."""
+    files = {"test_racy": KERNELS, "test_threads": THREADS}
+    result = run("", "-k", name, f"--elastic-replay={order}", **files)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([failure])
+    done = re.findall(r"^replayed (\d+) of \1 steps in their order$", result.stdout.str(), re.MULTILINE)
+    assert done == steps
+
+
 def test_the_recording_is_a_file_of_lines(run, pytester):
     """With a header that says of what; junit has its name."""
     result = run(
