@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.faults._recording import Entry, How, Recording, party_of
-from pytest_elastic.faults._stage import Stage
+from pytest_elastic.replays._recording import Entry, How, Recording, party_of
+from pytest_elastic.replays._stage import Stage
 from pytest_elastic.store._gate import Ending, Gate, OpenGate, Request
 from pytest_elastic.store._state import StoreState, Waiter
 

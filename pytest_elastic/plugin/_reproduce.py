@@ -14,16 +14,16 @@ import pytest
 
 from pytest_elastic import __version__
 from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
-from pytest_elastic.launch._trial import Trial
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import PLAN, TRIALS
+from pytest_elastic.replays._experiment import Trial
 from pytest_elastic.report import FORCED_TOGETHER, TOGETHER
 
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
-    from pytest_elastic.faults._recording import Recording
     from pytest_elastic.launch import Elastic, RankGroup
-    from pytest_elastic.launch._token import Order
+    from pytest_elastic.replays._recording import Recording
+    from pytest_elastic.replays._token import Order
 
 
 _LONGEST = 200  # Characters of a token that is better than the name of a file.
@@ -62,7 +62,7 @@ class Reproduction:
     def check(self, item: pytest.Item, nprocs: int) -> None:
         """Fail if what is to be replayed is no run of this item, on so many ranks."""
         __tracebackhide__ = True
-        from pytest_elastic.launch._token import mismatch
+        from pytest_elastic.replays._token import mismatch
 
         number = len(item.stash[TRIALS].trials)
         for replay in self._replay[number : number + 1]:
@@ -241,8 +241,8 @@ def again(item: pytest.Function, reproduction: Reproduction) -> None:
 
 def _token(recordings: list[Recording]) -> str:
     """One word for them, `""` where there is none that is short."""
-    from pytest_elastic.launch._canonical import UnsuitedError
-    from pytest_elastic.launch._token import order_of
+    from pytest_elastic.replays._sparse import UnsuitedError
+    from pytest_elastic.replays._token import order_of
 
     if len(recordings) > 1:
         return ""
@@ -254,8 +254,8 @@ def _token(recordings: list[Recording]) -> str:
 
 
 def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
-    from pytest_elastic.faults._recording import load
-    from pytest_elastic.launch._token import PREFIX, parse_order
+    from pytest_elastic.replays._recording import load
+    from pytest_elastic.replays._token import PREFIX, parse_order
 
     if text.startswith(PREFIX):
         try:
@@ -265,7 +265,7 @@ def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
     path = config.invocation_params.dir / text
     if text.startswith("E1."):
         what = (
-            "it is the simulator's; `real_token` of `pytest_elastic.launch.bridge` makes one for real ranks"
+            "it is the simulator's; `real_token` of `pytest_elastic.replays.bridge` makes one for real ranks"
         )
         raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed on ranks: {what}")
     try:

@@ -8,8 +8,8 @@ import pytest
 
 from pytest_elastic.errors import DistStoreError, DivergenceError
 from pytest_elastic.faults import drop, kill, stop
-from pytest_elastic.launch._token import order_of
-from pytest_elastic.launch.bridge import UnsuitedError, load, real_token, simulated
+from pytest_elastic.replays._token import order_of
+from pytest_elastic.replays.bridge import UnsuitedError, load, real_token, simulated
 from pytest_elastic.simulator import HangUntilTimeout, schedule_of, shrink, simulate
 
 SHARED = """

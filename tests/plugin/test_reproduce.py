@@ -194,7 +194,7 @@ def test_what_is_of_another_test_or_size_is_refused(run, given):
 
 def _unnamed(token):
     """As version 0.1 had it."""
-    from pytest_elastic.launch._token import parse_order
+    from pytest_elastic.replays._token import parse_order
 
     return str(dataclasses.replace(parse_order(token), mark="", nprocs=0))
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Hashable
 from functools import partial
 
-from pytest_elastic.faults._stage import Stage
+from pytest_elastic.replays._stage import Stage
 from pytest_elastic.store._gate import Gate, Request
 
 _LATE = 0.4

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from pytest_elastic.errors import FaultPlanError
 from pytest_elastic.faults import FaultPlan, parse
-from pytest_elastic.faults._recording import Entry, Party, Recording
-from pytest_elastic.launch._canonical import UnsuitedError, sparse
+from pytest_elastic.replays._recording import Entry, Party, Recording
+from pytest_elastic.replays._sparse import UnsuitedError, sparse
 from pytest_elastic.simulator._scheduler import Delays
 
 PREFIX = "R1."

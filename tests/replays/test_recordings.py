@@ -9,9 +9,9 @@ from gates import RecordStage
 
 from pytest_elastic.errors import DivergenceError
 from pytest_elastic.events import BarrierJoined, ClientLeft, StoreCalled, WaitBegan, WaitEnded
-from pytest_elastic.faults._recording import Entry, Recording, load
-from pytest_elastic.faults._recording import recorded as recorded_events
-from pytest_elastic.faults._replay import ReplayStage
+from pytest_elastic.replays._recorded import ReplayStage
+from pytest_elastic.replays._recording import Entry, Recording, load
+from pytest_elastic.replays._recording import recorded as recorded_events
 from pytest_elastic.store._gate import OpenGate
 
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_elastic.faults import FaultPlan
-from pytest_elastic.faults._forced import ForcedStage
-from pytest_elastic.faults._inject import FaultStage
-from pytest_elastic.faults._jitter import JitterStage
-from pytest_elastic.faults._recording import Recording, recorded
-from pytest_elastic.faults._replay import ReplayStage
-from pytest_elastic.faults._stage import Stage
 from pytest_elastic.launch._ranks import RankGroup
+from pytest_elastic.replays._interceptors import FaultStage
+from pytest_elastic.replays._jitter import JitterStage
+from pytest_elastic.replays._order import ForcedStage
+from pytest_elastic.replays._recorded import ReplayStage
+from pytest_elastic.replays._recording import Recording, recorded
+from pytest_elastic.replays._stage import Stage
 
 if TYPE_CHECKING:
-    from pytest_elastic.launch._token import Order
+    from pytest_elastic.replays._token import Order
 from pytest_elastic.store._gate import Gate, OpenGate
 
 _SOON = 0.001  # Seconds until the next try to signal a group that is just being forked.
@@ -60,7 +60,7 @@ class Trial:
         if isinstance(replay, Recording):
             gate = self._replay = ReplayStage(replay, gate)
         elif replay is not None:
-            from pytest_elastic.launch._scheduled import ScheduleStage
+            from pytest_elastic.replays._scheduled import ScheduleStage
 
             gate = self._replay = ScheduleStage(replay, gate)
         elif seed is not None:

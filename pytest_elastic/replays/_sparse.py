@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pytest_elastic.faults import WRITES
-from pytest_elastic.faults._recording import Entry, Party, Recording
+from pytest_elastic.replays._recording import Entry, Party, Recording
 from pytest_elastic.simulator._scheduler import Delays, Step, delays_of, ring_order
 
 _MOST = 5000

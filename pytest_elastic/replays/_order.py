@@ -22,8 +22,8 @@ from functools import partial
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistStoreError, DivergenceError
-from pytest_elastic.faults._recording import Party, name_party, party_of
-from pytest_elastic.faults._stage import Stage
+from pytest_elastic.replays._recording import Party, name_party, party_of
+from pytest_elastic.replays._stage import Stage
 from pytest_elastic.store._gate import Ending, Gate, Request
 
 PATIENCE = 10.0  # Seconds that a party may take for its next request, while others are held.

@@ -8,10 +8,10 @@ What the ranks did is known by its fingerprint only, at the end.
 
 from __future__ import annotations
 
-from pytest_elastic.faults._forced import PATIENCE, ForcedStage
-from pytest_elastic.faults._recording import Entry, How, Party, name_party, party_of
-from pytest_elastic.launch._canonical import steps_of
-from pytest_elastic.launch._token import Order, print_of
+from pytest_elastic.replays._order import PATIENCE, ForcedStage
+from pytest_elastic.replays._recording import Entry, How, Party, name_party, party_of
+from pytest_elastic.replays._sparse import steps_of
+from pytest_elastic.replays._token import Order, print_of
 from pytest_elastic.simulator._scheduler import Decision, SparseScheduler
 from pytest_elastic.store._gate import Gate, Request
 

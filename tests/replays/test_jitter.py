@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_elastic.faults._jitter import JitterStage
+from pytest_elastic.replays._jitter import JitterStage
 from pytest_elastic.store._gate import OpenGate
 
 

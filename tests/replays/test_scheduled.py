@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic.errors import DivergenceError
-from pytest_elastic.faults._recording import Recording
-from pytest_elastic.launch._canonical import UnsuitedError
-from pytest_elastic.launch._scheduled import ScheduleStage
-from pytest_elastic.launch._token import mismatch, order_of, parse_order
+from pytest_elastic.replays._recording import Recording
+from pytest_elastic.replays._scheduled import ScheduleStage
+from pytest_elastic.replays._sparse import UnsuitedError
+from pytest_elastic.replays._token import mismatch, order_of, parse_order
 from pytest_elastic.store._gate import OpenGate
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -189,7 +189,7 @@ def test_the_text():
 )
 def test_bad_tokens(token, problem):
     """One error."""
-    from pytest_elastic.launch._token import _checksum
+    from pytest_elastic.replays._token import _checksum
 
     token = token.format(f"{_checksum(token.partition('.p')[0]):04x}")
     with pytest.raises(ValueError, match=problem):

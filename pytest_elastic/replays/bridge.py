@@ -14,9 +14,9 @@ from collections import Counter
 
 from pytest_elastic.errors import DivergenceError
 from pytest_elastic.faults import parse
-from pytest_elastic.faults._recording import Entry, Recording, load
-from pytest_elastic.launch._canonical import UnsuitedError, steps_of
-from pytest_elastic.launch._token import Order, fingerprint
+from pytest_elastic.replays._recording import Entry, Recording, load
+from pytest_elastic.replays._sparse import UnsuitedError, steps_of
+from pytest_elastic.replays._token import Order, fingerprint
 from pytest_elastic.simulator import Execution, Setting, Simulation, Step
 from pytest_elastic.simulator._scheduler import FollowingScheduler, Kind, delays_of
 from pytest_elastic.simulator._world import RankFunction

@@ -1,0 +1,1 @@
+"""Replays: recordings of a group's store operations, and their order forced again."""
