@@ -1,4 +1,4 @@
-"""A recording as a sparse schedule: which few choices of the default scheduler have to be changed.
+"""Sparse schedules: a recording as the few choices in which it differs from the default scheduler's.
 
 *Theory of operation.*  Two operations that touch no key together, or only read it, may change places and
 nobody can tell (Mazurkiewicz traces).  So the recording is put in another order that keeps each pair of
@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pytest_elastic.faults import WRITES
-from pytest_elastic.replays._recording import Entry, Party, Recording
-from pytest_elastic.simulator._scheduler import Delays, Step, delays_of, ring_order
+from pytest_elastic.replays._order import Party
+from pytest_elastic.replays._recording import Entry, Recording
+from pytest_elastic.simulator import Delays, Step, delays_of, ring_order
 
 _MOST = 5000
 _ALL = ("num_keys", "list_keys")

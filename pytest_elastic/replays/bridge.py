@@ -13,13 +13,19 @@ from __future__ import annotations
 from collections import Counter
 
 from pytest_elastic.errors import DivergenceError
-from pytest_elastic.faults import parse
 from pytest_elastic.replays._recording import Entry, Recording, load
+from pytest_elastic.replays._scheduled import ScheduledOrder, fingerprint
 from pytest_elastic.replays._sparse import UnsuitedError, steps_of
-from pytest_elastic.replays._token import Order, fingerprint
-from pytest_elastic.simulator import Execution, Setting, Simulation, Step
-from pytest_elastic.simulator._scheduler import FollowingScheduler, Kind, delays_of
-from pytest_elastic.simulator._world import RankFunction
+from pytest_elastic.simulator import (
+    Execution,
+    FollowingScheduler,
+    Kind,
+    RankFunction,
+    Setting,
+    Simulation,
+    Step,
+    delays_of,
+)
 
 __all__ = ["UnsuitedError", "load", "real_token", "simulated"]
 
@@ -38,12 +44,12 @@ def simulated(function: RankFunction, recording: Recording) -> Execution:
     Raises:
         DivergenceError: the function does something else.
     """
-    steps = [entry for entry in recording.entries if entry.begins or entry.expires]
+    steps = recording.steps
     order: list[tuple[int, Kind]] = [(one.rank, "expire" if one.expires else "call") for one in steps]
     expiries = sum(one.expires for one in steps)
     setting = Setting(
-        recording.header["nprocs"],
-        faults=parse(recording.header.get("faults", "")),
+        recording.nprocs,
+        faults=recording.faults,
         expiries=expiries,
         may_timeout=expiries > 0,
     )
@@ -85,7 +91,7 @@ def real_token(execution: Execution) -> str:
         decisions.append((steps, steps.index(chosen)))
         left[step.rank, 0] -= 1
     program = fingerprint(_entry(step) for step, _ in done)
-    return str(Order(counts, delays_of(decisions), program, setting.faults))
+    return str(ScheduledOrder(counts, delays_of(decisions), program, setting.faults))
 
 
 def _struck(execution: Execution) -> list[bool]:

@@ -19,7 +19,18 @@ from pytest_elastic.simulator._explore import (
 )
 from pytest_elastic.simulator._judge import compare
 from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
-from pytest_elastic.simulator._scheduler import Cut, Decision, Scheduler, SparseScheduler, Step
+from pytest_elastic.simulator._scheduler import (
+    Cut,
+    Decision,
+    Delays,
+    FollowingScheduler,
+    Kind,
+    Scheduler,
+    SparseScheduler,
+    Step,
+    delays_of,
+    ring_order,
+)
 from pytest_elastic.simulator._shrink import confirm, shrink
 from pytest_elastic.simulator._simulate import replay, simulate
 from pytest_elastic.simulator._verdict import (
@@ -32,7 +43,7 @@ from pytest_elastic.simulator._verdict import (
     UncontrolledBlocking,
     Verdict,
 )
-from pytest_elastic.simulator._world import Simulation
+from pytest_elastic.simulator._world import RankFunction, Simulation
 
 __all__ = [
     "Blocked", "Certificate", "Cut", "Deadlock", "Decision", "Execution", "Exploration",

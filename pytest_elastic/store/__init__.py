@@ -12,12 +12,13 @@ from pytest_elastic.errors import DistError, DistNetworkError, DistStoreError, Q
 from pytest_elastic.store._api import Store
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._collective import barrier, get_all, store_timeout, synchronize
+from pytest_elastic.store._gate import Ending, Gate, Keeper, OpenGate, Request
 from pytest_elastic.store._hash import HashStore
 from pytest_elastic.store._mock import MockStore
 from pytest_elastic.store._prefix import PrefixStore
 from pytest_elastic.store._recording import assert_ops, recording
 from pytest_elastic.store._server import StoreServer
-from pytest_elastic.store._state import StoreState
+from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._torch import torch_store
 
 __all__ = [

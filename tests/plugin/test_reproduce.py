@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_elastic.replays import load, read_orders
+
 KERNELS = Path(__file__).with_name("racy.py").read_text()
 FAILURES = {
     "test_counter": "*assert 1 == 2*",
@@ -114,18 +116,23 @@ def test_the_recording_is_a_file_of_lines(run, pytester):
     token, path = token_of(result), recording_of(result)
     assert re.fullmatch(r"R1\.1-1(\.0-1)?\+D0@1=1ms\.t[0-9a-f]{4}x2\.p[0-9a-f]{8}", token)
     assert f'<property name="elastic.replay" value="{token}"' in (pytester.path / "out.xml").read_text()
-    header, *rows = map(json.loads, (pytester.path / path).read_text().splitlines())
+    text = (pytester.path / path).read_text()
+    header, *lines = map(json.loads, text.splitlines())
     assert header.pop("python").startswith("3.")
     assert header.pop("version")
     assert header == {
-        "format": "elastic-recording/1",
+        "format": "elastic-recording/2",
         "test": "test_the_recording_is_a_file_of_lines.py::test_it",
         "nprocs": 2,
         "wake": "latched",
         "faults": "D0@1=1ms",
         "lost": 0,
     }
-    assert [row[:5] for row in rows if row[0] == 0] == [[0, 0, "applied", "set", ["a"]]]
+    calls = [line for line in lines if line["event"] == "StoreCalled" and line["rank"] == 0]
+    assert [(line["name"], line["keys"]) for line in calls] == [("set", ["a"])]
+    assert {"PhaseBegan", "PhaseEnded"} <= {line["event"] for line in lines}
+    (recording,) = load(text)
+    assert [str(one) for one in recording.entries if one.rank == 0] == ["rank 0: set('a')"]
 
 
 def test_divergence(run, monkeypatch):
@@ -194,9 +201,8 @@ def test_what_is_of_another_test_or_size_is_refused(run, given):
 
 def _unnamed(token):
     """As version 0.1 had it."""
-    from pytest_elastic.replays._token import parse_order
-
-    return str(dataclasses.replace(parse_order(token), mark="", nprocs=0))
+    (order,) = read_orders(token, Path())
+    return str(dataclasses.replace(order, mark="", nprocs=0))
 
 
 def test_a_replay_that_ends_early(run, monkeypatch):
@@ -212,7 +218,8 @@ def test_a_replay_that_ends_early(run, monkeypatch):
     token = recording_of(run(code))
     file = Path(token)
     text = file.read_text()
-    file.write_text(text + text.splitlines()[-1] + "\n")
+    (call, *_) = [line for line in reversed(text.splitlines()) if '"StoreCalled"' in line]
+    file.write_text(f"{text}{call}\n")
     monkeypatch.setenv("ELASTIC_SHORT", "1")
     result = run(code, f"--elastic-replay={token}")
     result.assert_outcomes(failed=1)
@@ -251,7 +258,7 @@ def test_stress_that_finds_nothing(run):
         ),
         (
             "--elastic-replay=E1.2.l",
-            "--elastic-replay: 'E1.2.l' cannot be replayed on ranks: it is the simulator's; *",
+            "--elastic-replay: 'E1.2.l' cannot be replayed: it is a token of the simulator; *",
         ),
         ("--elastic-replay=nothing", "--elastic-replay: 'nothing' cannot be replayed: *"),
         ("--elastic-stress=x", "--elastic-stress: 'x' is not allowed; it must be a whole number"),
@@ -295,11 +302,9 @@ def test_whatever_becomes_of_the_ranks(run, marker):
         """
     result = run(code, "--elastic-stress=2")
     result.assert_outcomes(passed=2, failed=1)
-    rows = [json.loads(line) for line in Path(recording_of(result)).read_text().splitlines()[1:]]
-    assert {key for row in rows for key in row[4] if key.startswith(("first", "second", "third"))} == {
-        "third0",
-        "third1",
-    }
+    (recording,) = load(Path(recording_of(result)).read_text())
+    keys = {key for entry in recording.entries for key in entry.keys}
+    assert {key for key in keys if key.startswith(("first", "second", "third"))} == {"third0", "third1"}
     again = run(code, "-k", "third", f"--elastic-replay={token_of(result)}")
     again.assert_outcomes(failed=1)
     again.stdout.fnmatch_lines(["replayed * steps in their order"])
