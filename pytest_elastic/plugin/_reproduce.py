@@ -13,29 +13,31 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_elastic import __version__
+from pytest_elastic.errors import DivergenceError, UnfiredFaultError
+from pytest_elastic.faults import FaultPlan, kill_points, parse
 from pytest_elastic.launch import RECORDING, forget, name_of, shorter
+from pytest_elastic.multiprocessing.errors import ChildFailedError
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import EXPERIMENTS, PLAN
 from pytest_elastic.replays import Experiment, Order, Recording, mismatch, read_orders, token_of
 from pytest_elastic.report import FORCED_TOGETHER, TOGETHER
 
 if TYPE_CHECKING:
-    from pytest_elastic.faults import FaultPlan
     from pytest_elastic.launch import Elastic, RankGroup
 
 
 class Reproduction:
-    """The run's settings: what is forced, how often a test is repeated, by which seed.
+    """The options `--elastic-replay`, `--elastic-stress` and `--elastic-seed` of a run.
 
     Attributes:
-        rounds: how often each test is run.
+        rounds: number of runs of each test.
     """
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
-        """Read them.
+        """Read the options.
 
         Raises:
-            pytest.UsageError: what is to be replayed cannot be.
+            pytest.UsageError: `--elastic-replay` names nothing that can be replayed.
         """
         self._config = config
         self._given, self._artifacts = options.replay, options.artifacts
@@ -46,16 +48,16 @@ class Reproduction:
 
     @property
     def together(self) -> float:
-        """Seconds within which failures came together."""
+        """Seconds within which failures count as simultaneous."""
         return FORCED_TOGETHER if self._orders else TOGETHER
 
     def begin(self, item: pytest.Item, first_round: bool = True) -> None:
-        """A run of the item begins."""
+        """Begin a run of the item, the first one or the next one under stress."""
         number = 0 if first_round else item.stash[EXPERIMENTS].round + 1
         item.stash[EXPERIMENTS] = Experiments(number)
 
     def check(self, item: pytest.Item, nprocs: int) -> None:
-        """Fail if what is to be replayed is no run of this item, on so many ranks."""
+        """Fail if the next order is none of this item on so many ranks."""
         __tracebackhide__ = True
         number = len(item.stash[EXPERIMENTS].groups)
         for order in self._orders[number : number + 1]:
@@ -63,7 +65,7 @@ class Reproduction:
                 pytest.fail(f"--elastic-replay: {self._given!r} cannot be replayed: {why}", pytrace=False)
 
     def attach(self, item: pytest.Item, group: RankGroup, plan: FaultPlan | None) -> None:
-        """Observe a group that is about to work for the item."""
+        """Begin an experiment with a group that is about to work for the item."""
         experiments = item.stash[EXPERIMENTS]
         number = len(experiments.groups)
         order = self._orders[number] if number < len(self._orders) else None
@@ -71,7 +73,7 @@ class Reproduction:
         experiments.groups.append(Experiment(group, plan, order, seed))
 
     def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """End the report of a failed item with how to repeat it."""
+        """Add to the report of a failed item the command that replays it."""
         experiments = item.stash[EXPERIMENTS]
         header = {"version": __version__, "test": item.nodeid, "python": platform.python_version()}
         recordings = [experiment.recording(**header) for experiment in experiments.groups]
@@ -94,12 +96,12 @@ class Reproduction:
             properties.append(("elastic.replay", token))
 
     def forget(self, item: pytest.Item) -> None:
-        """An item has not failed: what an earlier failure left goes, if it is not just replayed."""
+        """Remove the files of an earlier failure of an item that has passed, unless this is a replay."""
         if self._artifacts is not None and not self._given:
             forget(item.nodeid, self._artifacts)
 
     def _write(self, item: pytest.Item, recordings: list[Recording], directory: Path) -> str:
-        """A file among the test's artifacts, or in the ranks' directory where there shall be none."""
+        """Write a file among the test's artifacts, in the ranks' directory where there are none; its path."""
         # A full or read-only disk must not hide the failure itself.
         with suppress(OSError):
             where = directory if self._artifacts is None else self._artifacts / name_of(item.nodeid)
@@ -114,7 +116,7 @@ class Experiments:
     """The experiments of one run of an item.
 
     Attributes:
-        round: how often it ran before.
+        round: number of runs before this one.
         groups: one experiment for each group, in the order in which they started.
     """
 
@@ -123,10 +125,8 @@ class Experiments:
         self.groups: list[Experiment] = []
 
     def check(self) -> None:
-        """Fail where what was planned has not happened."""
+        """Fail where a planned fault or a forced order has not happened."""
         __tracebackhide__ = True
-        from pytest_elastic.errors import DivergenceError, UnfiredFaultError
-
         for experiment in self.groups:
             try:
                 experiment.check()
@@ -146,41 +146,45 @@ class ElasticFaults:
 
     @property
     def plan(self) -> FaultPlan:
-        from pytest_elastic.faults import FaultPlan
-
         return self._item.stash.get(PLAN, None) or FaultPlan()
 
     def __call__(self, plan: FaultPlan | str) -> None:
-        """Plan these faults, in place of those before, for each group that is started from now on."""
-        from pytest_elastic.faults import parse
+        """Plan these faults, in place of those before, for each group that is started from now on.
 
+        Args:
+            plan: of `pytest_elastic.faults`, or its text such as `"K1@4"`; `""` for none.
+        """
         self._item.stash[PLAN] = parse(plan) if isinstance(plan, str) else plan
 
     def kill_points(self, fn: Callable[..., Any], nprocs: int, sample: int = 10) -> list[FaultPlan]:
-        """Single kills for `fn`: before an operation of a rank, among all that a run without faults does.
+        """A sample of the single kills of `fn`: one for each operation of a rank in a run without faults.
 
         Args:
-            fn: is run once.
-            nprocs: on how many ranks.
-            sample: how many, chosen by `--elastic-seed` (0 where it is not given); all if there are fewer.
+            fn: rank function `fn(rank, nprocs)`; is run once.
+            nprocs: number of ranks.
+            sample: number of kills, chosen by `--elastic-seed` (0 where it is not given); all if there are
+                fewer.
         """
         points = self._points(fn, nprocs)
         chosen = sorted(random.Random(self._seed).sample(range(len(points)), min(sample, len(points))))
         return [points[number] for number in chosen]
 
     def survive(self, fn: Callable[..., Any], nprocs: int, sample: int = 10) -> list[FaultPlan]:
-        """Run `fn` with so many single kills, each besides what is planned: all other ranks must return.
+        """Check that `fn` bears single kills, each besides the plan: every other rank must return.
+
+        Args:
+            fn: rank function `fn(rank, nprocs)`; is run once without faults, and once for each kill.
+            nprocs: number of ranks.
+            sample: number of kills, chosen as `kill_points` does.
 
         Returns:
-            The kills; those that did not happen, since the rank came to fewer operations than in a run
-            without faults, are left out, and others taken.
+            The kills.  One that did not happen, since the rank came to fewer operations than in the run
+            without faults, is left out, and another one is tried.
 
         Raises:
-            ChildFailedError: others failed; a note says with which faults.
+            ChildFailedError: another rank failed; a note says with which faults.
         """
         __tracebackhide__ = True
-        from pytest_elastic.multiprocessing.errors import ChildFailedError
-
         points, planned = self._points(fn, nprocs), self.plan
         experiments = self._item.stash[EXPERIMENTS].groups
         done: list[FaultPlan] = []
@@ -192,7 +196,7 @@ class ElasticFaults:
                 self._elastic.run(fn, nprocs, expect=self.plan.ends)
                 done.append(point)
             except ChildFailedError as error:
-                if set(error.failures) != set(point.ends) or _happened(experiments[-1]):
+                if set(error.failures) != set(point.ends) or not experiments[-1].pending:
                     error.add_note(f"with the faults {self.plan}")
                     raise
                 experiments.pop()
@@ -200,8 +204,6 @@ class ElasticFaults:
         return done
 
     def _points(self, fn: Callable[..., Any], nprocs: int) -> list[FaultPlan]:
-        from pytest_elastic.faults import FaultPlan, kill_points
-
         planned = self.plan
         self(FaultPlan())
         self._elastic.run(fn, nprocs)
@@ -210,19 +212,8 @@ class ElasticFaults:
         return kill_points(counts)
 
 
-def _happened(experiment: Experiment) -> bool:
-    """Whether all planned faults did."""
-    from pytest_elastic.errors import UnfiredFaultError
-
-    try:
-        experiment.check()
-    except UnfiredFaultError:
-        return False
-    return True
-
-
 def again(item: pytest.Function, reproduction: Reproduction) -> None:
-    """Run the body of a test that uses `elastic`, under stress, all times but the last one."""
+    """Run the body of a test that uses `elastic` under stress: all rounds but the last one."""
     __tracebackhide__ = True
     for _ in range(1, reproduction.rounds):
         item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytest_elastic.faults import FaultPlan
+from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.launch import RankGroup
 from pytest_elastic.replays._interceptors import FaultInterceptor, Interceptor, JitterInterceptor
 from pytest_elastic.replays._order import Order, OrderInterceptor
@@ -76,6 +76,11 @@ class Experiment:
             self._order.check()
         if self._faults is not None:
             self._faults.watch.check()
+
+    @property
+    def pending(self) -> tuple[Fault, ...]:
+        """The planned faults that have not happened."""
+        return () if self._faults is None else self._faults.watch.pending
 
     def progress(self) -> str:
         """How far the forced order was kept to; `""` where there is none."""
@@ -139,7 +144,7 @@ def read_orders(text: str, base: Path) -> Sequence[Order]:
         ValueError: the text is no token, or the file has no recordings that can be replayed.
     """
     if text.startswith("R1."):
-        from pytest_elastic.replays._scheduled import parse_order
+        from pytest_elastic.replays._token import parse_order
 
         return [parse_order(text)]
     if text.startswith("E1."):
@@ -156,8 +161,8 @@ def read_orders(text: str, base: Path) -> Sequence[Order]:
 
 def token_of(recordings: Sequence[Recording]) -> str:
     """The token of a run's recordings; `""` where there is none, or none that is short."""
-    from pytest_elastic.replays._scheduled import order_of
     from pytest_elastic.replays._sparse import UnsuitedError
+    from pytest_elastic.replays._token import order_of
 
     if len(recordings) > 1:
         return ""

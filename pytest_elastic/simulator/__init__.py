@@ -18,7 +18,7 @@ from pytest_elastic.simulator._explore import (
     prove_kills,
 )
 from pytest_elastic.simulator._judge import compare
-from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
+from pytest_elastic.simulator._schedule import Schedule, TokenError, checksum, parse_token, schedule_of
 from pytest_elastic.simulator._scheduler import (
     Cut,
     Decision,

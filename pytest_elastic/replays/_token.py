@@ -1,4 +1,4 @@
-"""An order given by a schedule: its token, one word that forces the order of a run on real ranks again.
+"""Tokens of runs on real ranks: one word each, a sparse schedule whose order is forced in a replay.
 
     token   = "R1." counts *("." delay) ["+" faults] [".t" test] ".p" 4 hex digits 4 hex digits
     counts  = count *("-" count)                  steps of rank 0, rank 1, ...
@@ -34,7 +34,7 @@ from pytest_elastic.replays._order import (
 )
 from pytest_elastic.replays._recording import Entry, How, Recording
 from pytest_elastic.replays._sparse import UnsuitedError, sparse, steps_of
-from pytest_elastic.simulator import Decision, Delays, SparseScheduler
+from pytest_elastic.simulator import Decision, Delays, SparseScheduler, checksum
 from pytest_elastic.store import Gate, Request
 
 _TOKEN = re.compile(
@@ -46,12 +46,13 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ScheduledOrder:
-    """A sparse schedule of real ranks' steps; `str` is its token.
+    """The order of a token: a sparse schedule of real ranks' steps.  `str` is the token.
 
     Attributes:
         counts: number of steps of each party.
-        delays: see `SparseScheduler`.
-        program: the fingerprint of what the parties do.
+        delays: (gap, shift) pairs, see `SparseScheduler`.
+        program: fingerprint of the program.
+        faults, mark, nprocs: as of each `Order`.
     """
 
     counts: dict[Party, int]
@@ -78,10 +79,10 @@ class ScheduledOrder:
 
 
 def order_of(recording: Recording) -> ScheduledOrder:
-    """The sparse order of a recording.
+    """The sparse schedule of a recording.
 
     Raises:
-        UnsuitedError: it has none.
+        UnsuitedError: there is none.
     """
     if recording.interrupted:  # A party that comes only after a step of another one: that may not come now.
         raise UnsuitedError("a call came in the middle of another one: its moment is in the recording only")
@@ -94,7 +95,7 @@ def parse_order(token: str) -> ScheduledOrder:
     """The order of a token.
 
     Raises:
-        ValueError: it is none, or damaged.
+        ValueError: the text is no token, or a damaged one.
     """
     match = _TOKEN.fullmatch(token)
     if match is None:
@@ -123,17 +124,12 @@ def parse_order(token: str) -> ScheduledOrder:
 
 
 def fingerprint(entries: Iterable[Entry]) -> int:
-    """16 bits of what was done, in order."""
+    """Fingerprint of a program, 16 bits: its operations and their keys, in order."""
     crc = 0
     for entry in entries:
         text = f"{entry.rank} {entry.client} {entry.name} {entry.keys} {entry.expires}\n"
         crc = zlib.crc32(text.encode("utf-8", "surrogatepass"), crc)
     return crc & 0xFFFF
-
-
-def checksum(body: str) -> int:
-    """16 bits of a token, for damaged ones to be told."""
-    return zlib.crc32(body.encode("utf-8", "replace")) >> 16
 
 
 class ScheduledInterceptor(OrderInterceptor):
@@ -158,14 +154,13 @@ class ScheduledInterceptor(OrderInterceptor):
             super().check()
 
     def _is_the_program(self) -> bool:
-        """As far as it is known: at the end."""
+        """Whether the fingerprint fits; known at the end only."""
         return self.done < self.steps or fingerprint(self._entries) == self._program
 
     def expects(self, request: Request) -> bool:
         return self._left.get(party_of(request), 0) > 0
 
     def upcoming(self) -> tuple[Party, str] | None:
-        """One that everybody waits for."""
         for party in self._going():
             if party not in self.held and party not in self.blocked:
                 return party, f"{name_party(party)} to do something"
