@@ -18,13 +18,19 @@ LEVELS = {
     0: {"__version__", "pristine", "errors", "clock", "events", "logging"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
-    3: {"launch", "strategies"},
+    3: {"launch", "replays", "strategies"},
     4: {"plugin", "testing", "stateful"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
-BESIDE |= {"hang": {"store"}, "simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+BESIDE |= {
+    "hang": {"store"},
+    "simulator": {"faults"},
+    "replays": {"launch"},
+    "strategies": set(),
+    "stateful": {"testing"},
+}
 THIRD_PARTIES = {
     "psutil": {"multiprocessing"},
     "hypothesis": {"strategies", "stateful"},

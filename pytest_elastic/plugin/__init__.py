@@ -40,13 +40,13 @@ from pytest_elastic.plugin._refusal import refuse, unable
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
+    EXPERIMENTS,
     FRESH,
     LAUNCHERS,
     PATH,
     RANK,
     REPORT,
     TIMEOUT,
-    TRIALS,
     VERDICT,
 )
 from pytest_elastic.pristine import os
@@ -182,14 +182,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
             text = "elastic() came while the test ran in pytest itself, too late to have it run on ranks"
             pytest.fail(text, pytrace=False)
         return (yield)
-    trials = pyfuncitem.stash.get(TRIALS, None)
-    if trials is None:
+    experiments = pyfuncitem.stash.get(EXPERIMENTS, None)
+    if experiments is None:
         return (yield)
     from pytest_elastic.plugin._reproduce import again
 
     again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction)
     result = yield
-    pyfuncitem.stash[TRIALS].check()
+    pyfuncitem.stash[EXPERIMENTS].check()
     return result
 
 

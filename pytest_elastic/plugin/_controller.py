@@ -34,7 +34,7 @@ from pytest_elastic.plugin._neighbours import outcomes_before, take_recorded
 from pytest_elastic.plugin._options import Options, timeout_is_off
 from pytest_elastic.plugin._rank import Phase, RunItem, names_of
 from pytest_elastic.plugin._reproduce import Reproduction
-from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
+from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, PLAN, TIMEOUT, VERDICT
 from pytest_elastic.plugin._subtests import merge_subtests
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.report import PhaseReport, PhaseVerdict, RankEnd, judge, stack_text
@@ -248,7 +248,7 @@ class ItemController:
         ends = self._phase("call")
         ends += self._finish()
         if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
-            self.item.stash[TRIALS].check()
+            self.item.stash[EXPERIMENTS].check()
         self._conclude("call", expected_but_alive(ends, self.marker.expect))
 
     def teardown(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from pytest_elastic.errors import FixtureElsewhereError
 from pytest_elastic.plugin._accounting import ElasticWarning, raise_verdict, warn_of
 from pytest_elastic.plugin._marker import is_elastic
-from pytest_elastic.plugin._stash import CONDUCTOR, REPORT, TRIALS, VERDICT
+from pytest_elastic.plugin._stash import CONDUCTOR, EXPERIMENTS, REPORT, VERDICT
 from pytest_elastic.report import PhaseReport, PhaseVerdict
 
 _WORDS = (
@@ -78,7 +78,7 @@ class HomeHooks:
         if verdict is not None:
             _insist(report, verdict)
             del item.stash[VERDICT]
-        if TRIALS in item.stash and call.when != "teardown":
+        if EXPERIMENTS in item.stash and call.when != "teardown":
             reproduction = item.config.stash[CONDUCTOR].reproduction
             if report.failed:
                 reproduction.report(item, report)

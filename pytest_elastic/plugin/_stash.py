@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_elastic.plugin._census import ThreadCensus
     from pytest_elastic.plugin._controller import Conductor
     from pytest_elastic.plugin._fresh import FreshRank
-    from pytest_elastic.plugin._reproduce import Trials
+    from pytest_elastic.plugin._reproduce import Experiments
     from pytest_elastic.report import PhaseVerdict
 
 # The standard streams that pytest was called with, before it captures them.
@@ -43,4 +43,4 @@ VERDICT: pytest.StashKey[PhaseVerdict] = pytest.StashKey()
 REPORT: pytest.StashKey[pytest.TestReport] = pytest.StashKey()
 # The faults that it plans, and what became of its groups.
 PLAN: pytest.StashKey[FaultPlan] = pytest.StashKey()
-TRIALS: pytest.StashKey[Trials] = pytest.StashKey()
+EXPERIMENTS: pytest.StashKey[Experiments] = pytest.StashKey()
