@@ -24,16 +24,16 @@ from pytest_elastic.errors import ElasticError
 from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.launch._findings import explain
-from pytest_elastic.plugin._accounting import raise_verdict, report_leaks
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected
-from pytest_elastic.plugin._home import LauncherValues
+from pytest_elastic.plugin._launcher_hooks import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._marks import take_marks
-from pytest_elastic.plugin._neighbours import outcomes_before, take_recorded
 from pytest_elastic.plugin._options import Options, timeout_is_off
-from pytest_elastic.plugin._rank import Phase, RunItem, names_of
+from pytest_elastic.plugin._other_plugins import outcomes_before, take_recorded
+from pytest_elastic.plugin._reporting import raise_verdict, report_leaks
 from pytest_elastic.plugin._reproduce import Reproduction
+from pytest_elastic.plugin._runner import Phase, RunItem, names_of
 from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, PLAN, TIMEOUT, VERDICT
 from pytest_elastic.plugin._subtests import merge_subtests
 from pytest_elastic.pristine import os, signal

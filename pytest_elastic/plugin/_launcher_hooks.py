@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_elastic.errors import FixtureElsewhereError
-from pytest_elastic.plugin._accounting import ElasticWarning, raise_verdict, warn_of
 from pytest_elastic.plugin._marker import is_elastic
+from pytest_elastic.plugin._reporting import ElasticWarning, raise_verdict, warn_of
 from pytest_elastic.plugin._stash import CONDUCTOR, EXPERIMENTS, REPORT, VERDICT
 from pytest_elastic.report import PhaseReport, PhaseVerdict
 
