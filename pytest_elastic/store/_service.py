@@ -117,7 +117,9 @@ class Service:
         if self._settled is not None:
             self._ripe, self._settled = self._settled, None
             return 0.0
-        due = min(self._next - self.clock.ahead, self.transport.due)
+        due = self._next - self.clock.ahead
+        if self.transport.due < due:
+            due = self.transport.due
         if self.gate is not None:
             due = min(due, self.gate.due())
         if self.reporter is not None and self.reporter.noted:
@@ -126,9 +128,9 @@ class Service:
 
     def step(self, idle: bool = True) -> None:
         """Do what is due; `idle` where nothing was ready in this round."""
-        if self.reporter is not None and idle:
+        if idle and self.reporter is not None:
             self.reporter.tell()
-        if min(self._next, self.transport.due) < math.inf:
+        if self._next < math.inf or self.transport.due < math.inf:
             self._expire_due()
         if self.gate is not None and self.gate.due() <= (now := SYSTEM_CLOCK.monotonic()):
             self.gate.tick(now)
