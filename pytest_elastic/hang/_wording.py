@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence, Sized
 
 from pytest_elastic.errors import name_ranks
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank
+from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.pristine import signal
+from pytest_elastic.store import LAST_MEMBER
 
 _OF_WORLD = re.compile(r"(?:.*/)?world/barrier/(?P<name>.*)/(?P<use>\d+)$")
 _COLLECTIVE = re.compile(r"((?:.*/)?world/(?:gather|broadcast/(?P<src>\d+))/(?P<use>\d+))(?:/\d+)?$")

@@ -33,9 +33,7 @@ from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PENDING, READ
 from pytest_elastic.simulator._strike import strike, strike_at_line
 from pytest_elastic.simulator._task import HOME, Crew
 from pytest_elastic.simulator._turns import UNFAIR, Turns
-from pytest_elastic.store._handle import timeout_error
-from pytest_elastic.store._state import StoreState, Waiter
-from pytest_elastic.store._torch import as_torchs
+from pytest_elastic.store import StoreState, Waiter, as_torchs, timeout_error
 
 # A named tuple's own constructor takes twice as long, and one is made for each step.
 _new = tuple.__new__

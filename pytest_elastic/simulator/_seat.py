@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pytest_elastic.simulator._scheduler import Kind, Step
 from pytest_elastic.simulator._task import Crew
-from pytest_elastic.store._state import Waiter
+from pytest_elastic.store import Waiter
 
 # What a rank is doing: it has code to run, stands at a step, waits for the store, waits for time, has ended.
 READY, PENDING, BLOCKED, ASLEEP, ENDED = range(5)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pytest_elastic.simulator._scheduler import Kind
-from pytest_elastic.store._arguments import Asked
-from pytest_elastic.store._handle import Handle
+from pytest_elastic.store import Asked, Handle
 
 
 class Seat(Protocol):

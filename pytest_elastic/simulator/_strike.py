@@ -13,6 +13,7 @@ from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.faults import Fault, Watch, lost_answer
 from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.simulator._seat import ASLEEP, ENDED, READY, Seat
+from pytest_elastic.store import OPERATIONS
 
 if TYPE_CHECKING:
     from pytest_elastic.simulator._run import Run
@@ -44,7 +45,7 @@ def _happen(run: Run, seat: Seat, faults: Sequence[Fault]) -> bool:
 
 def _named(step: Step) -> tuple[str, ...]:
     """The keys as the operation's caller named them."""
-    return (step.arguments[0],) if step.name == "barrier" else step.keys or ()
+    return OPERATIONS[step.name].keys(step.arguments)
 
 
 def _kill(run: Run, victim: Seat, fault: Fault) -> bool:

@@ -26,8 +26,7 @@ from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._oracle import SleepSets, compare_searches, visits
 from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.simulator._world import RankFunction
-from pytest_elastic.store import barrier
-from pytest_elastic.store._arguments import Arrival
+from pytest_elastic.store import Arrival, barrier
 from simulator.corpus import KERNELS
 
 BIG = {"generation_after_add", "generation_before_add", "prefix_reuse", "reset_race"}
