@@ -16,8 +16,8 @@ from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._gate import Gate
-from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
 _CLOSING_TIME = 1.0
@@ -33,7 +33,7 @@ class StoreServer:
     Args:
         timeout: of the handles that `store` gives.
         sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
-        gate: is asked about each request of a labelled client, see `_gate`; `None` for nobody.
+        gate: is asked about each request of a labelled client, see `Gate`; `None` for nobody.
 
     Attributes:
         state: the data and the waiters; only the serving thread may touch it while it runs.
@@ -53,7 +53,7 @@ class StoreServer:
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
-        self._service = GatedService(self.state, gate, self.close)
+        self._service = Service(self.state, gate, self.close)
         self._service.watch(self._ear, self._obey)
         if sink is not None:
             self._service.report_to(sink)
@@ -78,7 +78,7 @@ class StoreServer:
             raise ValueError(f"a token has {_SHORTEST_TOKEN} bytes or more, not {len(token.encode())}")
         server = cls(timeout)
         server._host = host
-        server._service.token = os.urandom(_SHORTEST_TOKEN).hex() if token is None else token
+        server._service.transport.token = os.urandom(_SHORTEST_TOKEN).hex() if token is None else token
         return server
 
     def __enter__(self) -> StoreServer:
@@ -91,7 +91,7 @@ class StoreServer:
     @property
     def token(self) -> str:
         """What clients must know; empty on a unix socket, whose file only this user can reach."""
-        return self._service.token
+        return self._service.transport.token
 
     @property
     def address(self) -> str:
@@ -106,7 +106,7 @@ class StoreServer:
             self._check_open()
             if self._listener is None:
                 self._listener = UnixListener() if self._host is None else TcpListener(self._host)
-                self._order(partial(self._service.listen, self._listener))
+                self._order(partial(self._service.transport.listen, self._listener))
             return self._listener.address
 
     def start(self) -> None:
@@ -140,6 +140,10 @@ class StoreServer:
     def fileno(self) -> int:
         """A descriptor that can be read when `poll` has something to do other than to end a wait."""
         return self._service.fileno()
+
+    def due(self) -> float:
+        """The moment of the monotonic clock at which `poll` has something to do anyhow, `inf` for never."""
+        return self._service.due()
 
     def pair(self, label: Hashable = None) -> socket.socket:
         """The client's end of a new socket pair, for a `RemoteStore` here or in another process.
@@ -194,7 +198,7 @@ class StoreServer:
 
     def settle(self, act: Callable[[], None]) -> None:
         """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._service.agenda.settled = act
+        self._service.settle(act)
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
@@ -259,7 +263,7 @@ class StoreServer:
         self._turn = threading.RLock()
         for end in (self._bell, self._ear, *([self._listener.socket] if self._listener else [])):
             end.close()
-        self._service.let_go()
+        self._service.transport.let_go()
 
     def _run(self) -> None:
         try:
@@ -275,7 +279,7 @@ class StoreServer:
             self._closing = self._closed = True
         self._obey()  # A pair that was ordered in the last moment is hung up on like the others.
         self.tell()
-        self._service.close()
+        self._service.transport.close()
         if self._listener is not None:
             self._listener.close()
         with self._lock:  # Nobody rings with a descriptor that is another's by then.
