@@ -29,9 +29,9 @@ from pytest_elastic.hang._diagnosis import (
 from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.hang._picture import draw
 from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.hang._wording import ends_text, names, plural, stand_text
-
-_SLEEP = "nanosleep"  # Part of the kernel's wait channel of whoever sleeps.
+from pytest_elastic.hang._wording import ends_text, stand_text
+from pytest_elastic.processes import sleeps
+from pytest_elastic.wording import name_ranks, plural
 
 
 def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
@@ -60,7 +60,7 @@ def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
 
 def _kind(rank: Rank) -> str:
     assert rank.stood is not None
-    asleep = rank.stood.state == "blocked" and _SLEEP in rank.stood.channel
+    asleep = rank.stood.state == "blocked" and sleeps(rank.stood.channel)
     return "sleeping" if asleep else rank.stood.state
 
 
@@ -69,7 +69,7 @@ def _stand(ranks: Sequence[Rank]) -> str:
     alike: dict[str, list[int]] = {}
     for rank in ranks:
         alike.setdefault(stand_text(rank), []).append(rank.number)
-    return ", ".join(f"{names(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
+    return ", ".join(f"{name_ranks(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
 
 
 def _say(graph: WaitGraph, verdict: type[Diagnosis], ranks: Sequence[Rank], cause: str) -> Diagnosis:

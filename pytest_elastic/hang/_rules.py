@@ -57,11 +57,10 @@ from pytest_elastic.hang._wording import (
     joined_name,
     key_name,
     key_names,
-    names,
     place_name,
-    plural,
     use_of,
 )
+from pytest_elastic.wording import name_ranks, plural
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
 
@@ -86,7 +85,7 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
     first = graph.stale[0]
     again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
     what = f"barrier {barrier_name(first.prefix)} again (call {first.count} of {first.world_size})"
-    cause = f"{names(again)} called {what}: a prefix synchronises only once"
+    cause = f"{name_ranks(again)} called {what}: a prefix synchronises only once"
     return StalePrefix(_sorted(again), (first.prefix,), cause)
 
 
@@ -107,8 +106,8 @@ def _accident(case: Case) -> Diagnosis | None:
     first = ranks[0]
     why = _why(first)
     alike = _numbers(rank for rank in ranks if (rank.died, _why(rank)) == (first.died, why))
-    ended = f": {why}" if why else f" {end_text(first)}"
-    cause = f"{names(alike)}{ended} {_before(target, first)}"
+    ended = f": {why}" if why else f" {plural(end_text(first), alike)}"
+    cause = f"{name_ranks(alike)}{ended} {_before(target, first)}"
     if first.died:
         return Exited(alike, (_place(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
@@ -123,8 +122,10 @@ def _deleted(case: Case) -> Diagnosis | None:
         waiting = tuple(rank for rank in target.waiting if not joined >> rank & 1)
         if waiting and key in case.graph.deleted and case.graph.unread(key):
             by = case.graph.deleted[key]
-            who = "somebody outside of the group" if by is None else names([by])
-            cause = f"{key_name(key)} was there, but {who} deleted it before {names(waiting)} waited for it"
+            who = "somebody outside of the group" if by is None else name_ranks([by])
+            cause = (
+                f"{key_name(key)} was there, but {who} deleted it before {name_ranks(waiting)} waited for it"
+            )
             return DoomedWait(waiting, (key,), cause)
     return None
 
@@ -155,7 +156,7 @@ def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
     for count in sorted(set(counts.values()), reverse=True):
         calls = f"{count} {noun}{'' if count == 1 else 's'}"
         said.append(f"{ends_text([rank for rank in counts if counts[rank] == count])} after {calls}")
-    others = f"{names(target.waiting)} {plural('is', target.waiting)} at number {most}"
+    others = f"{name_ranks(target.waiting)} {plural('is', target.waiting)} at number {most}"
     cause = f"{', '.join(said)}; {others}, {joined_name(target.name)}"
     return CountMismatch(_numbers(counts), (target.name,), cause)
 
@@ -171,7 +172,9 @@ def _order(case: Case) -> Diagnosis | None:
 
 
 def _mismatch(places: list[Target]) -> Diagnosis:
-    at = [f"{names(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places]
+    at = [
+        f"{name_ranks(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places
+    ]
     ranks, keys = _sorted(rank for one in places for rank in one.waiting), tuple(one.name for one in places)
     if len(set(map(family, keys))) > 1:
         return OrderMismatch(ranks, keys, ", ".join(at))
@@ -205,7 +208,7 @@ def _deadlock(case: Case, circle: list[Wait]) -> Deadlock:
     keys = tuple(dict.fromkeys(_place(key) for wait in circle for key in case.stuck[wait]))
     shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
     more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
-    who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
+    who = f"{name_ranks(ranks)} wait" if len(ranks) > 1 else f"threads of {name_ranks(ranks)} wait"
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
@@ -265,7 +268,7 @@ def _timeout(case: Case) -> Diagnosis:
     did = "wrote" if _write(case.targets) == "write" else "releases"
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
     what = _names(case.targets) + _came(case)
-    cause = f"{names(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
+    cause = f"{name_ranks(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
     return HangUntilTimeout(ranks, tuple(_place(target.key) for target in case.targets), cause)
 
 

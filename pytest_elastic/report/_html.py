@@ -32,8 +32,8 @@ from pytest_elastic.report._picture import (
     Wait,
     compose,
     cut,
-    exit_text,
 )
+from pytest_elastic.wording import exit_label
 
 _FOLDER = files("pytest_elastic.report") / "page"  # The package may be in a zip.
 SCRIPTS = ("time.js", "model.js", "layout.js", "paint.js", "card.js", "lists.js", "main.js")
@@ -99,7 +99,7 @@ class _Packer:
             },
             "starts": [[self._time(one.at), one.rank, one.pid] for one in scene.starts],
             "exits": [
-                [self._time(one.at), one.rank, one.exitcode, one.text or exit_text(one.exitcode)]
+                [self._time(one.at), one.rank, one.exitcode, one.text or exit_label(one.exitcode)]
                 for one in scene.exits
             ],
             "stood": self._fit("states", scene.stood, _OTHERS, self._stood),

@@ -23,8 +23,8 @@ from pytest_elastic.report._picture import (
     Wait,
     compose,
     cut,
-    exit_text,
 )
+from pytest_elastic.wording import exit_label
 
 _PID = 1
 _INSIDE = 0.001  # Microseconds before a wait's end: an arrow binds to the slice that encloses its head.
@@ -121,7 +121,7 @@ class _Trace:
             yield self._moment(stood.rank, stood.state, stood.at, args)
         for end in self._scene.exits:
             yield self._moment(
-                end.rank, end.text or exit_text(end.exitcode), end.at, {"exitcode": end.exitcode}
+                end.rank, end.text or exit_label(end.exitcode), end.at, {"exitcode": end.exitcode}
             )
 
     def _moment(self, rank: int | None, name: str, at: float, args: Record) -> Record:

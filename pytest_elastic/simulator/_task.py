@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from pytest_elastic.pristine import os, signal, threading
+from pytest_elastic.processes import processor_time
 
 HOME = -1
 PATIENCE = 5.0
@@ -135,9 +136,9 @@ class ThreadCrew:
             if baton.locked():
                 baton.release()
         for thread in self._threads:
-            used = _time_used(thread)
+            used = processor_time(thread.native_id or 0)
             thread.join(_MOMENT)
-            if thread.is_alive() and _time_used(thread) > used:
+            if thread.is_alive() and processor_time(thread.native_id or 0) > used:
                 _raise_in(thread.ident or 0)
                 thread.join(_MOMENT)
 
@@ -269,14 +270,6 @@ def _held() -> _thread.LockType:
     lock = _thread.allocate_lock()
     lock.acquire()
     return lock
-
-
-def _time_used(thread: threading.Thread) -> int:
-    """Nanoseconds of a processor's time; 0 where that is not known, or for a thread that has ended."""
-    try:
-        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text("utf-8").split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _raise_in(ident: int) -> None:

@@ -23,10 +23,11 @@ from __future__ import annotations
 import traceback
 from typing import NoReturn
 
-from pytest_elastic.errors import ElasticError, name_ranks
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.simulator._execution import Blocked
 from pytest_elastic.simulator._place import place_of
 from pytest_elastic.simulator._scheduler import Step
+from pytest_elastic.wording import name_ranks
 
 
 class Verdict(ElasticError):
