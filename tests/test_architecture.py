@@ -25,7 +25,7 @@ LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
 BESIDE["errors"] = {"wording"}
-BESIDE |= {"simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+BESIDE |= {"hang": {"store"}, "simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
 THIRD_PARTIES = {
     "psutil": {"processes"},
     "hypothesis": {"strategies", "stateful"},
@@ -37,7 +37,7 @@ THIRD_PARTIES = {
     "coverage": {"launch"},
 }
 # Who sees what a test has patched, since that is the test's own: its simulation, its store.
-LATE = ("pristine.py", "simulator/_ambient.py", "store/_mock.py")
+LATE = ("pristine.py", "simulator/_patches.py", "store/_mock.py")
 # Signatures that are torch's.
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 
 from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
 
-LAST_MEMBER = "/last_member"
-NUM_MEMBERS = "/num_members"
-
 
 @dataclass(slots=True, eq=False)
 class Wait:

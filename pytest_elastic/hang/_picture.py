@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pytest_elastic.hang._diagnosis import BarrierSeen, Picture, WaitSeen
-from pytest_elastic.hang._nodes import LAST_MEMBER, Barrier, Wait, ranks_of
+from pytest_elastic.hang._nodes import Barrier, Wait, ranks_of
 from pytest_elastic.hang._waitgraph import WaitGraph
 from pytest_elastic.hang._wording import collective_of, joined_name, state_text
+from pytest_elastic.store import LAST_MEMBER
 
 
 def draw(graph: WaitGraph, first: tuple[str, ...], note: str = "") -> Picture:

@@ -45,7 +45,7 @@ from pytest_elastic.hang._diagnosis import (
     OrderMismatch,
     StalePrefix,
 )
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait
+from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._picture import draw
 from pytest_elastic.hang._waitgraph import WaitGraph
 from pytest_elastic.hang._wording import (
@@ -60,6 +60,7 @@ from pytest_elastic.hang._wording import (
     place_name,
     use_of,
 )
+from pytest_elastic.store import LAST_MEMBER
 from pytest_elastic.wording import name_ranks, plural
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.

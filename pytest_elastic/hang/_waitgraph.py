@@ -45,10 +45,14 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang._fixpoint import grow, stuck
-from pytest_elastic.hang._nodes import LAST_MEMBER, NUM_MEMBERS, Barrier, Rank, Wait
+from pytest_elastic.hang._nodes import Barrier, Rank, Wait
+from pytest_elastic.store import LAST_MEMBER, NUM_MEMBERS, OPERATIONS, Effect, with_effect
 
-_WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
-_READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
+_CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
+_READS = frozenset(name for name, operation in OPERATIONS.items() if operation.reads)
+_WRITES, _DELETES = with_effect(Effect.WRITE), with_effect(Effect.DELETE)
+_MEETS, _PUSHES, _POPS = with_effect(Effect.MEET), with_effect(Effect.PUSH), with_effect(Effect.POP)
+_LOOKS = with_effect(Effect.PRESENCE)  # Content with a value or a queue.
 _NOBODY: dict[str, int] = {}
 _MOST_DELETED = _MOST_DONE = 10_000
 
@@ -137,7 +141,7 @@ class WaitGraph:
                 continue
             read = isinstance(event, WaitBegan) or event.name in _READS or not event.changed
             if not deleted:
-                deleted = event.name == "delete_key" and not read
+                deleted = event.name in _DELETES and not read
             elif not read:
                 return True
             elif not key.endswith(LAST_MEMBER):
@@ -159,7 +163,7 @@ class WaitGraph:
 
     def _called(self, rank: Rank, event: StoreCalled) -> bool:
         # Who comes last to a barrier sets its last key besides: it has come no further for that.
-        rank.calls += event.name != "set" or not event.keys[0].endswith(LAST_MEMBER)
+        rank.calls += event.name not in _WRITES or not event.keys[0].endswith(LAST_MEMBER)
         self._done.append(event)
         opened = self._heard(rank, event.client)
         if event.name not in _READS:
@@ -169,18 +173,18 @@ class WaitGraph:
     def _changed(self, event: StoreCalled) -> bool:
         """An operation that may change keys; whether somebody waited for them."""
         name, opened = event.name, False
-        if event.changed and name in _WRITES:
+        if event.changed and name in _CREATES:
             for key in event.keys:
                 if self.deleted:
                     self.deleted.pop(key, None)
                 if key in self._waiters:
-                    self._wrote(key, name == "queue_push")
+                    self._wrote(key, name in _PUSHES)
                     opened = True
                 elif key in self._barriers:
                     del self._barriers[key]
-        elif name == "delete_key" and event.changed:
+        elif name in _DELETES and event.changed:
             opened = self._deleted_key(event.keys[0], event.rank)
-        elif name == "barrier":
+        elif name in _MEETS:
             self._native.add(event.keys[0])
         return opened
 
@@ -316,7 +320,7 @@ class WaitGraph:
         running = 0
         for wait in self._waiters.pop(key, ()):
             name = wait.event.name
-            if name == "queue_pop" or (queue and name != "wait"):
+            if name in _POPS or (queue and name not in _LOOKS):
                 kept[wait] = None
                 continue
             if wait.writers:

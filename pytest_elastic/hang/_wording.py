@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank
+from pytest_elastic.hang._nodes import Rank
+from pytest_elastic.store import LAST_MEMBER
 from pytest_elastic.wording import exit_label, exit_text, name_ranks, number_ranks, plural
 
 _OF_WORLD = re.compile(r"(?:.*/)?world/barrier/(?P<name>.*)/(?P<use>\d+)$")

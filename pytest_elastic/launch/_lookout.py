@@ -78,8 +78,7 @@ from pytest_elastic.launch._polls import Polls
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.pristine import threading
 from pytest_elastic.processes import state
-from pytest_elastic.store import StoreServer
-from pytest_elastic.store._collective import is_trace
+from pytest_elastic.store import StoreServer, is_trace
 
 _log = logging.getLogger(__name__)
 

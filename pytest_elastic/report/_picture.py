@@ -27,11 +27,12 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang import Stack
+from pytest_elastic.store import OPERATIONS
 
 MOST_KEYS = 16  # Of a call, in what people read.
 LONGEST_KEY, LONGEST_LINE = 200, 2000
 
-_WRITES = frozenset({"set", "multi_set", "add", "compare_set", "append", "queue_push", "arrive"})
+_CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ class _Composer:
 
     def _call(self, call: StoreCalled) -> None:
         self._scene.calls.append(call)
-        if call.name in _WRITES and call.changed:
+        if call.name in _CREATES and call.changed:
             self._writes.update(dict.fromkeys(call.keys, call))
 
     def _join(self, join: BarrierJoined) -> None:
