@@ -15,7 +15,7 @@ from pytest_elastic import pristine
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    0: {"__version__", "pristine", "errors", "clock", "events", "logging"},
+    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "processes", "wording"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
     3: {"launch", "replays", "strategies"},
@@ -23,7 +23,8 @@ LEVELS = {
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
-BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
+BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
+BESIDE["errors"] = {"wording"}
 BESIDE |= {
     "hang": {"store"},
     "simulator": {"faults"},
@@ -32,7 +33,7 @@ BESIDE |= {
     "stateful": {"testing"},
 }
 THIRD_PARTIES = {
-    "psutil": {"multiprocessing"},
+    "psutil": {"processes"},
     "hypothesis": {"strategies", "stateful"},
     "pytest": {"plugin"},
     "pytest_timeout": {"plugin"},

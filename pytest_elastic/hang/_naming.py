@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from pytest_elastic.errors import name_ranks
 from pytest_elastic.hang._nodes import Rank
-from pytest_elastic.pristine import signal
 from pytest_elastic.store import LAST_MEMBER
+from pytest_elastic.wording import exit_label, exit_text, name_ranks, number_ranks, plural
 
 _OF_WORLD = re.compile(r"(?:.*/)?world/barrier/(?P<name>.*)/(?P<use>\d+)$")
 _COLLECTIVE = re.compile(r"((?:.*/)?world/(?:gather|broadcast/(?P<src>\d+))/(?P<use>\d+))(?:/\d+)?$")
@@ -84,26 +83,6 @@ def _use(number: str) -> str:
     return "" if number == "1" else f" (use {number})"
 
 
-def names(ranks: Iterable[int]) -> str:
-    """`rank 1`, `ranks 0-2`."""
-    return name_ranks(list(ranks))
-
-
-def numbers(ranks: Iterable[int]) -> str:
-    """`1`, `0-2, 5`."""
-    return names(ranks).split(" ", 1)[1]
-
-
-def exit_text(code: int) -> str:
-    """`exited 1`, `was killed by SIGKILL`."""
-    if code >= 0:
-        return f"exited {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
-
-
 def state_text(rank: Rank) -> str:
     """What the rank does, in the words that follow its number."""
     report = ""
@@ -112,7 +91,7 @@ def state_text(rank: Rank) -> str:
     if rank.exited is not None and rank.exited.text:
         return rank.exited.text
     if rank.exited is not None:
-        return exit_text(rank.exited.exitcode).removeprefix("was ") + (f": {report}" if report else "")
+        return exit_label(rank.exited.exitcode) + (f": {report}" if report else "")
     if rank.ended is not None:
         return rank.ended.outcome + (f": {report}" if report else "")
     if rank.stood is not None and rank.stood.state == "stopped":
@@ -135,25 +114,16 @@ def stand_text(rank: Rank) -> str:
     return f"is blocked{where}" + (f", on a pipe of {rank.stood.peer}" if rank.stood.peer else "")
 
 
-def plural(text: str, ranks: Sized) -> str:
-    """A text that begins with its verb, as it is said of so many ranks: `are blocked`, `wait for "k"`."""
-    verb, space, rest = text.partition(" ")
-    return text if len(ranks) == 1 else _PLURALS.get(verb, verb) + space + rest
-
-
-_PLURALS = {"is": "are", "waits": "wait", "computes": "compute"}
-
-
 def ends_text(ranks: Sequence[Rank]) -> str:
     """How ranks ended, equal ends together: `ranks 0-1 passed, rank 3 skipped`."""
     ends: dict[str, list[int]] = {}
     for rank in ranks:
         ends.setdefault(end_text(rank), []).append(rank.number)
-    return ", ".join(f"{names(alike)} {text}" for text, alike in ends.items())
+    return ", ".join(f"{name_ranks(alike)} {plural(text, alike)}" for text, alike in ends.items())
 
 
 def end_text(rank: Rank) -> str:
-    """`passed`, `passed its setup`, `exited 1`: how a rank that is gone has ended."""
+    """`passed`, `passed its setup`, `exited with code 1`: how a rank that is gone has ended."""
     if rank.exited is not None and rank.exited.text:
         return f"was killed: {rank.exited.text}"
     if rank.exited is not None and rank.died and (rank.ended is None or rank.exited.exitcode):
@@ -166,4 +136,4 @@ def end_text(rank: Rank) -> str:
 
 def bracket(ranks: Iterable[int]) -> str:
     """`[0-3]`, `[0,2]`."""
-    return f"[{numbers(ranks).replace(', ', ',')}]"
+    return f"[{number_ranks(ranks).replace(', ', ',')}]"

@@ -11,9 +11,10 @@ from typing import Any
 
 from pytest_elastic.hang._diagnosis import Diagnosis
 from pytest_elastic.hang._frames import Stack
-from pytest_elastic.hang._naming import key_names, names, numbers, place_name, plural
+from pytest_elastic.hang._naming import key_names, place_name
 from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
 from pytest_elastic.hang._stack_tree import Branch, merge, quote, tree_dot, tree_text
+from pytest_elastic.wording import name_ranks, number_ranks, plural
 
 Stacks = Mapping[int, Sequence[Stack]]
 
@@ -148,9 +149,9 @@ def _others(snapshot: Snapshot, told: set[int]) -> list[str]:
     for rank, state in enumerate(snapshot.states):
         if rank not in told:
             states.setdefault(state, []).append(rank)
-    return [f"  {names(ranks)}: {plural(state, ranks)}" for state, ranks in states.items()]
+    return [f"  {name_ranks(ranks)}: {plural(state, ranks)}" for state, ranks in states.items()]
 
 
 def _list(ranks: Sequence[int]) -> str:
     """`0, 1, 2` as long as they are few, `0-62` where they are many."""
-    return ", ".join(map(str, ranks)) if len(ranks) < 4 else numbers(ranks)
+    return ", ".join(map(str, ranks)) if len(ranks) < 4 else number_ranks(ranks)

@@ -69,19 +69,18 @@ from pytest_elastic.hang._naming import (
     joined_name,
     key_name,
     key_names,
-    names,
     place_name,
     place_of,
-    plural,
     stand_text,
     use_of,
 )
 from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._waitgraph import WaitGraph
+from pytest_elastic.processes import sleeps
+from pytest_elastic.wording import name_ranks, plural
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
-_SLEEP = "nanosleep"  # Part of the kernel's wait channel of a rank that sleeps.
 
 
 def diagnose(graph: WaitGraph) -> Diagnosis | None:
@@ -103,7 +102,7 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
     first = graph.stale[0]
     again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
     what = f"barrier {barrier_name(first.prefix)} again (call {first.count} of {first.world_size})"
-    cause = f"{names(again)} called {what}: a prefix synchronises only once"
+    cause = f"{name_ranks(again)} called {what}: a prefix synchronises only once"
     return StalePrefix(tuple(sorted(again)), (first.prefix,), cause)
 
 
@@ -123,8 +122,8 @@ def accident(case: Case) -> Diagnosis | None:
     ranks = sorted(case.ranks(target.writers & case.accidents), key=lambda rank: rank.gone_at)
     first = ranks[0]
     alike = _numbers(rank for rank in ranks if (rank.died, rank.reason) == (first.died, first.reason))
-    ended = f": {first.reason}" if first.reason else f" {end_text(first)}"
-    cause = f"{names(alike)}{ended} {_before(target, first)}"
+    ended = f": {first.reason}" if first.reason else f" {plural(end_text(first), alike)}"
+    cause = f"{name_ranks(alike)}{ended} {_before(target, first)}"
     if first.died:
         return Exited(alike, (place_of(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
@@ -140,8 +139,10 @@ def early_deletion(case: Case) -> Diagnosis | None:
         waiting = tuple(rank for rank in target.waiting if not joined >> rank & 1)
         if waiting and key in case.graph.deleted and case.graph.unread(key):
             by = case.graph.deleted[key]
-            who = "somebody outside of the group" if by is None else names([by])
-            cause = f"{key_name(key)} was there, but {who} deleted it before {names(waiting)} waited for it"
+            who = "somebody outside of the group" if by is None else name_ranks([by])
+            cause = (
+                f"{key_name(key)} was there, but {who} deleted it before {name_ranks(waiting)} waited for it"
+            )
             return DoomedWait(waiting, (key,), cause)
     return None
 
@@ -173,7 +174,7 @@ def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
     for count in sorted(set(counts.values()), reverse=True):
         calls = f"{count} {noun}{'' if count == 1 else 's'}"
         said.append(f"{ends_text([rank for rank in counts if counts[rank] == count])} after {calls}")
-    others = f"{names(target.waiting)} {plural('is', target.waiting)} at number {most}"
+    others = f"{name_ranks(target.waiting)} {plural('is', target.waiting)} at number {most}"
     cause = f"{', '.join(said)}; {others}, {joined_name(target.name)}"
     return CountMismatch(_numbers(counts), (target.name,), cause)
 
@@ -190,7 +191,9 @@ def mismatch(case: Case) -> Diagnosis | None:
 
 
 def _mismatch(places: list[Target]) -> Diagnosis:
-    at = [f"{names(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places]
+    at = [
+        f"{name_ranks(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places
+    ]
     ranks = tuple(sorted({rank for one in places for rank in one.waiting}))
     keys = tuple(one.name for one in places)
     if len(set(map(family, keys))) > 1:
@@ -216,7 +219,7 @@ def _deadlock(case: Case, circle: list[Wait]) -> Deadlock | None:
     keys = tuple(dict.fromkeys(place_of(key) for wait in circle for key in case.stuck[wait]))
     shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
     more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
-    who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
+    who = f"{name_ranks(ranks)} wait" if len(ranks) > 1 else f"threads of {name_ranks(ranks)} wait"
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
@@ -245,7 +248,7 @@ def timeout(case: Case) -> Diagnosis:
     did = "wrote" if _verb(case.targets) == "write" else "releases"
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
     what = _listed(case.targets) + _came(case)
-    cause = f"{names(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
+    cause = f"{name_ranks(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
     return HangUntilTimeout(ranks, tuple(place_of(target.key) for target in case.targets), cause)
 
 
@@ -260,7 +263,7 @@ def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
     kinds: dict[str, list[Rank]] = {}
     for rank in graph.ranks:
         if rank.runs and rank.stood is not None:
-            asleep = rank.stood.state == "blocked" and _SLEEP in rank.stood.channel
+            asleep = rank.stood.state == "blocked" and sleeps(rank.stood.channel)
             kinds.setdefault("sleeping" if asleep else rank.stood.state, []).append(rank)
     if not kinds:
         return None
@@ -293,7 +296,7 @@ def _stand(ranks: Sequence[Rank]) -> str:
     alike: dict[str, list[int]] = {}
     for rank in ranks:
         alike.setdefault(stand_text(rank), []).append(rank.number)
-    return ", ".join(f"{names(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
+    return ", ".join(f"{name_ranks(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
 
 
 # Words.

@@ -6,7 +6,6 @@ collected the tests) or fresh interpreters that collect the same tests again.
 
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
-from pytest_elastic.launch._exits import describe_exit, read_ends
 from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
 from pytest_elastic.launch._launchers import Launchers
 from pytest_elastic.launch._outcomes import raises_on_ranks
@@ -34,7 +33,5 @@ __all__ = [
     "Terminal",
     "World",
     "current_world",
-    "describe_exit",
     "raises_on_ranks",
-    "read_ends",
 ]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from pytest_elastic.launch._plan import Launcher
 from pytest_elastic.multiprocessing._guardian import RunRank
-from pytest_elastic.multiprocessing._pools import lost_by_fork
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.pristine import os
+from pytest_elastic.processes import lost_by_fork
 
 
 class Launchers:

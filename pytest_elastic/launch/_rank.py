@@ -20,9 +20,10 @@ from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import RankStart
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
-from pytest_elastic.multiprocessing._results import Left, Returned, load_call, read_memory
+from pytest_elastic.multiprocessing._results import Left, Returned, load_call
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, signal, socket
+from pytest_elastic.processes import read_memory_file
 from pytest_elastic.store import RemoteStore
 from pytest_elastic.timer import configure
 from pytest_elastic.timer._channel import PipeTimerClient
@@ -129,7 +130,7 @@ class RankProcess:
 
     def _call(self) -> int:
         try:
-            last = record(_call)(read_memory(self._payload), self.rank, self.world_size)
+            last = record(_call)(read_memory_file(self._payload), self.rank, self.world_size)
             # `record` takes `sys.exit(0)` for a return.
             self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))
         except SystemExit as end:

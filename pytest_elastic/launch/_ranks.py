@@ -34,12 +34,11 @@ from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
 from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import DYING_LIMIT, RankExited
-from pytest_elastic.multiprocessing._helper import is_helper
-from pytest_elastic.multiprocessing._kernel import descendants, dying, parent, state
 from pytest_elastic.multiprocessing._logs import LogsDest
-from pytest_elastic.multiprocessing._results import RankChannels, in_memory
+from pytest_elastic.multiprocessing._results import RankChannels
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
+from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent, state
 from pytest_elastic.report import PhaseReport, Raised, stack_text
 from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
@@ -117,7 +116,7 @@ class RankGroup(PContext):
 
     def _start(self) -> Group:
         self.server.start()
-        payload = in_memory(_byvalue.dumps(self._payload)) if self._payload is not None else None
+        payload = memory_file(_byvalue.dumps(self._payload)) if self._payload is not None else None
         ends = {
             rank: (self._channels.open(rank), self.server.pair(rank), self.timers.open(rank))
             for rank in self.directories
@@ -324,7 +323,7 @@ class RankGroup(PContext):
         pids = set(self.group.pids.values())
         guardian = parent(next(iter(pids)))
         started = [process for process in descendants(guardian) if process.pid not in pids]
-        return [process.command() for process in started if not is_helper(process.pid)]
+        return [command(process.pid) for process in started if not is_helper(process.pid)]
 
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
         """Block until these ranks have ended; returns those that have not after `timeout` seconds.

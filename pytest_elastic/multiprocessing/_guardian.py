@@ -12,7 +12,7 @@ group.  It waits for four things at once:
 When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself
 (helpers such as a resource tracker do), and when the last one has ended, so does all else.  What stays is
 a leak: named, then killed.  (Whose a process in a session of its own is cannot be told while ranks run.)
-Helpers (`_helper`), and what belongs to a rank that the launcher ended, are killed without a word.
+Helpers, and what belongs to a rank that the launcher ended, are killed without a word.
 A stop signals the ranks that run and what is below them, and no leak.
 The last message, `Ended`, is sent when the kernel has said that no process is left.  It takes long to take
 apart one that has mapped much memory: what is dying is waited for, since it is no survivor and does nothing.
@@ -27,27 +27,29 @@ import contextlib
 import io
 import math
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._helper import is_helper
 from pytest_elastic.multiprocessing._job_control import reclaim_terminal, remember_launcher
-from pytest_elastic.multiprocessing._kernel import (
+from pytest_elastic.multiprocessing._rankside import lead
+from pytest_elastic.multiprocessing._stop import reap_all, send, signal_all, sweep
+from pytest_elastic.pristine import os, select, signal
+from pytest_elastic.processes import (
     Process,
     become_subreaper,
+    command,
     descendants,
     die_with_parent,
     dying,
+    environment,
+    fork,
+    is_helper,
     raise_descriptor_limit,
     restore_descriptor_limit,
 )
-from pytest_elastic.multiprocessing._rankside import lead
-from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
-from pytest_elastic.pristine import os, select, signal
 
 LINGER = 0.2
 DYING_LIMIT = 30.0
@@ -227,19 +229,19 @@ class _Guardian:
         self.tell(RankExited(rank, os.waitstatus_to_exitcode(status), at))
 
     def _obey(self) -> None:
-        for command, _ in self.control.receive():
-            if isinstance(command, Stop):
-                self.grace = self.grace.earlier(Deadline.after(command.grace))
+        for order, _ in self.control.receive():
+            if isinstance(order, Stop):
+                self.grace = self.grace.earlier(Deadline.after(order.grace))
                 self.stopped.update(self.alive.values())
-                if command.grace > 0:
+                if order.grace > 0:
                     # Whether a rank has ended when this arrives is chance: what it left must not end by the
                     # signal, unnamed.
-                    signal_all(command.signum, [self.pids[rank] for rank in self.alive.values()])
+                    signal_all(order.signum, [self.pids[rank] for rank in self.alive.values()])
             else:
                 for descriptor, rank in self.alive.items():
-                    if rank in command.ranks:
-                        self.stopped |= {rank} if command.signum in _ENDING else set()
-                        signal.pidfd_send_signal(descriptor, command.signum)
+                    if rank in order.ranks:
+                        self.stopped |= {rank} if order.signum in _ENDING else set()
+                        signal.pidfd_send_signal(descriptor, order.signum)
         if self.control.closed:
             self._abandon()
 
@@ -250,8 +252,7 @@ class _Guardian:
             theirs = [process for process in self._running() if not groups.isdisjoint(_groups(process.pid))]
             self._note(theirs)
             for process in theirs:
-                with contextlib.suppress(PermissionError):  # The last sweep will name it.
-                    process.send(signal.SIGKILL)
+                send(process, signal.SIGKILL)
 
     def _linger(self) -> None:
         deadline = Deadline.after(LINGER).earlier(self.grace)
@@ -274,7 +275,7 @@ class _Guardian:
             owner = _owner(process.pid, ranks)
             owners = self.pids.keys() if owner is None else {owner}
             if not (owners <= self.stopped or is_helper(process.pid)):
-                self.leaks.setdefault(process.pid, Leak(process.pid, process.command(), owner))
+                self.leaks.setdefault(process.pid, Leak(process.pid, command(process.pid), owner))
 
     def _abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""
@@ -297,9 +298,7 @@ def _owner(pid: int, ranks: dict[int, int]) -> int | None:
         group = os.getpgid(pid)
         if group in ranks:
             return ranks[group]
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            names = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
-        return int(names[b"RANK"])
+        return int(environment(pid)[b"RANK"])
     except (OSError, KeyError, ValueError):
         return None
 
@@ -424,14 +423,3 @@ def become_caretaker() -> None:
     if handler not in (None, signal.SIG_DFL):
         global _on_child
         _on_child = handler
-
-
-def fork() -> int:
-    """`os.fork` from a process of one Python thread.
-
-    Python warns where it sees native threads, and with warnings as errors it raises *after* the child
-    exists; the idle pool threads of numerical libraries do not run in the child, which is what we rely on.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()

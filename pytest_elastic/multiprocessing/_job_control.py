@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pytest_elastic.multiprocessing._kernel import state
 from pytest_elastic.pristine import os, signal, time
+from pytest_elastic.processes import state
 
 _PERIOD, _TRIES = 0.1, 3  # Between two attempts to come to the foreground, and how many there are.
 _LAUNCHER: list[int] = []  # The process group that the first caretaker was forked from.

@@ -31,14 +31,13 @@ from pytest_elastic.multiprocessing._guardian import (
     RunRank,
     StartFailed,
     become_caretaker,
-    fork,
     guard,
     in_child,
 )
-from pytest_elastic.multiprocessing._kernel import collapse_memory, dying
 from pytest_elastic.multiprocessing._rankside import let_go
 from pytest_elastic.multiprocessing._stop import sweep
 from pytest_elastic.pristine import os, select, signal, threading, time
+from pytest_elastic.processes import collapse_memory, dying, fork
 
 logger = logging.getLogger(__name__)
 

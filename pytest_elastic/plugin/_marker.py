@@ -14,6 +14,7 @@ from pytest_elastic.errors import MarkerError
 from pytest_elastic.plugin._options import CLOCKS, START_METHODS, Options
 from pytest_elastic.plugin._process_group import read_backend
 from pytest_elastic.plugin._stash import SIZE
+from pytest_elastic.wording import read_exits
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
@@ -135,10 +136,8 @@ def _env(value: Any) -> dict[str, str]:
 def _expect(value: Any, size: int) -> dict[int, int]:
     if value is None:
         return {}
-    from pytest_elastic.launch import read_ends
-
     try:
-        return read_ends(value, size)
+        return read_exits(value, size)
     except ValueError as error:
         raise MarkerError(f"elastic(expect={value!r}): {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from pytest_elastic.pristine import os, threading
+from pytest_elastic.processes import thread_numbers
 
 
 def replaced_threads() -> str:
@@ -55,6 +56,6 @@ class ThreadCensus:
 def _threads() -> set[int]:
     """The kernel's numbers of all threads of this process; where it does not tell, of Python's."""
     try:
-        return {int(name) for name in os.listdir("/proc/self/task")}
+        return thread_numbers(os.getpid())
     except OSError:
         return {thread.native_id or 0 for thread in threading.enumerate()}

@@ -16,7 +16,7 @@ def unable() -> str:
     """Why no test can run on ranks here, in words; `""` where they can."""
     why = f"this is {sys.platform}"
     if sys.platform == "linux":
-        from pytest_elastic.multiprocessing._kernel import supported
+        from pytest_elastic.processes import supported
 
         why = supported()
     return why and f"tests on ranks need Linux 5.3 or newer with /proc: {why}"

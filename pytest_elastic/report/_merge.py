@@ -22,9 +22,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_elastic.errors import name_ranks
 from pytest_elastic.hang import Stack, cut_harness, fold
 from pytest_elastic.report._outcome import PhaseReport, RankEnd
+from pytest_elastic.wording import name_ranks, plural
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
@@ -93,17 +93,16 @@ def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
     primary = failures[0]
     alike = [end for end in failures if _same(end, primary)]
     others = [end for end in failures if not _same(end, primary)]
-    first = name_ranks([end.rank for end in alike])
     count = f"{len({end.rank for end in failures})} of {world_size} ranks failed"
     if primary.report is None:
-        line = f"{_sentence(first, primary.text)} ({count})"
+        line = f"{_sentence(alike, primary.text)} ({count})"
     elif world_size == 1:
         line = ""
     else:
-        line = f"{count}: {first} {'first' if others else 'alike' if len(alike) > 1 else 'alone'}"
+        how = "first" if others else "alike" if len(alike) > 1 else "alone"
+        line = f"{count}: {name_ranks(end.rank for end in alike)} {how}"
     if stopped:
-        verb = "was" if len(stopped) == 1 else "were"
-        line += f"; {name_ranks([end.rank for end in stopped])} {verb} stopped"
+        line += f"; {name_ranks(end.rank for end in stopped)} {plural('was stopped', stopped)}"
     sections = []
     while others:
         same = [end for end in others if _same(end, others[0])]
@@ -122,7 +121,7 @@ def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     """A section for a further failure; short where it came from the primary's own line."""
     ranks, report = name_ranks([end.rank for end in ends]), ends[0].report
     if report is None:
-        return f"{ranks} failed too", _sentence(ranks, ends[0].text)
+        return f"{ranks} failed too", _sentence(ends, ends[0].text)
     if report.follows:
         return f"{ranks} failed too", f"{report.crash} ({report.place})" if report.place else report.crash
     if primary.report is not None and report.place and report.place == primary.report.place:
@@ -130,8 +129,9 @@ def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     return f"{ranks} failed too", report.details.get("text") or report.crash
 
 
-def _sentence(ranks: str, text: str) -> str:
-    return f"{ranks}{text}" if text.startswith(":") else f"{ranks} {text}"
+def _sentence(ends: list[RankEnd], text: str) -> str:
+    ranks = {end.rank for end in ends}
+    return f"{name_ranks(ranks)}{'' if text.startswith(':') else ' '}{plural(text, ranks)}"
 
 
 def _where(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:

@@ -27,10 +27,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from pytest_elastic.errors import ElasticError, name_ranks
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.simulator._crew import Stuck
 from pytest_elastic.simulator._execution import Blocked, Execution
 from pytest_elastic.simulator._scheduler import Step
+from pytest_elastic.wording import name_ranks
 
 _PACKAGE = str(Path(__file__).parent.parent)
 

@@ -12,9 +12,9 @@ from collections.abc import Hashable
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
-from pytest_elastic.pristine import signal, threading
+from pytest_elastic.pristine import os, signal, threading
+from pytest_elastic.processes import Process, identify
 from pytest_elastic.timer._api import RequestQueue, TimerRequest, log, to_monotonic
-from pytest_elastic.timer._process import Process, identify
 from pytest_elastic.timer._server import Expired, TimerServer
 from pytest_elastic.timer._table import Key, Timer, Timers
 
@@ -90,7 +90,7 @@ class ProcessTimerServer(TimerServer):
         try:
             if timer.process is None:
                 raise ProcessLookupError(f"there was no process {timer.key.pid} to be timed")
-            timer.process.signal(number)
+            timer.process.signal(number, user=os.getuid())
         except OSError as error:
             log.warning("worker %s is not signalled: %s", timer.key.owner, str(error))
             return error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

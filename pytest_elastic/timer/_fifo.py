@@ -12,8 +12,8 @@ from typing import Any
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.pristine import json, os, select
+from pytest_elastic.processes import wait_for
 from pytest_elastic.timer._api import Origin, RequestQueue, TimerRequest, log
-from pytest_elastic.timer._process import wait_for
 
 
 @dataclass(init=False)

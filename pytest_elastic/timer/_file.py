@@ -11,10 +11,10 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.pristine import json, os, select, time
 from pytest_elastic.pristine import signal as signals
+from pytest_elastic.processes import identify, wait_for
 from pytest_elastic.timer._api import RELEASE, TimerClient, TimerRequest, log, made_here
 from pytest_elastic.timer._enforcer import ProcessTimerServer
 from pytest_elastic.timer._fifo import Fifo, FileTimerRequest
-from pytest_elastic.timer._process import identify, wait_for
 from pytest_elastic.timer._server import Run
 
 TRIES = 10

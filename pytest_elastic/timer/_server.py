@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
-from pytest_elastic.pristine import os, select, threading, time
+from pytest_elastic.pristine import select, threading, time
+from pytest_elastic.processes import Wakeup
 from pytest_elastic.timer._api import RequestQueue, TimerRequest, log
 
 Expired = dict[Any, list[TimerRequest]]
@@ -39,9 +39,7 @@ class Run:
     def __init__(self) -> None:
         self.ended = False
         self.thread: threading.Thread | None = None
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Reentrant, because a server may be collected, and end its run, at any allocation.
-        self._closing = threading.RLock()
+        self._wakeup = Wakeup()
 
     def end(self) -> None:
         """Have the thread finish; nobody is killed by it from now on, but for a kill that is under way."""
@@ -50,27 +48,22 @@ class Run:
 
     def wake(self) -> None:
         """Have the thread look at its timers again."""
-        with self._closing:
-            if self._descriptor >= 0:
-                os.eventfd_write(self._descriptor, 1)
+        self._wakeup.set()
 
     def close(self) -> None:
         """Give the descriptor back; the thread's last act."""
-        with self._closing:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._wakeup.close()
 
     def sleep(self, timeout: float, *others: int) -> None:
         """Until `wake()`, or one of the other descriptors is readable, or `timeout` seconds have passed."""
         poll = select.poll()
-        for descriptor in (self._descriptor, *others):
+        for descriptor in (self._wakeup.fileno(), *others):
             poll.register(descriptor, select.POLLIN)
         until = Deadline.after(min(timeout, 3600.0))
         # Poll counts whole milliseconds: it is asked for fewer, and the rest is slept.
         if not poll.poll(int(until.remaining() * 1000)) and until.remaining() < 0.001:
             time.sleep(until.remaining())
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._descriptor)
+        self._wakeup.clear()
 
 
 class TimerServer(ABC):

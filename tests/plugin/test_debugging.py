@@ -210,7 +210,7 @@ def test_ranks_take_turns_and_one_may_die(console):
         running.expect(PROMPT)
     running.type("c")
     output = running.end()
-    assert "rank 0 died by SIGKILL without a report" in output
+    assert "rank 0 was killed by SIGKILL without a report" in output
     assert "1 failed, 1 passed" in output
 
 

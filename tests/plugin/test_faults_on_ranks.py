@@ -226,7 +226,7 @@ def test_ranks_that_are_to_die(run):
             "* rank * : 2 *",
             "* exitcode * : 3 *",
             "*test_lives*",
-            "* rank 1 returned, but was to be one that died by SIGKILL*",
+            "* rank 1 returned, but was to be one that was killed by SIGKILL*",
         ]
     )
 

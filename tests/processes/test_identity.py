@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_elastic import pristine
-from pytest_elastic.timer._process import Process, identify, this_process
+from pytest_elastic.processes import Process, command, identify, parent, state, this_process
 
 
 @pytest.fixture
@@ -46,6 +46,15 @@ def test_another_process_with_the_pid_is_not_signalled(sleeper: subprocess.Popen
     assert sleeper.poll() is None
 
 
+def test_a_process_that_is_gone_has_no_identity_and_gets_no_signal() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    with pytest.raises(ProcessLookupError):
+        Process(process.pid, 0).signal(signal.SIGTERM)
+    assert (identify(process.pid), state(process.pid), parent(process.pid)) == (None, "", 0)
+    assert command(process.pid) == "?"
+
+
 @pytest.mark.parametrize("pid", [1, 0, -3, 1 << 70])
 def test_what_is_no_pid_has_ended(pid: int) -> None:
     """The kernel is never asked."""
@@ -70,7 +79,7 @@ def test_another_users_process_is_not_signalled_even_by_root() -> None:
         process = identify(other.pid)
         assert process is not None
         with pytest.raises(PermissionError, match="another user"):
-            process.signal(signal.SIGKILL)
+            process.signal(signal.SIGKILL, user=os.getuid())
         assert other.poll() is None
         other.kill()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.multiprocessing._standing import (
+from pytest_elastic.processes import (
     Family,
     Thread,
     children,

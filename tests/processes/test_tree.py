@@ -1,4 +1,4 @@
-"""The process tree, and signals that never hit a stranger."""
+"""The process tree, and what the system must have for ranks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import sys
 
 import pytest
 
-from pytest_elastic.multiprocessing._kernel import (
-    Process,
-    collapse_memory,
-    descendants,
-    parent,
-    start_time,
-    state,
-    supported,
-)
+from pytest_elastic.processes import collapse_memory, command, descendants, parent, supported
 
 
 @pytest.fixture
 def sleeper():
     with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as process:
         # The shell's fork has the shell's command line until it has become the program.
-        while [found.command() for found in descendants(process.pid)] != ["sleep 1000"]:
+        while [command(found.pid) for found in descendants(process.pid)] != ["sleep 1000"]:
             pass
         yield process
         for pid in (*(found.pid for found in descendants(process.pid)), process.pid):
@@ -36,26 +28,10 @@ def test_descendants(sleeper):
     found = [
         process for process in descendants(os.getpid()) if sleeper.pid in (process.pid, parent(process.pid))
     ]
-    assert [process.command() for process in found] == ["sh -c sleep 1000 & wait", "sleep 1000"]
+    assert [command(process.pid) for process in found] == ["sh -c sleep 1000 & wait", "sleep 1000"]
     assert parent(found[1].pid) == sleeper.pid
     spared = {process.pid for process in descendants(os.getpid(), frozenset({sleeper.pid}))}
     assert not spared & {process.pid for process in found}
-
-
-def test_a_reused_pid_gets_no_signal(sleeper):
-    """Another start time is another process."""
-    stranger = Process(sleeper.pid, (start_time(sleeper.pid) or 0) + 1)
-    assert stranger.send(signal.SIGKILL) is False
-    assert state(sleeper.pid) != ""
-
-
-def test_a_process_that_is_gone():
-    """No signal, no error."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    assert Process(process.pid, 0).send(signal.SIGTERM) is False
-    assert (start_time(process.pid), state(process.pid), parent(process.pid)) == (None, "", 0)
-    assert Process(process.pid, 0).command() == "?"
 
 
 def test_collapsed_memory_keeps_what_it_held():

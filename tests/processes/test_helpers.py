@@ -10,7 +10,7 @@ from multiprocessing import forkserver, resource_tracker
 import psutil
 import pytest
 
-from pytest_elastic.multiprocessing._helper import is_helper
+from pytest_elastic.processes import is_helper
 
 
 @pytest.mark.parametrize(
