@@ -24,7 +24,7 @@ LEVELS = {
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
-BESIDE |= {"simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+BESIDE |= {"hang": {"store"}, "simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
 THIRD_PARTIES = {
     "psutil": {"multiprocessing"},
     "hypothesis": {"strategies", "stateful"},
@@ -159,7 +159,7 @@ def test_the_plugin_is_thin():
         ("pytest_elastic.store", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.timer", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
-        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.pictures"}),
+        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.exporters"}),
         ("pytest_elastic.simulator", {"pytest", "hypothesis", "torch", "psutil", "greenlet"}),
     ],
 )

@@ -66,20 +66,19 @@ from pytest_elastic.hang import (
     Diagnosis,
     Stack,
     StalePrefix,
+    Wait,
     WaitGraph,
     diagnose,
     diagnose_outside,
     find_stale,
 )
-from pytest_elastic.hang._nodes import Wait
 from pytest_elastic.launch._company import CONFIRM, Companies
 from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._kernel import state
 from pytest_elastic.pristine import threading
-from pytest_elastic.store import StoreServer
-from pytest_elastic.store._collective import is_trace
+from pytest_elastic.store import StoreServer, is_trace
 
 _log = logging.getLogger(__name__)
 

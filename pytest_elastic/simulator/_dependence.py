@@ -39,8 +39,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pytest_elastic.store import StoreState
-from pytest_elastic.store._state import Operation
+from pytest_elastic.store import OPERATIONS, Call, Effect, StoreState, barrier_keys
 
 VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST, ARRIVE, NEXT = (
     1 << i for i in range(11)
@@ -97,20 +96,36 @@ def commute(one: Footprint, other: Footprint) -> bool:
     return True
 
 
-def footprint(operation: Operation, state: StoreState, eager: bool) -> Footprint:
-    """The accesses of an operation in the current state; for `eager` waits see above."""
-    name, *arguments = operation
-    return _OF[str(name)](state, eager, *arguments)
+def footprint(call: Call, state: StoreState, eager: bool, drops: bool = False) -> Footprint:
+    """What the operation would touch if it came now.
+
+    Args:
+        call: the operation.
+        state: that of the store.
+        eager: about waits, see above.
+        drops: whether arrivals may be lost, so that they do not commute.
+    """
+    name, *arguments = call
+    operation = OPERATIONS[name]
+    if operation.effect is Effect.READ:
+        access = AWAIT_VALUE if operation.blocks and not eager else VALUE
+        return dict.fromkeys(operation.keys(arguments), access)
+    if operation.effect is Effect.WRITE:
+        return _writing(state, operation.keys(arguments))
+    if operation.effect is Effect.ARRIVE and drops:
+        return _updating(state, eager, *arguments)
+    return _OF[operation.effect](state, eager or not operation.blocks, *arguments)
 
 
-def _writing(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
-    if state.peek(key) is not None:
-        return {key: OVERWRITE}
-    return {key: CREATE, EVERYTHING: MEET}
+def _writing(state: StoreState, keys: Sequence[str]) -> Footprint:
+    found: Footprint = {}
+    for key in keys:
+        found |= {key: CREATE, EVERYTHING: MEET} if state.peek(key) is None else {key: OVERWRITE}
+    return found
 
 
-def _counting(state: StoreState, eager: bool, key: str, *_: Any) -> Footprint:
-    found = _writing(state, eager, key)
+def _updating(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
+    found = _writing(state, [key])
     found[key] |= VALUE
     return found
 
@@ -118,7 +133,7 @@ def _counting(state: StoreState, eager: bool, key: str, *_: Any) -> Footprint:
 def _arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int = 0) -> Footprint:
     place = _place(state, key)
     if not 0 < place < world_size or _is_awaited(state, key):
-        return _counting(state, eager, key)
+        return _updating(state, eager, key)
     access = (NEXT if place + 1 == world_size else ARRIVE) | 1 << _SIZES + world_size
     return {key: access, EVERYTHING: MEET}
 
@@ -126,7 +141,7 @@ def _arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int 
 def _comparing(state: StoreState, eager: bool, key: str, expected: bytes, _: bytes) -> Footprint:
     present = state.peek(key)
     if present == expected or (present is None and not expected):
-        return _counting(state, eager, key)
+        return _updating(state, eager, key)
     return {key: VALUE}
 
 
@@ -134,18 +149,6 @@ def _deleting(state: StoreState, _: bool, key: str) -> Footprint:
     if state.peek(key) is None:
         return {key: PRESENCE}
     return {key: DELETE, EVERYTHING: MEET}
-
-
-def _writing_many(state: StoreState, eager: bool, keys: Sequence[str], _: Sequence[bytes]) -> Footprint:
-    found: Footprint = {}
-    for key in keys:
-        found.update(_writing(state, eager, key))
-    return found
-
-
-def _getting(_: StoreState, eager: bool, keys: str | Sequence[str]) -> Footprint:
-    access = VALUE if eager else AWAIT_VALUE
-    return {keys: access} if isinstance(keys, str) else dict.fromkeys(keys, access)
 
 
 def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
@@ -157,14 +160,14 @@ def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
 
 
 def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footprint:
-    members, last = f"{key}/num_members", f"{key}/last_member"
+    members, last = barrier_keys(key)
     place = _place(state, members)
     if not eager and 0 < place <= world_size and state.peek(last) is None and not _is_awaited(state, members):
         access = LAST if place == world_size else MEET
         access |= 1 << _SIZES + world_size
         return {members: access, last: access, EVERYTHING: MEET}
-    found = _counting(state, eager, members)
-    found |= _writing(state, eager, last) if place == world_size else {}
+    found = _updating(state, eager, members)
+    found |= _writing(state, [last]) if place == world_size else {}
     for each, access in _waiting(state, eager, [last]).items():
         found[each] = found.get(each, 0) | access
     return found
@@ -180,23 +183,27 @@ def _is_awaited(state: StoreState, key: str) -> bool:
     return any(key in waiter.keys for waiter in state.waiters())
 
 
-_OF: dict[str, Callable[..., Footprint]] = {
-    "set": _writing,
-    "append": _writing,
-    "add": _counting,
-    "arrive": _arriving,
-    "compare_set": _comparing,
-    "delete_key": _deleting,
-    "multi_set": _writing_many,
-    "get": _getting,
-    "multi_get": _getting,
-    "members": lambda _, __, key: {key: VALUE},
-    "check": lambda state, _, keys: _waiting(state, True, keys),
-    "wait": _waiting,
-    "num_keys": lambda _, __: {EVERYTHING: VALUE},
-    "list_keys": lambda _, __: {EVERYTHING: VALUE},
-    "barrier": _meeting,
-    "queue_push": lambda _, __, key, *___: {("queue", key): _WRITES, key: PRESENCE},
-    "queue_pop": lambda _, __, key, *___: {("queue", key): _WRITES, key: PRESENCE},
-    "queue_len": lambda _, __, key: {("queue", key): VALUE},
+def _seeing_all(_: StoreState, __: bool) -> Footprint:
+    return {EVERYTHING: VALUE}
+
+
+def _queueing(_: StoreState, __: bool, key: str, *___: Any) -> Footprint:
+    return {("queue", key): _WRITES, key: PRESENCE}
+
+
+def _measuring(_: StoreState, __: bool, key: str) -> Footprint:
+    return {("queue", key): VALUE}
+
+
+_OF: dict[Effect, Callable[..., Footprint]] = {
+    Effect.UPDATE: _updating,
+    Effect.COMPARE: _comparing,
+    Effect.DELETE: _deleting,
+    Effect.PRESENCE: _waiting,
+    Effect.LIST: _seeing_all,
+    Effect.ARRIVE: _arriving,
+    Effect.MEET: _meeting,
+    Effect.PUSH: _queueing,
+    Effect.POP: _queueing,
+    Effect.LENGTH: _measuring,
 }

@@ -43,11 +43,12 @@ from pytest_elastic.simulator._run import SimulatedRun
 from pytest_elastic.simulator._scheduler import Cut, Decision, Step, keys_of, ring_order
 from pytest_elastic.simulator._simulation import Simulation
 from pytest_elastic.simulator._trace import Mark, Trace
+from pytest_elastic.store import OPERATIONS, Effect, with_effect
 
 _CLOCK: Place = ("clock", "")
 _DEADLINES: Place = ("clock", "deadlines")
-_WAITING = frozenset({"get", "multi_get", "wait", "barrier"})
-_BLOCKING = _WAITING | {"queue_pop", "sleep"}
+_BLOCKING = frozenset(name for name, operation in OPERATIONS.items() if operation.blocks)
+_WAITING = _BLOCKING - with_effect(Effect.POP)
 _SLOWING = frozenset({"stop", "delay", "late_join"})
 _HOLDING = _SLOWING | {"kill", "exit"}
 
@@ -206,11 +207,11 @@ class Dpor:
             for key in keys:
                 found[key] = found["queue", key] = PRESENCE
         elif step.kind in ("call", "resume") and not self._is_held(step):
-            name = "add" if self._drops and step.name == "arrive" else step.name
-            found = footprint((name, *step.arguments), run.state, self._eager or rank.seconds <= 0)
+            eager = self._eager or rank.seconds <= 0
+            found = footprint((step.name, *step.arguments), run.state, eager, self._drops)
         if self._explored:
             found[_CLOCK] = OVERWRITE if step.kind == "expire" else MEET
-            if step.name in _BLOCKING or step.kind == "timer" or step.rank in self._slowed:
+            if step.name in _BLOCKING or step.kind in ("sleep", "timer") or step.rank in self._slowed:
                 found[_DEADLINES] = OVERWRITE
         if self._entangled:
             found[_CLOCK] = OVERWRITE

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from pytest_elastic.simulator._scheduler import Decision, Scheduler, Step, default_choice
+from pytest_elastic.store import OPERATIONS
 
 _STRETCH = 0.5  # Of an execution, at most.
 
@@ -142,4 +143,4 @@ def _share(one: Step, other: Step) -> bool:
 
 
 def _reads(step: Step) -> bool:
-    return step.name in ("get", "multi_get", "wait", "check", "num_keys", "list_keys", "queue_len", "members")
+    return step.name in OPERATIONS and not OPERATIONS[step.name].changes

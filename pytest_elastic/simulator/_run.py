@@ -37,9 +37,7 @@ from pytest_elastic.simulator._failures import place_of
 from pytest_elastic.simulator._fairness import UNFAIR, FairScheduler
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._simulated_rank import ASLEEP, BLOCKED, ENDED, PENDING, READY, SimulatedRank
-from pytest_elastic.store._handle import timeout_error
-from pytest_elastic.store._state import StoreState, Waiter
-from pytest_elastic.store._torch import as_torchs
+from pytest_elastic.store import OPERATIONS, StoreState, Waiter, as_torchs, timeout_error
 
 # Twice as fast as a named tuple's own constructor.
 _new = tuple.__new__
@@ -148,7 +146,7 @@ class SimulatedRun:
         if self.watch is not None:
             if not rank.struck:
                 rank.struck = True
-                keys = step.arguments[:1] if step.name == "barrier" else step.keys or ()
+                keys = OPERATIONS[step.name].keys(step.arguments)
                 if self.strike(rank, self.watch.called(step.rank, step.name, keys)):
                     return
             rank.struck = False

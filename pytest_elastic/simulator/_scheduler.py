@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pytest_elastic.store import OPERATIONS
+
 Delays = tuple[tuple[int, int], ...]
 Kind = Literal["call", "resume", "expire", "sleep", "timer", "point", "fault"]
 
@@ -184,20 +186,15 @@ def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> Delays:
     return tuple(delays)
 
 
-_MANY = frozenset({"wait", "check", "multi_get", "multi_set"})
 _NONE = frozenset({"sleep", "point", "timer", "acquire", "release"})
 _SHOWN = 40
 
 
 def keys_of(name: str, arguments: tuple[Any, ...]) -> tuple[str, ...] | None:
     """The keys that an operation touches; `None` is all of them."""
-    if name in _MANY:
-        keys: tuple[str, ...] = arguments[0]
-        return keys
-    if name in ("num_keys", "list_keys"):
-        return None
-    if name == "barrier":
-        return f"{arguments[0]}/num_members", f"{arguments[0]}/last_member"
+    operation = OPERATIONS.get(name)
+    if operation is not None:
+        return operation.touched(arguments) if arguments or operation.keyless else ()
     return () if name in _NONE or not arguments else (arguments[0],)
 
 

@@ -7,9 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from pytest_elastic.simulator._scheduler import Kind, Step
-from pytest_elastic.store._arguments import Asked
-from pytest_elastic.store._handle import Handle
-from pytest_elastic.store._state import Waiter
+from pytest_elastic.store import Asked, Handle, Waiter
 
 if TYPE_CHECKING:
     from pytest_elastic.simulator._run import SimulatedRun

@@ -25,8 +25,7 @@ from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.simulator._simulation import RankFunction
-from pytest_elastic.store import barrier
-from pytest_elastic.store._arguments import Arrival
+from pytest_elastic.store import Arrival, barrier
 from simulator.corpus import KERNELS
 from simulator.oracle import SleepSets, compare_searches, visits
 
