@@ -31,10 +31,10 @@ class Branch:
     """A run of calls that some ranks share.
 
     Attributes:
-        entries: the calls, outermost first, and at the end perhaps what is waited for, in words.
-        ranks: who is there, ascending.
-        branches: where they part, least progress first; empty at the end of a stack.
-        least: whether the ranks here, and no others, came least far.
+        entries: the calls, outermost first; the last may be the name of a wait.
+        ranks: those that share the run, ascending.
+        branches: the runs after it, least progress first; empty at the end of a stack.
+        least: whether the ranks here, and no others, made the least progress.
     """
 
     entries: tuple[Entry, ...]
@@ -123,7 +123,7 @@ def tree_text(branches: Sequence[Branch], indent: str = "") -> str:
     lines: list[str] = []
     for branch in branches:
         lines.append(indent + branch.text())
-        _draw(branch, indent, lines)
+        draw(branch, indent, lines)
     return "\n".join(lines)
 
 
@@ -131,7 +131,7 @@ def tree_dot(branches: Sequence[Branch]) -> list[str]:
     """The tree as statements of a DOT graph."""
     lines: list[str] = []
     for branch in branches:
-        _dot(branch, lines)
+        dot_name(branch, lines)
     return lines
 
 
@@ -182,18 +182,18 @@ def entry_text(entry: Entry) -> str:
     return entry if isinstance(entry, str) else entry.short
 
 
-def _draw(branch: Branch, indent: str, lines: list[str]) -> None:
+def draw(branch: Branch, indent: str, lines: list[str]) -> None:
     for child in branch.branches:
         last = child is branch.branches[-1]
         lines.append(f"{indent}{'└' if last else '├'} {child.text()}")
-        _draw(child, f"{indent}{' ' if last else '│'} ", lines)
+        draw(child, f"{indent}{' ' if last else '│'} ", lines)
 
 
-def _dot(branch: Branch, lines: list[str]) -> str:
+def dot_name(branch: Branch, lines: list[str]) -> str:
     name = f"s{len(lines)}"
     label = "\n".join(map(entry_text, branch.entries))
     style = ", style=bold" if branch.least else ""
     lines.append(f"{name} [shape=box, label={quote(label)}{style}];")
     for child in branch.branches:
-        lines.append(f"{name} -> {_dot(child, lines)} [label={quote(bracket(child.ranks))}];")
+        lines.append(f"{name} -> {dot_name(child, lines)} [label={quote(bracket(child.ranks))}];")
     return name

@@ -29,7 +29,7 @@ from pytest_elastic.events import (
 from pytest_elastic.hang import Stack
 from pytest_elastic.pristine import signal
 
-MOST_KEYS = 16  # Of a call, in what people read.
+MOST_KEYS = 16  # Of a call, in a text.
 LONGEST_KEY, LONGEST_LINE = 200, 2000
 
 _WRITES = frozenset({"set", "multi_set", "add", "compare_set", "append", "queue_push", "arrive"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from histories import failed_barrier
+from report.histories import failed_barrier
 
 from pytest_elastic.report.exporters import EXPORTERS, RunHistory, export
 
