@@ -18,14 +18,20 @@ LEVELS = {
     0: {"__version__", "pristine", "errors", "clock", "events", "logging", "processes", "wording"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
-    3: {"launch", "strategies"},
+    3: {"launch", "replays", "strategies"},
     4: {"plugin", "testing", "stateful"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
 BESIDE["errors"] = {"wording"}
-BESIDE |= {"hang": {"store"}, "simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+BESIDE |= {
+    "hang": {"store"},
+    "simulator": {"faults"},
+    "replays": {"launch"},
+    "strategies": set(),
+    "stateful": {"testing"},
+}
 THIRD_PARTIES = {
     "psutil": {"processes"},
     "hypothesis": {"strategies", "stateful"},
@@ -160,7 +166,7 @@ def test_the_plugin_is_thin():
         ("pytest_elastic.store", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.timer", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
-        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.pictures"}),
+        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.exporters"}),
         ("pytest_elastic.simulator", {"pytest", "hypothesis", "torch", "psutil", "greenlet"}),
     ],
 )

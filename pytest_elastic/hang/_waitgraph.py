@@ -29,7 +29,7 @@ by its keys, and each of its keys is crossed out once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytest_elastic.events import (
@@ -44,15 +44,13 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.hang._fixpoint import grow, stuck
 from pytest_elastic.hang._nodes import Barrier, Rank, Wait
 from pytest_elastic.store import LAST_MEMBER, NUM_MEMBERS, OPERATIONS, Effect, with_effect
 
 _CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
 _READS = frozenset(name for name, operation in OPERATIONS.items() if operation.reads)
 _WRITES, _DELETES = with_effect(Effect.WRITE), with_effect(Effect.DELETE)
-_MEETS, _PUSHES, _POPS = with_effect(Effect.MEET), with_effect(Effect.PUSH), with_effect(Effect.POP)
-_LOOKS = with_effect(Effect.PRESENCE)  # Content with a value or a queue.
+_MEETS, _PUSHES, _POPS, _LOOKS = map(with_effect, (Effect.MEET, Effect.PUSH, Effect.POP, Effect.PRESENCE))
 _NOBODY: dict[str, int] = {}
 _MOST_DELETED = _MOST_DONE = 10_000
 
@@ -129,9 +127,9 @@ class WaitGraph:
         """Those at which somebody waits, in the order in which the first one did."""
         return list(self._closed.values())
 
-    def stuck(self, wait: Wait) -> tuple[str, ...]:
+    def stuck(self, wait: Wait) -> list[str]:
         """The keys that nobody who can go on may write; not empty for a doomed wait."""
-        return stuck(wait, self._can, self._barriers)
+        return wait.stuck(self._can, self._barriers)
 
     def unread(self, key: str) -> bool:
         """Whether nobody read a deleted key after it was written; a barrier's is there for all to read."""
@@ -193,7 +191,8 @@ class WaitGraph:
         missing = event.missing
         writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else _NOBODY
         alarmed = event.alarm > 0
-        wait = Wait(event, rank.number, event.client, writers, len(missing), not writers, alarmed=alarmed)
+        lacks = dict.fromkeys(missing)
+        wait = Wait(event, rank.number, event.client, writers, lacks, not writers, alarmed)
         waiters = self._waiters
         for key in missing:
             if key in waiters:
@@ -326,8 +325,8 @@ class WaitGraph:
             if wait.writers:
                 self._paid(wait.writers[key])
             self._done.append(wait.event)
-            if wait.lacks > 1:
-                wait.see(key)
+            if len(wait.lacks) > 1:
+                del wait.lacks[key]
             else:
                 rank = self.ranks[wait.rank]
                 del rank.waits[wait.client]
@@ -377,7 +376,7 @@ class WaitGraph:
 
     def _release(self, wait: Wait) -> None:
         """It waits no more."""
-        for key in wait.missing:
+        for key in wait.lacks:
             there = self._waiters[key]
             del there[wait]
             if not there:
@@ -388,7 +387,7 @@ class WaitGraph:
         del self.ranks[wait.rank].waits[wait.client]
 
     def _give_up(self, wait: Wait) -> None:
-        for barrier in map(self._barriers.get, wait.missing):
+        for barrier in map(self._barriers.get, wait.lacks):
             if barrier is not None:
                 barrier.left |= barrier.joined & 1 << wait.rank
 
@@ -419,8 +418,11 @@ class WaitGraph:
         before = self.doomed
         waits = self.waits()
         self._can = grow(self._running | self._patient, waits, self._barriers)
-        self.doomed = tuple(w for w in waits if not w.patient and self.stuck(w))
-        return any(wait not in before for wait in self.doomed)
+        # Where a rank cannot go on, all its waits are stuck; where it can, one of several still may be.
+        self.doomed = tuple(
+            w for w in waits if not self._can >> w.rank & 1 or (not w.patient and self.stuck(w))
+        )
+        return not set(before).issuperset(self.doomed)
 
     def _can_be_doomed(self) -> bool:
         """What holds whenever a wait is doomed, and seldom otherwise."""
@@ -434,3 +436,15 @@ class WaitGraph:
             if not barrier.may_open(able):
                 return True
         return False
+
+
+def grow(able: int, waits: Sequence[Wait], barriers: Mapping[str, Barrier]) -> int:
+    """The least fixpoint: bits of all ranks that can go on, if those with the bits `able` can."""
+    blocked = [wait for wait in waits if not able >> wait.rank & 1]
+    while True:
+        ending = [wait for wait in blocked if not wait.stuck(able, barriers)]
+        if not ending:
+            return able
+        for wait in ending:
+            able |= 1 << wait.rank
+        blocked = [wait for wait in blocked if not able >> wait.rank & 1]

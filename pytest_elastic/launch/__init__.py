@@ -6,6 +6,7 @@ collected the tests) or fresh interpreters that collect the same tests again.
 
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
+from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
 from pytest_elastic.launch._launchers import Launchers
 from pytest_elastic.launch._outcomes import raises_on_ranks
 from pytest_elastic.launch._plan import Answers, Launcher, Plan

@@ -66,12 +66,12 @@ from pytest_elastic.hang import (
     Diagnosis,
     Stack,
     StalePrefix,
+    Wait,
     WaitGraph,
     diagnose,
     diagnose_outside,
     find_stale,
 )
-from pytest_elastic.hang._nodes import Wait
 from pytest_elastic.launch._company import CONFIRM, Companies
 from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._polls import Polls

@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing._job_control import reclaim_terminal, remember_launcher
 from pytest_elastic.multiprocessing._rankside import lead
 from pytest_elastic.multiprocessing._stop import reap_all, send, signal_all, sweep
 from pytest_elastic.pristine import os, select, signal
@@ -279,6 +280,7 @@ class _Guardian:
     def _abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""
         sweep()
+        reclaim_terminal(self.pids.values())
         os._exit(1)
 
 
@@ -409,6 +411,7 @@ def _close_all(descriptors: Any) -> None:
 
 def become_caretaker() -> None:
     """What a zygote and a guardian have in common: signals are for the launcher, orphans are ours."""
+    remember_launcher()
     os.setpgid(0, 0)
     become_subreaper()
     raise_descriptor_limit()  # A guardian holds those of all its ranks.

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._census import ThreadCensus
 from pytest_elastic.plugin._fixtures import (
     _elastic_nprocs,
     elastic,
@@ -36,17 +35,18 @@ from pytest_elastic.plugin._marker import (
     parametrize_sizes,
 )
 from pytest_elastic.plugin._options import Options, add_options
+from pytest_elastic.plugin._preconditions import ThreadCensus
 from pytest_elastic.plugin._refusal import refuse, unable
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
+    EXPERIMENTS,
     FRESH,
     LAUNCHERS,
     PATH,
     RANK,
     REPORT,
     TIMEOUT,
-    TRIALS,
     VERDICT,
 )
 from pytest_elastic.pristine import os
@@ -129,7 +129,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
         return []
     if why := unable():
         return [f"elastic: {len(on_ranks)} on ranks, and none can be: {why}"]
-    from pytest_elastic.plugin._neighbours import words
+    from pytest_elastic.plugin._other_plugins import words
 
     launchers = _launchers_of(config)
     how = f"start method {launchers.method(None)} ({launchers.why})"
@@ -149,7 +149,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     if why := unable():
         refuse(wanted, why, alone=len(wanted) == len(session.items))
         return (yield)
-    from pytest_elastic.plugin._loop import conduct
+    from pytest_elastic.plugin._session import conduct
 
     return (yield from conduct(session, list(on_ranks), wanted, _launchers_of(session.config)))
 
@@ -158,7 +158,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     verdict = item.stash.get(VERDICT, None)
     if verdict is None:
         return None
-    from pytest_elastic.plugin._accounting import report_of
+    from pytest_elastic.plugin._reporting import report_of
 
     item.stash[REPORT] = report_of(item, call, verdict)
     return item.stash[REPORT]
@@ -169,7 +169,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     __tracebackhide__ = True
     if "hypothesis" not in sys.modules or not is_elastic(item):
         return (yield)
-    from pytest_elastic.plugin._given import in_lockstep, unlooked_at
+    from pytest_elastic.plugin._hypothesis import in_lockstep, unlooked_at
 
     with in_lockstep(item) if RANK in item.config.stash else unlooked_at(item):
         return (yield)
@@ -182,14 +182,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
             text = "elastic() came while the test ran in pytest itself, too late to have it run on ranks"
             pytest.fail(text, pytrace=False)
         return (yield)
-    trials = pyfuncitem.stash.get(TRIALS, None)
-    if trials is None:
+    experiments = pyfuncitem.stash.get(EXPERIMENTS, None)
+    if experiments is None:
         return (yield)
     from pytest_elastic.plugin._reproduce import again
 
     again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction)
     result = yield
-    pyfuncitem.stash[TRIALS].check()
+    pyfuncitem.stash[EXPERIMENTS].check()
     return result
 
 

@@ -54,7 +54,7 @@ class Debugging:
         capture.suspend(in_=True) if capture else None
         try:
             shown = os.isatty(0) and self._config.pluginmanager.has_plugin("terminalreporter")
-            yield Terminal(0, self._show) if shown else None
+            yield Terminal((0, 1, 2), self._show) if shown else None
         finally:
             capture.resume() if capture else None
 

@@ -20,7 +20,7 @@ from pytest_elastic.launch import FreshInterpreters, RankGroup, Session
 from pytest_elastic.launch._spawn import measure, measured, start_of_this_interpreter
 from pytest_elastic.multiprocessing._guardian import exit_now, open_streams, set_environment
 from pytest_elastic.plugin._options import Options
-from pytest_elastic.plugin._rank import RankRunner
+from pytest_elastic.plugin._runner import RankRunner
 
 # Options that have a file opened or removed when a run begins: of pytest, -reportlog, -html and allure.
 _ONCE = ("log_file", "cacheclear", "report_log", "htmlpath", "allure_report_dir", "clean_alluredir")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.plugin._accounting import load_report, show
+from pytest_elastic.plugin._reporting import load_report, show
 from pytest_elastic.report import PartialSkip, PhaseReport, RankEnd, judge
 
 _CONTEXT = "_subtest.context"

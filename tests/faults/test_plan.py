@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import pytest
@@ -214,3 +215,13 @@ def test_kill_points():
 def test_spans_are_whole_microseconds():
     """What text cannot say exactly is rounded when it is made."""
     assert delay(rank=0, op=1, by=0.1234567) == delay(rank=0, op=1, by=0.123457)
+
+
+@pytest.mark.parametrize(
+    "make", [kill, exit, stop, resume, delay, drop, server_gone], ids=lambda make: make.__name__
+)
+def test_signatures_show_the_keywords_of_triggers(make):
+    """To `help`, notebooks and editors; `None` is a trigger that is not given."""
+    shown = [name for name, one in inspect.signature(make).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    assert shown == ["op", "key", "barrier", "line", "nth", "of"]
+    assert kill(rank=1, op=4, key=None, nth=None, of=None) == kill(rank=1, op=4)

@@ -8,8 +8,8 @@ import pytest
 
 from pytest_elastic.errors import DistStoreError, DivergenceError
 from pytest_elastic.faults import drop, kill, stop
-from pytest_elastic.launch._token import order_of
-from pytest_elastic.launch.bridge import UnsuitedError, load, real_token, simulated
+from pytest_elastic.replays import token_of
+from pytest_elastic.replays.bridge import UnsuitedError, load, real_token, simulated
 from pytest_elastic.simulator import HangUntilTimeout, schedule_of, shrink, simulate
 
 SHARED = """
@@ -73,7 +73,7 @@ def test_there_and_back(run, pytester):
     (recording,) = load((pytester.path / path).read_text())
     execution = simulated(wake, recording)
     assert isinstance(execution.errors[1], DistStoreError)
-    assert str(order_of(recording)).rpartition(".p")[0].startswith("R1.")
+    assert token_of([recording]).rpartition(".p")[0].startswith("R1.")
     smallest = shrink(wake, execution)
     assert len(smallest.delays) <= len(execution.delays)
     assert str(schedule_of(smallest)).startswith("E1.2.l.")

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_elastic.replays import load, read_orders
+
 KERNELS = Path(__file__).with_name("racy.py").read_text()
 FAILURES = {
     "test_counter": "*assert 1 == 2*",
@@ -52,6 +54,50 @@ def test_replay(run, name, given):
     assert all(done == of for done, of in steps)
 
 
+OLD = Path(__file__).parents[1] / "replays" / "recordings_0_1"
+THREADS = """
+import threading
+from pytest_elastic.launch import current_world
+
+def exchange(rank, world_size):
+    store = current_world().store
+    thread = threading.Thread(target=lambda: store.clone().set(f"thread{rank}", "1"))
+    thread.start()
+    thread.join()
+    store.wait([f"thread{other}" for other in range(world_size)])
+    current_world().barrier("all")
+    if rank == 0:
+        store.wait(["never"], 5.0)
+
+def test_threads(elastic, elastic_faults):
+    elastic_faults("D0@1=1ms+P1@klost")
+    elastic.run(lambda rank, n: current_world().store.set("lost", str(rank)), nprocs=2)
+    group = elastic.start(exchange, nprocs=2)
+    group.store.set("from the launcher", "1")
+    group.wait()
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("order", "name", "failure", "steps"),
+    [
+        (OLD / "wake_up.jsonl", "test_wake_up[0]", FAILURES["test_wake_up"], ["6"]),
+        (OLD / "threads.jsonl", "test_threads", "*assert False*", ["2", "12"]),
+        ("R1.2-4-3.0-1.0-2.t4b10x3.pf08798eb", "test_leader[0]", FAILURES["test_leader"], ["9"]),
+    ],
+    ids=["recording", "threads", "token"],
+)
+def test_what_version_0_1_recorded_is_replayed(run, order, name, failure, steps):
+    """Files with a row for each entry, and tokens that were printed then."""
+    files = {"test_racy": KERNELS, "test_threads": THREADS}
+    result = run("", "-k", name, f"--elastic-replay={order}", **files)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([failure])
+    done = re.findall(r"^replayed (\d+) of \1 steps in their order$", result.stdout.str(), re.MULTILINE)
+    assert done == steps
+
+
 def test_the_recording_is_a_file_of_lines(run, pytester):
     """With a header that says of what; junit has its name."""
     result = run(
@@ -70,18 +116,23 @@ def test_the_recording_is_a_file_of_lines(run, pytester):
     token, path = token_of(result), recording_of(result)
     assert re.fullmatch(r"R1\.1-1(\.0-1)?\+D0@1=1ms\.t[0-9a-f]{4}x2\.p[0-9a-f]{8}", token)
     assert f'<property name="elastic.replay" value="{token}"' in (pytester.path / "out.xml").read_text()
-    header, *rows = map(json.loads, (pytester.path / path).read_text().splitlines())
+    text = (pytester.path / path).read_text()
+    header, *lines = map(json.loads, text.splitlines())
     assert header.pop("python").startswith("3.")
     assert header.pop("version")
     assert header == {
-        "format": "elastic-recording/1",
+        "format": "elastic-recording/2",
         "test": "test_the_recording_is_a_file_of_lines.py::test_it",
         "nprocs": 2,
         "wake": "latched",
         "faults": "D0@1=1ms",
         "lost": 0,
     }
-    assert [row[:5] for row in rows if row[0] == 0] == [[0, 0, "applied", "set", ["a"]]]
+    calls = [line for line in lines if line["event"] == "StoreCalled" and line["rank"] == 0]
+    assert [(line["name"], line["keys"]) for line in calls] == [("set", ["a"])]
+    assert {"PhaseBegan", "PhaseEnded"} <= {line["event"] for line in lines}
+    (recording,) = load(text)
+    assert [str(one) for one in recording.entries if one.rank == 0] == ["rank 0: set('a')"]
 
 
 def test_divergence(run, monkeypatch):
@@ -150,9 +201,8 @@ def test_what_is_of_another_test_or_size_is_refused(run, given):
 
 def _unnamed(token):
     """As version 0.1 had it."""
-    from pytest_elastic.launch._token import parse_order
-
-    return str(dataclasses.replace(parse_order(token), mark="", nprocs=0))
+    (order,) = read_orders(token, Path())
+    return str(dataclasses.replace(order, mark="", nprocs=0))
 
 
 def test_a_replay_that_ends_early(run, monkeypatch):
@@ -168,7 +218,8 @@ def test_a_replay_that_ends_early(run, monkeypatch):
     token = recording_of(run(code))
     file = Path(token)
     text = file.read_text()
-    file.write_text(text + text.splitlines()[-1] + "\n")
+    (call, *_) = [line for line in reversed(text.splitlines()) if '"StoreCalled"' in line]
+    file.write_text(f"{text}{call}\n")
     monkeypatch.setenv("ELASTIC_SHORT", "1")
     result = run(code, f"--elastic-replay={token}")
     result.assert_outcomes(failed=1)
@@ -207,7 +258,7 @@ def test_stress_that_finds_nothing(run):
         ),
         (
             "--elastic-replay=E1.2.l",
-            "--elastic-replay: 'E1.2.l' cannot be replayed on ranks: it is the simulator's; *",
+            "--elastic-replay: 'E1.2.l' cannot be replayed: it is a token of the simulator; *",
         ),
         ("--elastic-replay=nothing", "--elastic-replay: 'nothing' cannot be replayed: *"),
         ("--elastic-stress=x", "--elastic-stress: 'x' is not allowed; it must be a whole number"),
@@ -251,11 +302,9 @@ def test_whatever_becomes_of_the_ranks(run, marker):
         """
     result = run(code, "--elastic-stress=2")
     result.assert_outcomes(passed=2, failed=1)
-    rows = [json.loads(line) for line in Path(recording_of(result)).read_text().splitlines()[1:]]
-    assert {key for row in rows for key in row[4] if key.startswith(("first", "second", "third"))} == {
-        "third0",
-        "third1",
-    }
+    (recording,) = load(Path(recording_of(result)).read_text())
+    keys = {key for entry in recording.entries for key in entry.keys}
+    assert {key for key in keys if key.startswith(("first", "second", "third"))} == {"third0", "third1"}
     again = run(code, "-k", "third", f"--elastic-replay={token_of(result)}")
     again.assert_outcomes(failed=1)
     again.stdout.fnmatch_lines(["replayed * steps in their order"])

@@ -1,23 +1,24 @@
-"""Recordings, and their order forced again."""
+"""Recordings: events, the entries that are a view of them, files, and the order forced again."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
-from gates import RecordStage
+from gates import Recorder
 
 from pytest_elastic.errors import DivergenceError
 from pytest_elastic.events import BarrierJoined, ClientLeft, StoreCalled, WaitBegan, WaitEnded
-from pytest_elastic.faults._recording import Entry, Recording, load
-from pytest_elastic.faults._recording import recorded as recorded_events
-from pytest_elastic.faults._replay import ReplayStage
+from pytest_elastic.replays import Entry, Recording, load, token_of
+from pytest_elastic.replays._recording import RecordedInterceptor
 from pytest_elastic.store import OpenGate
 
 
 def recorded(rig, *history, most=100):
     """The recording of a history: (label, name, arguments...), or a request that times out."""
-    stage = rig.use(RecordStage(OpenGate(), most))
+    stage = rig.use(Recorder(OpenGate(), most))
     requests = {}
     for label, name, *arguments in history:
         if name == "expire":
@@ -57,10 +58,10 @@ def test_everything_is_noted(rig):
 
 def test_only_the_last_are_kept(rig):
     """And it is known how many are not."""
-    recording = recorded(rig, *HISTORY, most=3)
-    assert (rows(recording), recording.lost) == (ROWS[-3:], 4)
-    with pytest.raises(ValueError, match="the first 4 entries"):
-        ReplayStage(recording, OpenGate())
+    recording = recorded(rig, *HISTORY, most=5)
+    assert (rows(recording), recording.lost) == (ROWS[-4:], 4)
+    with pytest.raises(ValueError, match="the first 4 events"):
+        RecordedInterceptor(recording, OpenGate())
 
 
 def test_from_events():
@@ -78,18 +79,13 @@ def test_from_events():
         ClientLeft(5.7, 1, 8),
         WaitEnded(5.8, 3, 99, "gone"),
     ]
-    recording = recorded_events(events, {"nprocs": 2}, 3)
-    assert recording == Recording(
-        (
-            Entry(0, 0, "blocked", "get", ("a",), 0.0, ("a",)),
-            Entry(1, 0, "applied", "set", ("a",), 5.2 - 5.0),
-            Entry(0, 0, "done", "get", ("a",), 5.3 - 5.0),
-            Entry(1, 1, "blocked", "wait", ("b", "c"), 5.4 - 5.0, ("c",)),
-            Entry(-1, 0, "applied", "num_keys", (), 5.5 - 5.0),
-            Entry(1, 1, "jumped", "wait", ("b", "c"), 5.6 - 5.0),
-        ),
-        {"nprocs": 2},
-        3,
+    assert Recording(tuple(events)).entries == (
+        Entry(0, 0, "blocked", "get", ("a",), 0.0, ("a",)),
+        Entry(1, 0, "applied", "set", ("a",), 5.2 - 5.0),
+        Entry(0, 0, "done", "get", ("a",), 5.3 - 5.0),
+        Entry(1, 1, "blocked", "wait", ("b", "c"), 5.4 - 5.0, ("c",)),
+        Entry(-1, 0, "applied", "num_keys", (), 5.5 - 5.0),
+        Entry(1, 1, "jumped", "wait", ("b", "c"), 5.6 - 5.0),
     )
 
 
@@ -98,8 +94,43 @@ def test_dump_and_load(rig):
     one = recorded(rig, *HISTORY)
     other = Recording((), {"nprocs": 3, "faults": "K1@4"}, 2)
     again = load(one.dump() + other.dump())
+    assert again == [one, other]
     assert list(map(rows, again)) == [ROWS, []]
-    assert [(one.header, one.lost) for one in again] == [({"nprocs": 2}, 0), (other.header, 2)]
+
+
+OLD = Path(__file__).with_name("recordings_0_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("counter", "R1.7-6.2-1.tea28x2.pa0988f11"),
+        ("leader", "R1.2-4-3.0-1.0-2.t4b10x3.pf08798eb"),
+        ("wake_up", "R1.3-3.2-1.tdbb6x2.p7aa4d923"),
+    ],
+)
+def test_a_file_of_version_0_1_is_the_same_recording(name, token):
+    """Its rows become events whose entries are those rows, and its token is the one that was printed then."""
+    text = (OLD / f"{name}.jsonl").read_text()
+    (recording,) = load(text)
+    header, *old = map(json.loads, text.splitlines())
+    again = [
+        [one.rank, one.client, one.how, one.name, list(one.keys), one.at]
+        + [list(one.missing)] * bool(one.missing)
+        for one in recording.entries
+    ]
+    assert again == old
+    assert recording.header == {name: header[name] for name in header if name not in ("format", "lost")}
+    assert load(recording.dump()) == [recording]
+    assert token_of([recording]) == token
+
+
+def test_a_file_of_version_0_1_has_all_groups_and_connections():
+    """Two groups, threads, the launcher."""
+    first, second = load((OLD / "threads.jsonl").read_text())
+    assert [one.party for one in first.entries] == [(1, 0), (0, 0)]
+    assert {one.party for one in second.entries} == {(0, 0), (0, 1), (1, 0), (1, 1), (-1, 0)}
+    assert token_of([second]) == ""
 
 
 @pytest.mark.parametrize(
@@ -107,7 +138,7 @@ def test_dump_and_load(rig):
     [
         ("", "the text is empty"),
         ("x", "line 1: JSONDecodeError"),
-        ('{"format":"elastic-recording/2","lost":0}', "line 1: ValueError: the format must be"),
+        ('{"format":"elastic-recording/3","lost":0}', "line 1: ValueError: the format must be"),
         ('{"lost":0}', "line 1: KeyError"),
         ('[0,0,"applied","set",["a"],0.1]', "line 1: IndexError"),
         ('{"format":"elastic-recording/1","lost":0}\n[0,0,"applied"]', "line 2: ValueError"),
@@ -116,6 +147,8 @@ def test_dump_and_load(rig):
             "line 2: ValueError: an entry that is 'boom'",
         ),
         ("7", "line 1: TypeError"),
+        ('{"format":"elastic-recording/2","lost":0}\n{"event":"Boom"}', "line 2: ValueError: no event"),
+        ('{"format":"elastic-recording/2","faults":"Q","lost":0}', "line 1: FaultPlanError"),
     ],
 )
 def test_what_is_no_recording(text, problem):
@@ -132,7 +165,7 @@ def replaying(rig, *history):
     """A rig whose order is that of a history."""
     recording = recorded(rig, *history)
     rig.__init__()
-    again = RecordStage(ReplayStage(recording, OpenGate()))
+    again = Recorder(RecordedInterceptor(recording, OpenGate()))
     rig.use(again)
     return again.following, lambda: rows(again.recording({})), rows(recording)
 
@@ -191,15 +224,16 @@ def test_more_of_one_than_was_recorded(rig):
 
 def test_threads_are_parties_of_their_own(rig):
     """Connections of one rank have their own sequences."""
-    rig.use(stage := RecordStage(OpenGate()))
-    rig.ask(0, *A, client=1)
-    rig.ask(0, *B)
+    rig.use(stage := Recorder(OpenGate()))
+    rig.ask(0, *A)
+    rig.ask(0, *B, client=1)
     recording = stage.recording({})
     rig.__init__()
-    stage = rig.use(RecordStage(ReplayStage(recording, OpenGate())))
-    rig.ask(0, *B)
-    rig.ask(0, *A, client=1)
-    assert [one.party for one in stage.recording({}).entries] == [(0, 1), (0, 0)]
+    stage = rig.use(Recorder(RecordedInterceptor(recording, OpenGate())))
+    rig.ask(0, *B, client=1)
+    rig.ask(0, *A)
+    assert rows(stage.recording({})) == rows(recording)
+    assert [one.party for one in recording.entries] == [(0, 0), (0, 1)]
 
 
 def diverged(stage, rig, label, expected, came):
@@ -274,14 +308,19 @@ def test_one_that_has_ended(rig):
 def test_one_that_does_not_come(rig, clock):
     """After ten times what it took, and some."""
     recording = Recording(
-        (Entry(1, 0, "applied", "set", ("a",), 5.0), Entry(0, 0, "applied", "set", ("b",), 5.1))
+        (
+            StoreCalled(7.0, 0, 0, "set", ("c",)),
+            StoreCalled(12.0, 1, 1, "set", ("a",)),
+            StoreCalled(12.1, 0, 0, "set", ("b",)),
+        )
     )
-    stage = rig.use(ReplayStage(recording, OpenGate(), patience=3.0))
+    stage = rig.use(RecordedInterceptor(recording, OpenGate(), patience=3.0))
+    rig.ask(0, "set", "c", b"1")
     assert stage.due() == math.inf  # Nobody is kept waiting.
     rig.ask(0, *B)
     assert stage.due() == 153.0
     stage.tick(clock(52))
-    assert rig.of(0) == []
+    assert rig.of(0) == ["ok"]
     stage.tick(clock(2))
     diverged(stage, rig, 0, "rank 1: set('a')", "did not come for 54.0 s")
 
@@ -308,11 +347,15 @@ def test_a_rank_that_timed_out_and_does_nothing(rig, clock):
 def test_a_hang_is_left_to_be_seen(rig, clock):
     """A wait that was ended since nothing else could be, has its deadline back, for a while."""
     recording = Recording(
-        (Entry(0, 0, "blocked", "get", ("x",), 0.0), Entry(0, 0, "jumped", "get", ("x",), 0.1))
+        (
+            StoreCalled(0.0, 0, 0, "get", ("x",)),
+            WaitBegan(0.0, 0, 0, "get", ("x",), ("x",), 300.0),
+            WaitEnded(0.1, 0, 0, "jumped"),
+        )
     )
     for by_itself in (True, False):
         rig.__init__()
-        stage = rig.use(ReplayStage(recording, OpenGate()))
+        stage = rig.use(RecordedInterceptor(recording, OpenGate()))
         waits = rig.ask(0, "get", "x")
         assert (waits.timeless, rig.of(0), stage.done) == (False, [], 1)
         if by_itself:

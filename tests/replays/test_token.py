@@ -1,4 +1,4 @@
-"""Recordings as tokens, and tokens as orders: no process, random programs."""
+"""Recordings as tokens, and the order of a token forced: no process, random programs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import random
 import re
 
 import pytest
-from gates import RecordStage, Rig
+from gates import Recorder, Rig
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic.errors import DivergenceError
-from pytest_elastic.faults._recording import Recording
-from pytest_elastic.launch._canonical import UnsuitedError
-from pytest_elastic.launch._scheduled import ScheduleStage
-from pytest_elastic.launch._token import mismatch, order_of, parse_order
+from pytest_elastic.replays import Recording, mismatch
+from pytest_elastic.replays._sparse import UnsuitedError
+from pytest_elastic.replays._token import ScheduledInterceptor, order_of, parse_order
+from pytest_elastic.simulator import checksum
 from pytest_elastic.store import OpenGate
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -91,7 +91,7 @@ class Ranks:
 def record(programs, seed, early):
     """A run in an order that the seed decides, until all waits have timed out."""
     ranks = Ranks(programs, random.Random(seed))
-    stage = ranks.rig.use(RecordStage(OpenGate()))
+    stage = ranks.rig.use(Recorder(OpenGate()))
     ranks.run(early)
     while ranks.expire_one():
         ranks.run(early)
@@ -120,7 +120,7 @@ def test_a_token_is_the_run(programs, seed, other, early):
     token = str(order)
     assert parse_order(token) == order
     ranks = Ranks(programs, random.Random(other))
-    again = ranks.rig.use(RecordStage(ScheduleStage(parse_order(token), OpenGate())))
+    again = ranks.rig.use(Recorder(ScheduledInterceptor(parse_order(token), OpenGate())))
     while again.following.done < again.following.steps:
         before = again.following.done
         ranks.run()
@@ -138,7 +138,7 @@ def test_a_token_is_the_run(programs, seed, other, early):
 def history(*steps):
     """The recording of requests in this order, by rank."""
     rig = Rig()
-    stage = rig.use(RecordStage(OpenGate()))
+    stage = rig.use(Recorder(OpenGate()))
     for rank, *what in steps:
         rig.ask(rank, *what)
     return stage.recording({})
@@ -172,7 +172,7 @@ def test_few_delays(steps, delays):
 def test_the_text():
     """Counts, delays, faults, seal."""
     recording = history((1, "get", "x"), (0, "set", "x", b"1"), (1, "get", "x"))
-    order = order_of(Recording(recording.entries, {"faults": "K1@3"}))
+    order = order_of(Recording(recording.events, {"faults": "K1@3"}))
     token = str(order)
     assert token.startswith("R1.1-2.0-1+K1@3.p")
     assert parse_order(token) == order
@@ -189,9 +189,7 @@ def test_the_text():
 )
 def test_bad_tokens(token, problem):
     """One error."""
-    from pytest_elastic.launch._token import _checksum
-
-    token = token.format(f"{_checksum(token.partition('.p')[0]):04x}")
+    token = token.format(f"{checksum(token.partition('.p')[0]):04x}")
     with pytest.raises(ValueError, match=problem):
         parse_order(token)
 
@@ -199,7 +197,7 @@ def test_bad_tokens(token, problem):
 def test_it_says_of_which_test_and_size():
     """In few characters; where that is not known, it is good for any."""
     steps = ((0, "set", "a", b"1"), (1, "get", "a"))
-    recording = Recording(history(*steps).entries, {"test": "tests/test_x.py::T::test_y[a-b]", "nprocs": 2})
+    recording = Recording(history(*steps).events, {"test": "tests/test_x.py::T::test_y[a-b]", "nprocs": 2})
     token = str(order_of(recording))
     assert re.fullmatch(r"R1\.1-1\.t[0-9a-f]{4}x2\.p[0-9a-f]{8}", token)
     for one in (recording, parse_order(token)):
@@ -221,7 +219,7 @@ def test_unsuited():
 def test_threads_of_a_rank():
     """Each connection is a party of its own."""
     rig = Rig()
-    stage = rig.use(RecordStage(OpenGate()))
+    stage = rig.use(Recorder(OpenGate()))
     rig.ask(0, "set", "a", b"1")
     rig.ask(0, "set", "a", b"2", client=1)
     rig.ask(2, "get", "a")
@@ -233,7 +231,7 @@ def test_threads_of_a_rank():
 def test_another_program(rig):
     """Is known at the end, by its fingerprint."""
     order = order_of(history((0, "set", "a", b"1"), (1, "get", "a")))
-    stage = rig.use(ScheduleStage(order, OpenGate()))
+    stage = rig.use(ScheduledInterceptor(order, OpenGate()))
     rig.ask(1, "get", "b")
     rig.ask(0, "set", "b", b"1")
     assert stage.progress() == (
@@ -245,7 +243,9 @@ def test_another_program(rig):
 
 def test_one_that_does_not_come(rig, clock):
     """Nobody is held for ever."""
-    stage = rig.use(ScheduleStage(order_of(history((0, "set", "a", b"1"), (1, "get", "a"))), OpenGate(), 3.0))
+    stage = rig.use(
+        ScheduledInterceptor(order_of(history((0, "set", "a", b"1"), (1, "get", "a"))), OpenGate(), 3.0)
+    )
     rig.ask(1, "get", "a")
     stage.tick(clock(4))
     (text,) = rig.of(1)
@@ -254,7 +254,9 @@ def test_one_that_does_not_come(rig, clock):
 
 def test_one_that_has_ended(rig):
     """Nor for one that is gone."""
-    stage = rig.use(ScheduleStage(order_of(history((0, "set", "a", b"1"), (1, "get", "a"))), OpenGate()))
+    stage = rig.use(
+        ScheduledInterceptor(order_of(history((0, "set", "a", b"1"), (1, "get", "a"))), OpenGate())
+    )
     rig.ask(1, "get", "a")
     stage.left(0)
     assert rig.of(1)[0].endswith("rank 0 has ended")

@@ -1,13 +1,13 @@
-"""A recording as a sparse schedule: which few choices of the default scheduler have to be changed.
+"""Sparse schedules: a recording as the few choices in which it differs from the default scheduler's.
 
-*Theory of operation.*  Two operations that touch no key together, or only read it, may change places and
-nobody can tell (Mazurkiewicz traces).  So the recording is put in another order that keeps each pair of
-dependent operations as it was, and is as close to the default schedule as that allows: the default's choice
-is taken where all on which it depends has been done, else the first alternative of which that is true.  The
-other choices are the delays; a long run that did nothing special has none.
+*Theory of operation.*  Two operations that touch no key in common, or only read it, commute: no rank can tell
+their order (Mazurkiewicz traces).  So the recording is put in another order that keeps each pair of dependent
+operations as it was, and is as close to the default schedule as that allows: the default's choice is taken
+where all on which it depends has been done, else the first alternative of which that is true.  The choices
+that are not the default's are the delays; a long run in which the order hardly matters has few or none.
 
-Arrivals at a barrier of ours change places, too, but for the last one: `barrier` looks at their number only
-to find out whether it is complete.
+Arrivals at a barrier of ours commute, too, but for the last one: `barrier` looks at their number only to find
+out whether it is complete.
 
 A rank is blocked in this order exactly if it will be in a replay: from a wait that blocked when recorded
 until the first writes since then to all the keys that it lacked.
@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pytest_elastic.faults import WRITES
-from pytest_elastic.faults._recording import Entry, Party, Recording
-from pytest_elastic.simulator._scheduler import Delays, Step, delays_of, ring_order
+from pytest_elastic.replays._order import Party
+from pytest_elastic.replays._recording import Entry, Recording
+from pytest_elastic.simulator import Delays, Step, delays_of, ring_order
 from pytest_elastic.store import OPERATIONS, Effect, barrier_keys, with_effect
 
 _MOST = 5000
@@ -30,7 +31,7 @@ _ARRIVALS = with_effect(Effect.ARRIVE)
 
 
 class UnsuitedError(ValueError):
-    """The recording has no sparse schedule: the launcher took part, or its beginning is missing."""
+    """A run has no token: a sparse schedule cannot say its order."""
 
 
 @dataclass(slots=True)
@@ -48,10 +49,11 @@ class _Event:
 
 
 def sparse(recording: Recording) -> tuple[dict[Party, int], Delays, list[Entry]]:
-    """How many steps each party takes, the delays, and the entries in the order that they make.
+    """The sparse schedule of a recording: number of steps of each party, delays, entries in its order.
 
     Raises:
-        UnsuitedError: there is no such schedule.
+        UnsuitedError: there is none: the launcher took part, the beginning is missing, or there are more than
+            5000 steps.
     """
     if recording.lost or any(entry.rank < 0 for entry in recording.entries):
         raise UnsuitedError("the launcher took part, or the beginning is missing")
@@ -67,7 +69,11 @@ def sparse(recording: Recording) -> tuple[dict[Party, int], Delays, list[Entry]]
 
 
 def _decide(events: list[_Event], order: list[int]) -> Iterator[tuple[list[Step], int]]:
-    """The choices of the closest order: what could be done, and which was; the order itself as it goes."""
+    """The choices of the closest order: the enabled steps, and the index of the next one.
+
+    Args:
+        order: gets the numbers of the events, in their new order.
+    """
     own: dict[Party, deque[int]] = defaultdict(deque)
     for number, event in enumerate(events):
         own[event.entry.party].append(number)
@@ -93,7 +99,7 @@ def _decide(events: list[_Event], order: list[int]) -> Iterator[tuple[list[Step]
 
 
 def steps_of(going: list[Party], blocked: set[Party], parties: list[Party]) -> list[Step]:
-    """What can be done: the requests of parties that go on, then the timeouts of those that wait."""
+    """The enabled steps: requests of the parties that are not blocked, then timeouts of those that are."""
     calls = [Step(parties.index(party), "call", "") for party in going if party not in blocked]
     return calls + [Step(parties.index(party), "expire", "") for party in going if party in blocked]
 
@@ -106,7 +112,7 @@ def _is_ready(
 
 
 def _events(entries: tuple[Entry, ...]) -> list[_Event]:
-    """The steps, with what they depend on."""
+    """The steps of a recording, with their dependences."""
     events: list[_Event] = []
     waiting: dict[Party, int] = {}
     lasts = {entry.keys[0]: number for number, entry in enumerate(entries) if entry.name in _ARRIVALS}
@@ -124,7 +130,7 @@ def _events(entries: tuple[Entry, ...]) -> list[_Event]:
 
 
 def _wakers(events: list[_Event], began: int) -> frozenset[int]:
-    """The steps that ended a wait: the last one so far, and the first writes to its other missing keys."""
+    """The steps that ended a wait: the last one so far, and the first writes to the other missing keys."""
     found, missing = {len(events) - 1}, events[began].entry.missing
     if len(missing) > 1:
         for key in missing:
@@ -144,7 +150,7 @@ def _written(entry: Entry) -> tuple[str, ...]:
 
 
 class _Dependence:
-    """Who touched what, step after step."""
+    """Dependences between steps, by the keys that they touch."""
 
     def __init__(self) -> None:
         self._wrote: dict[str, int] = {}
@@ -154,12 +160,12 @@ class _Dependence:
         self._looks: dict[Party, int] = {}  # Likewise of those at all keys.
 
     def add(self, entry: Entry, number: int, last: bool) -> set[int]:
-        """Note a step; the ones on which it depends.
+        """Add a step; the numbers of the steps on which it depends.
 
         Args:
             entry: the step.
-            number: its own.
-            last: whether it is no arrival, or the last one at its barrier.
+            number: the step's number.
+            last: whether it is the last arrival at its barrier, or no arrival.
         """
         before: set[int] = set()
         written = _written(entry)

@@ -1,7 +1,7 @@
-"""Between real ranks and the simulator: a recording runs there, and what it became there runs on real ranks.
+"""The bridge between real ranks and the simulator: recordings go there, executions come back as tokens.
 
-Both ways are for a program that can be run on both sides: `function(rank, world_size, store)`, on real ranks
-called with `current_world().store`.
+The program is one that runs on both sides: `function(rank, world_size, store)`, on real ranks called with
+`current_world().store`.
 
     (recording,) = load(Path("recording.jsonl").read_text("utf-8"))
     smallest = shrink(function, simulated(function, recording))
@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections import Counter
 
 from pytest_elastic.errors import DivergenceError
-from pytest_elastic.faults import parse
-from pytest_elastic.faults._recording import Entry, Recording, load
-from pytest_elastic.launch._canonical import UnsuitedError, steps_of
-from pytest_elastic.launch._token import Order, fingerprint
+from pytest_elastic.replays._recording import Entry, Recording, load
+from pytest_elastic.replays._sparse import UnsuitedError, steps_of
+from pytest_elastic.replays._token import ScheduledOrder, fingerprint
 from pytest_elastic.simulator import (
     Execution,
     FollowingScheduler,
@@ -34,23 +33,24 @@ _EXACT = ("kill", "exit", "drop")
 
 
 def simulated(function: RankFunction, recording: Recording) -> Execution:
-    """Run the order of a recording in the simulator.
+    """The execution of a recording's order in the simulator, for `shrink` and `schedule_of`.
 
     Args:
-        function: what the ranks did when recorded.
+        function: the program that was recorded.
+        recording: one group's, from `load`.
 
     Returns:
-        The execution, for `shrink` and `schedule_of`; its verdict says what is wrong with it.
+        The execution; its `verdict` says how it fails.
 
     Raises:
-        DivergenceError: the function does something else.
+        DivergenceError: the function does something else in the simulator.
     """
-    steps = [entry for entry in recording.entries if entry.begins or entry.expires]
+    steps = recording.steps
     order: list[tuple[int, Kind]] = [(one.rank, "expire" if one.expires else "call") for one in steps]
     expiries = sum(one.expires for one in steps)
     setting = Setting(
-        recording.header["nprocs"],
-        faults=parse(recording.header.get("faults", "")),
+        recording.nprocs,
+        faults=recording.faults,
         expiries=expiries,
         may_timeout=expiries > 0,
     )
@@ -68,10 +68,15 @@ def simulated(function: RankFunction, recording: Recording) -> Execution:
 
 
 def real_token(execution: Execution) -> str:
-    """The token that forces the order of an execution on real ranks (`--elastic-replay`).
+    """The token of an execution for real ranks, for `--elastic-replay`.
 
     Raises:
-        UnsuitedError: real ranks cannot be made to do so: time, or the store's other wake rule, has a part.
+        UnsuitedError: real ranks cannot be forced into it: time, or the store's `"level"` rule, has a part.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> execution = simulate(lambda rank, world_size, store: store.set(f"key{rank}", "1"), ranks=2)
+    >>> real_token(execution)
+    'R1.1-1.p787588e3'
     """
     setting = execution.setting
     if setting.wake != "latched" or any(fault.kind not in _EXACT for fault in setting.faults):
@@ -92,11 +97,11 @@ def real_token(execution: Execution) -> str:
         decisions.append((steps, steps.index(chosen)))
         left[step.rank, 0] -= 1
     program = fingerprint(_entry(step) for step, _ in done)
-    return str(Order(counts, delays_of(decisions), program, setting.faults))
+    return str(ScheduledOrder(counts, delays_of(decisions), program, setting.faults))
 
 
 def _struck(execution: Execution) -> list[bool]:
-    """For each step whether a fault ended its rank right there: on real ranks it is then never applied."""
+    """For each step whether a fault ended its rank there: on real ranks it is then never applied."""
     found: list[bool] = []
     caller = -1
     for step in execution.steps:

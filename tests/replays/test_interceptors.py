@@ -1,4 +1,4 @@
-"""Faults at the gate: what is signalled, kept, delayed, lost, and when."""
+"""Interceptors: what faults signal, keep, delay and lose, and when; what jitter delays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from pytest_elastic.faults import delay, drop, exit, kill, late_join, resume, server_gone, stop
-from pytest_elastic.faults._inject import FaultStage
+from pytest_elastic.replays._interceptors import FaultInterceptor, JitterInterceptor
 from pytest_elastic.store import OpenGate
 
 K, S, C = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
@@ -25,7 +25,7 @@ def faulty(rig):
             found, rig.lines = rig.lines, []
             return found
 
-        rig.stage = rig.use(FaultStage(plan, lambda *what: rig.sent.append(what), lines, OpenGate()))
+        rig.stage = rig.use(FaultInterceptor(plan, lambda *what: rig.sent.append(what), lines, OpenGate()))
         return rig
 
     return make
@@ -149,3 +149,32 @@ def test_the_launcher_is_no_rank(faulty):
     rig = faulty(server_gone(op=1))
     rig.ask("launcher", "set", "a", b"1")
     assert (rig.of("launcher"), rig.hung_up) == (["ok"], False)
+
+
+def spans(rig, clock, seed):
+    """By how much each of 40 requests of two ranks is late."""
+    stage = rig.use(JitterInterceptor(seed, 2, OpenGate()))
+    found = []
+    for number in range(40):
+        rig.notes.clear()
+        now = clock(0)
+        rig.ask(number % 2, "add", "n", 1)
+        found.append(0.0 if rig.notes else round(stage.due() - now, 6))
+        stage.tick(clock(1))
+        assert (rig.of(number % 2), stage.due()) == (["ok"], math.inf)
+    return found
+
+
+def test_a_seed_is_a_schedule(rig, clock):
+    """The same one twice, another one for another seed."""
+    one, again, other = (spans(rig, clock, seed) for seed in ("1/0", "1/0", "2/0"))
+    assert one == again
+    assert one != other
+
+
+def test_some_are_late(rig, clock):
+    """By less than 10 ms, in each of some seeds; in some a rank is always late."""
+    found = [spans(rig, clock, seed) for seed in range(20)]
+    assert all(0 < max(late) < 0.01 for late in found)
+    starved = [late for late in found if min(late[::2]) > 0 or min(late[1::2]) > 0]
+    assert 0 < len(starved) < 20

@@ -29,7 +29,7 @@ from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_c
 from pytest_elastic.plugin._books import only_compare
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._marks import marks_of, new_marks
-from pytest_elastic.plugin._neighbours import recorded, run_once, take_outcomes, write_no_files
+from pytest_elastic.plugin._other_plugins import recorded, run_once, take_outcomes, write_no_files
 from pytest_elastic.plugin._phase_report import describe, pickles, plain, plain_values, raised_outcome
 from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.pristine import os, threading
@@ -226,7 +226,7 @@ class RankRunner:
         self._warnings.append((message, category, warning.filename, warning.lineno))
 
     def pytest_enter_pdb(self, pdb: Any) -> None:
-        """The debugger talks to the terminal of the launcher."""
+        """The debugger is at the terminal of the launcher, also when it stops again later."""
         __tracebackhide__ = True
         terminal, set_quit = self._terminal, pdb.set_quit
         assert terminal is not None
@@ -236,8 +236,17 @@ class RankRunner:
             set_quit()
             terminal.quit()
 
-        pdb.stdin = pdb.stdout = terminal
-        pdb.use_rawinput, pdb.set_quit = False, quit_for_all
+        def at_terminal(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                terminal.borrow()
+                return method(*args)
+
+            return call
+
+        pdb.set_quit = quit_for_all
+        # These return before the prompt: no frame of ours is between the test and its debugger.
+        for name in ("message", "setup"):
+            setattr(pdb, name, at_terminal(getattr(pdb, name)))
 
     def pytest_leave_pdb(self) -> None:
         """Until it stops at one of its own breakpoints."""
@@ -363,8 +372,8 @@ class RankRunner:
             terminal.borrow(post_mortem=True)
         except DebuggerError:
             return call
-        terminal.write(f"{report.longreprtext}\n")
-        debugger = pdb.Pdb(stdin=terminal, stdout=terminal)  # type: ignore[arg-type]
+        print(report.longreprtext)
+        debugger = pdb.Pdb()
         debugger.reset()
         debugger.interaction(None, call.excinfo.tb)
         if not debugger.quitting:

@@ -8,13 +8,13 @@ import pytest
 
 from pytest_elastic.launch import Launchers
 from pytest_elastic.plugin._books import wrong_books
-from pytest_elastic.plugin._census import replaced_threads
 from pytest_elastic.plugin._controller import Conductor
-from pytest_elastic.plugin._home import HomeHooks
+from pytest_elastic.plugin._launcher_hooks import HomeHooks
 from pytest_elastic.plugin._marker import fail_instead, read_marker
 from pytest_elastic.plugin._options import Options
-from pytest_elastic.plugin._rank import RankRunner
+from pytest_elastic.plugin._preconditions import replaced_threads
 from pytest_elastic.plugin._refusal import refuse
+from pytest_elastic.plugin._runner import RankRunner
 from pytest_elastic.plugin._stash import CONDUCTOR
 
 
