@@ -24,7 +24,12 @@ LEVELS = {
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
-BESIDE |= {"simulator": {"faults"}, "strategies": set(), "stateful": {"testing"}}
+BESIDE |= {
+    "loop": {"pristine", "clock"},
+    "simulator": {"faults"},
+    "strategies": set(),
+    "stateful": {"testing"},
+}
 THIRD_PARTIES = {
     "psutil": {"multiprocessing"},
     "hypothesis": {"strategies", "stateful"},
