@@ -17,12 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
-from pytest_elastic.pristine import os, select, socket, threading
-
-READ, WRITE = 1, 4  # The bits of epoll and of poll alike.  Any other bit is an end, to be found by reading.
+from pytest_elastic.pristine import os, select, selectors, socket, threading
 
 _CLOSING_TIME = 1.0
 _LONGEST = 86_400.0
@@ -30,6 +28,16 @@ _SLICE = 0.1  # Seconds after which a thread looks again for what another one ha
 
 Act = Callable[[], object]
 T = TypeVar("T")
+
+
+class Member(Protocol):
+    """Something with moments of its own, which a loop drives; its descriptors are in the loop's selector."""
+
+    def due(self) -> float:
+        """When `step` has something to do, on the monotonic clock; asked at the beginning of each round."""
+
+    def step(self, idle: bool) -> None:
+        """Do what is due; called at the end of each round, `idle` where no descriptor was ready in it."""
 
 
 class Alarm:
@@ -53,13 +61,16 @@ class Loop:
 
     Args:
         name: of the thread.
+
+    Attributes:
+        selector: calls the data of each key that is ready.
     """
 
     def __init__(self, name: str = "elastic loop") -> None:
         self._name = name
-        self._epoll = select.epoll() if hasattr(select, "epoll") else None
-        self._poll: Any = self._epoll or select.poll()
-        self._handlers: dict[int, Act] = {}
+        self.selector = selectors.DefaultSelector()
+        self._watched: dict[int, Act] = {}
+        self._members: list[Member] = []
         self._alarms: list[Alarm] = []
         self._settled: list[Act] = []
         self._orders: deque[Act] = deque()
@@ -67,38 +78,43 @@ class Loop:
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
+        self._forked: list[Act] = []
         self._turn = threading.RLock()  # Who drives a loop that was not started.
         self._thread: threading.Thread | None = None
         self._driver = 0
         self._recheck = self._closing = self._ended = False
-        self.watch(self._ear.fileno(), self._hear)
+        self.selector.register(self._ear, selectors.EVENT_READ)
         _loops.add(self)
 
     # In the loop.
 
-    def watch(self, descriptor: int, act: Act, bits: int = READ) -> None:
-        """Call `act` whenever the descriptor is readable (or as `bits` say), until `unwatch`."""
-        self._handlers[descriptor] = act
-        self._poll.register(descriptor, bits)
-
-    def change(self, descriptor: int, bits: int) -> None:
-        """Watch for something else: `READ` or `WRITE`."""
-        self._poll.modify(descriptor, bits)
+    def watch(self, descriptor: int, act: Act) -> None:
+        """Call `act` whenever the descriptor is readable, until `unwatch`."""
+        self._watched[descriptor] = act
+        self.selector.register(descriptor, selectors.EVENT_READ, partial(self._serve, descriptor, act))
 
     def unwatch(self, descriptor: int) -> None:
         """Forget a descriptor, before it is closed; nothing happens if it is not watched."""
-        if self._handlers.pop(descriptor, None) is not None and not self._ended:
-            self._poll.unregister(descriptor)
+        if self._watched.pop(descriptor, None) is not None:
+            self.selector.unregister(descriptor)
+
+    def add(self, member: Member) -> None:
+        """Drive a member."""
+        self._members.append(member)
+
+    def remove(self, member: Member) -> None:
+        """Drive it no more; nothing happens if it is not driven."""
+        with suppress(ValueError):
+            self._members.remove(member)
 
     def alarm(self, act: Act) -> Alarm:
         """A new alarm, not set."""
         self._alarms.append(Alarm(act))
         return self._alarms[-1]
 
-    def drop(self, alarm: Alarm) -> None:
-        """Forget an alarm; nothing happens if it is not the loop's."""
-        with suppress(ValueError):
-            self._alarms.remove(alarm)
+    def in_child(self, act: Act) -> None:
+        """Call `act` in every child that this process forks, to let go of what is the parent's."""
+        self._forked.append(act)
 
     def settle(self, act: Act) -> None:
         """Call `act` when all that has arrived by now is served; once, however often that was asked for."""
@@ -111,26 +127,41 @@ class Loop:
 
     def has_arrived(self) -> bool:
         """Whether a descriptor is ready that was not served yet."""
-        return bool(self._poll.poll(0))
+        return bool(self.selector.select(0))
 
     def step(self, timeout: float = 0.0) -> None:
-        """One round: serve what is ready, and wait for that for at most `timeout` seconds.
+        """Serve what is ready, and wait for that for at most `timeout` seconds.
 
         For the driver of a loop that was not started.  What a callback raises, it raises here.
         """
+        with self._turn:
+            try:
+                self._round(timeout)
+            finally:
+                if self._closing:
+                    self._end()
+
+    def fileno(self) -> int:
+        """Readable when a descriptor is ready; -1 on systems without epoll."""
+        fileno: Callable[[], int] = getattr(self.selector, "fileno", lambda: -1)
+        return fileno()
+
+    def _serve(self, descriptor: int, act: Act) -> None:
+        if self._watched.get(descriptor) is act:  # Else it was forgotten in this round.
+            act()
+
+    def _round(self, timeout: float) -> None:
+        due = self._due()
         settled, self._settled = self._settled, []
-        nearest = math.inf
-        for alarm in self._alarms:
-            if alarm.at < nearest:
-                nearest = alarm.at
         if settled:
             timeout = 0.0
-        elif nearest < math.inf:
-            timeout = max(0.0, min(timeout, nearest - SYSTEM_CLOCK.monotonic()))
-        for descriptor, _ in self._ready(timeout):
-            act = self._handlers.get(descriptor)
-            if act is not None:  # Else it was forgotten in this round.
-                act()
+        elif due < math.inf:
+            timeout = max(0.0, min(timeout, due - SYSTEM_CLOCK.monotonic()))
+        ready = self._ready(timeout)
+        for key, _ in ready:
+            (key.data or self._hear)()
+        for member in self._members:
+            member.step(not ready)
         if self._alarms:
             self._ring()
         for act in settled:
@@ -139,17 +170,19 @@ class Loop:
             self._recheck = False
             self._waiters = [waiter for waiter in self._waiters if not waiter.look()]
 
-    def fileno(self) -> int:
-        """Readable when `step` has more to do than to ring an alarm; -1 on systems without epoll."""
-        return -1 if self._epoll is None else self._epoll.fileno()
+    def _due(self) -> float:
+        due = math.inf
+        for alarm in self._alarms:
+            if alarm.at < due:
+                due = alarm.at
+        for member in self._members:
+            due = min(due, member.due())
+        return due
 
-    def _ready(self, timeout: float) -> list[tuple[int, int]]:
-        timeout = min(timeout, _LONGEST)
+    def _ready(self, timeout: float) -> list[tuple[selectors.SelectorKey, int]]:
         try:
-            if self._epoll is not None:
-                return self._epoll.poll(timeout)
-            return cast(list[tuple[int, int]], self._poll.poll(math.ceil(timeout * 1000)))
-        except ValueError:
+            return self.selector.select(timeout if timeout < _LONGEST else _LONGEST)
+        except (ValueError, OSError, RuntimeError):
             if not self._ended:  # By a signal's handler, in the middle of it.
                 raise
             return []
@@ -162,7 +195,7 @@ class Loop:
                 alarm.act()
 
     def _hear(self) -> None:
-        with suppress(BlockingIOError):
+        with suppress(OSError):
             self._ear.recv(4096)
         self._obey()
 
@@ -196,6 +229,7 @@ class Loop:
         if self.is_here:
             return act()
         if self._thread is None:
+            self._wake_up()  # Whoever drives it.
             with self._turn:
                 self._obey()
                 return act()
@@ -236,19 +270,24 @@ class Loop:
         """
         self._closing = True
         thread = self._thread
+        self._wake_up()
         if thread is None:
             if self._turn.acquire(timeout=_CLOSING_TIME):
                 self._end()
                 self._turn.release()
-            return
-        self._wake_up()
-        if thread is not threading.current_thread():
+        elif thread is not threading.current_thread():
             thread.join(_CLOSING_TIME)
 
-    def stop(self) -> None:
-        """End the thread soon, without waiting for it: for finalizers, which may run in any thread."""
-        self._closing = True
-        self._wake_up()
+    def stop(self, last: Act) -> None:
+        """End soon, after `last`, without waiting for it: for finalizers, which may run in any thread."""
+        if self._closing:
+            return
+        if self._thread is None:
+            last()
+            self.close()
+        elif self.post(last):
+            self._closing = True
+            self._wake_up()
 
     def __del__(self) -> None:
         self._let_go()  # Of one that was never started.
@@ -258,9 +297,12 @@ class Loop:
         self._closing = self._ended = True
         self._thread, self._driver = None, 0
         self._turn = threading.RLock()
-        for container in (self._orders, self._waiters, self._alarms, self._settled, self._handlers):
+        for container in (self._orders, self._waiters, self._alarms, self._settled, self._members):
             container.clear()
+        self._watched.clear()
         self._let_go()
+        for act in self._forked:
+            act()
 
     def _hand(self, act: Act) -> bool:
         """Give the loop something to do; whether it comes to it, or had ended before."""
@@ -280,14 +322,15 @@ class Loop:
         """Be the loop until then.  Several threads may: who sleeps lets the others."""
         while True:
             with self._turn:
-                self.step(0.0)
+                self._round(0.0)
+                while self._settled and not self._ended:
+                    self._round(0.0)
                 value = predicate()
                 if value or self._ended or deadline.passed():
                     return value
-                nearest = min((alarm.at for alarm in self._alarms), default=math.inf)
-                until = 0.0 if self._settled else min(deadline.at, nearest, SYSTEM_CLOCK.monotonic() + _SLICE)
+                until = min(deadline.at, self._due(), SYSTEM_CLOCK.monotonic() + _SLICE)
                 poll = select.poll()
-                poll.register(self.fileno(), READ)
+                poll.register(self.fileno(), select.POLLIN)
             poll.poll(max(0, math.ceil((until - SYSTEM_CLOCK.monotonic()) * 1000)))
 
     def _wake_up(self) -> None:
@@ -298,7 +341,7 @@ class Loop:
         self._driver = threading.get_ident()
         try:
             while not self._closing:
-                self.step(math.inf)
+                self._round(math.inf)
         finally:
             self._end()
 
@@ -317,8 +360,8 @@ class Loop:
     def _let_go(self) -> None:
         self._bell.close()
         self._ear.close()
-        if self._epoll is not None:
-            self._epoll.close()
+        self._watched.clear()
+        self.selector.close()
 
 
 class _Call:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
+import selectors
 import signal
 import socket
 import threading
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_elastic.clock import Deadline
-from pytest_elastic.loop import WRITE, Loop
+from pytest_elastic.loop import Loop
 
 LONG = 20.0
 NEVER = Deadline.after(None)
@@ -84,14 +86,30 @@ def test_a_readable_descriptor_is_served_until_it_is_not_watched(loop: Loop, end
     assert not loop.wait(lambda: len(got) == 3, Deadline.after(0.05))
 
 
-def test_a_descriptor_may_be_watched_for_room(idle: Loop, ends) -> None:
-    calls: list[str] = []
-    idle.watch(ends[0].fileno(), lambda: calls.append("ready"))
+def test_a_member_is_driven_until_it_is_removed(idle: Loop, ends) -> None:
+    """It says when it is due, and is told whether anything was ready."""
+    steps: list[bool] = []
+
+    class Member:
+        at = math.inf
+
+        def due(self) -> float:
+            return self.at
+
+        def step(self, idle: bool) -> None:
+            steps.append(idle)
+
+    member = Member()
+    idle.add(member)
+    idle.selector.register(ends[0], selectors.EVENT_READ, lambda: ends[0].recv(9))
+    ends[1].send(b"!")
+    idle.step(LONG)
+    member.at = time.monotonic() + 0.01
+    idle.step(LONG)
+    idle.remove(member)
+    idle.remove(member)
     idle.step()
-    assert calls == []
-    idle.change(ends[0].fileno(), WRITE)
-    idle.step()
-    assert calls == ["ready"]
+    assert steps == [False, True]
 
 
 def test_a_descriptor_that_is_forgotten_in_a_round_is_not_served_in_it(idle: Loop) -> None:
@@ -126,8 +144,6 @@ def test_an_alarm_goes_off_once_each_time_it_is_set(loop: Loop) -> None:
         loop.call(lambda: setattr(alarm, "at", time.monotonic() + 0.02))
         assert loop.wait(lambda times=times: len(rung) == times, Deadline.after(LONG))
     assert rung[0] >= began + 0.02
-    loop.call(lambda: loop.drop(alarm))
-    loop.call(lambda: loop.drop(alarm))
     assert not loop.wait(lambda: len(rung) == 3, Deadline.after(0.05))
 
 
@@ -290,7 +306,7 @@ def test_one_that_nobody_holds_is_collected() -> None:
     idle, loop = Loop(), Loop()
     loop.start()
     gone = [weakref.ref(idle), weakref.ref(loop)]
-    loop.stop()
+    loop.stop(lambda: None)
     del idle, loop
     deadline = time.monotonic() + LONG
     while any(one() for one in gone):

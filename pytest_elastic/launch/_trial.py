@@ -94,9 +94,9 @@ class Trial:
     def recording(self, **header: Any) -> Recording:
         """What the store did; the header is completed."""
         group = self._group
-        group.lookout.catch_up()
+        known = group.known()
         whole = {**header, "nprocs": group.nprocs, "wake": group.server.state.wake, "faults": str(self.plan)}
-        return recorded(tuple(group.lookout.events), whole, group.lookout.lost)
+        return recorded(known.events, whole, known.lost)
 
     def operations(self) -> dict[int, int]:
         """How many operations each rank did."""

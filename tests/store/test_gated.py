@@ -72,8 +72,7 @@ class Guarded:
             act()
             done.set()
 
-        with self.server._lock:
-            self.server._order(acting)
+        self.server.loop.post(acting)
         assert done.wait(LONG)
 
 

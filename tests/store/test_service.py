@@ -86,8 +86,7 @@ def test_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreServe
         connection.socket.shutdown(socket.SHUT_RDWR)
         made.set()
 
-    with server._lock:
-        server._order(make_popper)
+    server.loop.post(make_popper)
     assert made.wait(PROMPT)
     store.queue_push("q", "1")
     assert store.queue_pop("q") == b"1"
@@ -545,9 +544,9 @@ def test_fuzz(server: StoreServer, caplog: Any, wait_for: Any) -> None:
             prompt(store)
         if rounds % 1000 == 0:
             grown = max(grown, psutil.Process().memory_info().rss - before)
-            with server._lock:  # What was stored is not the connections' memory.
-                server._order(server.state._values.clear)
-                server._order(server.state._queues.clear)
+            # What was stored is not the connections' memory.
+            server.loop.post(server.state._values.clear)
+            server.loop.post(server.state._queues.clear)
     prompt(store)
     wait_for(lambda: len(server._service._connections) == 2)  # The healthy client's door and line.
     grown = max(grown, psutil.Process().memory_info().rss - before)
