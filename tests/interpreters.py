@@ -4,7 +4,7 @@
 are imports.  A template interpreter runs pytest once, on nothing, and then forks for each session; the fork has the
 arguments, directory, environment and streams that it is told, and runs pytest's `__main__` as `python -m pytest` does.
 What a fork cannot change (options of the interpreter, locale, variables that Python reads at its start) makes
-`can_fork` say no: such a session takes a fresh interpreter.
+`can_fork` say no: such a session takes a fresh interpreter.  So does one with `ELASTIC_FRESH` in its environment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEAVY = (
     "._task",
     "._torch",
 )  # They import hypothesis, greenlet, torch.
-AT_START = re.compile(r"(PYTHON(?!PATH$|DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
+AT_START = re.compile(r"(PYTHON(?!DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
 
 
 class Process:

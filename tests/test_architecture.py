@@ -26,6 +26,7 @@ LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
 BESIDE |= {
     "loop": {"pristine", "clock"},
+    "hang": {"store"},
     "simulator": {"faults"},
     "strategies": set(),
     "stateful": {"testing"},
@@ -41,7 +42,7 @@ THIRD_PARTIES = {
     "coverage": {"launch"},
 }
 # Who sees what a test has patched, since that is the test's own: its simulation, its store.
-LATE = ("pristine.py", "simulator/_ambient.py", "store/_mock.py")
+LATE = ("pristine.py", "simulator/_patches.py", "store/_mock.py")
 # Signatures that are torch's.
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",
@@ -164,7 +165,7 @@ def test_the_plugin_is_thin():
         ("pytest_elastic.store", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.timer", {"pytest", "hypothesis", "torch", "psutil"}),
         ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
-        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.pictures"}),
+        ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.exporters"}),
         ("pytest_elastic.simulator", {"pytest", "hypothesis", "torch", "psutil", "greenlet"}),
     ],
 )

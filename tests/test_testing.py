@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_elastic.store import HashStore, MockStore, PrefixStore, RemoteStore, Store, StoreServer
-from pytest_elastic.testing import _clauses, _spans, check_store
-from pytest_elastic.testing._conformance import CLAUSES, refused, together
+from pytest_elastic.testing import _spans, _store_clauses, check_store
+from pytest_elastic.testing._store import CLAUSES, refused, together
 
 Make = Callable[[], Any]
 _KINDS = ["hash", "pair", "unix", "tcp", "prefix over hash", "prefix over pair"]
@@ -53,7 +53,7 @@ def test_every_store_of_ours_conforms(make_store: Make, name: str) -> None:
 
 def test_every_operation_has_a_clause() -> None:
     """What a store can do is named in the code of some clause."""
-    code = inspect.getsource(_clauses) + inspect.getsource(_spans)
+    code = inspect.getsource(_store_clauses) + inspect.getsource(_spans)
     operations = {name for name in vars(Store) if not name.startswith("_")}
     assert operations - {name for name in operations if f".{name}" in code} == set()
 
@@ -89,10 +89,8 @@ def test_a_store_that_blocks_for_ever_is_a_complaint(
     monkeypatch: pytest.MonkeyPatch, threads_end: Any
 ) -> None:
     """After a limit."""
-    monkeypatch.setattr("pytest_elastic.testing._conformance.LIMIT", 0.05)
-    monkeypatch.setattr(
-        "pytest_elastic.testing._conformance.CLAUSES", {"values": lambda make: threads_end.wait()}
-    )
+    monkeypatch.setattr("pytest_elastic.testing._store.LIMIT", 0.05)
+    monkeypatch.setattr("pytest_elastic.testing._store.CLAUSES", {"values": lambda make: threads_end.wait()})
     with pytest.raises(AssertionError, match=r"^values: did not end$"):
         check_store(MockStore)
 
@@ -108,8 +106,8 @@ def test_a_clause_that_is_only_slow_is_no_complaint(monkeypatch: pytest.MonkeyPa
         order.append("quick")
         ended.set()
 
-    monkeypatch.setattr("pytest_elastic.testing._conformance.PATIENCE", 0.01)
-    monkeypatch.setattr("pytest_elastic.testing._conformance.CLAUSES", {"keys": slow, "values": quick})
+    monkeypatch.setattr("pytest_elastic.testing._store.PATIENCE", 0.01)
+    monkeypatch.setattr("pytest_elastic.testing._store.CLAUSES", {"keys": slow, "values": quick})
     check_store(MockStore)
     assert order == ["quick", True]
 
@@ -148,15 +146,15 @@ TORCH = """
 import json, os, sys, tempfile
 from datetime import timedelta
 from torch import distributed
-from pytest_elastic.testing import _conformance, _spans
+from pytest_elastic.testing import _spans, _store
 
-_conformance.LIMIT, _spans._PROMPT = 15.0, 0.5
+_store.LIMIT, _spans._PROMPT = 15.0, 0.5
 makers = {
     "HashStore": distributed.HashStore,
     "TCPStore": lambda: distributed.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=300), wait_for_workers=False),
     "FileStore": lambda: distributed.FileStore(os.path.join(tempfile.mkdtemp(dir=sys.argv[2]), "file"), -1),
 }
-print(json.dumps(_conformance.complaints(makers[sys.argv[1]])), flush=True)
+print(json.dumps(_store.complaints(makers[sys.argv[1]])), flush=True)
 os._exit(0)
 """
 

@@ -24,7 +24,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistStoreError, DivergenceError
 from pytest_elastic.faults._recording import Party, name_party, party_of
 from pytest_elastic.faults._stage import Stage
-from pytest_elastic.store._gate import Ending, Gate, Request
+from pytest_elastic.store import Ending, Gate, Request
 
 PATIENCE = 10.0  # Seconds that a party may take for its next request, while others are held.
 _JUMP = 1.5  # Seconds for a hang to be seen, before its first wait is ended.

@@ -17,7 +17,7 @@ from pytest_elastic.faults._plan import Fault, FaultPlan
 from pytest_elastic.faults._stage import Stage
 from pytest_elastic.faults._watch import Watch
 from pytest_elastic.pristine import signal
-from pytest_elastic.store._gate import Ending, Gate, Request
+from pytest_elastic.store import Ending, Gate, Request
 
 _LOOK = 0.01  # Seconds between looks at the ranks' output, while a fault waits for a line.
 

@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from functools import partial
 
 from pytest_elastic.faults._stage import Stage
-from pytest_elastic.store._gate import Gate, Request
+from pytest_elastic.store import Gate, Request
 
 _LATE = 0.4
 _SHORTEST = 0.0001

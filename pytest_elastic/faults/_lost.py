@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from pytest_elastic.store._state import Operation, StoreState, Waiter
+from pytest_elastic.store import OPERATIONS, Call, StoreState, Waiter
 
-WRITES = frozenset(
-    {
-        "set",
-        "add",
-        "compare_set",
-        "delete_key",
-        "append",
-        "multi_set",
-        "queue_push",
-        "arrive",
-        "barrier",
-    }
-)
-_ANSWERED = ("add", "arrive", "compare_set", "delete_key")  # By what the state says; the others by `None`.
+WRITES = frozenset(name for name, operation in OPERATIONS.items() if operation.writes)
 
 
-def lost_answer(state: StoreState, operation: Operation) -> object:
+def lost_answer(state: StoreState, operation: Call) -> object:
     """What the state would answer to a write, which it does not see.
 
     Args:
@@ -30,7 +17,7 @@ def lost_answer(state: StoreState, operation: Operation) -> object:
         Exception: what the operation would raise.
     """
     name, *arguments = operation
-    if name not in _ANSWERED:
+    if not OPERATIONS[name].answer:
         return None
     other = StoreState(state.wake)
     key = str(arguments[0])

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pytest_elastic.events import Event, StoreCalled, WaitBegan, WaitEnded
 from pytest_elastic.pristine import json
-from pytest_elastic.store._gate import Request
+from pytest_elastic.store import Request
 
 FORMAT = "elastic-recording/1"
 

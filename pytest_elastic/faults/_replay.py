@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 
 from pytest_elastic.faults._forced import PATIENCE, ForcedStage
 from pytest_elastic.faults._recording import Entry, Party, Recording, party_of
-from pytest_elastic.store._gate import Gate, Request
+from pytest_elastic.store import Gate, Request
 
 _SLOWER = 10  # How many times what it took when recorded a step may take.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from itertools import count
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.store._gate import Ending, Gate, Keeper, Request
+from pytest_elastic.store import Ending, Gate, Keeper, Request
 
 
 class Stage:

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pytest_elastic.errors import UnfiredFaultError
 from pytest_elastic.faults._lost import WRITES
 from pytest_elastic.faults._plan import Fault, FaultPlan
+from pytest_elastic.store import OPERATIONS
 
-_ARRIVAL = "/num_members"
 _SHOWN = 8
 
 
@@ -146,9 +146,7 @@ class Watch:
 
 def barrier_of(name: str, keys: Sequence[str]) -> str:
     """The prefix of the barrier at which this operation arrives; `""` if it does not."""
-    if name in ("arrive", "add") and keys[0].endswith(_ARRIVAL):
-        return keys[0].removesuffix(_ARRIVAL)
-    return keys[0] if name == "barrier" else ""
+    return OPERATIONS[name].barrier(keys) if name in OPERATIONS else ""
 
 
 def is_barrier(prefix: str, name: str) -> bool:

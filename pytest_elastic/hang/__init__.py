@@ -1,7 +1,6 @@
 """What hangs, and why: the graph of who waits for whom, verdicts, and what the ranks' stacks say."""
 
 from pytest_elastic.hang._diagnosis import (
-    BarrierSeen,
     BlockedOutside,
     CountMismatch,
     Deadlock,
@@ -11,17 +10,17 @@ from pytest_elastic.hang._diagnosis import (
     HangUntilTimeout,
     MissingRank,
     OrderMismatch,
-    Picture,
     Spinning,
     StalePrefix,
     Stopped,
-    WaitSeen,
 )
-from pytest_elastic.hang._merge import Branch, main_stack, merge, tree_dot, tree_text
-from pytest_elastic.hang._outside import diagnose_outside
+from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, parse_stacks
+from pytest_elastic.hang._naming import key_names
+from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._report import report_dot, report_json, report_text
-from pytest_elastic.hang._rules import diagnose, find_stale
-from pytest_elastic.hang._stacks import Frame, Stack, cut_harness, fold, parse_stacks
+from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
+from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
+from pytest_elastic.hang._stack_tree import Branch, main_stack, merge, tree_dot, tree_text
 from pytest_elastic.hang._waitgraph import WaitGraph
 
 __all__ = [
@@ -37,7 +36,7 @@ __all__ = [
     "HangUntilTimeout",
     "MissingRank",
     "OrderMismatch",
-    "Picture",
+    "Snapshot",
     "Spinning",
     "Stack",
     "StalePrefix",

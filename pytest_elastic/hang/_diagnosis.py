@@ -2,64 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class WaitSeen:
-    """A wait as it stood at the verdict.
-
-    Attributes:
-        timeout: seconds until it fails by itself, counted from its begin at `since`.
-        barrier: what people call the barrier or collective that it is at; empty if it is at none.
-    """
-
-    rank: int
-    client: int
-    name: str
-    keys: tuple[str, ...]
-    missing: tuple[str, ...]
-    since: float
-    timeout: float
-    barrier: str
-    doomed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BarrierSeen:
-    """A barrier, or a collective of the world, as it stood at the verdict.
-
-    Attributes:
-        prefix: of its keys; `name` is what people call it.
-        world_size: how many are to come; for a broadcast only its source.
-        arrived: the ranks that called it, ascending.
-        absent: the others, each with why it is not there, in words.
-    """
-
-    prefix: str
-    name: str
-    world_size: int
-    arrived: tuple[int, ...]
-    absent: tuple[tuple[int, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Who stood where.
-
-    Attributes:
-        progress: by rank: how many barriers it called, and how many requests it made.
-        states: by rank: what it does, in words.
-        note: something else that is wrong and may have led here; empty if there is nothing.
-    """
-
-    world_size: int
-    waits: tuple[WaitSeen, ...] = ()
-    barriers: tuple[BarrierSeen, ...] = ()
-    progress: tuple[tuple[int, int], ...] = ()
-    states: tuple[str, ...] = ()
-    note: str = ""
+from pytest_elastic.hang._snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +29,7 @@ class Diagnosis:
     exact: bool = True
     elapsed: float | None = None
     remaining: float | None = None
-    picture: Picture = field(default=Picture(0), repr=False)
+    snapshot: Snapshot = field(default=Snapshot(0), repr=False)
 
     @property
     def verdict(self) -> str:
@@ -93,14 +39,15 @@ class Diagnosis:
     @property
     def doomed(self) -> tuple[int, ...]:
         """The ranks that can never go on, ascending."""
-        return tuple(sorted({wait.rank for wait in self.picture.waits if wait.doomed}))
+        return tuple(sorted({wait.rank for wait in self.snapshot.waits if wait.doomed}))
 
     def __str__(self) -> str:
         return f"{self.verdict}{'' if self.exact else ' (suspected)'}: {self.cause}"
 
     def to_json(self) -> dict[str, Any]:
         """As values that `json.dumps` takes."""
-        return {"verdict": self.verdict, **asdict(self), "doomed": self.doomed}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "snapshot"}
+        return {"verdict": self.verdict, **values, "picture": self.snapshot.to_json(), "doomed": self.doomed}
 
 
 class Deadlock(Diagnosis):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
-
-LAST_MEMBER = "/last_member"
-NUM_MEMBERS = "/num_members"
 
 
 @dataclass(slots=True, eq=False)
@@ -17,8 +15,8 @@ class Wait:
     Attributes:
         event: as it was told.
         rank: whose it is; `client` is the thread.
-        writers: the one rank that may write a key, for keys that have one.
-        lacks: how many keys are missing; those that have come since it began are in `came`.
+        writers: for each of its keys the one rank that may write it; empty where any rank may.
+        lacks: the keys that are not there yet, in the order asked; a dictionary, to cross one out quickly.
         free: whether any rank may end it: it is for plain keys only.
         alarmed: whether a signal's handler will run, which may end it.
     """
@@ -27,9 +25,8 @@ class Wait:
     rank: int
     client: int
     writers: dict[str, int]
-    lacks: int
+    lacks: dict[str, None]
     free: bool
-    came: set[str] | None = None
     alarmed: bool = False
 
     @property
@@ -40,16 +37,18 @@ class Wait:
     @property
     def missing(self) -> tuple[str, ...]:
         """The keys that are not there yet, in the order asked."""
-        if self.came is None:
-            return self.event.missing
-        return tuple(key for key in self.event.missing if key not in self.came)
+        return tuple(self.lacks)
 
-    def see(self, key: str) -> None:
-        """One of several keys has come."""
-        self.lacks -= 1
-        if self.came is None:
-            self.came = set()
-        self.came.add(key)
+    def stuck(self, able: int, barriers: Mapping[str, Barrier]) -> list[str]:
+        """The missing keys that none of these ranks can bring; barriers are by their last key."""
+        if self.writers:
+            return [key for key in self.lacks if not able >> self.writers[key] & 1]
+        found = []
+        for key in self.lacks:
+            barrier = barriers.get(key)
+            if not (able if barrier is None else barrier.may_open(able)):
+                found.append(key)
+        return found
 
     @property
     def deadline(self) -> float:
@@ -135,6 +134,23 @@ class Rank:
         return self.exited.exitcode != 0 or (self.phased and self.ended is None)
 
     @property
+    def gone_at(self) -> float:
+        """When it ended its phase, or its process did."""
+        return min(event.at for event in (self.ended, self.exited) if event is not None)
+
+    @property
+    def reason(self) -> str:
+        """Why we ended its process; `""` where we did not."""
+        return "" if self.exited is None else self.exited.text
+
+    @property
+    def has_more_threads(self) -> bool:
+        """Whether a thread may write that is not known to wait."""
+        if self.exited is not None:
+            return False
+        return self.extra_threads > 0 or (self.ended is not None and len(self.clients) > 1)
+
+    @property
     def resting(self) -> str:
         """The phase that it has ended, and whose end on all ranks it waits for; `""` where it does not."""
         if self.ended is None or self.exited is not None or self.ended.outcome != "passed":
@@ -160,6 +176,11 @@ class Rank:
         return sum(client >= 0 for client in self.waits) or min(len(self.waits), 1)
 
 
-def ranks_of(bits: int) -> tuple[int, ...]:
-    """The ranks whose bits are set, ascending."""
-    return tuple(rank for rank in range(bits.bit_length()) if bits >> rank & 1)
+def bits_of(bits: int) -> list[int]:
+    """The numbers of the bits that are set, ascending."""
+    found = []
+    while bits:
+        lowest = bits & -bits
+        found.append(lowest.bit_length() - 1)
+        bits ^= lowest
+    return found

@@ -9,25 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_elastic.hang._diagnosis import BarrierSeen, Diagnosis, Picture, WaitSeen
-from pytest_elastic.hang._merge import Branch, merge, quote, tree_dot, tree_text
-from pytest_elastic.hang._stacks import Stack
-from pytest_elastic.hang._wording import key_names, names, numbers, place_name, plural
+from pytest_elastic.hang._diagnosis import Diagnosis
+from pytest_elastic.hang._frames import Stack
+from pytest_elastic.hang._naming import key_names, names, numbers, place_name, plural
+from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
+from pytest_elastic.hang._stack_tree import Branch, merge, quote, tree_dot, tree_text
 
 Stacks = Mapping[int, Sequence[Stack]]
 
 
 def report_text(diagnosis: Diagnosis, stacks: Stacks) -> str:
     """The whole report, several lines; `stacks` are those that could be had, by rank."""
-    picture = diagnosis.picture
+    snapshot = diagnosis.snapshot
     told: set[int] = set()
     lines = [_headline(diagnosis)]
-    lines += _barriers(picture, told)
-    lines += _keys(picture, told)
-    lines += _others(picture, told)
+    lines += _barriers(snapshot, told)
+    lines += _keys(snapshot, told)
+    lines += _others(snapshot, told)
     lines.append(f"  {'cause' if diagnosis.exact else 'suspected cause'}: {diagnosis.cause}")
-    if picture.note:
-        lines.append(f"  note: {picture.note}")
+    if snapshot.note:
+        lines.append(f"  note: {snapshot.note}")
     tree = tree_text(merged(diagnosis, stacks), "  ")
     return "\n".join([*lines, tree] if tree else lines)
 
@@ -39,16 +40,16 @@ def report_json(diagnosis: Diagnosis, stacks: Stacks) -> dict[str, Any]:
 
 def report_dot(diagnosis: Diagnosis, stacks: Stacks) -> str:
     """The whole report as a DOT graph: ranks, what they wait for, who is missing there, and the stacks."""
-    picture = diagnosis.picture
+    snapshot = diagnosis.snapshot
     lines = ["digraph hang {", f"label={quote(str(diagnosis))};", "node [fontname=monospace];"]
-    for rank, state in enumerate(picture.states):
+    for rank, state in enumerate(snapshot.states):
         style = ", style=bold" if rank in diagnosis.ranks else ""
         lines.append(f"r{rank} [shape=ellipse, label={quote(f'rank {rank}: {state}')}{style}];")
-    for number, barrier in enumerate(picture.barriers):
+    for number, barrier in enumerate(snapshot.barriers):
         lines.append(f"b{number} [shape=hexagon, label={quote(place_name(barrier.prefix))}];")
         lines += [f"r{rank} -> b{number};" for rank in barrier.arrived]
         lines += [f"b{number} -> r{rank} [style=dashed];" for rank, _ in barrier.absent]
-    for number, (missing, waits) in enumerate(_by_key(picture).items()):
+    for number, (missing, waits) in enumerate(_by_key(snapshot).items()):
         lines.append(f"k{number} [shape=note, label={quote(key_names(missing))}];")
         lines += [f"r{rank} -> k{number};" for rank in sorted({wait.rank for wait in waits})]
     return "\n".join([*lines, *tree_dot(merged(diagnosis, stacks)), "}"])
@@ -56,9 +57,9 @@ def report_dot(diagnosis: Diagnosis, stacks: Stacks) -> str:
 
 def merged(diagnosis: Diagnosis, stacks: Stacks) -> tuple[Branch, ...]:
     """The stacks as one tree, with what each rank waits for and how far it came."""
-    progress = dict(enumerate(diagnosis.picture.progress))
+    progress = dict(enumerate(diagnosis.snapshot.progress))
     waits: dict[int, str] = {}
-    for wait in diagnosis.picture.waits:
+    for wait in diagnosis.snapshot.waits:
         waits.setdefault(wait.rank, _call(wait))
     return merge(stacks, progress, waits)
 
@@ -70,11 +71,11 @@ def _call(wait: WaitSeen) -> str:
 
 
 def _headline(diagnosis: Diagnosis) -> str:
-    size, doomed = diagnosis.picture.world_size, diagnosis.doomed
+    size, doomed = diagnosis.snapshot.world_size, diagnosis.doomed
     known = []
     if diagnosis.elapsed is not None:
         known.append(f"known {_span(diagnosis.elapsed)} after the last event")
-    doomed_waits = [wait for wait in diagnosis.picture.waits if wait.doomed]
+    doomed_waits = [wait for wait in diagnosis.snapshot.waits if wait.doomed]
     if doomed_waits:
         first = min(doomed_waits, key=lambda wait: wait.since + wait.timeout)
         known.append(f"the {_call(first).partition('(')[0].split()[0]}'s timeout is {first.timeout:g} s")
@@ -90,22 +91,22 @@ def _span(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds >= 0.00005 else f"{seconds * 1e6:.0f} us"
 
 
-def _barriers(picture: Picture, told: set[int]) -> list[str]:
-    heads = [f"{place_name(barrier.prefix)}:" for barrier in picture.barriers]
-    came = [f"arrived {_arrived(one, picture)}{';' if one.absent else ''}" for one in picture.barriers]
+def _barriers(snapshot: Snapshot, told: set[int]) -> list[str]:
+    heads = [f"{place_name(barrier.prefix)}:" for barrier in snapshot.barriers]
+    came = [f"arrived {_arrived(one, snapshot)}{';' if one.absent else ''}" for one in snapshot.barriers]
     width, middle = max(map(len, heads), default=0), max(map(len, came), default=0)
     lines = []
-    for head, arrived, barrier in zip(heads, came, picture.barriers, strict=True):
+    for head, arrived, barrier in zip(heads, came, snapshot.barriers, strict=True):
         told.update(barrier.arrived)
         absent = f" absent {_absent(barrier, told)}" if barrier.absent else ""
         lines.append(f"  {head:{width}} {arrived:{middle}}{absent}".rstrip())
     return lines
 
 
-def _arrived(barrier: BarrierSeen, picture: Picture) -> str:
+def _arrived(barrier: BarrierSeen, snapshot: Snapshot) -> str:
     """Who came, and how many are waited for where these are more than there are."""
     ranks = _list(barrier.arrived) or "nobody"
-    more = barrier.world_size > picture.world_size
+    more = barrier.world_size > snapshot.world_size
     return f"{ranks} ({len(barrier.arrived)} of {barrier.world_size} expected)" if more else ranks
 
 
@@ -123,28 +124,28 @@ def _absent(barrier: BarrierSeen, told: set[int]) -> str:
     return ", ".join(f"{ranks} ({reason})" if reason else ranks for ranks, reason in said)
 
 
-def _keys(picture: Picture, told: set[int]) -> list[str]:
+def _keys(snapshot: Snapshot, told: set[int]) -> list[str]:
     lines = []
-    for missing, waits in _by_key(picture).items():
+    for missing, waits in _by_key(snapshot).items():
         ranks = tuple(sorted({wait.rank for wait in waits}))
         told.update(ranks)
         lines.append(f"  {key_names(missing)}: awaited by {_list(ranks)}")
     return lines
 
 
-def _by_key(picture: Picture) -> dict[tuple[str, ...], list[WaitSeen]]:
+def _by_key(snapshot: Snapshot) -> dict[tuple[str, ...], list[WaitSeen]]:
     """The waits at no barrier, by what they lack."""
     found: dict[tuple[str, ...], list[WaitSeen]] = {}
-    for wait in picture.waits:
+    for wait in snapshot.waits:
         if not wait.barrier:
             found.setdefault(wait.missing, []).append(wait)
     return found
 
 
-def _others(picture: Picture, told: set[int]) -> list[str]:
+def _others(snapshot: Snapshot, told: set[int]) -> list[str]:
     """Those who stand in no line yet."""
     states: dict[str, list[int]] = {}
-    for rank, state in enumerate(picture.states):
+    for rank, state in enumerate(snapshot.states):
         if rank not in told:
             states.setdefault(state, []).append(rank)
     return [f"  {names(ranks)}: {plural(state, ranks)}" for state, ranks in states.items()]

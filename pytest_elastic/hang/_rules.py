@@ -1,7 +1,8 @@
-"""Which verdict a wait graph deserves.
+"""The rules by which a hang gets its verdict.
 
-*Theory.*  Doomed waits have one root: follow what blocks a wait, and then what blocks that, until it is no
-wait any more, or a circle.  Several verdicts may fit; the one nearest to the root wins, in this order:
+*Theory: waits in the store.*  Doomed waits have one root: follow what blocks a wait, and then what blocks
+that, until it is no wait any more, or a circle.  Several verdicts may fit; the one nearest to the root wins,
+in this order:
 
 1. A rank failed (`MissingRank` where others wait for it to join, `DoomedWait` for a key) or its process ended
    without a report (`Exited`).  The first accident in time explains the others; of what lacks that rank, the
@@ -14,27 +15,40 @@ wait any more, or a circle.  Several verdicts may fit; the one nearest to the ro
 5. `Deadlock`: a circle of waits, each for what a rank of the circle alone can bring.
 6. `DoomedWait`: a rank that has ended in peace could have written a key.  One that passed its setup or call
    may still write it in a later phase, but waits until all have ended this one.
-7. `Deadlock`: a circle of waits for what anybody may write.
-8. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and nobody is to blame.
+7. `Deadlock`: a circle of waits for what any rank may write.
+8. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and no rank is the cause.
 
-So who has ended leads, whoever may wait for each other besides, unless these are known to do.
+So a rank that has ended leads, whichever ranks may wait for each other besides, unless these are known to do.
 
 A barrier that is called more often than it counts does not hang: it lets its callers pass too early.  So
 `StalePrefix` is also a finding of its own (`find_stale`), and a note on the others.
 
-A verdict is exact if whoever might have ended its waits is known to be unable to: no connection that
-belongs to no rank, no rank with threads that may write behind the back of the one that waits.
+A verdict is exact if every thread that might have ended its waits is known to be unable to: no connection
+that belongs to no rank, no rank with threads that may write behind the back of the one that waits.
 
-Waits for what the store does not see are judged in `_outside`.
+*Theory: waits outside of the store.*  What the store does not see has no graph.  But a rank that is blocked,
+in the store or in a library (a futex, a poll, a socket), waits for another, and the cause is a rank that can
+end nobody's wait.  These are, in this order:
+
+1. a rank that failed, or whose process ended without a report;
+2. one that is stopped by a signal;
+3. one that computes;
+4. one that passed, or skipped, early, while others are blocked;
+5. one that sleeps: a library that waits may look, and sleep, and look again.
+
+There is one verdict over all ranks.  Those that are blocked are not called the cause while such a rank is
+known; where none is, no rank is known to be the cause, but for whom a pipe leads to.  It is never exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from pytest_elastic.hang._case import Case, Target
 from pytest_elastic.hang._diagnosis import (
+    BlockedOutside,
     CountMismatch,
     Deadlock,
     Diagnosis,
@@ -43,14 +57,12 @@ from pytest_elastic.hang._diagnosis import (
     HangUntilTimeout,
     MissingRank,
     OrderMismatch,
+    Spinning,
     StalePrefix,
+    Stopped,
 )
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank, Wait
-from pytest_elastic.hang._picture import draw
-from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.hang._wording import (
+from pytest_elastic.hang._naming import (
     barrier_name,
-    collective_of,
     end_text,
     ends_text,
     family,
@@ -59,11 +71,17 @@ from pytest_elastic.hang._wording import (
     key_names,
     names,
     place_name,
+    place_of,
     plural,
+    stand_text,
     use_of,
 )
+from pytest_elastic.hang._nodes import Rank, Wait
+from pytest_elastic.hang._snapshot import take_snapshot
+from pytest_elastic.hang._waitgraph import WaitGraph
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
+_SLEEP = "nanosleep"  # Part of the kernel's wait channel of a rank that sleeps.
 
 
 def diagnose(graph: WaitGraph) -> Diagnosis | None:
@@ -71,12 +89,11 @@ def diagnose(graph: WaitGraph) -> Diagnosis | None:
     if not graph.doomed:
         return None
     case = Case(graph)
-    rules = (_accident, _deleted, _absent, _order, _known_circle, _nobody_left, _guessed_circle)
-    found = next((one for rule in rules if (one := rule(case)) is not None), None) or _timeout(case)
+    found = next(filter(None, (rule(case) for rule in RULES)))
     remaining = max(0.0, min(wait.deadline for wait in graph.doomed) - graph.last)
     stale = find_stale(graph)
-    picture = draw(graph, found.keys, "" if stale is None else stale.cause)
-    return replace(found, exact=case.exact(), remaining=remaining, picture=picture)
+    snapshot = take_snapshot(graph, found.keys, "" if stale is None else stale.cause)
+    return replace(found, exact=case.exact(), remaining=remaining, snapshot=snapshot)
 
 
 def find_stale(graph: WaitGraph) -> StalePrefix | None:
@@ -87,37 +104,37 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
     again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
     what = f"barrier {barrier_name(first.prefix)} again (call {first.count} of {first.world_size})"
     cause = f"{names(again)} called {what}: a prefix synchronises only once"
-    return StalePrefix(_sorted(again), (first.prefix,), cause)
+    return StalePrefix(tuple(sorted(again)), (first.prefix,), cause)
 
 
 # The rules, in their order.
 
 
-def _accident(case: Case) -> Diagnosis | None:
+def accident(case: Case) -> Diagnosis | None:
+    """Rule 1."""
     found = [
-        (_when(rank), -len(target.waiting), number)
+        (rank.gone_at, -len(target.waiting), number)
         for number, target in enumerate(case.targets)
-        for rank in case.ranks(target.writers)
-        if rank.is_accident
+        for rank in case.ranks(target.writers & case.accidents)
     ]
     if not found:
         return None
     target = case.targets[min(found)[-1]]
-    ranks = sorted((rank for rank in case.ranks(target.writers) if rank.is_accident), key=_when)
+    ranks = sorted(case.ranks(target.writers & case.accidents), key=lambda rank: rank.gone_at)
     first = ranks[0]
-    why = _why(first)
-    alike = _numbers(rank for rank in ranks if (rank.died, _why(rank)) == (first.died, why))
-    ended = f": {why}" if why else f" {end_text(first)}"
+    alike = _numbers(rank for rank in ranks if (rank.died, rank.reason) == (first.died, first.reason))
+    ended = f": {first.reason}" if first.reason else f" {end_text(first)}"
     cause = f"{names(alike)}{ended} {_before(target, first)}"
     if first.died:
-        return Exited(alike, (_place(target.key),), cause)
+        return Exited(alike, (place_of(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
     if target.joined and target.absent & first.bit:
         return MissingRank(alike, (target.name,), cause, place)
     return DoomedWait(target.waiting, (target.key,), cause, place)
 
 
-def _deleted(case: Case) -> Diagnosis | None:
+def early_deletion(case: Case) -> Diagnosis | None:
+    """Rule 2."""
     for target in case.targets:
         key, joined = target.key, 0 if target.barrier is None else target.barrier.joined
         waiting = tuple(rank for rank in target.waiting if not joined >> rank & 1)
@@ -129,9 +146,10 @@ def _deleted(case: Case) -> Diagnosis | None:
     return None
 
 
-def _absent(case: Case) -> Diagnosis | None:
+def absence(case: Case) -> Diagnosis | None:
+    """Rule 3."""
     for target in case.targets:
-        gone = [rank for rank in case.ranks(target.writers) if rank.gone] if target.chosen else []
+        gone = case.ranks(target.writers & case.gone) if target.chosen else []
         if gone and not target.joined:
             cause = f"{ends_text(gone)} without writing {key_name(target.key)}"
             return DoomedWait(target.waiting, (target.key,), cause)
@@ -160,7 +178,8 @@ def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
     return CountMismatch(_numbers(counts), (target.name,), cause)
 
 
-def _order(case: Case) -> Diagnosis | None:
+def mismatch(case: Case) -> Diagnosis | None:
+    """Rule 4."""
     joined = [target for target in case.targets if target.joined]
     for target in joined:
         absent = {rank.number for rank in case.graph.ranks if target.absent & rank.bit}
@@ -172,114 +191,112 @@ def _order(case: Case) -> Diagnosis | None:
 
 def _mismatch(places: list[Target]) -> Diagnosis:
     at = [f"{names(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places]
-    ranks, keys = _sorted(rank for one in places for rank in one.waiting), tuple(one.name for one in places)
+    ranks = tuple(sorted({rank for one in places for rank in one.waiting}))
+    keys = tuple(one.name for one in places)
     if len(set(map(family, keys))) > 1:
         return OrderMismatch(ranks, keys, ", ".join(at))
     what = place_name(keys[0]).partition(" ")[0]
     return StalePrefix(ranks, keys, f"different uses of one {what} meet: {', '.join(at)}")
 
 
-def _known_circle(case: Case) -> Diagnosis | None:
-    return _circle(case, guess=False)
+def known_circle(case: Case) -> Diagnosis | None:
+    """Rule 5."""
+    return _deadlock(case, case.circle(guess=False))
 
 
-def _guessed_circle(case: Case) -> Diagnosis | None:
-    return _circle(case, guess=True)
+def guessed_circle(case: Case) -> Diagnosis | None:
+    """Rule 7."""
+    return _deadlock(case, case.circle(guess=True))
 
 
-def _circle(case: Case, guess: bool) -> Diagnosis | None:
-    ahead = _blocking(case, guess)
-    behind: dict[Wait, list[Wait]] = {wait: [] for wait in ahead}
-    for wait, others in ahead.items():
-        for other in others:
-            behind[other].append(wait)
-    for wait in ahead:
-        circle = _reachable(ahead, wait) & _reachable(behind, wait)
-        if wait in circle:
-            return _deadlock(case, sorted(circle, key=lambda one: (one.rank, one.client)))
-    return None
-
-
-def _deadlock(case: Case, circle: list[Wait]) -> Deadlock:
-    ranks = _sorted(wait.rank for wait in circle)
-    keys = tuple(dict.fromkeys(_place(key) for wait in circle for key in case.stuck[wait]))
+def _deadlock(case: Case, circle: list[Wait]) -> Deadlock | None:
+    if not circle:
+        return None
+    ranks = tuple(sorted({wait.rank for wait in circle}))
+    keys = tuple(dict.fromkeys(place_of(key) for wait in circle for key in case.stuck[wait]))
     shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
     more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
     who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
-def _blocking(case: Case, guess: bool) -> dict[Wait, list[Wait]]:
-    """For each wait those whose ranks would have to go on for it to end: known, or guessed besides.
-
-    Who waits for a key itself is not guessed to be the one who is to write it.
-    """
-    lacks = {wait: set(keys) for wait, keys in case.stuck.items()}
-    ahead: dict[Wait, list[Wait]] = {}
-    for wait, keys in case.stuck.items():
-        known, anybodys = 0, set()
-        for key in keys:
-            if case.chosen(wait, key):
-                known |= case.graph.writers(wait, key)
-            elif guess:
-                anybodys.add(key)
-        ahead[wait] = [
-            one
-            for one, its in lacks.items()
-            if one is not wait and (known >> one.rank & 1 or not anybodys <= its)
-        ]
-    return ahead
-
-
-def _reachable(edges: dict[Wait, list[Wait]], start: Wait) -> set[Wait]:
-    seen: set[Wait] = set()
-    ahead = list(edges[start])
-    while ahead:
-        wait = ahead.pop()
-        if wait not in seen:
-            seen.add(wait)
-            ahead += edges[wait]
-    return seen
-
-
-def _nobody_left(case: Case) -> Diagnosis | None:
+def nobody_left(case: Case) -> Diagnosis | None:
+    """Rule 6."""
     targets = [target for target in case.targets if not target.chosen]
-    gone = [rank for rank in case.graph.ranks if rank.gone]
+    gone = case.ranks(case.gone)
     if not targets or not gone:
         return None
     resting, ended = [rank for rank in gone if rank.resting], [rank for rank in gone if not rank.resting]
-    what = f"{_write(targets)} {_names(targets)}"
+    what = _end_of(targets)
     cause = f"{ends_text(ended)} and nobody is left to {what}"
     if resting:
         phase = resting[0].resting
         wait = f"{ends_text(resting)} and {plural('waits', resting)} for the others to finish their {phase}"
         also = f"; {ends_text(ended)}" if ended else ""
         cause = f"{wait} (tests run in lockstep), and nobody else can {what}{also}"
-    ranks = _sorted(rank for target in targets for rank in target.waiting)
+    ranks = tuple(sorted({rank for target in targets for rank in target.waiting}))
     return DoomedWait(ranks, tuple(target.key for target in targets), cause)
 
 
-def _timeout(case: Case) -> Diagnosis:
+def timeout(case: Case) -> Diagnosis:
+    """Rule 8."""
     first = min(case.graph.doomed, key=lambda wait: wait.deadline)
-    ranks = _sorted(wait.rank for wait in case.stuck)
-    did = "wrote" if _write(case.targets) == "write" else "releases"
+    ranks = tuple(sorted({wait.rank for wait in case.stuck}))
+    did = "wrote" if _verb(case.targets) == "write" else "releases"
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
-    what = _names(case.targets) + _came(case)
+    what = _listed(case.targets) + _came(case)
     cause = f"{names(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
-    return HangUntilTimeout(ranks, tuple(_place(target.key) for target in case.targets), cause)
+    return HangUntilTimeout(ranks, tuple(place_of(target.key) for target in case.targets), cause)
 
 
-# Words and small questions.
+RULES = (accident, early_deletion, absence, mismatch, known_circle, nobody_left, guessed_circle, timeout)
 
 
-def _why(rank: Rank) -> str:
-    """Why we ended it, if we did."""
-    return "" if rank.exited is None else rank.exited.text
+# Waits outside of the store.
 
 
-def _when(rank: Rank) -> float:
-    ends = [event.at for event in (rank.ended, rank.exited) if event is not None]
-    return min(ends)
+def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
+    """The verdict on ranks that run, by what the kernel says (`RankStood`); `None` where it says nothing."""
+    kinds: dict[str, list[Rank]] = {}
+    for rank in graph.ranks:
+        if rank.runs and rank.stood is not None:
+            asleep = rank.stood.state == "blocked" and _SLEEP in rank.stood.channel
+            kinds.setdefault("sleeping" if asleep else rank.stood.state, []).append(rank)
+    if not kinds:
+        return None
+    verdict, ranks, cause = _judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
+    return verdict(_numbers(ranks), (), cause, exact=False, snapshot=take_snapshot(graph))
+
+
+def _judge_outside(
+    kinds: Mapping[str, list[Rank]], gone: Sequence[Rank]
+) -> tuple[type[Diagnosis], Sequence[Rank], str]:
+    accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
+    idle = "and did nothing in the store"
+    verdict: type[Diagnosis]
+    for kind, verdict in (("stopped", Stopped), ("spinning", Spinning), ("sleeping", BlockedOutside)):
+        ranks = kinds.get(kind)
+        if ranks and not accidents and not (gone and blocked and kind == "sleeping"):
+            also = f"; {ends_text(gone)}" if gone and (blocked or kind == "sleeping") else ""
+            return verdict, ranks, f"{_stand(ranks)}, {idle}{also}"
+    if gone:
+        ended, running = accidents or gone, sorted(chain(*kinds.values()), key=lambda rank: rank.number)
+        cause = f"{ends_text(ended)}, while {_stand(running)}"
+        return Exited if ended[0].died else MissingRank, ended, cause
+    known = all(rank.stood is not None and rank.stood.peer for rank in blocked)
+    unknown = "" if known else "; nobody is known to be the cause"
+    return BlockedOutside, blocked, f"{_stand(blocked)}, {idle}{unknown}"
+
+
+def _stand(ranks: Sequence[Rank]) -> str:
+    """How they stand, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
+    alike: dict[str, list[int]] = {}
+    for rank in ranks:
+        alike.setdefault(stand_text(rank), []).append(rank.number)
+    return ", ".join(f"{names(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
+
+
+# Words.
 
 
 def _before(target: Target, rank: Rank) -> str:
@@ -290,24 +307,21 @@ def _before(target: Target, rank: Rank) -> str:
         return f"before joining {joined_name(target.name)}"
     if target.chosen and target.barrier is None:
         return f"before writing {key_name(target.key)}"
-    return f"and nobody is left to {_write([target])} {_names([target])}"
+    return f"and nobody is left to {target.end} {target.text}"
 
 
-def _write(targets: list[Target]) -> str:
-    """What would end the waits for these."""
-    return "release" if all(target.key.endswith(LAST_MEMBER) for target in targets) else "write"
+def _end_of(targets: list[Target]) -> str:
+    """What would end the waits for these: `write "a", "b"`."""
+    return f"{_verb(targets)} {_listed(targets)}"
 
 
-def _names(targets: list[Target]) -> str:
-    """Of the first ones; where ranks of another number are waited for than there are, how many came."""
-    found = []
-    for target in targets[:_SHOWN]:
-        barrier = target.barrier
-        expected = barrier.world_size if barrier is not None and not barrier.declared else 0
-        came = f" ({barrier.count} of {expected} expected came)" if barrier is not None and expected else ""
-        found.append(f"{key_name(target.key)}{came}")
+def _verb(targets: list[Target]) -> str:
+    return "release" if all(target.end == "release" for target in targets) else "write"
+
+
+def _listed(targets: list[Target]) -> str:
     more = f" and {len(targets) - _SHOWN} more" if len(targets) > _SHOWN else ""
-    return ", ".join(dict.fromkeys(found)) + more
+    return ", ".join(dict.fromkeys(target.text for target in targets[:_SHOWN])) + more
 
 
 def _came(case: Case) -> str:
@@ -319,14 +333,5 @@ def _came(case: Case) -> str:
     return f" ({len(keys) - len(missing)} of {len(keys)} expected came)"
 
 
-def _place(key: str) -> str:
-    """What is joined by its prefix; other keys as they are."""
-    return collective_of(key) or key.removesuffix(LAST_MEMBER)
-
-
 def _numbers(ranks: Iterable[Rank]) -> tuple[int, ...]:
-    return _sorted(rank.number for rank in ranks)
-
-
-def _sorted(ranks: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted(set(ranks)))
+    return tuple(sorted(rank.number for rank in ranks))

@@ -29,7 +29,7 @@ by its keys, and each of its keys is crossed out once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytest_elastic.events import (
@@ -44,11 +44,13 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.hang._fixpoint import grow, stuck
-from pytest_elastic.hang._nodes import LAST_MEMBER, NUM_MEMBERS, Barrier, Rank, Wait
+from pytest_elastic.hang._nodes import Barrier, Rank, Wait
+from pytest_elastic.store import LAST_MEMBER, NUM_MEMBERS, OPERATIONS, Effect, with_effect
 
-_WRITES = frozenset({"set", "add", "compare_set", "append", "multi_set", "queue_push", "arrive"})
-_READS = frozenset({"wait", "get", "multi_get", "check", "queue_pop"})
+_CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
+_READS = frozenset(name for name, operation in OPERATIONS.items() if operation.reads)
+_WRITES, _DELETES = with_effect(Effect.WRITE), with_effect(Effect.DELETE)
+_MEETS, _PUSHES, _POPS, _LOOKS = map(with_effect, (Effect.MEET, Effect.PUSH, Effect.POP, Effect.PRESENCE))
 _NOBODY: dict[str, int] = {}
 _MOST_DELETED = _MOST_DONE = 10_000
 
@@ -125,9 +127,9 @@ class WaitGraph:
         """Those at which somebody waits, in the order in which the first one did."""
         return list(self._closed.values())
 
-    def stuck(self, wait: Wait) -> tuple[str, ...]:
+    def stuck(self, wait: Wait) -> list[str]:
         """The keys that nobody who can go on may write; not empty for a doomed wait."""
-        return stuck(wait, self._can, self._barriers)
+        return wait.stuck(self._can, self._barriers)
 
     def unread(self, key: str) -> bool:
         """Whether nobody read a deleted key after it was written; a barrier's is there for all to read."""
@@ -137,7 +139,7 @@ class WaitGraph:
                 continue
             read = isinstance(event, WaitBegan) or event.name in _READS or not event.changed
             if not deleted:
-                deleted = event.name == "delete_key" and not read
+                deleted = event.name in _DELETES and not read
             elif not read:
                 return True
             elif not key.endswith(LAST_MEMBER):
@@ -159,7 +161,7 @@ class WaitGraph:
 
     def _called(self, rank: Rank, event: StoreCalled) -> bool:
         # Who comes last to a barrier sets its last key besides: it has come no further for that.
-        rank.calls += event.name != "set" or not event.keys[0].endswith(LAST_MEMBER)
+        rank.calls += event.name not in _WRITES or not event.keys[0].endswith(LAST_MEMBER)
         self._done.append(event)
         opened = self._heard(rank, event.client)
         if event.name not in _READS:
@@ -169,18 +171,18 @@ class WaitGraph:
     def _changed(self, event: StoreCalled) -> bool:
         """An operation that may change keys; whether somebody waited for them."""
         name, opened = event.name, False
-        if event.changed and name in _WRITES:
+        if event.changed and name in _CREATES:
             for key in event.keys:
                 if self.deleted:
                     self.deleted.pop(key, None)
                 if key in self._waiters:
-                    self._wrote(key, name == "queue_push")
+                    self._wrote(key, name in _PUSHES)
                     opened = True
                 elif key in self._barriers:
                     del self._barriers[key]
-        elif name == "delete_key" and event.changed:
+        elif name in _DELETES and event.changed:
             opened = self._deleted_key(event.keys[0], event.rank)
-        elif name == "barrier":
+        elif name in _MEETS:
             self._native.add(event.keys[0])
         return opened
 
@@ -189,7 +191,8 @@ class WaitGraph:
         missing = event.missing
         writers = dict(zip(event.keys, event.writers, strict=True)) if event.writers else _NOBODY
         alarmed = event.alarm > 0
-        wait = Wait(event, rank.number, event.client, writers, len(missing), not writers, alarmed=alarmed)
+        lacks = dict.fromkeys(missing)
+        wait = Wait(event, rank.number, event.client, writers, lacks, not writers, alarmed)
         waiters = self._waiters
         for key in missing:
             if key in waiters:
@@ -316,14 +319,14 @@ class WaitGraph:
         running = 0
         for wait in self._waiters.pop(key, ()):
             name = wait.event.name
-            if name == "queue_pop" or (queue and name != "wait"):
+            if name in _POPS or (queue and name not in _LOOKS):
                 kept[wait] = None
                 continue
             if wait.writers:
                 self._paid(wait.writers[key])
             self._done.append(wait.event)
-            if wait.lacks > 1:
-                wait.see(key)
+            if len(wait.lacks) > 1:
+                del wait.lacks[key]
             else:
                 rank = self.ranks[wait.rank]
                 del rank.waits[wait.client]
@@ -373,7 +376,7 @@ class WaitGraph:
 
     def _release(self, wait: Wait) -> None:
         """It waits no more."""
-        for key in wait.missing:
+        for key in wait.lacks:
             there = self._waiters[key]
             del there[wait]
             if not there:
@@ -384,7 +387,7 @@ class WaitGraph:
         del self.ranks[wait.rank].waits[wait.client]
 
     def _give_up(self, wait: Wait) -> None:
-        for barrier in map(self._barriers.get, wait.missing):
+        for barrier in map(self._barriers.get, wait.lacks):
             if barrier is not None:
                 barrier.left |= barrier.joined & 1 << wait.rank
 
@@ -415,8 +418,11 @@ class WaitGraph:
         before = self.doomed
         waits = self.waits()
         self._can = grow(self._running | self._patient, waits, self._barriers)
-        self.doomed = tuple(w for w in waits if not w.patient and self.stuck(w))
-        return any(wait not in before for wait in self.doomed)
+        # Where a rank cannot go on, all its waits are stuck; where it can, one of several still may be.
+        self.doomed = tuple(
+            w for w in waits if not self._can >> w.rank & 1 or (not w.patient and self.stuck(w))
+        )
+        return not set(before).issuperset(self.doomed)
 
     def _can_be_doomed(self) -> bool:
         """What holds whenever a wait is doomed, and seldom otherwise."""
@@ -430,3 +436,15 @@ class WaitGraph:
             if not barrier.may_open(able):
                 return True
         return False
+
+
+def grow(able: int, waits: Sequence[Wait], barriers: Mapping[str, Barrier]) -> int:
+    """The least fixpoint: bits of all ranks that can go on, if those with the bits `able` can."""
+    blocked = [wait for wait in waits if not able >> wait.rank & 1]
+    while True:
+        ending = [wait for wait in blocked if not wait.stuck(able, barriers)]
+        if not ending:
+            return able
+        for wait in ending:
+            able |= 1 << wait.rank
+        blocked = [wait for wait in blocked if not able >> wait.rank & 1]

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pytest_elastic.faults import WRITES
 from pytest_elastic.faults._recording import Entry, Party, Recording
 from pytest_elastic.simulator._scheduler import Delays, Step, delays_of, ring_order
+from pytest_elastic.store import OPERATIONS, Effect, barrier_keys, with_effect
 
 _MOST = 5000
-_ALL = ("num_keys", "list_keys")
-_CREATES = WRITES - {"compare_set", "delete_key"}
-_WRITES = WRITES | {"queue_pop"}
+_SURE = WRITES - with_effect(Effect.COMPARE, Effect.DELETE)  # They create their keys in any case.
+_ARRIVALS = with_effect(Effect.ARRIVE)
 
 
 class UnsuitedError(ValueError):
@@ -109,11 +109,11 @@ def _events(entries: tuple[Entry, ...]) -> list[_Event]:
     """The steps, with what they depend on."""
     events: list[_Event] = []
     waiting: dict[Party, int] = {}
-    lasts = {entry.keys[0]: number for number, entry in enumerate(entries) if entry.name == "arrive"}
+    lasts = {entry.keys[0]: number for number, entry in enumerate(entries) if entry.name in _ARRIVALS}
     dependence = _Dependence()
     for number, entry in enumerate(entries):
         if entry.begins or entry.expires:
-            last = entry.name != "arrive" or lasts[entry.keys[0]] == number
+            last = entry.name not in _ARRIVALS or lasts[entry.keys[0]] == number
             events.append(_Event(entry, dependence.add(entry, len(events), last)))
             if entry.how == "blocked":
                 waiting[entry.party] = len(events) - 1
@@ -130,16 +130,17 @@ def _wakers(events: list[_Event], began: int) -> frozenset[int]:
         for key in missing:
             later = range(began + 1, len(events))
             writes = [number for number in later if key in _written(events[number].entry)]
-            if not writes or any(events[number].entry.name not in _CREATES for number in writes):
+            if not writes or any(events[number].entry.name not in _SURE for number in writes):
                 raise UnsuitedError(f"it cannot be told which operation made {key!r}")
             found.add(writes[0])
     return frozenset(found)
 
 
 def _written(entry: Entry) -> tuple[str, ...]:
-    if entry.name == "barrier" and entry.begins:
-        return f"{entry.keys[0]}/num_members", f"{entry.keys[0]}/last_member"
-    return entry.keys if entry.name in _WRITES else ()
+    operation = OPERATIONS[entry.name]
+    if operation.effect is Effect.MEET and entry.begins:
+        return barrier_keys(entry.keys[0])
+    return entry.keys if operation.changes else ()
 
 
 class _Dependence:
@@ -173,7 +174,7 @@ class _Dependence:
             before |= self._arrived.pop(key, set())
             self._wrote[key] = number
             self._read[key].clear()
-        if entry.name in _ALL:
+        if OPERATIONS[entry.name].effect is Effect.LIST:
             before |= set(self._writes.values())
             self._looks[entry.party] = number
         elif written:

@@ -15,20 +15,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import Event, RankStood, dump
+from pytest_elastic.events import Event, RankStood
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
 from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.multiprocessing._standing import stand
-from pytest_elastic.pristine import json
-from pytest_elastic.report import RankEnd, Verdict
+from pytest_elastic.report import PhaseVerdict, RankEnd
 
 Stacks = Mapping[int, Sequence[Stack]]
 
 RECORDING = "recording.jsonl"
-_NAMES = ("events.jsonl", "hang.json", "hang.dot", "page.html", "trace.json", RECORDING)
 _ANSWERED = ("passed", "skipped")
 
 
@@ -55,7 +52,7 @@ class Findings:
             return [("who waits for whom", report_text(self.diagnosis, self.stacks))]
         return [("seen besides", str(self.stale))] if self.stale is not None else []
 
-    def properties(self, verdict: Verdict) -> list[tuple[str, object]]:
+    def properties(self, verdict: PhaseVerdict) -> list[tuple[str, object]]:
         """For the report of the test, `elastic.*`."""
         found: list[tuple[str, object]] = [("elastic.nprocs", self.nprocs)]
         if verdict.primary is not None:
@@ -88,7 +85,7 @@ def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
 
 
 def explain(
-    verdict: Verdict,
+    verdict: PhaseVerdict,
     group: RankGroup,
     ends: Sequence[RankEnd],
     title: str,
@@ -129,8 +126,12 @@ def explain(
 def forget(title: str, artifacts: Path) -> None:
     """Remove the files of an earlier failure of this test; whatever else is there stays."""
     own = artifacts / name_of(title)
+    if not own.is_dir():
+        return
+    from pytest_elastic.report.exporters import EXPORTERS  # Only now: few tests have failed before.
+
     with suppress(OSError):
-        for name in _NAMES:
+        for name in (*EXPORTERS, RECORDING):
             (own / name).unlink(missing_ok=True)
         own.rmdir()
 
@@ -163,27 +164,16 @@ def name_of(title: str) -> str:
 
 
 def _write(findings: Findings, directory: Path, title: str, outcome: str) -> list[Path]:
+    from pytest_elastic.report.exporters import RunHistory, export  # Only now: most runs export nothing.
+
     diagnosis, stacks = findings.diagnosis, findings.stacks
-    said: dict[str, Any] | None = None
-    texts = {"events.jsonl": "".join(f"{dump(event)}\n" for event in findings.events)}
+    said, graph = None, ""
     if diagnosis is not None:
         said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
-        texts["hang.json"] = json.dumps(_finite(said), indent=1)
-        texts["hang.dot"] = report_dot(diagnosis, stacks)
-    from pytest_elastic.report import pictures  # Only now: most runs draw none.
-
-    picture = pictures.Picture(title, findings.nprocs, findings.events, stacks, said, outcome)
-    written = []
-    # A full or read-only disk must not hide the failure itself.
-    with suppress(OSError):
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (directory / name).write_text(text, "utf-8", "backslashreplace")
-            written.append(directory / name)
-        for name, write in (("page.html", pictures.write_page), ("trace.json", pictures.write_trace)):
-            write(directory / name, picture)
-            written.append(directory / name)
-    return written
+        graph = report_dot(diagnosis, stacks)
+    return export(
+        RunHistory(title, findings.nprocs, findings.events, stacks, said, outcome, graph), directory
+    )
 
 
 def _copy(files: Sequence[Path], directory: Path) -> list[Path]:
@@ -193,12 +183,3 @@ def _copy(files: Sequence[Path], directory: Path) -> list[Path]:
         return [shutil.copyfile(path, directory / path.name) for path in files]
     except OSError:
         return []
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no number for what never comes: `None`."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

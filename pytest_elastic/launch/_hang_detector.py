@@ -65,18 +65,17 @@ from pytest_elastic.hang import (
     Diagnosis,
     Stack,
     StalePrefix,
+    Wait,
     WaitGraph,
     diagnose,
     diagnose_outside,
     find_stale,
 )
-from pytest_elastic.hang._nodes import Wait
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.launch._process_state import CONFIRM, Companies
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._kernel import state
-from pytest_elastic.store import StoreServer
-from pytest_elastic.store._collective import is_trace
+from pytest_elastic.store import StoreServer, is_trace
 
 _log = logging.getLogger(__name__)
 

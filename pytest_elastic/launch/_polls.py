@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import WaitBegan, WaitEnded
-from pytest_elastic.hang import Diagnosis
-from pytest_elastic.hang._wording import key_names
+from pytest_elastic.hang import Diagnosis, key_names
 
 _LONG, _MANY = 5.0, 20  # Seconds and timeouts of one wait after which it will go on like that for ever.
 _Keys = tuple[int | None, str, tuple[str, ...]]  # Rank, operation, and what was missing.

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import RankInspected
-from pytest_elastic.hang import WaitGraph
-from pytest_elastic.hang._nodes import Rank
+from pytest_elastic.hang import Rank, WaitGraph
 from pytest_elastic.multiprocessing._standing import Family, catches_signals, children, has_timers
 from pytest_elastic.store import StoreServer
 

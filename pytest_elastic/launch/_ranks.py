@@ -39,8 +39,7 @@ from pytest_elastic.multiprocessing._results import in_memory
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.report import stack_text
-from pytest_elastic.store import RemoteStore, StoreServer
-from pytest_elastic.store._gate import Gate
+from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5

@@ -13,7 +13,7 @@ from pytest_elastic.faults._recording import Entry, How, Party, name_party, part
 from pytest_elastic.launch._canonical import steps_of
 from pytest_elastic.launch._token import Order, print_of
 from pytest_elastic.simulator._scheduler import Decision, SparseScheduler
-from pytest_elastic.store._gate import Gate, Request
+from pytest_elastic.store import Gate, Request
 
 
 class ScheduleStage(ForcedStage):

@@ -25,7 +25,7 @@ from pytest_elastic.launch._ranks import RankGroup
 
 if TYPE_CHECKING:
     from pytest_elastic.launch._token import Order
-from pytest_elastic.store._gate import Gate, OpenGate
+from pytest_elastic.store import Gate, OpenGate
 
 _SOON = 0.001  # Seconds until the next try to signal a group that is just being forked.
 

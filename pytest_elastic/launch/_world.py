@@ -7,9 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pytest_elastic.pristine import pickle
-from pytest_elastic.store import Store, barrier
-from pytest_elastic.store._arguments import Asked
-from pytest_elastic.store._collective import asked_of_all
+from pytest_elastic.store import Asked, Store, asked_of_all, barrier
 
 T = TypeVar("T")
 

@@ -17,9 +17,16 @@ from pytest_elastic.faults import parse
 from pytest_elastic.faults._recording import Entry, Recording, load
 from pytest_elastic.launch._canonical import UnsuitedError, steps_of
 from pytest_elastic.launch._token import Order, fingerprint
-from pytest_elastic.simulator import Execution, Setting, Simulation, Step
-from pytest_elastic.simulator._scheduler import FollowingScheduler, Kind, delays_of
-from pytest_elastic.simulator._world import RankFunction
+from pytest_elastic.simulator import (
+    Execution,
+    FollowingScheduler,
+    Kind,
+    RankFunction,
+    Setting,
+    Simulation,
+    Step,
+    delays_of,
+)
 
 __all__ = ["UnsuitedError", "load", "real_token", "simulated"]
 

@@ -11,14 +11,14 @@ import pytest
 
 from pytest_elastic.errors import GroupTimeoutError, PartialSkipError, RankDiedError, RankError
 from pytest_elastic.pristine import pickle
-from pytest_elastic.report import PhaseReport, Verdict
+from pytest_elastic.report import PhaseReport, PhaseVerdict
 
 
 class ElasticWarning(pytest.PytestWarning):
     """Something a test on ranks left behind."""
 
 
-def raise_verdict(verdict: Verdict, item: pytest.Item) -> NoReturn:
+def raise_verdict(verdict: PhaseVerdict, item: pytest.Item) -> NoReturn:
     """Raise what makes pytest itself judge skip, xfail and exit as for any item."""
     __tracebackhide__ = True
     end = verdict.primary
@@ -56,7 +56,7 @@ def _error_of(report: PhaseReport, item: pytest.Item) -> BaseException:
     return RankError(report.rank, report.error_type, report.crash)
 
 
-def report_of(item: pytest.Item, call: pytest.CallInfo[None], verdict: Verdict) -> pytest.TestReport:
+def report_of(item: pytest.Item, call: pytest.CallInfo[None], verdict: PhaseVerdict) -> pytest.TestReport:
     """The report that hooks in pytest's process get: as of any item, with the ranks' text in it."""
     report = pytest.TestReport.from_item_and_call(item, call)
     show(report, verdict, item.config)
@@ -69,7 +69,7 @@ def load_report(report: PhaseReport, config: pytest.Config) -> Any:
     return config.hook.pytest_report_from_serializable(config=config, data=copy.deepcopy(report.data))
 
 
-def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> None:
+def show(report: pytest.TestReport, verdict: PhaseVerdict, config: pytest.Config) -> None:
     """Put the ranks' text in place of the launcher's in a report of pytest's."""
     end = verdict.primary
     report.duration = verdict.duration or report.duration
@@ -95,7 +95,7 @@ def show(report: pytest.TestReport, verdict: Verdict, config: pytest.Config) -> 
         report.longrepr = _with_sections(f"{text}\n{verdict.headline}", verdict)
 
 
-def _with_sections(text: str, verdict: Verdict) -> str:
+def _with_sections(text: str, verdict: PhaseVerdict) -> str:
     return "\n".join([text, *(f"\n--- {title} ---\n{body}" for title, body in verdict.sections)])
 
 

@@ -37,7 +37,7 @@ from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
 from pytest_elastic.plugin._subtests import merge_subtests
 from pytest_elastic.pristine import os, signal
-from pytest_elastic.report import PhaseReport, RankEnd, Verdict, judge, stack_text
+from pytest_elastic.report import PhaseReport, PhaseVerdict, RankEnd, judge, stack_text
 
 
 class Conductor:
@@ -188,7 +188,7 @@ class ItemController:
         self._reports: list[PhaseReport] = []
         self._starts: dict[str, int] = {}
         self._durations: dict[str, float] = {}  # Seconds of each phase, on the slowest rank.
-        self._teardown = Verdict("passed")
+        self._teardown = PhaseVerdict("passed")
         self._values = LauncherValues()
         self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
         self._left = math.inf  # Seconds; what passes between two phases is not charged.
@@ -203,7 +203,7 @@ class ItemController:
 
     def _begin(self) -> None:
         __tracebackhide__ = True
-        self._finished, self._reports, self._teardown = False, [], Verdict("passed")
+        self._finished, self._reports, self._teardown = False, [], PhaseVerdict("passed")
         self._durations = {}
         self._values.clear()
         self.item.funcargs = self._values  # type: ignore[attr-defined]
@@ -255,7 +255,7 @@ class ItemController:
         """What the teardown on the ranks said; run it now where there was no call."""
         __tracebackhide__ = True
         ends = self._finish()
-        verdict, self._teardown = self._teardown, Verdict("passed")
+        verdict, self._teardown = self._teardown, PhaseVerdict("passed")
         if ends and verdict.kind == "passed":
             verdict = self._judge(ends)
         self._group = None
@@ -400,7 +400,7 @@ class ItemController:
         __tracebackhide__ = True
         self._raise(when, self._judge(ends))
 
-    def _judge(self, ends: list[RankEnd]) -> Verdict:
+    def _judge(self, ends: list[RankEnd]) -> PhaseVerdict:
         together, base = self.conductor.reproduction.together, self.item.config.invocation_params.dir
         verdict = judge(ends, self.size, self.conductor.options.partial_skip, together)
         if self._group is not None:
@@ -408,7 +408,7 @@ class ItemController:
             self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where, base)
         return verdict
 
-    def _raise(self, when: str, verdict: Verdict) -> None:
+    def _raise(self, when: str, verdict: PhaseVerdict) -> None:
         __tracebackhide__ = True
         reports = [report for report in self._reports if report.when == when]
         self._take_values(verdict, reports)
@@ -416,7 +416,7 @@ class ItemController:
         failed_subtests = self._report_subtests(reports)
         if failed_subtests and verdict.kind == "passed":  # As some ranks skipped them.
             text = f"contains {failed_subtests} failed subtest{'s'[: failed_subtests - 1]}"
-            verdict = Verdict("failed", RankEnd(0, "failed", math.inf), text, verdict.sections)
+            verdict = PhaseVerdict("failed", RankEnd(0, "failed", math.inf), text, verdict.sections)
         self.item.stash[VERDICT], self.item.stash[DEBUGGED] = verdict, when in self._debugged
         # Without the start of the ranks, and the call without their teardown.
         verdict.duration = self._durations.get(when, 0.0)
@@ -431,7 +431,7 @@ class ItemController:
             return
         raise_verdict(verdict, self.item)
 
-    def _take_values(self, verdict: Verdict, reports: list[PhaseReport]) -> None:
+    def _take_values(self, verdict: PhaseVerdict, reports: list[PhaseReport]) -> None:
         """Hooks that look at fixtures see the plain ones of the rank that decided, else the first's."""
         report = (verdict.primary and verdict.primary.report) or next(iter(reports), None)
         if report is not None and report.when != "teardown":

@@ -18,7 +18,7 @@ from pytest_elastic.errors import FixtureElsewhereError
 from pytest_elastic.plugin._accounting import ElasticWarning, raise_verdict, warn_of
 from pytest_elastic.plugin._marker import is_elastic
 from pytest_elastic.plugin._stash import CONDUCTOR, REPORT, TRIALS, VERDICT
-from pytest_elastic.report import PhaseReport, Verdict
+from pytest_elastic.report import PhaseReport, PhaseVerdict
 
 _WORDS = (
     "a hook failed in pytest's process, where this test has no fixtures: they are in the ranks, where the "
@@ -132,7 +132,7 @@ class HomeHooks:
             item.add_report_section("call", "hooks", text)
 
 
-def _insist(report: pytest.TestReport, verdict: Verdict) -> None:
+def _insist(report: pytest.TestReport, verdict: PhaseVerdict) -> None:
     """What hooks in a rank made a failure is one, whatever a mark or the same hook makes of it here."""
     primary = verdict.primary.report if verdict.primary is not None else None
     made = primary.details.get("made") if primary is not None else None

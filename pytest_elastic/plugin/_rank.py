@@ -34,7 +34,7 @@ from pytest_elastic.plugin._phase_report import describe, pickles, plain, plain_
 from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.pristine import os, threading
 from pytest_elastic.report import PhaseReport, Raised, follows
-from pytest_elastic.store._inspection import inspect_process
+from pytest_elastic.store import inspect_process
 
 _FORMER_CAPTURE = pytest.StashKey[object]()
 _REPORTING = (

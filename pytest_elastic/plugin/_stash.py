@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_elastic.plugin._controller import Conductor
     from pytest_elastic.plugin._fresh import FreshRank
     from pytest_elastic.plugin._reproduce import Trials
-    from pytest_elastic.report import Verdict
+    from pytest_elastic.report import PhaseVerdict
 
 # The standard streams that pytest was called with, before it captures them.
 STREAMS: list[os.stat_result] = []
@@ -38,7 +38,7 @@ SIZE: pytest.StashKey[tuple[int, tuple[int, ...]]] = pytest.StashKey()
 DEBUGGED: pytest.StashKey[bool] = pytest.StashKey()
 # On an item: seconds from pytest-timeout and whether they are for the call phase only; the last verdict.
 TIMEOUT: pytest.StashKey[tuple[float, bool]] = pytest.StashKey()
-VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()
+VERDICT: pytest.StashKey[PhaseVerdict] = pytest.StashKey()
 # The report of it that hooks of pytest's process are given.
 REPORT: pytest.StashKey[pytest.TestReport] = pytest.StashKey()
 # The faults that it plans, and what became of its groups.

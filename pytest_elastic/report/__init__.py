@@ -1,8 +1,15 @@
 """What became of the ranks of a phase, and the one verdict on it."""
 
 from pytest_elastic.report._follower import Follows, follows
-from pytest_elastic.report._record import Outcome, PhaseReport, Raised, RankEnd
-from pytest_elastic.report._verdict import FORCED_TOGETHER, TOGETHER, PartialSkip, Verdict, judge, stack_text
+from pytest_elastic.report._merge import (
+    FORCED_TOGETHER,
+    TOGETHER,
+    PartialSkip,
+    PhaseVerdict,
+    judge,
+    stack_text,
+)
+from pytest_elastic.report._outcome import Outcome, PhaseReport, Raised, RankEnd
 
 __all__ = [
     "FORCED_TOGETHER",
@@ -11,9 +18,9 @@ __all__ = [
     "Outcome",
     "PartialSkip",
     "PhaseReport",
+    "PhaseVerdict",
     "Raised",
     "RankEnd",
-    "Verdict",
     "follows",
     "judge",
     "stack_text",

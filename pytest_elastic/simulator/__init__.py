@@ -1,13 +1,12 @@
-"""A deterministic simulator: rank functions over a simulated store, under every schedule that you ask for.
+"""Deterministic simulator: rank functions over a simulated store, under every schedule that you ask for.
 
-* `explore` searches for a schedule that fails, `prove` runs all, `prove_kills` with each single kill.
+* `explore` searches for a schedule that fails, `prove` runs every trace, `prove_kills` all with each kill.
 * `simulate` runs one schedule and returns its `Execution`, whose `check()` raises a `Verdict`; `replay` runs
-  a token's.
-* `Simulation` runs many, under any `Scheduler`.
-* `point()` is a scheduling point that you set yourself.
+  the schedule of a token.
+* `Simulation` runs many schedules, under any `Scheduler`.
+* `point()` is a scheduling point of your own.
 """
 
-from pytest_elastic.simulator._ambient import point
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._explore import (
     Certificate,
@@ -16,13 +15,10 @@ from pytest_elastic.simulator._explore import (
     explore,
     prove,
     prove_kills,
+    replay,
+    simulate,
 )
-from pytest_elastic.simulator._judge import compare
-from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
-from pytest_elastic.simulator._scheduler import Cut, Decision, Scheduler, SparseScheduler, Step
-from pytest_elastic.simulator._shrink import confirm, shrink
-from pytest_elastic.simulator._simulate import replay, simulate
-from pytest_elastic.simulator._verdict import (
+from pytest_elastic.simulator._failures import (
     Deadlock,
     HangUntilTimeout,
     Livelock,
@@ -31,8 +27,24 @@ from pytest_elastic.simulator._verdict import (
     TimerExpired,
     UncontrolledBlocking,
     Verdict,
+    compare,
 )
-from pytest_elastic.simulator._world import Simulation
+from pytest_elastic.simulator._patches import point
+from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
+from pytest_elastic.simulator._scheduler import (
+    Cut,
+    Decision,
+    Delays,
+    FollowingScheduler,
+    Kind,
+    Scheduler,
+    SparseScheduler,
+    Step,
+    delays_of,
+    ring_order,
+)
+from pytest_elastic.simulator._shrink import confirm, shrink
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 __all__ = [
     "Blocked", "Certificate", "Cut", "Deadlock", "Decision", "Execution", "Exploration",

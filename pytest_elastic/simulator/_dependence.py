@@ -1,36 +1,37 @@
-"""Which operations commute: the relation on which the exhaustive search stands.
+"""Dependence of store operations: the relation on which the exhaustive search rests.
 
-*Theory of operation.*  Two steps that come one after the other are *independent* if the other order leads to
-the same state and the same answers.  Schedules that differ only in the order of independent steps form one
-trace, and one of them is enough.  The fewer pairs are dependent, the fewer traces there are; a pair that is
-wrongly called independent loses some.
+*Theory of operation.*  Two adjacent steps are *independent* if the other order leads to the same state and
+the same answers.  Schedules that differ only in the order of independent steps form one trace, and one of
+them is enough.  The fewer pairs are dependent, the fewer traces there are; a dependent pair that is called
+independent loses traces.
 
-What a step does to a place (a value, a queue) is its *access*, as a set of bits:
+The *access* of a step to a place (a value, a queue) is a set of bits:
 
-* `VALUE` and `PRESENCE`: it sees the value, or only whether there is one;
-* `OVERWRITE`, `CREATE`, `DELETE`: it writes, and there was a value, was none, or is none now;
+* `VALUE` and `PRESENCE`: it reads the value, or only whether there is one;
+* `OVERWRITE`, `CREATE`, `DELETE`: it writes, and there was a value, was none, or is none afterwards;
 * `AWAIT` and `AWAIT_VALUE`: it begins to wait for the key, or gets it at once.
 
 Under the `latched` wake rule a wait and the write that creates its key commute: whichever comes first, the
-waiter has seen the key once both are done.  So it conflicts with deletions only, and a `get`, whose answer
-is the first value that it sees, with overwriting, too.  (The rank's *next* step comes after that write in
-either case; that is an edge of the trace, not a conflict.)  An *eager* wait is different, since its arrival
-sees what is there: under `level` (a waiter looks again, later), with a timeout of zero, and where deadlines
+waiter has seen the key once both are done.  So a wait conflicts with deletions only, and a `get`, whose
+answer is the first value that it sees, with overwriting, too.  (The rank's *next* step comes after that write
+in either case; that is an edge of the trace, not a conflict.)  An *eager* wait reads the state on arrival and
+is different: under `level` (a waiter is checked again, later), with a timeout of zero, and where deadlines
 may fire at any point.
 
-Arrivals at a `barrier` of the store commute with each other as long as no one is too many: none has an
-answer, and all of them go on after the last, whoever that was.  `LAST` is the last place at the table: two
-steps that both want it do not commute.
+Arrivals at a `barrier` of the store commute with each other as long as they are not too many: none has an
+answer, and all ranks continue after the last arrival, whichever that was.  `LAST` marks an arrival that would
+be the last: two of these do not commute.
 
-Arrivals at a barrier of the collectives are `add`s that say how many are to come (`arrive`).  Such a caller
-asks of the number that it gets only whether it is the last one, and of `members` only who they are.  So
-arrivals commute (`ARRIVE`), but for the last one, which is told; `NEXT` is the last place before it.  Of n!
-orders n remain.  (So do observers in Aronis, Jonsson, Lang, Sagonas: Optimal Dynamic Partial Order Reduction
-with Observers, TACAS 2018.)  Any other `add` tells its number, and commutes with none.
+Arrivals at a barrier of the collectives are `add`s with the world size (`arrive`).  Their caller uses the
+number that it gets only to find out whether it is the last one, and `members` only for the members.  So
+arrivals commute (`ARRIVE`), except for the last one, which learns that it is; `NEXT` marks the last place
+before it.  Of n! orders n remain.  (Compare observers in Aronis, Jonsson, Lang, Sagonas: Optimal Dynamic
+Partial Order Reduction with Observers, TACAS 2018.)  Any other `add` returns its number and commutes with no
+other.
 
-All operations on one queue are dependent, and with creations of a value of its name, since a wait is content
-with either.  `EVERYTHING` is the place of those that look at all keys; who
-creates or deletes one *meets* there with others of its kind.
+All operations on one queue depend on each other, and on creations of a value of the queue's name, since a
+wait is satisfied by either.  `EVERYTHING` is the place that operations on all keys read; operations that
+create or delete a key *meet* there with others of their kind.
 """
 
 from __future__ import annotations
@@ -38,15 +39,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pytest_elastic.store import StoreState
-from pytest_elastic.store._state import Operation
+from pytest_elastic.store import OPERATIONS, Call, Effect, StoreState, barrier_keys
 
 VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST, ARRIVE, NEXT = (
     1 << i for i in range(11)
 )
 _WRITES = OVERWRITE | CREATE | DELETE
 _MEETING = MEET | LAST | ARRIVE | NEXT
-_SIZES = 16  # From this bit on: which world size it is that meets.
+_SIZES = 16  # From this bit on: the world size of a meeting.
 
 Place = str | tuple[str, str]
 Footprint = dict[Place, int]
@@ -69,14 +69,14 @@ _CONFLICTS = {
 
 
 class _Against(dict[int, int]):
-    """By access: every access that does not commute with it."""
+    """By access: all accesses that do not commute with it."""
 
     def __missing__(self, access: int) -> int:
         found = 0
         for bit, others in _CONFLICTS.items():
             if access & bit:
                 found |= others
-        if access >> _SIZES:  # Who meets, meets those of the same world size.
+        if access >> _SIZES:  # Meetings commute only within one world size.
             found &= ~(access >> _SIZES << _SIZES)
         self[access] = found
         return found
@@ -86,7 +86,7 @@ AGAINST = _Against()
 
 
 def commute(one: Footprint, other: Footprint) -> bool:
-    """Whether two steps that are both possible now are independent."""
+    """Whether two steps that are both possible are independent."""
     if len(other) < len(one):
         one, other = other, one
     for place, access in one.items():
@@ -96,20 +96,36 @@ def commute(one: Footprint, other: Footprint) -> bool:
     return True
 
 
-def footprint(operation: Operation, state: StoreState, eager: bool) -> Footprint:
-    """What the operation would touch if it came now; `eager` is about waits, see above."""
-    name, *arguments = operation
-    return _OF[str(name)](state, eager, *arguments)
+def footprint(call: Call, state: StoreState, eager: bool, drops: bool = False) -> Footprint:
+    """What the operation would touch if it came now.
+
+    Args:
+        call: the operation.
+        state: that of the store.
+        eager: about waits, see above.
+        drops: whether arrivals may be lost, so that they do not commute.
+    """
+    name, *arguments = call
+    operation = OPERATIONS[name]
+    if operation.effect is Effect.READ:
+        access = AWAIT_VALUE if operation.blocks and not eager else VALUE
+        return dict.fromkeys(operation.keys(arguments), access)
+    if operation.effect is Effect.WRITE:
+        return _writing(state, operation.keys(arguments))
+    if operation.effect is Effect.ARRIVE and drops:
+        return _updating(state, eager, *arguments)
+    return _OF[operation.effect](state, eager or not operation.blocks, *arguments)
 
 
-def _writing(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
-    if state.peek(key) is not None:
-        return {key: OVERWRITE}
-    return {key: CREATE, EVERYTHING: MEET}
+def _writing(state: StoreState, keys: Sequence[str]) -> Footprint:
+    found: Footprint = {}
+    for key in keys:
+        found |= {key: CREATE, EVERYTHING: MEET} if state.peek(key) is None else {key: OVERWRITE}
+    return found
 
 
-def _counting(state: StoreState, eager: bool, key: str, *_: Any) -> Footprint:
-    found = _writing(state, eager, key)
+def _updating(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
+    found = _writing(state, [key])
     found[key] |= VALUE
     return found
 
@@ -117,7 +133,7 @@ def _counting(state: StoreState, eager: bool, key: str, *_: Any) -> Footprint:
 def _arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int = 0) -> Footprint:
     place = _place(state, key)
     if not 0 < place < world_size or _is_awaited(state, key):
-        return _counting(state, eager, key)
+        return _updating(state, eager, key)
     access = (NEXT if place + 1 == world_size else ARRIVE) | 1 << _SIZES + world_size
     return {key: access, EVERYTHING: MEET}
 
@@ -125,7 +141,7 @@ def _arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int 
 def _comparing(state: StoreState, eager: bool, key: str, expected: bytes, _: bytes) -> Footprint:
     present = state.peek(key)
     if present == expected or (present is None and not expected):
-        return _counting(state, eager, key)
+        return _updating(state, eager, key)
     return {key: VALUE}
 
 
@@ -133,18 +149,6 @@ def _deleting(state: StoreState, _: bool, key: str) -> Footprint:
     if state.peek(key) is None:
         return {key: PRESENCE}
     return {key: DELETE, EVERYTHING: MEET}
-
-
-def _writing_many(state: StoreState, eager: bool, keys: Sequence[str], _: Sequence[bytes]) -> Footprint:
-    found: Footprint = {}
-    for key in keys:
-        found.update(_writing(state, eager, key))
-    return found
-
-
-def _getting(_: StoreState, eager: bool, keys: str | Sequence[str]) -> Footprint:
-    access = VALUE if eager else AWAIT_VALUE
-    return {keys: access} if isinstance(keys, str) else dict.fromkeys(keys, access)
 
 
 def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
@@ -155,36 +159,28 @@ def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
     return found
 
 
-def _checking(state: StoreState, _: bool, keys: Sequence[str]) -> Footprint:
-    return _waiting(state, True, keys)
-
-
 def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footprint:
-    members, last = f"{key}/num_members", f"{key}/last_member"
+    members, last = barrier_keys(key)
     place = _place(state, members)
     if not eager and 0 < place <= world_size and state.peek(last) is None and not _is_awaited(state, members):
         access = LAST if place == world_size else MEET
         access |= 1 << _SIZES + world_size
         return {members: access, last: access, EVERYTHING: MEET}
-    found = _counting(state, eager, members)
-    found |= _writing(state, eager, last) if place == world_size else {}
+    found = _updating(state, eager, members)
+    found |= _writing(state, [last]) if place == world_size else {}
     for each, access in _waiting(state, eager, [last]).items():
         found[each] = found.get(each, 0) | access
     return found
 
 
 def _place(state: StoreState, key: str) -> int:
-    """The number that the next one to count gets; 0 where there is no counting."""
+    """The number that the next `add` of 1 returns; 0 if the value is no number."""
     count = state.peek(key) or b"0"
     return int(count) + 1 if count.isdigit() else 0
 
 
 def _is_awaited(state: StoreState, key: str) -> bool:
     return any(key in waiter.keys for waiter in state.waiters())
-
-
-def _seeing(_: StoreState, __: bool, key: str) -> Footprint:
-    return {key: VALUE}
 
 
 def _seeing_all(_: StoreState, __: bool) -> Footprint:
@@ -199,23 +195,15 @@ def _measuring(_: StoreState, __: bool, key: str) -> Footprint:
     return {("queue", key): VALUE}
 
 
-_OF: dict[str, Callable[..., Footprint]] = {
-    "set": _writing,
-    "append": _writing,
-    "add": _counting,
-    "arrive": _arriving,
-    "compare_set": _comparing,
-    "delete_key": _deleting,
-    "multi_set": _writing_many,
-    "get": _getting,
-    "multi_get": _getting,
-    "members": _seeing,
-    "check": _checking,
-    "wait": _waiting,
-    "num_keys": _seeing_all,
-    "list_keys": _seeing_all,
-    "barrier": _meeting,
-    "queue_push": _queueing,
-    "queue_pop": _queueing,
-    "queue_len": _measuring,
+_OF: dict[Effect, Callable[..., Footprint]] = {
+    Effect.UPDATE: _updating,
+    Effect.COMPARE: _comparing,
+    Effect.DELETE: _deleting,
+    Effect.PRESENCE: _waiting,
+    Effect.LIST: _seeing_all,
+    Effect.ARRIVE: _arriving,
+    Effect.MEET: _meeting,
+    Effect.PUSH: _queueing,
+    Effect.POP: _queueing,
+    Effect.LENGTH: _measuring,
 }

@@ -1,4 +1,4 @@
-"""What one simulated run was: the setting, each step with its alternatives, and how it ended."""
+"""The record of a simulated execution: its setting, each step with its alternatives, and its end."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._scheduler import Delays, Step, delays_of
 
 if TYPE_CHECKING:
-    from pytest_elastic.simulator._verdict import Verdict
+    from pytest_elastic.simulator._failures import Verdict
 
 Wake = Literal["latched", "level"]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the schedules of one search have in common.
+    """Settings that all executions of a search share.
 
     Attributes:
-        ranks: how many.
-        wake: the store's rule for who is woken, see `StoreState`.
-        faults: what goes wrong on purpose.
-        expiries: how many alarms (timeouts, sleeps, timers) may ring early, at any point; with 0 (virtual
-            time) the clock moves only when nobody can run.
-        skew: by rank, by which part its clock goes faster than true: 0.1 is 10 % fast; 0 where none is given.
-        may_timeout: whether a wait that only its timeout can end is no hang.
-        rounds: how often each rank calls the function, as a training loop does; the store stays.
+        ranks: number of ranks.
+        wake: the store's rule for waking waiters, `"latched"` or `"level"`; see `StoreState`.
+        faults: the faults to inject.
+        expiries: number of alarms (timeouts, sleeps, timers) that may ring early, at any point; with 0
+            (virtual time) the clock moves only when no rank can run.
+        skew: by rank, the relative error of its clock: 0.1 is 10 % fast; 0 where none is given.
+        may_timeout: whether timeouts are expected, so that a wait which only its timeout can end is no hang.
+        rounds: number of times that each rank calls the function over one store, as a training loop does.
 
     Raises:
-        ValueError: there is no rank, no round, or a clock that stands still or goes back.
+        ValueError: `ranks` or `rounds` is less than 1, or a clock would stand still or run backwards.
+        FaultPlanError: a fault names a rank that does not exist.
+
+    >>> Setting(3, wake="level").ranks
+    3
     """
 
     ranks: int
@@ -55,13 +59,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A rank that waits.
+    """A rank that waits for the store.
 
     Attributes:
         step: its pending operation, as a `"call"`.
-        missing: the keys that are not there.
+        missing: the keys that do not exist yet.
         deadline: virtual seconds, `math.inf` if there is none.
-        place: `file:line` in the rank's code, or the code that it calls.
+        place: `file:line` in the rank's code or in the code that it calls.
     """
 
     step: Step
@@ -80,23 +84,24 @@ class Blocked:
 
 @dataclass(slots=True)
 class Execution:
-    """The record of one run.
+    """The record of one execution.
 
     Attributes:
-        steps: what happened, in order; faults included.
-        enabled: for each step what could have been done there; `()` for a fault.
-        results: by rank, what its function returned, `None` for those that did not.
-        errors: the exceptions that ranks ended with, by rank, in the order in which they ended.
-        killed: the ranks that a fault ended.
-        expired: the ranks that a timer ended, with the timer's scope.
-        stopped: the ranks that a fault had stopped and nothing resumed.
-        blocked: who waited for what at the end, by rank; their pending operations have not happened.
+        setting: the settings that it ran under.
+        steps: the steps in order, faults included.
+        enabled: for each step, the steps that were possible there; `()` for a fault.
+        results: by rank, the return value of its function, `None` for a rank that did not return.
+        errors: by rank, the exception that ended it; in the order in which the ranks ended.
+        killed: by rank, the fault that ended it.
+        expired: by rank, the scope of the timer that ended it.
+        stopped: the ranks that a fault stopped and that nothing resumed.
+        blocked: the ranks that waited at the end, in order; their pending operations have not happened.
         unfired: the faults that did not happen, `None` if all did.
-        turns: how many steps the scheduler was asked for before ranks took turns, `None` for all.
-        livelocked: the steps that led nowhere, at the end of a livelock.
+        turns: number of steps before the ranks began to take turns, see `_fairness`; `None` if they did not.
+        livelocked: the latest steps of a livelock.
         now: virtual seconds at the end.
-        cut: whether the scheduler cut it short.
-        verdict: what is wrong with it, `None` for nothing.
+        cut: whether the scheduler cut the execution short.
+        verdict: the failure, `None` for none.
     """
 
     setting: Setting
@@ -117,13 +122,13 @@ class Execution:
 
     @property
     def delays(self) -> Delays:
-        """The sparse schedule of this run, see `SparseScheduler`."""
+        """Sparse schedule of this execution, see `SparseScheduler`."""
         pairs = zip(self.enabled[: self.turns], self.steps[: self.turns], strict=True)
         return delays_of([(steps, steps.index(done)) for steps, done in pairs if steps])
 
     @property
     def fates(self) -> tuple[str, ...]:
-        """What became of the ranks that do not wait, in words, by rank."""
+        """How each rank that does not wait ended, in words."""
         told = {rank: f"was ended by {fault!r}" for rank, fault in self.killed.items()}
         told |= {rank: f"was ended by its timer {scope!r}" for rank, scope in self.expired.items()}
         told |= {rank: f"failed with {type(error).__name__}" for rank, error in self.errors.items()}
@@ -133,10 +138,10 @@ class Execution:
         return tuple(f"rank {rank} {told.get(rank, 'has returned')}" for rank in rest)
 
     def check(self) -> Execution:
-        """Raise what is wrong with it, if anything is.
+        """Raise the failure of this execution, if it has one; return the execution otherwise.
 
         Raises:
-            Verdict: of the type that the table in `_verdict` says.
+            Verdict: the execution failed; the table in `_failures` lists the types.
             UnfiredFaultError: a fault did not happen.
         """
         __tracebackhide__ = True

@@ -1,32 +1,33 @@
-"""Search for a schedule that fails: `explore` it, or `prove` that there is none.
+"""Search for a failing schedule (`explore`, `prove`), and single executions (`simulate`, `replay`).
 
-A rank function is called as `function(rank, world_size, store)`, once on each rank of each execution, or as
-often as the setting's `rounds` say, over one store.  It must be deterministic but for the store: what else
-ranks share is not part of the search.  What they log is not shown.
+A rank function is called as `function(rank, world_size, store)`, once on each rank of each execution, or
+`rounds` times over one store.  It must be deterministic except for the store: anything else that ranks share
+is not part of the search.  Log messages of ranks are not shown during a search.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypedDict, Unpack
 
 from pytest_elastic.errors import ElasticError, UnfiredFaultError
-from pytest_elastic.faults import FaultPlan, kill_points
+from pytest_elastic.faults import FaultPlan, kill_points, parse
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
-from pytest_elastic.simulator._plan import Plan, cost, every_trace, plan_of
 from pytest_elastic.simulator._progress import Progress
-from pytest_elastic.simulator._schedule import recipe
+from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token, recipe
+from pytest_elastic.simulator._scheduler import SparseScheduler
+from pytest_elastic.simulator._search import Search, cost, every_trace, search_of
 from pytest_elastic.simulator._shrink import COME_ONCE, TIMES, confirm, shrink
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 
 class Rules(TypedDict, total=False):
-    """What the executions of a search have in common; see `Setting`."""
+    """Settings of a search; see `Setting`."""
 
     wake: Wake
     faults: FaultPlan
@@ -38,12 +39,12 @@ class Rules(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What a search that found nothing has seen.
+    """Result of a search that found no failure.
 
     Attributes:
-        schedules: how many executions there were.
-        tries: how many of them each strategy had.
-        exhausted: whether there is no other trace: then it is a proof.
+        schedules: number of executions.
+        tries: number of executions by strategy.
+        exhausted: whether every trace was seen, so that this is a proof.
     """
 
     schedules: int
@@ -53,14 +54,14 @@ class Exploration:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was proved: no schedule of the program fails, under these rules.
+    """Result of a proof: no schedule of the program fails under this setting.
 
     Attributes:
-        setting: the ranks and the rules.
+        setting: the ranks and the settings.
         exhausted: whether every trace was seen.
-        traces: how many there are; schedules of one trace differ only in the order of independent steps.
-        executions: how many were run for that.
-        operations: by rank, the most operations of the store that it came to in one execution.
+        traces: number of traces; schedules of one trace differ only in the order of independent steps.
+        executions: number of executions.
+        operations: by rank, the largest number of store operations that it did in one execution.
     """
 
     setting: Setting
@@ -82,11 +83,11 @@ class Certificate:
 
 
 class NotExhaustedError(ElasticError):
-    """A proof was given up: the program has more traces than were allowed.
+    """A proof was given up because it needs more executions than allowed.
 
     Attributes:
-        certificate: what was seen until then.
-        share: about which part of the space that is, 0 to 1.
+        certificate: the traces seen until then.
+        share: the estimated part of the space that they are, 0 to 1.
     """
 
     def __init__(self, certificate: Certificate, share: float) -> None:
@@ -104,50 +105,69 @@ def explore(
     seed: int = 0,
     **rules: Unpack[Rules],
 ) -> Exploration:
-    """Run the function under many schedules; the same ones for the same arguments.
+    """Search for a schedule that fails; the same arguments try the same schedules.
+
+    Blocks until a failure is found, every trace was seen, or the budget is spent.
 
     Args:
-        strategy: `"auto"`, see `_plan`; or one part of it: `"dpor"`, `"delays"`, `"random"`, `"pos"`,
+        function: called on each rank as `function(rank, world_size, store)`.
+        ranks: number of ranks.
+        strategy: `"auto"`, which combines the others, or one of `"dpor"`, `"delays"`, `"random"`, `"pos"`,
             `"pct2"`, `"pct3"`, `"starvation"`.
-        max_schedules: how many; one of more than 500 steps, as of a rank that polls, counts for more.
-        seed: of the randomised ones.
+        max_schedules: number of executions; one of more than 500 steps, as of a rank that polls, counts as
+            several.
+        seed: seed of the randomised strategies.
+        **rules: see `Setting`.
 
     Raises:
-        Verdict: of the first failure, shrunk; its notes have the token and how to replay it.
+        Verdict: the first failure, shrunk; its notes have the token and the call that replays it.
         UnfiredFaultError: a planned fault never happened.
-        ValueError: an argument is impossible.
+        ValueError: an argument is out of range.
+
+    >>> def hand_over(rank, world_size, store):
+    ...     store.set("box", "1") if rank == 0 else store.get("box")
+    >>> explore(hand_over, ranks=2).exhausted
+    True
     """
     __tracebackhide__ = True
     setting = Setting(ranks, **rules)
     with _quiet(), Simulation(function, setting) as simulation:
-        plan = plan_of(strategy, simulation, max_schedules, seed)
-        found = _run(simulation, plan, max_schedules)
-    if found.failure is not None:
-        _raise(function, found.failure, found)
-    found.check_faults()
+        found = _run(simulation, search_of(strategy, simulation, max_schedules, seed), max_schedules)
+    found.check(function)
     return Exploration(found.schedules, dict(found.tries), found.exhausted)
 
 
 def prove(
     function: RankFunction, ranks: int = 3, max_executions: int = 100_000, **rules: Unpack[Rules]
 ) -> Certificate:
-    """Run the function under every schedule, one of each trace.
+    """Prove that no schedule fails: run one schedule of each trace.
+
+    Blocks until a failure is found, every trace was seen, or the budget is spent.
+
+    Args:
+        function: called on each rank as `function(rank, world_size, store)`.
+        ranks: number of ranks.
+        max_executions: number of executions to allow.
+        **rules: see `Setting`.
 
     Raises:
-        Verdict: of the first failure, shrunk; its notes have the token and how to replay it.
-        NotExhaustedError: there are more.
-        UnfiredFaultError: a planned fault never happened, in no schedule.
-        ValueError: an argument is impossible.
+        Verdict: the first failure, shrunk; its notes have the token and the call that replays it.
+        NotExhaustedError: the proof needs more executions.
+        UnfiredFaultError: a planned fault happened in no schedule.
+        ValueError: an argument is out of range.
+
+    >>> def meet(rank, world_size, store):
+    ...     store.barrier("start", world_size)
+    >>> print(prove(meet, ranks=3))
+    all 1 traces of 3 ranks in 1 executions (latched store, virtual clock, no faults)
     """
     __tracebackhide__ = True
     setting = Setting(ranks, **rules)
     with _quiet(), Simulation(function, setting) as simulation:
-        search = Dpor(simulation)
-        found = _run(simulation, every_trace(search), max_executions)
-        share = search.share
-    if found.failure is not None:
-        _raise(function, found.failure, found)
-    found.check_faults()
+        scheduler = Dpor(simulation)
+        found = _run(simulation, every_trace(scheduler), max_executions)
+        share = scheduler.share
+    found.check(function)
     certificate = Certificate(setting, found.exhausted, found.whole, found.schedules, tuple(found.operations))
     if not found.exhausted:
         raise NotExhaustedError(certificate, share)
@@ -159,11 +179,25 @@ def prove_kills(
 ) -> dict[FaultPlan, Certificate]:
     """Prove the function with each single kill: every rank, before each of its operations, in every schedule.
 
-    Killed ranks leave others waiting, so that timeouts are no hangs here unless `may_timeout=False` is given.
+    A killed rank leaves others waiting, so timeouts are expected here unless `may_timeout=False` is given.
+
+    Args:
+        function: called on each rank as `function(rank, world_size, store)`.
+        ranks: number of ranks.
+        max_executions: number of executions to allow for each kill.
+        **rules: see `Setting`; `faults` happen besides the kill.
+
+    Returns:
+        A certificate for each kill.
 
     Raises:
-        Verdict: as `prove` does; the note says which kill.
-        NotExhaustedError: there are more executions than so many, for one of the kills.
+        Verdict: as `prove` does; the token in its note contains the kill.
+        NotExhaustedError: the proof for one of the kills needs more executions.
+
+    >>> def count(rank, world_size, store):
+    ...     store.add("count", 1)
+    >>> [str(plan) for plan in prove_kills(count, ranks=2)]
+    ['K0@1', 'K1@1']
     """
     __tracebackhide__ = True
     rules.setdefault("may_timeout", True)
@@ -176,9 +210,96 @@ def prove_kills(
     return certificates
 
 
+def simulate(
+    function: RankFunction,
+    schedule: Schedule | str | Sequence[tuple[int, int]] = (),
+    faults: FaultPlan | str | None = None,
+    *,
+    ranks: int | None = None,
+    wake: Wake | None = None,
+    may_timeout: bool = False,
+) -> Execution:
+    """Run one execution of a rank function under a given schedule.  Blocks until it has ended.
+
+    Args:
+        function: called on each rank as `function(rank, world_size, store)`.
+        schedule: a token, a `Schedule`, or only delays from the default schedule.
+        faults: faults to inject besides those of the schedule.
+        ranks: number of ranks; required if the schedule does not have it, which it overrides.
+        wake: the store's rule for waking waiters; by default the schedule's, or `"latched"`.
+        may_timeout: whether timeouts are expected, so that a wait which only its timeout can end is no hang.
+
+    Returns:
+        The record; its `check()` raises the failure, with a note of the token.
+
+    Raises:
+        TokenError: the token cannot be read.
+        ValueError: the number of ranks is not given, or the setting is impossible.
+
+    >>> def count(rank, world_size, store):
+    ...     return store.add("count", 1)
+    >>> simulate(count, ranks=3).check().results
+    [1, 2, 3]
+    """
+    whole = _whole(schedule, ranks)
+    plan = parse(faults) if isinstance(faults, str) else faults or FaultPlan()
+    setting = replace(
+        whole.setting,
+        ranks=ranks or whole.setting.ranks,
+        wake=wake or whole.setting.wake,
+        faults=whole.setting.faults | plan,
+        may_timeout=may_timeout,
+    )
+    with Simulation(function, setting) as simulation:
+        execution = simulation.run(SparseScheduler(whole.delays))
+    if execution.verdict is not None:
+        name = getattr(function, "__name__", "function")
+        execution.verdict.add_note(f"to run it again: {recipe(name, execution)}")
+    return execution
+
+
+def replay(function: RankFunction, token: Schedule | str, *, may_timeout: bool = False) -> Execution:
+    """Replay the execution of a token and raise its failure, if it has one.  Blocks until it has ended.
+
+    Args:
+        function: called on each rank as `function(rank, world_size, store)`.
+        token: a token, as in the note of a failure, or a `Schedule`.
+        may_timeout: see `simulate`.
+
+    Raises:
+        TokenError: the token cannot be read, or was made for a program that did other operations.
+        Verdict: see `Execution.check`.
+        UnfiredFaultError: a fault did not happen.
+
+    >>> def count(rank, world_size, store):
+    ...     return store.add("count", 1)
+    >>> replay(count, "E1.3.l.0-2").results
+    [2, 3, 1]
+    """
+    __tracebackhide__ = True
+    schedule = _whole(token, None)
+    execution = simulate(function, schedule, may_timeout=may_timeout)
+    if schedule.program not in (None, fingerprint(execution.steps)):
+        raise TokenError(
+            str(schedule),
+            "was made for another program: this one did other operations; without its seal it runs",
+        )
+    return execution.check()
+
+
+def _whole(schedule: Schedule | str | Sequence[tuple[int, int]], ranks: int | None) -> Schedule:
+    if isinstance(schedule, str):
+        return parse_token(schedule)
+    if isinstance(schedule, Schedule):
+        return schedule
+    if ranks is None:
+        raise ValueError("ranks=: how many there are is neither in the schedule nor given")
+    return Schedule(Setting(ranks), tuple(schedule))
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ranks log nothing meanwhile: nobody reads the logs of thousands of executions.  `replay` shows them."""
+    """Disable logging: the logs of thousands of executions are of no use, and `replay` shows them."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -188,7 +309,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Found:
-    """What a search has seen so far."""
+    """Progress of a search: counts, and the first failure."""
 
     def __init__(self, ranks: int) -> None:
         self.schedules = self.whole = self.spent = 0
@@ -215,18 +336,21 @@ class _Found:
         self._unfired = execution.unfired
         self._fired |= execution.unfired is None
 
-    def check_faults(self) -> None:
-        """A fault may depend on the schedule; one that never happens is an error."""
+    def check(self, function: RankFunction) -> None:
+        """Raise the failure, shrunk, or the error that a fault happened in no schedule."""
+        __tracebackhide__ = True
+        if self.failure is not None:
+            _raise(function, self.failure, f"found by {self.last!r} in schedule {self.schedules}")
         if self._unfired is not None and not self._fired:
             raise self._unfired
 
 
-def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
-    """Follow the plan to its end, the budget's, or the first failure."""
+def _run(simulation: Simulation, search: Search, budget: int) -> _Found:
+    """Run a search to its end, the end of the budget, or the first failure."""
     found = _Found(simulation.setting.ranks)
     progress = Progress(getattr(simulation.function, "__name__", "search"), budget)
     try:
-        name, scheduler = next(plan)
+        name, scheduler = next(search)
         while True:
             execution = simulation.run(scheduler)
             found.take(name, execution)
@@ -234,10 +358,10 @@ def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
             if found.failure is not None:
                 return found
             if found.spent >= budget:
-                # The plan may have come to its end with this one.
+                # This may have been the last trace.
                 found.exhausted = isinstance(scheduler, Dpor) and not scheduler.advance()
                 return found
-            name, scheduler = plan.send(execution)
+            name, scheduler = search.send(execution)
     except StopIteration as end:
         found.exhausted = end.value
         return found
@@ -245,12 +369,11 @@ def _run(simulation: Simulation, plan: Plan, budget: int) -> _Found:
         progress.close()
 
 
-def _raise(function: RankFunction, failure: Execution, found: _Found) -> NoReturn:
+def _raise(function: RankFunction, failure: Execution, how: str) -> NoReturn:
     __tracebackhide__ = True
     with _quiet():
         best = confirm(function, shrink(function, failure))
     assert best.verdict is not None
-    how = f"found by {found.last!r} in schedule {found.schedules}"
     if isinstance(best.verdict, COME_ONCE):
         best.verdict.add_note(how)
         best.verdict.throw()

@@ -1,8 +1,8 @@
-"""Randomised schedulers, for spaces that are too big to search through: no one of them is best everywhere.
+"""Portfolio of randomised schedulers, for spaces too large to search; none of them is best everywhere.
 
-Each is good for one execution, draws from the source of random numbers that it is given, and is therefore
-repeated by the same seed.  `n` is the number of ranks, `k` of decisions, `d` the *depth* of a defect: how
-many pairs of steps must come in a certain order for it to show.
+Each serves one execution and draws from the source of random numbers that it is given, so that the same seed
+repeats it.  `n` is the number of ranks, `k` of decisions, `d` the *depth* of a defect: the number of pairs of
+steps that must come in a certain order for it to show.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Callable
 from random import Random
 
 from pytest_elastic.simulator._scheduler import Decision, Scheduler, Step, default_choice
+from pytest_elastic.store import OPERATIONS
 
 _STRETCH = 0.5  # Of an execution, at most.
 
 
 class RandomWalk:
-    """Any enabled step, each with the same chance, at every decision.
+    """Random walk: at every decision, each enabled step with the same probability.
 
-    Dense interleaving: strong where the window is short and comes soon, weak where one rank has to starve.
+    Interleaves densely: strong for a short window early on, weak where one rank has to starve.
     """
 
     def __init__(self, chance: Random) -> None:
@@ -29,7 +30,7 @@ class RandomWalk:
 
 
 class PartialOrderSampling:
-    """A random priority for each pending step; the highest is done, and those that race with it draw again.
+    """POS: a random priority for each pending step; steps that race with the one chosen draw again.
 
     Yuan, Yang, Gu: Partial Order Aware Concurrency Sampling, CAV 2018.
     """
@@ -93,7 +94,7 @@ class PriorityChanges:
 
 
 class Starvation:
-    """Some ranks do nothing for a random stretch while others can; then others starve; ranks take turns else.
+    """Starvation: a random set of ranks does nothing for a random stretch if others can; the rest take turns.
 
     For defects that need one rank to be far behind.  After rr's chaos mode (O'Callahan, 2016).
     """
@@ -121,7 +122,7 @@ Strategy = Callable[[Random], Scheduler]
 
 
 def portfolio(ranks: int, length: int) -> dict[str, Strategy]:
-    """The strategies, by name, for a program whose default schedule has so many decisions."""
+    """The strategies by name, for a program whose default schedule has `length` decisions."""
     length = max(1, length)
     return {
         "random": RandomWalk,
@@ -133,7 +134,7 @@ def portfolio(ranks: int, length: int) -> dict[str, Strategy]:
 
 
 def _share(one: Step, other: Step) -> bool:
-    """Whether they touch a key in common, of which one of them may write."""
+    """Whether two steps touch a key in common that one of them may write."""
     if one.rank == other.rank:
         return False
     ours, theirs = one.keys, other.keys
@@ -142,4 +143,4 @@ def _share(one: Step, other: Step) -> bool:
 
 
 def _reads(step: Step) -> bool:
-    return step.name in ("get", "multi_get", "wait", "check", "num_keys", "list_keys", "queue_len", "members")
+    return step.name in OPERATIONS and not OPERATIONS[step.name].changes

@@ -1,4 +1,4 @@
-"""A line on the terminal while a search runs: how many schedules, how fast, how far."""
+"""Progress line on the terminal during a search: number of schedules, rate, and share searched."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import TextIO
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Clock
 
-_INTERVAL = 0.1  # Seconds between two looks of the line.
+_INTERVAL = 0.1  # Seconds between two updates.
 
 
 class Progress:
-    """Counts schedules, and says so where the stream is a terminal; leaves nothing behind.
+    """Counts schedules and shows a progress line if the stream is a terminal.
 
     Args:
-        title: what is searched.
-        budget: how many schedules there may be.
+        title: name of the program that is searched.
+        budget: the largest number of schedules.
+        stream: by default `sys.stderr`.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Progress:
         self.schedules = 0
 
     def count(self, share: float | None = None) -> None:
-        """One more; `share` is the part of the space that has been searched, where that is known."""
+        """Count a schedule; `share` is the part of the space that has been searched, if known."""
         self.schedules += 1
         if self._shown and (now := self._clock.monotonic()) - self._last >= _INTERVAL:
             self._last = now
@@ -41,7 +42,7 @@ class Progress:
                 self._show(text + f"{share:.1%} of the space")
 
     def close(self) -> None:
-        """Wipe the line."""
+        """Erase the line."""
         if self._width:
             self._show("")
             self._stream.write("\r")

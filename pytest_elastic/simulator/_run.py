@@ -1,18 +1,23 @@
 """One execution: rank functions over one store, one clock and one scheduler.
 
-*Theory of operation.*  A rank runs until it wants something (`Seat.reach`): it leaves a `Step`, and goes on
-with `Run.next` itself, since it has the baton.  That first lets every rank run that has an answer and has not
-used it yet.  When all stand at their next steps it asks the scheduler, does the step on behalf of its rank,
-and starts again.  So a hand-over is needed only for a rank that has code to run.
+*Theory of operation.*  A rank runs until it reaches a scheduling point (`SimulatedRank.reach`).  There it
+leaves a `Step` and, since it holds the baton, continues with `SimulatedRun.next` itself.  That first lets
+every rank run that has an answer it has not used yet.  When all ranks stand at their next steps it asks the
+scheduler, does the step on behalf of its rank, and starts again.  So the baton changes hands only for a rank
+that has code to run.
 
-*Time* stands still while anybody can do anything.  When nobody can, the clock jumps to the earliest alarm (of
-a wait, a sleep, a timer, a fault) and all that are due become steps, in any order.  With `expiries` alarms
-may also ring before, as if the ranks had been slow: the earliest one is then a step at any time, so often.
+*Time* stands still while any rank can run.  When none can, the clock jumps to the earliest alarm (of a wait,
+a sleep, a timer, a fault), and all alarms that are due become steps, in any order.  With `expiries` alarms
+may also ring early, as if the ranks had been slow: the earliest alarm is then an enabled step at any time,
+up to that many times.
 
-*Fairness.*  A schedule may let one rank wait for another in a loop, for ever.  After `UNFAIR` steps the ranks
-take turns, whatever the scheduler says; `Turns` says when that is a livelock.
+*Fairness.*  A schedule may let one rank wait for another in a loop, for ever.  After `UNFAIR` steps
+`FairScheduler` replaces the scheduler, and detects livelocks.
 
-*The end* comes when every rank has returned or nobody can go on.
+*Faults* that are due at an operation happen before the operation has any effect; faults that are due at a
+line of output happen after the line has been written.
+
+*The end* comes when every rank has returned or no rank can continue.
 """
 
 from __future__ import annotations
@@ -20,36 +25,34 @@ from __future__ import annotations
 import math
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_elastic.clock import VirtualClock
 from pytest_elastic.errors import DistNetworkError
-from pytest_elastic.faults import Watch
+from pytest_elastic.faults import Fault, Watch, lost_answer
+from pytest_elastic.simulator._crew import HOME, Crew
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
-from pytest_elastic.simulator._place import place_of
+from pytest_elastic.simulator._failures import place_of
+from pytest_elastic.simulator._fairness import UNFAIR, FairScheduler
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
-from pytest_elastic.simulator._seat import ASLEEP, BLOCKED, ENDED, PENDING, READY, Seat
-from pytest_elastic.simulator._strike import strike, strike_at_line
-from pytest_elastic.simulator._task import HOME, Crew
-from pytest_elastic.simulator._turns import UNFAIR, Turns
-from pytest_elastic.store._handle import timeout_error
-from pytest_elastic.store._state import StoreState, Waiter
-from pytest_elastic.store._torch import as_torchs
+from pytest_elastic.simulator._simulated_rank import ASLEEP, BLOCKED, ENDED, PENDING, READY, SimulatedRank
+from pytest_elastic.store import OPERATIONS, StoreState, Waiter, as_torchs, timeout_error
 
-# A named tuple's own constructor takes twice as long, and one is made for each step.
+# Twice as fast as a named tuple's own constructor.
 _new = tuple.__new__
 
 
-class Run:
-    """The machine of one execution.
+class SimulatedRun:
+    """State machine of one execution.
 
     Attributes:
-        current: who has the baton.
+        current: the rank that holds the baton.
         over: no further step will be done.
-        crash: what the scheduler, or a defect of this package, raised.
+        crash: an exception of the scheduler, or of a defect in this package.
         offers: by rank, the step that it can do now.
-        gone: the store's server is gone.
+        server_gone: a fault has ended the store's server.
+        asked_time: a rank has read the clock since this was last reset.
     """
 
     def __init__(self, setting: Setting, scheduler: Scheduler, crew: Crew) -> None:
@@ -57,12 +60,12 @@ class Run:
         self.state = StoreState(setting.wake)
         self.clock = VirtualClock()
         speeds = [1 + skew for skew in setting.skew] + [1.0] * setting.ranks
-        self.seats = [Seat(self, number, speeds[number]) for number in range(setting.ranks)]
+        self.ranks = [SimulatedRank(self, number, speeds[number]) for number in range(setting.ranks)]
         self.offers: list[Step | None] = [None] * setting.ranks
         self.ready = deque(range(setting.ranks))
         self.execution = Execution(setting, results=[None] * setting.ranks)
         self.watch = Watch(setting.faults) if setting.faults else None
-        self.current, self.over, self.gone = HOME, False, False
+        self.current, self.over, self.server_gone = HOME, False, False
         self.crash: BaseException | None = None
         self.asked_time = False
         self._last, self._decisions = -1, 0
@@ -73,22 +76,20 @@ class Run:
         self.asked_time = True
         return self.clock.now * speed
 
-    def wrote(self, seat: Seat, line: str) -> None:
-        if self.watch is not None and not self.over:
-            strike_at_line(self, seat, self.watch.wrote(seat.number, line))
-
     def next(self) -> int:
-        """Who runs next: a rank with code to run, or `HOME` when the execution is over."""
-        seat = self.seats[self.current]
-        if seat.status == PENDING and not seat.frozen:
-            self.offers[seat.number] = seat.step
+        """The rank that runs next, or `HOME` when the execution is over."""
+        rank = self.ranks[self.current]
+        if rank.status == PENDING and not rank.stopped:
+            self.offers[rank.number] = rank.step
         try:
             while not self.ready and not self.over:
                 steps = list(filter(None, self.offers))
-                if not steps or self._jumped or self._expiries:
-                    steps += self._timed(steps)
+                if not steps:
+                    steps = self.jump()
+                elif self._jumped or self._expiries:
+                    steps += self.expiring()
                 if steps:
-                    self._advance(steps)
+                    self.advance(steps)
                 else:
                     self.over = True
             return HOME if self.over else self.ready.popleft()
@@ -96,8 +97,8 @@ class Run:
             self.crash, self.over = error, True
             return HOME
 
-    def _advance(self, steps: list[Step]) -> None:
-        """Do one of the enabled steps."""
+    def advance(self, steps: list[Step]) -> None:
+        """Let the scheduler choose one of the enabled steps, and do it."""
         choice = self.scheduler.choose(_new(Decision, (steps, self._last, self._decisions)))
         if len(steps) > 1:
             self._decisions += 1
@@ -109,208 +110,255 @@ class Run:
         self.execution.enabled.append(steps)
         self._last = step.rank
         if len(done) == UNFAIR:
-            self.scheduler, self.execution.turns = Turns(self), UNFAIR
-        _DO[step.kind](self, self.seats[step.rank])
+            self.scheduler, self.execution.turns = FairScheduler(self), UNFAIR
+        _DO[step.kind](self, self.ranks[step.rank])
         if self.state.woken:
             self.wake()
 
-    def _timed(self, steps: list[Step]) -> list[Step]:
-        """What time can do, beside what ranks can do."""
-        return self._expiring() if steps else self._jump()
+    # Time.
 
-    def _expiring(self) -> list[Step]:
-        """The alarms that may ring: those that are due, or the earliest while some may ring early."""
+    def expiring(self) -> list[Step]:
+        """Alarms that may ring: those that are due, or the earliest while some may ring early."""
         limit = self.clock.now
         if self._expiries:
-            limit = max(limit, min(seat.due for seat in self.seats))
-        due = [_alarm_of(seat) for seat in self.seats if seat.due <= limit < math.inf]
+            limit = max(limit, min(rank.due for rank in self.ranks))
+        due = [_expiry_of(rank) for rank in self.ranks if rank.due <= limit < math.inf]
         if not due:
             self._jumped = False
         return due
 
-    def _jump(self) -> list[Step]:
-        """Nobody can run: let time pass, unless what ends then is a hang."""
-        due = min(seat.due for seat in self.seats)
-        late = due <= self.clock.now  # What is due rings, before anything is called a hang.
-        if due == math.inf or not (late or self.setting.may_timeout or not self._hangs()):
+    def jump(self) -> list[Step]:
+        """Move the clock to the next alarm, unless the alarm would end a hang; the alarms that ring there."""
+        due = min(rank.due for rank in self.ranks)
+        late = due <= self.clock.now  # An alarm that is due rings before anything is called a hang.
+        passes = self.setting.may_timeout or any(rank.passes for rank in self.ranks)
+        if due == math.inf or not (late or passes):
             return []
         self.clock.now = max(self.clock.now, due)
         self._jumped = True
-        return self._expiring()
+        return self.expiring()
 
-    def _hangs(self) -> bool:
-        return not any(seat.passes for seat in self.seats)
+    # Effects of each kind of step.
 
-    # What a step does.
-
-    def call(self, seat: Seat) -> None:
-        step = seat.step
-        self.offers[seat.number] = None
+    def call(self, rank: SimulatedRank) -> None:
+        step = rank.step
+        self.offers[rank.number] = None
         if self.watch is not None:
-            if not seat.excused:
-                seat.excused = True
-                if strike(self, seat, self.watch):
+            if not rank.struck:
+                rank.struck = True
+                keys = OPERATIONS[step.name].keys(step.arguments)
+                if self.strike(rank, self.watch.called(step.rank, step.name, keys)):
                     return
-            seat.excused = False
+            rank.struck = False
         try:
-            if self.gone:
+            if self.server_gone:
                 raise DistNetworkError("the store's server is gone")
             answer = getattr(self.state, step.name)(*step.arguments)
         except Exception as error:
-            seat.error, answer = error, None
+            rank.error, answer = error, None
         if type(answer) is Waiter:
-            self._block(seat, answer)
+            self.block(rank, answer)
         else:
-            seat.answer, seat.status = answer, READY
-            self.ready.append(seat.number)
+            rank.answer, rank.status = answer, READY
+            self.ready.append(rank.number)
 
-    def _block(self, seat: Seat, waiter: Waiter) -> None:
-        waiter.client = seat.number
-        seat.status, seat.waiter, seat.began = BLOCKED, waiter, self.clock.now
-        if seat.seconds <= 0:
-            self._time_out(seat)
+    def block(self, rank: SimulatedRank, waiter: Waiter) -> None:
+        waiter.client = rank.number
+        rank.status, rank.waiter, rank.began = BLOCKED, waiter, self.clock.now
+        if rank.seconds <= 0:
+            self.time_out(rank)
         else:
-            seat.set_alarm("wait", self.clock.now + seat.seconds / seat.speed)
+            rank.set_alarm("wait", self.clock.now + rank.seconds / rank.speed)
 
-    def _time_out(self, seat: Seat) -> None:
-        assert seat.waiter is not None
-        elapsed = (self.clock.now - seat.began) * seat.speed
-        error = timeout_error(self.state.missing(seat.waiter), seat.seconds, elapsed)
-        self.fail(seat, as_torchs(error))
+    def time_out(self, rank: SimulatedRank) -> None:
+        assert rank.waiter is not None
+        elapsed = (self.clock.now - rank.began) * rank.speed
+        error = timeout_error(self.state.missing(rank.waiter), rank.seconds, elapsed)
+        self.fail(rank, as_torchs(error))
 
-    def fail(self, seat: Seat, error: Exception) -> None:
+    def fail(self, rank: SimulatedRank, error: Exception) -> None:
         """End a rank's wait with an error."""
-        assert seat.waiter is not None
-        self.state.abandon(seat.waiter)
-        seat.error = error
-        self.release(seat, None)
+        assert rank.waiter is not None
+        self.state.abandon(rank.waiter)
+        rank.error = error
+        self.release(rank)
 
-    def release(self, seat: Seat, answer: Any) -> None:
-        """Whatever a rank waited for is there."""
-        if seat.waiter is not None:
-            seat.waiter, seat.woken = None, False
-            seat.clear_alarm("wait")
-        self.offers[seat.number] = None
-        seat.answer, seat.status = answer, READY
-        if not seat.frozen:
-            self.ready.append(seat.number)
+    def release(self, rank: SimulatedRank, answer: Any = None) -> None:
+        """Let a rank continue with the answer that it waited for."""
+        if rank.waiter is not None:
+            rank.waiter, rank.woken = None, False
+            rank.clear_alarm("wait")
+        self.offers[rank.number] = None
+        rank.answer, rank.status = answer, READY
+        if not rank.stopped:
+            self.ready.append(rank.number)
 
     def wake(self) -> None:
-        """Go on with the waiters whom the last write concerns."""
+        """Release the waiters that the last write satisfied."""
         woken = self.state.woken[:]
         self.state.woken.clear()
         for waiter in woken:
-            seat = self.seats[waiter.client]  # type: ignore[call-overload]
+            rank = self.ranks[waiter.client]  # type: ignore[call-overload]
             if waiter.done:
-                self.release(seat, waiter.result)
+                self.release(rank, waiter.result)
             else:
-                seat.woken = True
-                self.offer(seat)
+                rank.woken = True
+                self.offer(rank)
 
-    def offer(self, seat: Seat) -> None:
-        """Let a rank's step, if it has one, be chosen."""
-        if seat.frozen:
-            self.offers[seat.number] = None
-        elif seat.status == PENDING:
-            self.offers[seat.number] = seat.step
-        elif seat.woken:
-            self.offers[seat.number] = seat.step._replace(kind="resume")
+    def offer(self, rank: SimulatedRank) -> None:
+        """Put a rank's pending step, if it has one, among the enabled ones."""
+        if rank.stopped:
+            self.offers[rank.number] = None
+        elif rank.status == PENDING:
+            self.offers[rank.number] = rank.step
+        elif rank.woken:
+            self.offers[rank.number] = rank.step._replace(kind="resume")
 
-    def resume(self, seat: Seat) -> None:
-        assert seat.waiter is not None
-        self.offers[seat.number], seat.woken = None, False
-        if self.state.resume(seat.waiter):
-            self.release(seat, seat.waiter.result)
+    def resume(self, rank: SimulatedRank) -> None:
+        assert rank.waiter is not None
+        self.offers[rank.number], rank.woken = None, False
+        if self.state.resume(rank.waiter):
+            self.release(rank, rank.waiter.result)
 
-    def expire(self, seat: Seat) -> None:
-        if seat.due > self.clock.now:
+    def expire(self, rank: SimulatedRank) -> None:
+        if rank.due > self.clock.now:
             self._expiries -= 1
-            self.clock.now = seat.due
+            self.clock.now = rank.due
             self._jumped = True
-        name = seat.alarm()
-        seat.clear_alarm(name)
+        name = rank.alarm()
+        rank.clear_alarm(name)
         if name == "wait":
-            self._time_out(seat)
+            self.time_out(rank)
         elif name == "sleep":
-            self.release(seat, None)
+            self.release(rank)
         elif name == "delay":
-            seat.status = PENDING
-            self.offer(seat)
+            rank.status = PENDING
+            self.offer(rank)
         elif name == "stop":
-            self.thaw(seat)
+            self.unstop(rank)
         else:
-            self.execution.expired[seat.number] = name.removeprefix("timer ")
-            self.kill(seat)
+            self.execution.expired[rank.number] = name.removeprefix("timer ")
+            self.kill(rank)
 
-    def thaw(self, seat: Seat) -> None:
-        """A stopped rank goes on; what became due meanwhile happens now."""
-        seat.clear_alarm("stop")
-        seat.freeze(False)
-        self._jumped = True
-        self.offer(seat)
-        if seat.status == READY and seat.number not in self.ready:
-            self.ready.append(seat.number)
-
-    def kill(self, seat: Seat) -> None:
-        """A rank does nothing more; its function unwinds."""
-        if seat.waiter is not None:
-            self.state.abandon(seat.waiter)
-            seat.waiter, seat.woken = None, False
-        seat.alarms.clear()
-        seat.freeze(False)
-        seat.unwinding, seat.status, self.offers[seat.number] = True, READY, None
-        if seat.number not in self.ready:
-            self.ready.append(seat.number)
-
-    def sleep(self, seat: Seat) -> None:
-        seconds = seat.step.arguments[0]
-        self.offers[seat.number] = None
+    def sleep(self, rank: SimulatedRank) -> None:
+        seconds = rank.step.arguments[0]
+        self.offers[rank.number] = None
         if seconds > 0:
-            seat.status = ASLEEP
-            seat.set_alarm("sleep", self.clock.now + seconds / seat.speed)
+            rank.status = ASLEEP
+            rank.set_alarm("sleep", self.clock.now + seconds / rank.speed)
         else:
-            self.release(seat, None)
+            self.release(rank)
 
-    def timer(self, seat: Seat) -> None:
-        scope, *expiration = seat.step.arguments
+    def timer(self, rank: SimulatedRank) -> None:
+        scope, *expiration = rank.step.arguments
         if expiration:
-            seat.set_alarm(f"timer {scope}", max(self.clock.now, expiration[0] / seat.speed))
+            rank.set_alarm(f"timer {scope}", max(self.clock.now, expiration[0] / rank.speed))
         else:
-            seat.clear_alarm(f"timer {scope}")
-        self.release(seat, None)
+            rank.clear_alarm(f"timer {scope}")
+        self.release(rank)
 
-    def point(self, seat: Seat) -> None:
-        self.release(seat, None)
+    # Faults.
+
+    def wrote(self, rank: SimulatedRank, line: str) -> None:
+        """Strike with the faults that are due at a line which the running rank has written."""
+        if self.watch is not None and not self.over:
+            self.strike(rank, self.watch.wrote(rank.number, line))
+            if rank.unwinding:  # It ends where it is: the scheduler need not resume it.
+                self.ready.remove(rank.number)
+
+    def strike(self, rank: SimulatedRank, faults: Sequence[Fault]) -> bool:
+        """Let faults that are due at a rank's doing happen; true if they hold back its pending operation."""
+        held = False
+        for fault in faults:
+            victim = rank if fault.rank is None else self.ranks[fault.rank]
+            self.execution.steps.append(Step(victim.number, "fault", fault.kind, (str(fault),)))
+            self.execution.enabled.append(())
+            if victim.status != ENDED:
+                held |= self.inject(fault, victim) and victim is rank
+        return held
+
+    def inject(self, fault: Fault, victim: SimulatedRank) -> bool:
+        """Let one fault happen; true if its victim cannot do its pending operation now."""
+        match fault.kind:
+            case "kill" | "exit":
+                self.execution.killed[victim.number] = fault
+                self.kill(victim)
+            case "stop":
+                if fault.seconds is not None:
+                    victim.alarms["stop"] = self.clock.now + fault.seconds
+                victim.set_stopped(True)
+                self.offer(victim)
+            case "resume":
+                if victim.stopped:
+                    self.unstop(victim)
+                return False
+            case "delay" | "late_join":
+                assert fault.seconds is not None
+                victim.status = ASLEEP
+                victim.set_alarm("delay", self.clock.now + fault.seconds)
+            case "drop":
+                self.drop(victim)
+            case "server_gone":
+                self.server_gone = True
+                for waiting in self.ranks:
+                    if waiting.waiter is not None:
+                        self.fail(waiting, DistNetworkError("the store's server is gone"))
+                return False
+        return True
+
+    def kill(self, rank: SimulatedRank) -> None:
+        """End a rank: its function unwinds and reaches no other step."""
+        if rank.waiter is not None:
+            self.state.abandon(rank.waiter)
+            rank.waiter, rank.woken = None, False
+        rank.alarms.clear()
+        rank.set_stopped(False)
+        rank.unwinding, rank.status, self.offers[rank.number] = True, READY, None
+        if rank.number not in self.ready:
+            self.ready.append(rank.number)
+
+    def unstop(self, rank: SimulatedRank) -> None:
+        """Let a stopped rank continue; alarms that became due meanwhile ring now."""
+        rank.clear_alarm("stop")
+        rank.set_stopped(False)
+        self._jumped = True
+        self.offer(rank)
+        if rank.status == READY and rank.number not in self.ready:
+            self.ready.append(rank.number)
+
+    def drop(self, rank: SimulatedRank) -> None:
+        """Answer a rank's operation without doing it."""
+        try:
+            rank.answer = lost_answer(self.state, (rank.step.name, *rank.step.arguments))
+        except Exception as error:
+            rank.error = error
+        rank.struck, rank.status = False, READY
+        self.ready.append(rank.number)
 
     def blocked(self) -> tuple[Blocked, ...]:
-        """Who waits for the store, by rank."""
-        return tuple(
-            Blocked(
-                seat.step,
-                self.state.missing(seat.waiter),
-                seat.alarms.get("wait", math.inf),
-                self._place(seat),
-            )
-            for seat in self.seats
-            if seat.waiter is not None and seat.status != ENDED
-        )
-
-    def _place(self, seat: Seat) -> str:
-        return place_of(reversed(list(traceback.walk_stack(self.crew.frame(seat.number)))))
+        """The ranks that wait for the store, in order."""
+        found = []
+        for rank in self.ranks:
+            if rank.waiter is not None and rank.status != ENDED:
+                frames = reversed(list(traceback.walk_stack(self.crew.frame(rank.number))))
+                deadline = rank.alarms.get("wait", math.inf)
+                found.append(Blocked(rank.step, self.state.missing(rank.waiter), deadline, place_of(frames)))
+        return tuple(found)
 
 
-_DO: dict[Kind, Callable[[Run, Seat], None]] = {
-    "call": Run.call,
-    "resume": Run.resume,
-    "expire": Run.expire,
-    "sleep": Run.sleep,
-    "timer": Run.timer,
-    "point": Run.point,
+_DO: dict[Kind, Callable[[SimulatedRun, SimulatedRank], None]] = {
+    "call": SimulatedRun.call,
+    "resume": SimulatedRun.resume,
+    "expire": SimulatedRun.expire,
+    "sleep": SimulatedRun.sleep,
+    "timer": SimulatedRun.timer,
+    "point": SimulatedRun.release,
 }
 
 
-def _alarm_of(seat: Seat) -> Step:
-    name = seat.alarm()
+def _expiry_of(rank: SimulatedRank) -> Step:
+    """The step in which a rank's next alarm rings."""
+    name = rank.alarm()
     if name in ("wait", "sleep"):
-        return seat.step._replace(kind="expire")
-    return Step(seat.number, "expire", name)
+        return rank.step._replace(kind="expire")
+    return Step(rank.number, "expire", name)

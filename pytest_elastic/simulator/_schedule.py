@@ -1,4 +1,4 @@
-"""The token of a schedule: one word that runs one execution again.
+"""Schedules and their tokens: one word that replays one execution.
 
     token   = "E1." ranks ["x" rounds] "." wake *("." delay) ["+" faults] ["~" clock] ["." seal]
     wake    = "l" | "v"                           latched, level
@@ -6,12 +6,11 @@
     faults  = a fault plan's text                 see `faults._text`; it has no ".", "~" and "-"
     clock   = "x" expiries ["s" skew *("," skew)] | "s" skew *("," skew)
     skew    = parts per million that a rank's clock is fast, by rank; negative for slow
-    seal    = "p" 4 hex digits 4 hex digits       checksum of what is before it, fingerprint of the program
+    seal    = "p" 4 hex digits 4 hex digits       checksum of the text before it, fingerprint of the program
 
-So `E1.3.l.1-1` is: three ranks, a latched store, one decision by default, then the first alternative.  The
-seal is what tells a damaged token, and a token of another program: the fingerprint is that of the operations
-in the execution that the token was made from.  A token that somebody wrote by hand has none, and runs with
-whatever program it is given.
+So `E1.3.l.1-1` is: three ranks, a latched store, one default decision, then the first alternative.  The seal
+detects a damaged token and a token of another program: the fingerprint is that of the operations in the
+execution that the token was made from.  A token written by hand has no seal and runs with any program.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ _PARTS = 10**6
 
 
 class TokenError(ElasticError, ValueError):
-    """A token does not say what to run.
+    """A token cannot be read, or belongs to another program.
 
     Attributes:
-        token: the text.
-        why: what is wrong.
+        token: the token.
+        why: the reason, in words.
     """
 
     def __init__(self, token: str, why: str) -> None:
@@ -53,12 +52,15 @@ class TokenError(ElasticError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What decides an execution of a program.
+    """A schedule: everything that determines an execution of a program.
 
     Attributes:
         setting: the ranks, the store's rule, the faults, the clock.
         delays: (gap, shift) pairs, see `SparseScheduler`.
-        program: the fingerprint of the program that it was made for, `None` for any.
+        program: fingerprint of the program that it was made for, `None` for any.
+
+    >>> str(Schedule(Setting(3), ((1, 1),)))
+    'E1.3.l.1-1'
     """
 
     setting: Setting
@@ -66,7 +68,7 @@ class Schedule:
     program: int | None = None
 
     def __str__(self) -> str:
-        """The token, sealed if the program is known."""
+        """Token, with a seal if the program is known."""
         setting = self.setting
         rounds = f"x{setting.rounds}" if setting.rounds > 1 else ""
         body = f"{_VERSION}.{setting.ranks}{rounds}.{_LETTERS[setting.wake]}"
@@ -81,12 +83,17 @@ class Schedule:
 
 
 def schedule_of(execution: Execution) -> Schedule:
-    """The schedule that leads to this execution again."""
+    """The schedule of an execution, with its seal.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> str(schedule_of(simulate(lambda rank, world_size, store: store.set("key", "1"), ranks=2)))
+    'E1.2.l.p5a17c43e'
+    """
     return Schedule(execution.setting, execution.delays, fingerprint(execution.steps))
 
 
 def recipe(name: str, execution: Execution) -> str:
-    """The line of code that runs the execution of a function of this name again."""
+    """Code that replays an execution of a function of this name."""
     besides = ", may_timeout=True" if execution.setting.may_timeout else ""
     return f"replay({name}, {str(schedule_of(execution))!r}{besides})"
 
@@ -95,7 +102,10 @@ def parse_token(token: str) -> Schedule:
     """The schedule of a token.
 
     Raises:
-        TokenError: it is none, of another version, damaged, or out of range.
+        TokenError: the token has another version, is damaged, or is out of range.
+
+    >>> parse_token("E1.3.l.1-1").delays
+    ((1, 1),)
     """
     if not token.startswith(f"{_VERSION}."):
         other = re.match(r"E\d+\.", token)
@@ -117,7 +127,7 @@ def parse_token(token: str) -> Schedule:
 
 
 def fingerprint(steps: Sequence[Step]) -> int:
-    """16 bits of what a program did: the operations of its ranks and their keys, in order."""
+    """Fingerprint of a program, 16 bits: the operations of its ranks and their keys, in order."""
     text = "\n".join(f"{step.rank} {step.name} {step.keys}" for step in steps if step.kind == "call")
     return zlib.crc32(text.encode()) & 0xFFFF
 
@@ -127,7 +137,7 @@ def _checksum(body: str) -> int:
 
 
 def _readable(body: str) -> int:
-    """How many characters of a damaged token make sense."""
+    """Number of characters of a damaged token before the first error."""
     match = re.match(r"E1(\.\d+(x\d+)?(\.[lv](\.\d+-\d+)*(\+[^~.]*)?(~(x\d+)?(s-?\d+(,-?\d+)*)?)?)?)?", body)
     return match.end() if match else 0
 

@@ -1,17 +1,17 @@
-"""Which pending operation goes next: the seam between the simulated world and whoever searches in it.
+"""Schedulers choose the next step: the interface between the simulator and its searches.
 
-*Rules.*  A rank runs alone until it comes to a scheduling point: an operation of the store, a sleep, a
-`point`, the arming of a timer.  What it is about to do there is a `Step`, not yet done.  Every rank is at
-such a point, blocked, asleep or ended when a decision is made, so that the enabled steps are exact: none of
-them is a guess.  The world does the step that the scheduler chooses and lets those ranks run that have an
-answer, up to their next points.
+*Rules.*  A rank runs alone until it reaches a scheduling point: a store operation, a sleep, a `point`, the
+arming of a timer.  The operation that it is about to do there is its `Step`.  When a decision is made every
+rank is at such a point, blocked, asleep or ended, so the enabled steps are exact.  The simulator does the
+step that the scheduler chooses and lets the ranks run that have an answer, up to their next scheduling
+points.
 
-*Enabled steps* come in a fixed order: what ranks can do, by rank, each at most once; then what time can do
+*Enabled steps* have a fixed order: steps of ranks, by rank, at most one each; then expiries of alarms
 (`"expire"`), by rank.
 
-*The default schedule* continues the rank that ran last, else the next one in the ring of those that can do
-something; time comes last.  A schedule is a short list of *delays* from it: (gap, shift) is "`gap` decisions
-by default, then the `shift`-th alternative to the default".  Only decisions that have an alternative count.
+*The default schedule* continues the rank that ran last, else the next one in the ring of the ranks that have
+a step; expiries come last.  A schedule is a short list of *delays* from it: (gap, shift) means "`gap` default
+decisions, then the `shift`-th alternative to the default".  Only decisions with an alternative count.
 The fewer delays, the simpler the schedule (Emmi, Qadeer, Rakamaric: Delay-Bounded Scheduling, POPL 2011).
 """
 
@@ -20,21 +20,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pytest_elastic.store import OPERATIONS
+
 Delays = tuple[tuple[int, int], ...]
 Kind = Literal["call", "resume", "expire", "sleep", "timer", "point", "fault"]
 
 
 class Step(NamedTuple):
-    """One thing that can happen next.  A tuple, since one is made for every operation of every schedule.
+    """One step of a rank.  A tuple, since one is made for every operation of every schedule.
 
     Attributes:
-        rank: to whom it happens.
+        rank: the rank.
         kind: `"call"`, an operation is applied to the store (which may block the rank); `"resume"`, a
-            blocked one is looked at again, under the store's `"level"` rule; `"expire"`, an alarm rings;
-            `"sleep"`; `"timer"`, one is armed or taken away; `"point"`; `"fault"`, which is recorded where it
-            happened but never offered.
-        name: the operation; for `"resume"` and `"expire"` the one that is blocked, or the alarm's name.
-        arguments: the operation's; several keys are a tuple.
+            blocked operation is checked again, under the store's `"level"` rule; `"expire"`, an alarm rings;
+            `"sleep"`; `"timer"`, a timer is armed or released; `"point"`; `"fault"`, which is recorded where
+            it happened but is never enabled.
+        name: the operation; for `"resume"` and `"expire"` the blocked operation, or the alarm's name.
+        arguments: the operation's arguments; several keys are a tuple.
+
+    >>> print(Step(1, "call", "add", ("count", 1)))
+    rank 1: add('count', 1)
     """
 
     rank: int
@@ -44,7 +49,7 @@ class Step(NamedTuple):
 
     @property
     def keys(self) -> tuple[str, ...] | None:
-        """The keys of the store that it touches; `None` is all of them, `()` none."""
+        """The store keys that the step touches; `None` is all of them, `()` none."""
         return keys_of(self.name, self.arguments)
 
     def __str__(self) -> str:
@@ -54,12 +59,12 @@ class Step(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a scheduler sees.
+    """A decision that a scheduler has to make.
 
     Attributes:
-        steps: the enabled ones, in the fixed order; never empty.
-        last: the rank of the step that was done last; -1 at first.
-        number: how many decisions with an alternative (two and more steps) were made before.
+        steps: the enabled steps, in the fixed order; never empty.
+        last: the rank of the previous step; -1 at first.
+        number: number of earlier decisions with an alternative, that is, with two or more steps.
     """
 
     steps: Sequence[Step]
@@ -68,35 +73,43 @@ class Decision(NamedTuple):
 
 
 class Cut(Exception):
-    """Raised by a scheduler that wants to see no more of this execution, which then has no verdict."""
+    """Raised by a scheduler to end an execution early, without a verdict."""
 
 
 class Scheduler(Protocol):
-    """Makes the decisions of one execution; asked at every step, also where there is only one."""
+    """Makes the decisions of one execution; called for every step, even if only one is enabled.
+
+    class LastRankFirst:
+        def choose(self, decision: Decision) -> int:
+            return len(decision.steps) - 1
+    """
 
     def choose(self, decision: Decision) -> int:
-        """The index in `decision.steps` of the one to do.
+        """The index in `decision.steps` of the step to do.
 
         Raises:
-            Cut: the rest of the execution is not wanted.
+            Cut: the execution is to end here.
         """
 
 
 class DefaultScheduler:
-    """Continues the rank that ran last, else the next in the ring."""
+    """The default schedule: continues the rank that ran last, else the next in the ring."""
 
     def choose(self, decision: Decision) -> int:
         return default_choice(decision.steps, decision.last)
 
 
 class SparseScheduler:
-    """The default, but for a few delays; good for one execution.
+    """The default schedule with a few delays; serves one execution.
 
-    A `shift` that is more than there are alternatives counts round and round through them, the default
-    included, so that any list of delays is a schedule.
+    A `shift` beyond the last alternative wraps around, the default included, so that any list of delays is a
+    schedule.
 
     Args:
-        delays: (gap, shift) pairs, both 0 and more.
+        delays: (gap, shift) pairs of integers that are 0 or more.
+
+    >>> SparseScheduler([(0, 1)]).choose(Decision([Step(0, "point", "a"), Step(1, "point", "b")], -1, 0))
+    1
     """
 
     def __init__(self, delays: Sequence[tuple[int, int]]) -> None:
@@ -120,10 +133,9 @@ class SparseScheduler:
 
 
 class FollowingScheduler:
-    """Takes the steps of a sequence of (rank, kind) pairs; the default when the sequence has ended.
+    """Follows a sequence of (rank, kind) pairs, then the default schedule.
 
-    Raises:
-        LookupError: (from `choose`) the next pair is not enabled.
+    `choose` raises `LookupError` if no step of the next pair is enabled.
     """
 
     def __init__(self, order: Sequence[tuple[int, Kind]]) -> None:
@@ -140,15 +152,15 @@ class FollowingScheduler:
 
 
 def default_choice(steps: Sequence[Step], last: int) -> int:
-    """The index of the default among enabled steps."""
+    """The index of the default step among the enabled ones."""
     for index, step in enumerate(steps):
         if step.rank >= last:
-            return index if step.kind != "expire" else 0  # Those come last: no rank from here on can run.
+            return index if step.kind != "expire" else 0  # Expiries come last: no rank from here on can run.
     return 0
 
 
 def ring_order(steps: Sequence[Step], last: int) -> list[int]:
-    """The indices of enabled steps: the default, then its alternatives, as delays count them."""
+    """The indices of the enabled steps in the order in which delays count them: the default comes first."""
     first = default_choice(steps, last)
     able = sum(step.kind != "expire" for step in steps) or len(steps)
     return [*range(first, able), *range(first), *range(able, len(steps))]
@@ -158,7 +170,7 @@ def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> Delays:
     """The sparse schedule that makes these choices.
 
     Args:
-        decisions: in order, the enabled steps and the index of the one that was done.
+        decisions: in order, the enabled steps and the index of the chosen one.
     """
     delays: list[tuple[int, int]] = []
     gap, last = 0, -1
@@ -174,20 +186,15 @@ def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> Delays:
     return tuple(delays)
 
 
-_MANY = frozenset({"wait", "check", "multi_get", "multi_set"})
 _NONE = frozenset({"sleep", "point", "timer", "acquire", "release"})
 _SHOWN = 40
 
 
 def keys_of(name: str, arguments: tuple[Any, ...]) -> tuple[str, ...] | None:
     """The keys that an operation touches; `None` is all of them."""
-    if name in _MANY:
-        keys: tuple[str, ...] = arguments[0]
-        return keys
-    if name in ("num_keys", "list_keys"):
-        return None
-    if name == "barrier":
-        return f"{arguments[0]}/num_members", f"{arguments[0]}/last_member"
+    operation = OPERATIONS.get(name)
+    if operation is not None:
+        return operation.touched(arguments) if arguments or operation.keyless else ()
     return () if name in _NONE or not arguments else (arguments[0],)
 
 

@@ -1,15 +1,15 @@
-"""From a failure to the simplest one of its kind, and the proof that it comes again.
+"""Shrinking of failures to the simplest one of the same kind, and confirmation that they are reproducible.
 
 *Rules.*  A failure is simpler if it has fewer ranks, then fewer rounds, fewer faults, fewer early expiries,
-fewer delays, and then smaller ones.  It is of the same kind if its verdict has the same type, and an
-exception the place.  Each candidate is run; what counts is what happened, not what was asked for.
+fewer delays, and then smaller ones.  It is of the same kind if its verdict has the same type and, for an
+exception, the same place.  Each candidate is run and judged by its execution, not by its schedule.
 
-* Ranks: only where the default schedule does not fail, on the smaller group neither: a function that was
-  written for three ranks fails on two for reasons of its own.
-* Delays: one alone, tried everywhere; else what is left when none can be taken away (Zeller, Hildebrandt:
-  Simplifying and Isolating Failure-Inducing Input, TSE 2002), or when the last ones are replaced by another;
-  else two, three, ... of them, tried everywhere.
-* The budget is counted in steps, so that the same failure always becomes the same one.
+* Ranks: only if the default schedule does not fail, neither on the smaller group: a function that was written
+  for three ranks may fail on two for other reasons.
+* Delays: one alone, tried everywhere; else the delays that are left when none can be removed (Zeller,
+  Hildebrandt: Simplifying and Isolating Failure-Inducing Input, TSE 2002), or when the last ones are replaced
+  by another; else two, three, ... of them, tried everywhere.
+* The budget is counted in steps, so that the same failure always shrinks to the same one.
 """
 
 from __future__ import annotations
@@ -20,28 +20,46 @@ from typing import TypeVar
 
 from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._execution import Execution, Setting
-from pytest_elastic.simulator._judge import compare
+from pytest_elastic.simulator._failures import (
+    Nondeterminism,
+    RankFailed,
+    UncontrolledBlocking,
+    Verdict,
+    compare,
+)
 from pytest_elastic.simulator._scheduler import Delays, SparseScheduler
-from pytest_elastic.simulator._verdict import Nondeterminism, RankFailed, UncontrolledBlocking, Verdict
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 COME_ONCE = (UncontrolledBlocking, Nondeterminism)
-"""The verdicts that are not looked for again: one costs seconds, the other does not come again."""
+"""Verdicts that are not reproduced: one takes seconds each time, the other does not come again."""
 
-BUDGET = 100_000
+BUDGET = 100_000  # Steps.
 TIMES = 10
 
 T = TypeVar("T")
 
-# Delays by the number of the decision, which stays when another one is taken away, not by the gap.
+# Delays by the number of the decision instead of the gap: it stays when another delay is removed.
 _Places = tuple[tuple[int, int], ...]
 
 
 def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> Execution:
-    """The simplest failure of the same kind that is found in so many steps; at worst the one given.
+    """Shrink a failure to the simplest one of the same kind.  Blocks until the budget is spent at most.
 
-    If the failure does not come again, the execution that came instead, which has the verdict
-    `Nondeterminism`.
+    Args:
+        function: the rank function that failed.
+        failure: an execution with a verdict.
+        budget: number of steps to execute.
+
+    Returns:
+        The simplest failure found, at worst the given one.  If the failure is not reproducible, the execution
+        that came instead, with the verdict `Nondeterminism`.
+
+    >>> from pytest_elastic.simulator import schedule_of, simulate
+    >>> def lose(rank, world_size, store):
+    ...     assert rank or store.add("count", 1) == 1
+    ...     return store.add("count", 1)
+    >>> str(schedule_of(shrink(lose, simulate(lose, [(0, 2), (1, 1)], ranks=3))))
+    'E1.2.l.0-1.p0545705a'
     """
     if isinstance(failure.verdict, COME_ONCE):
         return failure
@@ -50,13 +68,13 @@ def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> 
         if trials.try_out(failure.setting, failure.delays, any_size=True) is None:
             return _differing(failure, trials.last)
         for simplify in (
-            _fewer_faults,
-            _fewer_ranks,
-            _fewer_rounds,
-            _fewer_expiries,
-            _fewer_delays,
-            _smaller_delays,
-            _fewest_delays,
+            fewer_faults,
+            fewer_ranks,
+            fewer_rounds,
+            fewer_expiries,
+            fewer_delays,
+            smaller_delays,
+            fewest_delays,
         ):
             simplify(trials)
     except _SpentError:
@@ -67,9 +85,20 @@ def shrink(function: RankFunction, failure: Execution, budget: int = BUDGET) -> 
 
 
 def confirm(function: RankFunction, failure: Execution, times: int = TIMES) -> Execution:
-    """Run the failure so often again: the failure itself, or the first execution that differs from it.
+    """Reproduce a failure several times.  Blocks until all executions have ended.
 
-    The latter has the verdict `Nondeterminism`.
+    Args:
+        function: the rank function that failed.
+        failure: an execution with a verdict.
+        times: number of executions.
+
+    Returns:
+        The given failure, or the first execution that differs from it, with the verdict `Nondeterminism`.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> failure = simulate(lambda rank, world_size, store: store.get("never"), ranks=2)
+    >>> confirm(lambda rank, world_size, store: store.get("never"), failure) is failure
+    True
     """
     if isinstance(failure.verdict, COME_ONCE):
         return failure
@@ -86,7 +115,7 @@ class _SpentError(Exception):
 
 
 class _Trials:
-    """Runs candidates, and keeps the best."""
+    """Runs candidates and keeps the simplest failure."""
 
     def __init__(self, function: RankFunction, failure: Execution, budget: int) -> None:
         self.function, self.best, self.last = function, failure, failure
@@ -94,7 +123,7 @@ class _Trials:
         self._simulation: Simulation | None = None
 
     def run(self, setting: Setting, delays: Delays) -> Execution:
-        """One execution, if the budget allows it."""
+        """Run one execution, if the budget allows it."""
         if self._left <= 0:
             raise _SpentError
         if self._simulation is None or self._simulation.setting != setting:
@@ -105,7 +134,7 @@ class _Trials:
         return self.last
 
     def try_out(self, setting: Setting, delays: Delays, any_size: bool = False) -> Execution | None:
-        """Run a candidate; the best one from now on, if it fails in the same way and is simpler."""
+        """Run a candidate, and keep it if it fails in the same way and is simpler."""
         execution = self.run(setting, delays)
         if _kind(execution.verdict) != self._kind or (execution.unfired and not self.best.unfired):
             return None
@@ -120,7 +149,7 @@ class _Trials:
             self._simulation = None
 
 
-def _fewer_ranks(trials: _Trials) -> None:
+def fewer_ranks(trials: _Trials) -> None:
     setting = trials.best.setting
     if trials.run(setting, ()).verdict is not None:
         return
@@ -140,7 +169,7 @@ def _fewer_ranks(trials: _Trials) -> None:
                 return
 
 
-def _fewer_rounds(trials: _Trials) -> None:
+def fewer_rounds(trials: _Trials) -> None:
     for rounds in range(1, trials.best.setting.rounds):
         fewer = replace(trials.best.setting, rounds=rounds)
         for delays in (trials.best.delays, (), *_extensions(trials.run(fewer, ()))):
@@ -148,28 +177,28 @@ def _fewer_rounds(trials: _Trials) -> None:
                 return
 
 
-def _fewer_faults(trials: _Trials) -> None:
+def fewer_faults(trials: _Trials) -> None:
     def attempt(faults: Sequence[Fault]) -> bool:
         best = trials.best
         plan = FaultPlan(tuple(fault for fault in best.setting.faults if any(fault is one for one in faults)))
         return trials.try_out(replace(best.setting, faults=plan), best.delays) is not None
 
-    _minimize(list(trials.best.setting.faults), attempt)
+    minimize(list(trials.best.setting.faults), attempt)
 
 
-def _fewer_expiries(trials: _Trials) -> None:
+def fewer_expiries(trials: _Trials) -> None:
     for expiries in range(trials.best.setting.expiries):
         if trials.try_out(replace(trials.best.setting, expiries=expiries), trials.best.delays):
             return
 
 
-def _fewer_delays(trials: _Trials) -> None:
+def fewer_delays(trials: _Trials) -> None:
     setting = trials.best.setting
     if not trials.best.delays or trials.try_out(setting, ()):
         return
     if len(trials.best.delays) > 1 and _more(trials, (), 1):
         return
-    _minimize(
+    minimize(
         list(_places(trials.best.delays)),
         lambda places: trials.try_out(setting, _delays(tuple(places))) is not None,
     )
@@ -179,14 +208,14 @@ def _fewer_delays(trials: _Trials) -> None:
             kept += 1
 
 
-def _smaller_delays(trials: _Trials) -> None:
+def smaller_delays(trials: _Trials) -> None:
     """Each delay as early, and to as near an alternative, as it can be."""
     while any(trials.try_out(trials.best.setting, delays) for delays in _smaller(trials.best.delays)):
         pass
 
 
 def _smaller(delays: Delays) -> Iterator[Delays]:
-    """The same with one delay smaller."""
+    """The schedules with one delay smaller."""
     places = _places(delays)
     for index, (place, shift) in enumerate(places):
         start = places[index - 1][0] + 1 if index else 0
@@ -196,8 +225,8 @@ def _smaller(delays: Delays) -> Iterator[Delays]:
             yield _delays((*places[:index], candidate, *places[index + 1 :]))
 
 
-def _fewest_delays(trials: _Trials) -> None:
-    """All schedules of two delays, of three, ...: what is found then cannot be simpler."""
+def fewest_delays(trials: _Trials) -> None:
+    """All schedules of two delays, of three, ...: the first failure found is the simplest."""
     for count in range(2, len(trials.best.delays)):
         if _more(trials, (), count):
             return
@@ -212,8 +241,8 @@ def _more(trials: _Trials, delays: Delays, count: int) -> bool:
     return False
 
 
-def _minimize(items: list[T], attempt: Callable[[Sequence[T]], bool]) -> None:
-    """Take parts away, big ones first, as long as the attempt without them succeeds."""
+def minimize(items: list[T], attempt: Callable[[Sequence[T]], bool]) -> None:
+    """Remove parts, large ones first, as long as the attempt without them succeeds."""
     size = len(items)
     while size:
         start = 0
@@ -227,7 +256,7 @@ def _minimize(items: list[T], attempt: Callable[[Sequence[T]], bool]) -> None:
 
 
 def _extensions(execution: Execution) -> Iterator[Delays]:
-    """The delays of an execution and one more, in each place after them."""
+    """The delays of an execution and one more, at each place after them."""
     places = _places(execution.delays)
     start = places[-1][0] + 1 if places else 0
     decisions = [steps for steps in execution.enabled[: execution.turns] if len(steps) > 1]
@@ -272,5 +301,5 @@ def _kind(verdict: Verdict | None) -> tuple[object, ...]:
 
 
 def _differing(once: Execution, again: Execution) -> Execution:
-    """The second execution, found to be another one than the first under the same schedule."""
+    """The second execution with the verdict that it differs from the first under the same schedule."""
     return replace(again, verdict=compare(once, again) or Nondeterminism(len(again.steps), (), ()))

@@ -1,19 +1,19 @@
-"""What happened before what in one execution, and which of it could have happened the other way round.
+"""Traces: the happens-before order of an execution, and its races.
 
 *Theory of operation.*  Events of one process are in order; dependent events are in the order in which they
-came; what a blocked rank does next comes after the events that let it go on.  *Happens-before* is the closure
-of these three, kept as vector clocks: the clock of an event has, for each process, how many of its events
-came before it.  Two executions with the same events and clocks are the same trace, which is what
+came; the next step of a blocked rank comes after the events that let it continue.  *Happens-before* is the
+closure of these three, kept as vector clocks: the clock of an event has, for each process, the number of its
+events that came before.  Two executions with the same events and clocks are the same trace, which is what
 `canonical` compares.
 
 A *race* is a pair of dependent events of two processes with nothing in between that orders them already.
 Blocking operations need care in two places, and textbook algorithms, which know locks only, lose traces on
 both:
 
-* What never returns still counts.  A rank that is blocked at the end has *arrived*, and its arrival races
-  with the deletion that made it come too late.  Here an arrival is an event like any other, so that it is
-  there to be reversed.
-* The write that lets a waiter go on cannot be reversed with what the waiter does next, and does not conflict
+* A wait that never returns still counts.  A rank that is blocked at the end has *arrived*, and its arrival
+  races with the deletion that it came too late for.  Here an arrival is an event like any other, so that it
+  can be reversed.
+* The write that lets a waiter continue cannot be reversed with the waiter's next step, and does not conflict
   with the wait itself: the search for a race has to look past it, to the deletion before.  Here such a write
   is in the clock of the *rank*, not in that of its wait.
 
@@ -42,14 +42,14 @@ Stamp = tuple[int, ...]
 _NOTHING: dict[tuple[int, int], list[int]] = {}
 
 
-class Event(NamedTuple):
+class TraceEvent(NamedTuple):
     """One step of one process.
 
     Attributes:
-        process: whose.
-        number: its place among that process's events.
-        label: what it was, for comparison.
-        clock: how many events of each process happened before it or are it.
+        process: the process.
+        number: its number among that process's events.
+        label: a description, for comparison.
+        clock: by process, the number of events that happened before this one or are it.
     """
 
     process: int
@@ -75,7 +75,7 @@ class Trace:
     """
 
     def __init__(self, ranks: int) -> None:
-        self.events: list[Event] = []
+        self.events: list[TraceEvent] = []
         self._touched: list[Footprint] = []
         self._ranks = ranks
         self._clocks: list[Stamp] = [(0,) * 2 * ranks] * 2 * ranks
@@ -86,11 +86,11 @@ class Trace:
         self._met: dict[Place, list[int]] = {}
 
     def add(self, process: int, label: object, touched: Footprint) -> list[int]:
-        """Note a step; the numbers of the earlier events that it races with, latest first."""
+        """Add a step; returns the numbers of the earlier events that it races with, latest first."""
         number, index = len(self.events), self._clocks[process][process]
         clock, races = self._race(self._clocks[process], touched)
         clock = (*clock[:process], index + 1, *clock[process + 1 :])
-        self.events.append(Event(process, index, label, clock))
+        self.events.append(TraceEvent(process, index, label, clock))
         self._touched.append(touched)
         rank = process % self._ranks
         self._clocks[rank] = self._clocks[rank + self._ranks] = clock
@@ -102,13 +102,12 @@ class Trace:
         return races
 
     def mark(self) -> Mark:
-        """This point."""
         awaited = {process: set(places) for process, places in self._awaited.items()}
         met = {place: len(numbers) for place, numbers in self._met.items()}
         return Mark(len(self.events), self._clocks[:], self._creators.copy(), awaited, met)
 
     def rewind(self, mark: Mark) -> None:
-        """Forget what was noted since."""
+        """Take the trace back to a mark."""
         for number in range(mark.events, len(self.events)):
             process = self.events[number].process
             for place, access in self._touched[number].items():
@@ -119,16 +118,16 @@ class Trace:
         self._met = {place: self._met[place][:number] for place, number in mark.met.items()}
 
     def would_race(self, process: int, touched: Footprint) -> list[tuple[int, list[int]]]:
-        """The races of a step that is not done, each with its initials."""
+        """The races of a step that was not done, each with its initials."""
         clock, races = self._race(self._clocks[process], touched)
         number = len(self.events)
-        self.events.append(Event(process, clock[process], None, clock))
+        self.events.append(TraceEvent(process, clock[process], None, clock))
         found = [(race, self.initials(race, number)) for race in races]
         self.events.pop()
         return found
 
     def wait(self, process: int, keys: Iterable[Place], missing: Iterable[Place]) -> None:
-        """The last event waits for these keys: its process goes on after those who create them."""
+        """The last event waits for these keys: its process continues after the events that create them."""
         lacking = set(missing)
         for key in keys:
             if key not in lacking and key in self._creators:
@@ -137,16 +136,16 @@ class Trace:
             self._awaited[process] = lacking
 
     def order(self, number: int, process: int) -> None:
-        """What the process does from now on comes after this event."""
+        """All later events of the process come after this event."""
         self._clocks[process] = _later(self._clocks[process], self.events[number].clock)
 
     def wake(self, number: int, process: int) -> None:
-        """This event lets the process go on, whatever else it waited for."""
+        """This event lets the process continue, whatever else it waited for."""
         self.order(number, process)
         self._awaited.pop(process, None)
 
     def jump(self) -> None:
-        """All that will be comes after all that was: time moves when everybody rests."""
+        """All later events come after all earlier ones: time moves when no rank can run."""
         now = self._clocks[0]
         for clock in self._clocks:
             now = _later(now, clock)
@@ -157,13 +156,13 @@ class Trace:
         return tuple(sorted(event._replace(label=repr(event.label)) for event in self.events))
 
     def initials(self, race: int, number: int) -> list[int]:
-        """The processes that can begin the continuation in which an event comes before one it races with.
+        """The processes that can begin a continuation in which event `number` comes before event `race`.
 
-        That continuation is: the events after `race` that do not need it, then the event itself.
+        That continuation is: the events after `race` that do not depend on it, then the event itself.
         """
         first, last = self.events[race], self.events[number]
         found: list[int] = []
-        before: list[Event] = []
+        before: list[TraceEvent] = []
         for event in self.events[race + 1 : number]:
             if event.clock[first.process] <= first.number:
                 if not _follows(event, before):
@@ -174,7 +173,7 @@ class Trace:
         return found
 
     def _race(self, clock: Stamp, touched: Footprint) -> tuple[Stamp, list[int]]:
-        """The clock after all that the step depends on, and the latest of those, which no one orders yet."""
+        """The clock after all events that the step depends on, and those of them that it races with."""
         rivals = set()
         for place, access in touched.items():
             against = AGAINST[access]
@@ -190,7 +189,7 @@ class Trace:
         return clock, races
 
     def _note(self, place: Place, access: int, number: int) -> None:
-        """A key is there or gone; those who wait for it go on after that."""
+        """Record that a key was created or deleted, or that ranks met; waiters continue after that."""
         if access & DELETE:
             self._creators.pop(place, None)
         if access & CREATE and place not in self._creators:
@@ -199,13 +198,13 @@ class Trace:
         if access & (MEET | LAST) and place != EVERYTHING:
             met = self._met.setdefault(place, [])
             met.append(number)
-            if access & LAST:  # All who came go on after all others.
+            if access & LAST:  # All ranks that met continue after all arrivals.
                 self._admit(place, met)
                 for one in met:
                     self.order(one, self.events[number].process)
 
     def _admit(self, place: Place, numbers: list[int]) -> None:
-        """Those who wait for the place go on after these events."""
+        """Processes that wait for the place continue after these events."""
         for process, lacking in self._awaited.items():
             if place in lacking:
                 lacking.remove(place)
@@ -217,6 +216,6 @@ def _later(one: Stamp, other: Stamp) -> Stamp:
     return tuple(map(max, one, other))
 
 
-def _follows(event: Event, others: list[Event]) -> bool:
+def _follows(event: TraceEvent, others: list[TraceEvent]) -> bool:
     """Whether it happened after one of them."""
     return any(event.clock[other.process] > other.number for other in others)

@@ -21,9 +21,8 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.store._api import Value
 from pytest_elastic.store._arguments import Arrival, Asked
 from pytest_elastic.store._handle import members_of
+from pytest_elastic.store._operations import LAST_MEMBER, NUM_MEMBERS
 
-_NUM_MEMBERS = "/num_members"
-_LAST_MEMBER = "/last_member"
 _TRACE = "/TRACE"
 _GATE = "/TRACING_GATE"
 _IGNORED = "<val_ignored>"
@@ -154,8 +153,8 @@ def asked_of_all(store: Any, rank: int, prefix: str, world_size: int) -> list[st
 
 def _check_in(store: Any, world_size: int, prefix: str, rank: int | None) -> str:
     """Count this caller; the key that exists once all are counted."""
-    last = f"{prefix}{_LAST_MEMBER}"
-    count = store.add(f"{prefix}{_NUM_MEMBERS}", Arrival(rank, world_size))
+    last = f"{prefix}{LAST_MEMBER}"
+    count = store.add(f"{prefix}{NUM_MEMBERS}", Arrival(rank, world_size))
     if count == world_size:
         store.set(last, _IGNORED)
     elif count > world_size:
@@ -259,7 +258,7 @@ class _Tracing:
 
     def _arrived(self) -> list[int] | None:
         """The ranks that were counted, ascending; `None` where the store cannot say."""
-        ranks = members_of(self._store, f"{self._prefix}{_NUM_MEMBERS}")
+        ranks = members_of(self._store, f"{self._prefix}{NUM_MEMBERS}")
         return None if ranks is None else sorted(set(ranks))
 
 

@@ -13,7 +13,8 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.pristine import threading
 from pytest_elastic.store._fork import watch
 from pytest_elastic.store._handle import Handle, timeout_error
-from pytest_elastic.store._state import OPERATIONS, StoreState, Waiter
+from pytest_elastic.store._operations import OPERATIONS
+from pytest_elastic.store._state import StoreState, Waiter
 
 
 class _Data:

@@ -11,13 +11,11 @@ from typing import Any
 
 from pytest_elastic.store._api import Key, Span, Value
 from pytest_elastic.store._arguments import as_asked, as_span
+from pytest_elastic.store._operations import OPERATIONS, Call
 
-Call = tuple[Any, ...]
-
-_OPERATIONS = {"timeout", "set_timeout", "set", "get", "add", "compare_set", "wait", "check", "delete_key"}
-_OPERATIONS |= {"append", "multi_set", "multi_get", "num_keys", "list_keys", "barrier", "clone"}
-_OPERATIONS |= {"queue_push", "queue_pop", "queue_len", "has_extended_api"}
-_GIVE_LISTS = {"list_keys", "multi_get"}
+_OPERATIONS = {one.name for one in OPERATIONS.values() if one.torch is not None}
+_OPERATIONS |= {"timeout", "set_timeout", "clone", "has_extended_api"}
+_GIVE_LISTS = {one.name for one in OPERATIONS.values() if one.answer in ("L", "T")}
 
 
 class Recorder(abc.ABC):

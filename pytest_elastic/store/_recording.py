@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pytest_elastic.store._handle import members_of
-from pytest_elastic.store._mock import Call, Recorder
+from pytest_elastic.store._mock import Recorder
+from pytest_elastic.store._operations import Call
 
 
 class Recording(Recorder):

@@ -30,8 +30,7 @@ from typing import Literal
 
 from pytest_elastic.errors import QueueEmptyError
 from pytest_elastic.store._arguments import BIGGEST, SMALLEST
-
-Operation = tuple[object, ...]
+from pytest_elastic.store._operations import OPERATIONS, Call, barrier_keys
 
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
 _DIGITS = 19  # No 64-bit number has more.
@@ -84,7 +83,7 @@ class StoreState:
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._members: dict[str, list[int]] = {}
 
-    def apply(self, operation: Operation, client: Hashable = None) -> object:
+    def apply(self, operation: Call, client: Hashable = None) -> object:
         """Do one operation, given as its name and its arguments.
 
         Returns:
@@ -177,9 +176,10 @@ class StoreState:
         return None
 
     def barrier(self, key: str, world_size: int) -> Waiter | None:
-        if self.add(f"{key}/num_members", 1) == world_size:
-            self.set(f"{key}/last_member", b"1")
-        return self.wait([f"{key}/last_member"])
+        count, last = barrier_keys(key)
+        if self.add(count, 1) == world_size:
+            self.set(last, b"1")
+        return self.wait([last])
 
     # Queues.
 
@@ -371,21 +371,6 @@ class StoreState:
             waiter.result = value
             waiter.done = True
         return value
-
-
-OPERATIONS = {
-    "set",
-    "get",
-    "add",
-    "compare_set",
-    "delete_key",
-    "append",
-    "multi_set",
-    "multi_get",
-    "num_keys",
-}
-OPERATIONS |= {"list_keys", "check", "wait", "barrier", "queue_push", "queue_pop", "queue_len"}
-OPERATIONS |= {"arrive", "members"}
 
 
 def _number(key: str, value: bytes) -> int:

@@ -10,12 +10,10 @@ from typing import Any
 from pytest_elastic.errors import DistError, _rebuild
 from pytest_elastic.store._arguments import as_span
 from pytest_elastic.store._handle import members_of
-from pytest_elastic.store._state import OPERATIONS
+from pytest_elastic.store._operations import OPERATIONS
 
-# Two operations have other names where torch's C++ looks them up.
-_NAMES = {name: name for name in OPERATIONS - {"arrive", "members"}} | {
-    "deleteKey": "delete_key",
-    "getNumKeys": "num_keys",
+_NAMES = {
+    name: one.name for one in OPERATIONS.values() if one.torch is not None for name in (one.name, *one.torch)
 }
 _NAMES["has_extended_api"] = "has_extended_api"
 

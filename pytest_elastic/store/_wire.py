@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError, QueueEmptyError
 from pytest_elastic.pristine import os, struct
 from pytest_elastic.store._handle import timeout_error
+from pytest_elastic.store._operations import OPERATIONS, Operation
 
 VERSION = 3
 MAX_KEY = 64 * 2**10
@@ -217,35 +218,22 @@ def _answer(fields: str) -> Layout:
     return Layout(0, "answer", fields)
 
 
-_NOTHING, _TRUTH, _COUNT, _BYTES = _answer(""), _answer("b"), _answer("n"), _answer("B")
+_NOTHING = _answer("")
 _DONE = _NOTHING.pack(())
 
 GREETING = Layout(0, "greeting", "nv", _NOTHING)
 ADOPT = Layout(255, "adopt", "b")
 INSPECTED = Layout(254, "inspected", "fbbNN")
-REQUESTS = {
-    layout.name: layout
-    for layout in (
-        Layout(1, "set", "kv", _NOTHING),
-        Layout(2, "get", "ffk", _BYTES),
-        Layout(3, "add", "kn", _COUNT),
-        Layout(4, "compare_set", "kvv", _BYTES),
-        Layout(5, "wait", "ffKbN", _NOTHING),
-        Layout(6, "check", "K", _TRUTH),
-        Layout(7, "delete_key", "k", _TRUTH),
-        Layout(8, "append", "kv", _NOTHING),
-        Layout(9, "multi_set", "KV", _NOTHING),
-        Layout(10, "multi_get", "ffKbN", _answer("L")),
-        Layout(11, "num_keys", "", _COUNT),
-        Layout(12, "list_keys", "", _answer("T")),
-        Layout(13, "queue_push", "kv", _NOTHING),
-        Layout(14, "queue_pop", "ffkb", _BYTES),
-        Layout(15, "queue_len", "k", _COUNT),
-        Layout(16, "barrier", "ffkn", _NOTHING),
-        Layout(17, "arrive", "knn", _COUNT),
-        Layout(18, "members", "k", _answer("N")),
-    )
-}
+_ANSWERS = {letter: _answer(letter) for letter in "bnBLTN"} | {"": _NOTHING}
+
+
+def _request(operation: Operation) -> Layout:
+    """The layout of an operation's requests: times first where it blocks, declarations last."""
+    fields = ("ff" if operation.blocks else "") + operation.arguments + ("bN" if operation.declares else "")
+    return Layout(operation.code, operation.name, fields, _ANSWERS[operation.answer])
+
+
+REQUESTS = {name: _request(operation) for name, operation in OPERATIONS.items()}
 
 _TIMED_OUT = Layout(1, "timeout", "ffT")
 _EMPTY = Layout(2, "empty", "BT")

@@ -5,7 +5,7 @@
 """
 
 from pytest_elastic.launch import raises_on_ranks
-from pytest_elastic.testing._conformance import check_store
-from pytest_elastic.testing._fault_tests import faults
+from pytest_elastic.testing._faults import faults
+from pytest_elastic.testing._store import check_store
 
 __all__ = ["check_store", "faults", "raises_on_ranks"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.pristine import threading, time
-from pytest_elastic.testing._conformance import Make, clause, equal, refused, together
+from pytest_elastic.testing._store import Make, clause, equal, refused, together
 
 _SOON = timedelta(seconds=0.05)
 _PAUSE = 0.1  # Seconds in which a thread that was started surely waits.

@@ -179,7 +179,7 @@ def tracking(directory: Path) -> None:
 
 STACKS = """
 import pathlib, statistics, time
-from pytest_elastic.hang import Diagnosis, Picture, report_text
+from pytest_elastic.hang import Diagnosis, Snapshot, report_text
 
 def wait(rank, world_size):
     time.sleep(60)
@@ -191,7 +191,7 @@ def test_stacks(elastic):
         began = time.perf_counter()
         stacks = group.stacks(list(range(8)))
         middle = time.perf_counter()
-        report_text(Diagnosis((), (), "", picture=Picture(8)), stacks)
+        report_text(Diagnosis((), (), "", snapshot=Snapshot(8)), stacks)
         merged.append((time.perf_counter() - middle) * 1000)
         taken.append((middle - began) * 1000)
     pathlib.Path("result").write_text(f"{statistics.median(taken)} {statistics.median(merged)}")

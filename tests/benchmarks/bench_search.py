@@ -32,7 +32,7 @@ from pytest_elastic.simulator import (  # noqa: E402
     prove,
     prove_kills,
 )
-from pytest_elastic.simulator._plan import plan_of  # noqa: E402
+from pytest_elastic.simulator._search import search_of  # noqa: E402
 
 PEERS = Path(__file__).with_name("bench_search_peers.py")
 ROUNDS = 5
@@ -52,14 +52,14 @@ def timed(call: Callable[[], Any]) -> tuple[str, Any]:
 def first_failure(function: Any, setting: Setting, strategy: str, seed: int = 0) -> int | None:
     """Which execution of a search fails first; `None` if none does."""
     with Simulation(function, setting) as simulation:
-        plan = plan_of(strategy, simulation, 2000, seed)
-        _, scheduler = next(plan)
+        search = search_of(strategy, simulation, 2000, seed)
+        _, scheduler = next(search)
         for number in range(1, 2001):
             execution = simulation.run(scheduler)
             if execution.verdict is not None:
                 return number
             try:
-                _, scheduler = plan.send(execution)
+                _, scheduler = search.send(execution)
             except StopIteration:
                 break
     return None

@@ -19,6 +19,7 @@ from pytest_elastic.simulator import (
     Setting,
     Simulation,
     SparseScheduler,
+    _simulation,
     compare,
     confirm,
     parse_token,
@@ -26,8 +27,7 @@ from pytest_elastic.simulator import (
     shrink,
     simulate,
 )
-from pytest_elastic.simulator import _world as world
-from pytest_elastic.simulator._task import GreenletCrew, ThreadCrew
+from pytest_elastic.simulator._crew import GreenletCrew, ThreadCrew
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # The corpus is with the tests.
 from simulator.corpus import KERNELS, Kernel
@@ -49,7 +49,7 @@ def twenty_steps(rank: int, world_size: int, store: Any) -> None:
 
 def schedules_per_second(crew: type) -> float:
     """Whole executions, each under another schedule, records and verdicts included."""
-    world.make_crew = crew
+    _simulation.make_crew = crew
     best = float("inf")
     with Simulation(twenty_steps, Setting(3)) as simulation:
         assert len(simulation.run(SparseScheduler(())).steps) == 20
@@ -112,13 +112,13 @@ def show_shrinking() -> None:
 
 def main() -> None:
     logging.disable()  # The kernels make barriers warn.
-    usual = world.make_crew
+    usual = _simulation.make_crew
     for crew, goal in ((ThreadCrew, 4000), (GreenletCrew, 10_000)):
         rate = schedules_per_second(crew)
         print(
             f"{crew.__name__:14} {rate:8,.0f} schedules/s of 20 steps on 3 ranks (goal: {goal:,})", flush=True
         )
-    world.make_crew = usual
+    _simulation.make_crew = usual
     show_shrinking()
 
 

@@ -12,7 +12,7 @@ from pytest_elastic.events import BarrierJoined, ClientLeft, StoreCalled, WaitBe
 from pytest_elastic.faults._recording import Entry, Recording, load
 from pytest_elastic.faults._recording import recorded as recorded_events
 from pytest_elastic.faults._replay import ReplayStage
-from pytest_elastic.store._gate import OpenGate
+from pytest_elastic.store import OpenGate
 
 
 def recorded(rig, *history, most=100):

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_elastic.faults import delay, drop, exit, kill, late_join, resume, server_gone, stop
 from pytest_elastic.faults._inject import FaultStage
-from pytest_elastic.store._gate import OpenGate
+from pytest_elastic.store import OpenGate
 
 K, S, C = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 

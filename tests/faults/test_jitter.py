@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_elastic.faults._jitter import JitterStage
-from pytest_elastic.store._gate import OpenGate
+from pytest_elastic.store import OpenGate
 
 
 def spans(rig, clock, seed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_elastic.faults import WRITES, lost_answer
-from pytest_elastic.store._state import StoreState
+from pytest_elastic.store import StoreState
 
 CASES = [
     ("set", "a", b"9"),

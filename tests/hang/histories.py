@@ -20,7 +20,7 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store import StoreState, Waiter
 
 Step = tuple[Any, ...]
 

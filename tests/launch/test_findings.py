@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from pytest_elastic.events import ClientLeft, PhaseBegan, load
-from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Picture, StalePrefix, WaitSeen
+from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
 from pytest_elastic.launch._findings import annotate, explain, find
 from pytest_elastic.launch._hang_detector import Known
-from pytest_elastic.report import RankEnd, Verdict, pictures
+from pytest_elastic.report import PhaseVerdict, RankEnd
+from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
 WAIT = WaitSeen(0, 7, "wait", ("a",), ("a",), 0.0, 300.0, "", True)
-HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, picture=Picture(2, (WAIT,)))
+HANG = MissingRank((1,), ("b",), "rank 1 passed", elapsed=0.001, snapshot=Snapshot(2, (WAIT,)))
 FAILED, HUNG = RankEnd(0, "failed", 1.0, "boom"), RankEnd(0, "hung", math.inf, "did not finish")
 
 
@@ -31,7 +32,7 @@ def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | Non
 
 def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:
     """First of its sections, with properties; the next phase of the test does not repeat it."""
-    one, verdict = group(tmp_path, HANG), Verdict("failed", FAILED, sections=[("other", "text")])
+    one, verdict = group(tmp_path, HANG), PhaseVerdict("failed", FAILED, sections=[("other", "text")])
     properties = explain(verdict, one, [FAILED], "test_x.py::test_it", None)
     assert [title for title, _ in verdict.sections] == ["who waits for whom", "other"]
     assert verdict.sections[0][1].startswith("HANG  1 of 2 ranks can never go on (known 1.0 ms")
@@ -41,13 +42,13 @@ def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:
         ("elastic.first_failed_rank", 0),
         ("elastic.verdict", "MissingRank: rank 1 passed"),
     ]
-    again = Verdict("failed", FAILED)
+    again = PhaseVerdict("failed", FAILED)
     assert (explain(again, one, [FAILED], "test_x.py::test_it", None), again.sections) == ([], [])
 
 
 def test_a_pass_is_not_explained(tmp_path: Path) -> None:
     """Whatever was found on the way."""
-    verdict = Verdict("passed")
+    verdict = PhaseVerdict("passed")
     assert explain(verdict, group(tmp_path, HANG), [], "test_it", tmp_path / "artifacts") == []
     assert (verdict.sections, list(tmp_path.iterdir())) == ([], [])
 
@@ -61,7 +62,7 @@ def test_a_failure_of_others_is_no_hang(tmp_path: Path) -> None:
 def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) -> None:
     """All of them, in a directory of the test's own."""
     title = "sub/test_x.py::test_it[a/b nprocs=2]"
-    explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], title, tmp_path / "all")
+    explain(PhaseVerdict("failed", FAILED), group(tmp_path, HANG), [FAILED], title, tmp_path / "all")
     (own,) = (tmp_path / "all").glob("sub*")
     assert (tmp_path / "all" / ".gitignore").read_text() == "*\n"
     assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs=2-")
@@ -75,7 +76,7 @@ def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) 
 def test_a_timeout_that_never_comes_is_written(tmp_path: Path) -> None:
     """As JSON that every reader takes."""
     endless = Deadlock((0,), ("a",), "for ever", remaining=math.inf)
-    explain(Verdict("failed", FAILED), group(tmp_path, endless), [FAILED], "test_it", None)
+    explain(PhaseVerdict("failed", FAILED), group(tmp_path, endless), [FAILED], "test_it", None)
     text = (tmp_path / "logs" / "hang.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["remaining"] is None
 
@@ -83,7 +84,7 @@ def test_a_timeout_that_never_comes_is_written(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_made_hides_nothing(tmp_path: Path) -> None:
     """The failure is told of all the same."""
     (tmp_path / "logs").write_text("a file")
-    verdict = Verdict("failed", FAILED)
+    verdict = PhaseVerdict("failed", FAILED)
     assert explain(verdict, group(tmp_path, HANG), [FAILED], "test_it", None)
     assert "files:" not in verdict.sections[0][1]
 
@@ -91,7 +92,7 @@ def test_a_directory_that_cannot_be_made_hides_nothing(tmp_path: Path) -> None:
 def test_a_barrier_called_too_often_is_mentioned(tmp_path: Path) -> None:
     """Where nobody hung."""
     stale = StalePrefix((0,), ("again",), "rank 0 called barrier again")
-    verdict = Verdict("failed", FAILED)
+    verdict = PhaseVerdict("failed", FAILED)
     properties = explain(verdict, group(tmp_path, None, stale), [FAILED], "test_it", None)
     assert verdict.sections == [
         ("seen besides", f"StalePrefix: rank 0 called barrier again\n  (files: {tmp_path / 'logs'})")
@@ -109,18 +110,18 @@ def test_an_error_of_functions_on_ranks_is_annotated(tmp_path: Path) -> None:
 
 
 def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all directories; what draws gets the path of its file and the whole picture."""
+    """For all directories; an exporter gets the whole history."""
     seen = []
 
-    def draw(path: Path, picture: Any) -> None:
-        seen.append((path, picture))
-        path.write_text("drawn")
+    def draw(history: RunHistory) -> bytes:
+        seen.append(history)
+        return b"drawn"
 
-    monkeypatch.setattr(pictures, "write_page", draw)
-    explain(Verdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", tmp_path / "all")
-    ((path, picture),) = seen
-    assert path == tmp_path / "logs" / "page.html"
-    assert (picture.title, picture.nprocs, picture.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
+    monkeypatch.setitem(EXPORTERS, "page.html", draw)
+    explain(PhaseVerdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", tmp_path / "all")
+    (history,) = seen
+    assert (history.title, history.nprocs, history.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
+    assert (tmp_path / "logs" / "page.html").read_text() == "drawn"
     assert [file.read_text() for file in (tmp_path / "all").glob("*/page.html")] == ["drawn"]
 
 
@@ -131,5 +132,5 @@ def test_one_directory_that_cannot_be_made_leaves_the_other(tmp_path: Path) -> N
         place.mkdir()
         (place / hindered).write_text("a file")
         one = group(place, HANG)
-        explain(Verdict("failed", FAILED), one, [FAILED], "test_it", place / "all")
+        explain(PhaseVerdict("failed", FAILED), one, [FAILED], "test_it", place / "all")
         assert len(list(place.glob("**/page.html"))) == 1

@@ -15,7 +15,7 @@ from pytest_elastic.faults._recording import Recording
 from pytest_elastic.launch._canonical import UnsuitedError
 from pytest_elastic.launch._scheduled import ScheduleStage
 from pytest_elastic.launch._token import mismatch, order_of, parse_order
-from pytest_elastic.store._gate import OpenGate
+from pytest_elastic.store import OpenGate
 
 KEYS = st.sampled_from(["a", "b", "c"])
 OPERATIONS = st.one_of(

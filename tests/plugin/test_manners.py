@@ -193,8 +193,9 @@ def test_warnings(run):
     result.stdout.fnmatch_lines(["*::test_warns", "*UserWarning: careful"])
 
 
-def test_a_run_without_elastic_tests_imports_nothing_heavy(run):
+def test_a_run_without_elastic_tests_imports_nothing_heavy(run, monkeypatch):
     """No test on ranks: neither psutil nor the parts that start processes are loaded."""
+    monkeypatch.setenv("ELASTIC_FRESH", "1")  # Not a fork of the template, which has imported everything.
     result = run(
         """
         import sys

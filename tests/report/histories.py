@@ -14,7 +14,7 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report.pictures import Picture
+from pytest_elastic.report.exporters import RunHistory
 
 TEXT = "HANG  2 of 3 ranks can never go on\n  cause: rank 1 failed before joining <epoch1>"
 
@@ -46,7 +46,7 @@ def failed_barrier(nprocs=3):
         for rank in others
     }
     said = {"verdict": "DoomedWait", "cause": "rank 1 failed before joining <epoch1>", "text": TEXT}
-    return Picture("tests/t.py::test_it[<b>]", nprocs, events, stacks, said, "hung")
+    return RunHistory("tests/t.py::test_it[<b>]", nprocs, events, stacks, said, "hung")
 
 
 def meeting(prefix, at, waiting, last, world_size):

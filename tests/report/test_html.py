@@ -11,7 +11,7 @@ from report.histories import failed_barrier
 
 from pytest_elastic.events import LineWritten, RankStarted, StoreCalled, WaitBegan, WaitEnded
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report.pictures import Picture, write_page
+from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
 MOST = 10_000_000
 HOSTILE = "</script><!--<script>\u2028\u2029\x00\udc80 & ü"
@@ -19,10 +19,10 @@ HOSTILE = "</script><!--<script>\u2028\u2029\x00\udc80 & ü"
 
 @pytest.fixture
 def page(tmp_path):
-    """Write a picture as a page and give its text."""
+    """Write a history as a page and give its text."""
 
-    def write(picture):
-        write_page(tmp_path / "page.html", picture)
+    def write(history):
+        (tmp_path / "page.html").write_bytes(EXPORTERS["page.html"](history))
         size = (tmp_path / "page.html").stat().st_size
         assert size < MOST
         return (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_what_ranks_wrote_stays_data(page, where):
     """No text ends the page's script; it comes back as it was."""
     events = [LineWritten(1.0, 0, "stdout", HOSTILE), StoreCalled(2.0, 0, 0, "set", (HOSTILE,))]
     said = {"verdict": HOSTILE, "cause": HOSTILE, "text": HOSTILE}
-    text = page(Picture(HOSTILE, 1, events, diagnosis=said))
+    text = page(RunHistory(HOSTILE, 1, events, diagnosis=said))
     data = data_of(text)
     values = {
         "line": data["lines"][0][3],
@@ -72,7 +72,9 @@ def test_what_ranks_wrote_stays_data(page, where):
 
 def test_a_title_is_no_place_to_fill(page):
     """A test may be named after the skeleton's own marks."""
-    assert data_of(page(Picture("<!-- data -->/* script */", 1, [])))["title"] == "<!-- data -->/* script */"
+    assert (
+        data_of(page(RunHistory("<!-- data -->/* script */", 1, [])))["title"] == "<!-- data -->/* script */"
+    )
 
 
 def test_the_diagnosis_is_there_without_scripts(page):
@@ -82,13 +84,13 @@ def test_the_diagnosis_is_there_without_scripts(page):
 
 def test_times_are_microseconds_from_the_first_event(page):
     """Whatever the order of the events."""
-    data = data_of(page(Picture("t", 1, [LineWritten(7.5, 0, "stdout", "b"), RankStarted(7.25, 0, 12)])))
+    data = data_of(page(RunHistory("t", 1, [LineWritten(7.5, 0, "stdout", "b"), RankStarted(7.25, 0, 12)])))
     assert (data["starts"], data["lines"][0][0], data["end"]) == ([[0.0, 0, 12]], 250_000.0, 250_000.0)
 
 
 def test_a_wait_without_a_timeout_is_json(page):
     """JSON has no infinity."""
-    data = data_of(page(Picture("t", 1, [WaitBegan(1.0, 0, 0, "get", ("a",), ("a",), math.inf)])))
+    data = data_of(page(RunHistory("t", 1, [WaitBegan(1.0, 0, 0, "get", ("a",), ("a",), math.inf)])))
     assert data["waits"] == [[0.0, 0, 0, 0, [1], 1, [1], 1, None, 0, None, None, []]]
     assert data["strings"] == ["get", "a"]
 
@@ -102,7 +104,7 @@ def test_stacks_are_folded(page):
 def test_deep_stacks_keep_the_inner_calls(page):
     """And say how many are not there."""
     deep = Stack(tuple(Frame("f.py", line, "f") for line in range(1, 101)), True)
-    ((_, ((first, *rest),), outer, _),) = data_of(page(Picture("t", 1, [], {0: [deep]})))["stacks"]
+    ((_, ((first, *rest),), outer, _),) = data_of(page(RunHistory("t", 1, [], {0: [deep]})))["stacks"]
     assert (first[1], rest[-1][1], outer) == (41, 100, [40])
 
 
@@ -124,7 +126,7 @@ def many(kind):
 def test_a_page_has_a_budget(page, kind):
     """However much happened, the page stays small (see the fixture), and says what is not there."""
     events = many(kind)
-    data = data_of(page(Picture("t", 64, events)))
+    data = data_of(page(RunHistory("t", 64, events)))
     rows = data[{"store calls": "calls", "log lines": "lines", "waits": "waits"}[kind]]
     total = sum(not isinstance(event, WaitEnded) for event in events)
     assert data["leftOut"] == [f"{total - len(rows):,} of {total:,} {kind} are not on this page"]
@@ -135,21 +137,21 @@ def test_a_page_has_a_budget(page, kind):
 def test_all_budgets_together_are_below_the_limit(page):
     """A page that is full in every respect."""
     events = [event for kind in ("store calls", "log lines", "waits") for event in many(kind)]
-    data = data_of(page(Picture("t", 64, events)))
+    data = data_of(page(RunHistory("t", 64, events)))
     assert len(data["leftOut"]) == 3
 
 
 def test_64000_usual_events_are_all_there(page):
     """The budget is for what nobody could look at."""
     events = [StoreCalled(i * 1e-4, i % 64, i % 64, "set", (f"epoch{i}/key",)) for i in range(64_000)]
-    data = data_of(page(Picture("t", 64, events)))
+    data = data_of(page(RunHistory("t", 64, events)))
     assert (len(data["calls"]), data["leftOut"]) == (64_000, [])
 
 
 def test_one_ranks_many_do_not_cost_another_its_few(page):
     """What is left out is of those who have most, the oldest first."""
     loud = [LineWritten(10.0 + i, 0, "stdout", "x" * 2000) for i in range(2000)]
-    data = data_of(page(Picture("t", 2, [LineWritten(1.0, 1, "stderr", "the cause"), *loud])))
+    data = data_of(page(RunHistory("t", 2, [LineWritten(1.0, 1, "stderr", "the cause"), *loud])))
     assert lines_of(data, 1) == ["the cause"]
     assert 0 < len(lines_of(data, 0)) < 2000
     assert data["lines"][-1][0] == data["end"]
@@ -158,7 +160,7 @@ def test_one_ranks_many_do_not_cost_another_its_few(page):
 def test_what_never_ended_is_never_left_out(page):
     """The oldest of all waits, where it is the one that hangs."""
     hangs = WaitBegan(0.0, 1, 99, "get", ("never",), ("never",), 1.0)
-    data = data_of(page(Picture("t", 64, [hangs, *many("waits")])))
+    data = data_of(page(RunHistory("t", 64, [hangs, *many("waits")])))
     assert data["leftOut"]
     assert [row[:3] for row in data["waits"] if row[10] is None] == [[0.0, 1, 99]]
 
@@ -166,12 +168,12 @@ def test_what_never_ended_is_never_left_out(page):
 def test_quiet_is_what_was_quiet(page):
     """The gaps are those between all events, not between those that are shown."""
     loud = [LineWritten(i * 0.01, 0, "stdout", "x" * 10_000) for i in range(2000)]
-    data = data_of(page(Picture("t", 1, [*loud, LineWritten(100.0, 0, "stdout", "end")])))
+    data = data_of(page(RunHistory("t", 1, [*loud, LineWritten(100.0, 0, "stdout", "end")])))
     assert data["gaps"][0] == [pytest.approx(19_990_000), 100_000_000.0]
     assert data["gaps"][1][1] - data["gaps"][1][0] == pytest.approx(10_000)
 
 
 def test_a_run_in_which_nothing_happened(page):
-    """An empty picture is a page."""
-    data = data_of(page(Picture("t", 2, [])))
+    """An empty history is a page."""
+    data = data_of(page(RunHistory("t", 2, [])))
     assert (data["nprocs"], data["end"], data["diagnosis"]) == (2, 0.0, None)

@@ -18,7 +18,7 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.report.pictures import Picture, write_page
+from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver import ActionChains  # noqa: E402
@@ -100,8 +100,8 @@ def show(chromium, tmp_path):
     """Open a picture's page from disk; after the test its console must be empty, and nothing was fetched."""
     chromium.get_log("browser")
 
-    def show(picture):
-        write_page(tmp_path / "page.html", picture)
+    def show(history):
+        (tmp_path / "page.html").write_bytes(EXPORTERS["page.html"](history))
         chromium.get((tmp_path / "page.html").as_uri())
         return Page(chromium)
 
@@ -147,7 +147,7 @@ def test_a_lane_for_each_rank(show, nprocs):
 )
 def test_what_became_of_a_rank(show, events, state):
     """What it waited for in vain comes first, then its failure, then its end."""
-    assert show(Picture("t", 1, events)).one("[role=listitem]").accessible_name == f"rank 0: {state}"
+    assert show(RunHistory("t", 1, events)).one("[role=listitem]").accessible_name == f"rank 0: {state}"
 
 
 def test_the_cause_comes_first(show):
@@ -192,7 +192,7 @@ def test_a_wait_names_those_who_may_end_it(show):
     """Where the caller has said so; and a call that changed nothing says that."""
     wait = WaitBegan(2.0, 0, 0, "wait", ("a", "b"), ("a",), 9.0, writers=(2, 1))
     page = show(
-        Picture(
+        RunHistory(
             "t",
             3,
             [StoreCalled(1.0, 1, 1, "compare_set", ("a",), False), wait, LineWritten(9.0, 1, "stdout", "")],
@@ -288,7 +288,7 @@ def test_what_a_rank_wrote_is_text(show):
     """Markup and scripts in lines and keys are shown, and do nothing."""
     hostile = "</script><img src=x onerror=document.title='owned'>\u2028\x00"
     page = show(
-        Picture(
+        RunHistory(
             hostile, 1, [StoreCalled(1.0, 0, 0, "set", (hostile,)), LineWritten(2.0, 0, "stdout", hostile)]
         )
     )
@@ -300,7 +300,7 @@ def test_what_a_rank_wrote_is_text(show):
 def test_quiet_time_is_drawn_short(show):
     """300 s in which nothing happens are named on the axis and narrow; a button draws them as they were."""
     events = [StoreCalled(at, 0, 0, "set", ("a",)) for at in (0.0, 0.001, 0.002, 0.003)]
-    page = show(Picture("t", 1, [*events, LineWritten(300.003, 0, "stdout", "end")]))
+    page = show(RunHistory("t", 1, [*events, LineWritten(300.003, 0, "stdout", "end")]))
     assert page.texts("#axis .fold-name") == ["⋯ 300 s ⋯"]
     ((left, _, right, _),) = page.boxes("#lanes rect.fold")
     assert right - left < 100
@@ -312,7 +312,7 @@ def test_quiet_time_is_drawn_short(show):
 def test_many_calls_are_drawn_and_told_as_one(show):
     """64,000 of them: a path for each lane, and a card that counts."""
     events = [StoreCalled(i * 1e-6, i % 64, i % 64, "set", (f"k{i}",)) for i in range(64_000)]
-    page = show(Picture("t", 64, events))
+    page = show(RunHistory("t", 64, events))
     assert len(page.all("#lanes path.calls")) == 64
     card = page.hover(page.all("#lanes path.calls")[0])
     assert card.startswith("rank 0 ")
@@ -323,7 +323,7 @@ def test_many_calls_are_drawn_and_told_as_one(show):
 def test_what_is_left_out_is_said(show):
     """On the page, in words."""
     lines = [LineWritten(float(i), 0, "stdout", "x" * 2000) for i in range(2000)]
-    page = show(Picture("t", 1, lines))
+    page = show(RunHistory("t", 1, lines))
     assert "of 2,000 log lines are not on this page" in page.one("#left-out").text
 
 
@@ -340,8 +340,10 @@ def overlaps(boxes):
 def test_texts_do_not_hide_each_other(show, nprocs):
     """Names, states and ticks are apart, and stay in their columns."""
     long = [WaitBegan(100.05, 0, 0, "wait", ("k" * 150,), ("k" * 150,), 1.0), PhaseBegan(100.06, 0, "x" * 80)]
-    picture = failed_barrier(nprocs)
-    page = show(Picture(picture.title, nprocs, [*picture.events, *long], picture.stacks, picture.diagnosis))
+    history = failed_barrier(nprocs)
+    page = show(
+        RunHistory(history.title, nprocs, [*history.events, *long], history.stacks, history.diagnosis)
+    )
     names = page.boxes("#lanes text.name") + page.boxes("#lanes text.state")
     assert len(names) == 2 * nprocs
     assert overlaps(names) == []
@@ -366,7 +368,7 @@ def test_the_system_says_whether_it_is_dark(show, scheme, media, dark):
 
 def test_a_run_in_which_nothing_happened(show):
     """Lanes, and no error."""
-    page = show(Picture("t", 2, []))
+    page = show(RunHistory("t", 2, []))
     assert [lane.accessible_name for lane in page.all("[role=listitem][data-lane]")] == [
         "rank 0: nothing is known",
         "rank 1: nothing is known",

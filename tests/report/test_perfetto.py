@@ -9,15 +9,15 @@ import pytest
 from report.histories import failed_barrier
 
 from pytest_elastic.events import LineWritten, StoreCalled, WaitBegan, WaitEnded
-from pytest_elastic.report.pictures import Picture, write_trace
+from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
 
 @pytest.fixture
 def trace(tmp_path):
-    """Write a picture as a trace and read it."""
+    """Write a history as a trace and read it."""
 
-    def write(picture):
-        write_trace(tmp_path / "trace.json", picture)
+    def write(history):
+        (tmp_path / "trace.json").write_bytes(EXPORTERS["trace.json"](history))
         return json.loads((tmp_path / "trace.json").read_bytes())
 
     return write
@@ -87,7 +87,7 @@ def test_connections_of_one_rank_have_threads_of_their_own(trace):
     waits = [(1.0, 7, 3.0), (2.0, 8, 4.0)]
     events = [WaitBegan(at, 0, client, "get", ("a",), ("a",), math.inf) for at, client, _ in waits]
     events += [WaitEnded(end, 0, client, "done") for _, client, end in waits]
-    made = trace(Picture("t", 1, events))
+    made = trace(RunHistory("t", 1, events))
     assert [(one["tid"], one["args"]["timeout"]) for one in only(made, ph="X")] == [(0, "none"), (2, "none")]
     assert only(made, name="thread_name", tid=2)[0]["args"]["name"] == "rank 0, connection 8"
 
@@ -95,7 +95,7 @@ def test_connections_of_one_rank_have_threads_of_their_own(trace):
 def test_what_no_rank_did_is_the_launchers(trace):
     """A thread of its own, after the ranks."""
     made = trace(
-        Picture("t", 2, [StoreCalled(1.0, None, 3, "set", ("a",)), LineWritten(1.0, 1, "stdout", "x")])
+        RunHistory("t", 2, [StoreCalled(1.0, None, 3, "set", ("a",)), LineWritten(1.0, 1, "stdout", "x")])
     )
     assert [one["args"]["name"] for one in only(made, name="thread_name")] == ["rank 0", "rank 1", "launcher"]
     assert only(made, ph="i", tid=2)[0]["name"] == "set a"
@@ -105,7 +105,7 @@ def test_long_texts_are_cut_and_say_so(trace):
     """A trace of a few events is small, whatever is in them."""
     keys = tuple(f"{number}{'k' * 1000}" for number in range(100))
     made = trace(
-        Picture(
+        RunHistory(
             "t", 1, [StoreCalled(1.0, 0, 0, "multi_set", keys), LineWritten(1.0, 0, "stderr", "x" * 9000)]
         )
     )

@@ -18,10 +18,10 @@ from pytest_elastic.simulator import (
     prove,
 )
 from pytest_elastic.simulator._dpor import Dpor
-from pytest_elastic.simulator._oracle import visits
-from pytest_elastic.simulator._world import Simulation
+from pytest_elastic.simulator._simulation import Simulation
 from simulator.corpus import KERNELS
 from simulator.corpus._kernel import Kernel
+from simulator.oracle import visits
 
 by_name = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 

@@ -22,8 +22,7 @@ from pytest_elastic.simulator._dependence import (
     commute,
     footprint,
 )
-from pytest_elastic.store import StoreState
-from pytest_elastic.store._state import Waiter
+from pytest_elastic.store import StoreState, Waiter
 
 EMPTY: dict[str, bytes] = {}
 FULL = {"k": b"1", "b/num_members": b"1"}

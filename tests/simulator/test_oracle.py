@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pytest_elastic.simulator import Setting, Step
-from pytest_elastic.simulator import _oracle as oracle
 from pytest_elastic.simulator._dependence import Footprint
 from pytest_elastic.simulator._dpor import Dpor
-from pytest_elastic.simulator._oracle import Comparison, compare_searches
+from simulator import oracle
 from simulator.corpus.barriers import atomic_counter, nonatomic_counter, reset_race
+from simulator.oracle import Comparison, compare_searches
 
 
 def test_they_agree_on_a_reusable_barrier() -> None:
@@ -25,15 +25,15 @@ def test_they_agree_on_a_reusable_barrier() -> None:
 class Lazy(Dpor):
     """Overlooks every race."""
 
-    def _find_more(self, steps: Sequence[Step], races: list[int]) -> None:
+    def find_more(self, steps: Sequence[Step], races: list[int]) -> None:
         pass
 
 
 class Careless(Dpor):
     """Takes a deletion for a read of whether the key is there."""
 
-    def _touched(self, step: Step) -> Footprint:
-        found = super()._touched(step)
+    def footprint_of(self, step: Step) -> Footprint:
+        found = super().footprint_of(step)
         return {} if step.name == "delete_key" else found
 
 

@@ -377,7 +377,7 @@ def test_the_store_of_another_rank(crew):
 
     execution = run(work)
     assert isinstance(execution.errors[1], RuntimeError)
-    assert "belongs to simulated rank 0" in str(execution.errors[1])
+    assert "the store of simulated rank 0 was used by another" in str(execution.errors[1])
 
 
 def test_a_scheduler_that_fails():

@@ -15,8 +15,8 @@ from pytest_elastic.simulator import (
     Schedule,
     Setting,
     TokenError,
-    _task,
-    _world,
+    _crew,
+    _simulation,
     compare,
     replay,
     schedule_of,
@@ -88,8 +88,8 @@ def test_replay_of_another_program():
 def test_both_crews_do_the_same(function, token, monkeypatch):
     """A token means the same to threads and to greenlets."""
     runs = []
-    for kind in (_task.ThreadCrew, _task.GreenletCrew):
-        monkeypatch.setattr(_world, "make_crew", kind)
+    for kind in (_crew.ThreadCrew, _crew.GreenletCrew):
+        monkeypatch.setattr(_simulation, "make_crew", kind)
         runs.append(simulate(function, token))
     assert compare(*runs) is None
     assert runs[0].steps == runs[1].steps
@@ -137,7 +137,7 @@ def test_any_program_does_the_same_again(program, delays, wake, expiries, may_ti
     setting = Setting(len(program), wake, expiries=expiries, may_timeout=may_timeout)
     once = simulate(work, Schedule(setting, delays), may_timeout=may_timeout)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_world, "make_crew", _task.ThreadCrew)
+        patch.setattr(_simulation, "make_crew", _crew.ThreadCrew)
         again = simulate(work, Schedule(setting, once.delays), may_timeout=may_timeout)
     assert compare(once, again) is None
     assert (once.steps, once.now, once.blocked) == (again.steps, again.now, again.blocked)

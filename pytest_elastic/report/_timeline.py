@@ -1,10 +1,10 @@
-"""What a picture of a run shows: events put together into spans and meetings; no pixels here.
+"""The timeline of a run: its events as waits, phases and uses of barriers.  Exporters draw it.
 
 *Rules.*
-1. A wait is what one connection asked for and waited for; it is open to the end where no answer is known.
-2. What released a wait is the last write, by another connection, of a key that it missed.
+1. A wait is a blocked request of one connection; without a known answer it lasts to the end.
+2. The last write, by another connection, of a key that a wait missed has released it.
 3. A barrier's prefix may be used again: joins whose count does not grow begin another meeting.
-4. Kinds of events that have nothing to be seen are passed over.
+4. Events of other kinds are not shown.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ from pytest_elastic.events import (
 )
 from pytest_elastic.hang import Stack
 from pytest_elastic.pristine import signal
+from pytest_elastic.store import OPERATIONS
 
 MOST_KEYS = 16  # Of a call, in what people read.
 LONGEST_KEY, LONGEST_LINE = 200, 2000
 
-_WRITES = frozenset({"set", "multi_set", "add", "compare_set", "append", "queue_push", "arrive"})
+_CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A run to be shown.
+class RunHistory:
+    """A failed test as its exporters get it.
 
     Attributes:
         title: the test's id.
-        nprocs: how many ranks.
-        events: what happened, in any order.
-        stacks: where each rank stood at the end.
-        diagnosis: why it hangs, with at least `verdict`, `cause` and `text`.
+        nprocs: number of ranks.
+        events: all of the run, in any order.
+        stacks: of each rank, at the end.
+        diagnosis: of a hang, with at least `verdict`, `cause` and `text`; `None` where nothing hung.
         outcome: the test's, in a word.
+        graph: the diagnosis in DOT.
     """
 
     title: str
@@ -54,10 +56,11 @@ class Picture:
     stacks: Mapping[int, Sequence[Stack]] = field(default_factory=dict)
     diagnosis: Mapping[str, Any] | None = None
     outcome: str = ""
+    graph: str = ""
 
 
 @dataclass(slots=True)
-class Wait:
+class WaitSpan:
     """A blocked request; `by` is the call that released it, where one is known."""
 
     began: WaitBegan
@@ -66,13 +69,13 @@ class Wait:
 
     @property
     def good(self) -> bool:
-        """Whether it got what it waited for."""
+        """Whether its keys came."""
         return self.ended is not None and self.ended.how == "done"
 
 
 @dataclass(slots=True)
-class Phase:
-    """A phase on one rank."""
+class PhaseSpan:
+    """A phase of the test on one rank."""
 
     began: PhaseBegan
     ended: PhaseEnded | None = None
@@ -83,7 +86,7 @@ class Meeting:
     """One use of a barrier.
 
     Attributes:
-        expected: how many joins release it.
+        expected: number of joins that release it.
         absent: the ranks that never came, if it was not released.
     """
 
@@ -94,13 +97,13 @@ class Meeting:
 
     @property
     def complete(self) -> bool:
-        """Whether all have come."""
+        """Whether all ranks have joined."""
         return self.joins[-1].count >= self.expected
 
 
 @dataclass(slots=True)
-class Scene:
-    """The picture's contents, each list in the order of time.
+class Timeline:
+    """The events of a run, each list in the order of time.
 
     Attributes:
         first: the moment of the first event (monotonic clock), 0 if there are none.
@@ -109,8 +112,8 @@ class Scene:
 
     first: float
     last: float
-    waits: list[Wait] = field(default_factory=list)
-    phases: list[Phase] = field(default_factory=list)
+    waits: list[WaitSpan] = field(default_factory=list)
+    phases: list[PhaseSpan] = field(default_factory=list)
     meetings: list[Meeting] = field(default_factory=list)
     starts: list[RankStarted] = field(default_factory=list)
     exits: list[RankExited] = field(default_factory=list)
@@ -119,18 +122,18 @@ class Scene:
     lines: list[LineWritten] = field(default_factory=list)
 
 
-def compose(picture: Picture) -> Scene:
-    """Put the events together."""
-    events = sorted(picture.events, key=lambda event: event.at)
-    scene = Scene(events[0].at, events[-1].at) if events else Scene(0.0, 0.0)
-    composer = _Composer(scene, picture.nprocs)
+def timeline_of(history: RunHistory) -> Timeline:
+    """Put the events of a run together."""
+    events = sorted(history.events, key=lambda event: event.at)
+    timeline = Timeline(events[0].at, events[-1].at) if events else Timeline(0.0, 0.0)
+    builder = Builder(timeline, history.nprocs)
     for event in events:
-        composer.take(event)
-    for meeting in scene.meetings:
+        builder.take(event)
+    for meeting in timeline.meetings:
         if not meeting.complete:
             arrived = {join.rank for join in meeting.joins}
-            meeting.absent = [rank for rank in range(picture.nprocs) if rank not in arrived]
-    return scene
+            meeting.absent = [rank for rank in range(history.nprocs) if rank not in arrived]
+    return timeline
 
 
 def exit_text(code: int) -> str:
@@ -144,69 +147,70 @@ def exit_text(code: int) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """The text, or its beginning and how much is not there."""
+    """The text, or its first `most` characters and the number of the others."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"
 
 
-class _Composer:
-    """Takes events in order and fills a scene."""
+class Builder:
+    """Fills a timeline with events, which come in order."""
 
-    def __init__(self, scene: Scene, nprocs: int) -> None:
-        self._scene, self._nprocs = scene, nprocs
-        self._waits: dict[tuple[int | None, int], Wait] = {}
-        self._phases: dict[tuple[int | None, str], Phase] = {}
+    def __init__(self, timeline: Timeline, nprocs: int) -> None:
+        self._timeline, self._nprocs = timeline, nprocs
+        self._waits: dict[tuple[int | None, int], WaitSpan] = {}
+        self._phases: dict[tuple[int | None, str], PhaseSpan] = {}
         self._meetings: dict[str, Meeting] = {}
         self._writes: dict[str, StoreCalled | BarrierJoined] = {}
         self._plain: dict[type[Event], list[Any]] = {
-            RankStarted: scene.starts,
-            RankExited: scene.exits,
-            RankStood: scene.stood,
-            LineWritten: scene.lines,
+            RankStarted: timeline.starts,
+            RankExited: timeline.exits,
+            RankStood: timeline.stood,
+            LineWritten: timeline.lines,
         }
 
     def take(self, event: Event) -> None:
         match event:
             case StoreCalled():
-                self._call(event)
+                self.call(event)
             case BarrierJoined():
-                self._join(event)
+                self.join(event)
             case WaitBegan():
-                wait = self._waits[event.rank, event.client] = Wait(event)
-                self._scene.waits.append(wait)
+                wait = self._waits[event.rank, event.client] = WaitSpan(event)
+                self._timeline.waits.append(wait)
             case WaitEnded():
-                self._end_wait(event)
+                self.end_wait(event)
             case PhaseBegan():
-                phase = self._phases[event.rank, event.phase] = Phase(event)
-                self._scene.phases.append(phase)
+                phase = self._phases[event.rank, event.phase] = PhaseSpan(event)
+                self._timeline.phases.append(phase)
             case PhaseEnded():
                 if begun := self._phases.pop((event.rank, event.phase), None):
                     begun.ended = event
             case _ if type(event) in self._plain:
                 self._plain[type(event)].append(event)
 
-    def _call(self, call: StoreCalled) -> None:
-        self._scene.calls.append(call)
-        if call.name in _WRITES and call.changed:
+    def call(self, call: StoreCalled) -> None:
+        self._timeline.calls.append(call)
+        if call.name in _CREATES and call.changed:
             self._writes.update(dict.fromkeys(call.keys, call))
 
-    def _join(self, join: BarrierJoined) -> None:
+    def join(self, join: BarrierJoined) -> None:
         meeting = self._meetings.get(join.prefix)
         if meeting is None or meeting.complete or join.count <= meeting.joins[-1].count:
             meeting = Meeting(join.prefix, join.world_size or self._nprocs, [])
             self._meetings[join.prefix] = meeting
-            self._scene.meetings.append(meeting)
+            self._timeline.meetings.append(meeting)
         meeting.joins.append(join)
         self._writes[join.prefix] = join
 
-    def _end_wait(self, ended: WaitEnded) -> None:
+    def end_wait(self, ended: WaitEnded) -> None:
         wait = self._waits.pop((ended.rank, ended.client), None)
         if wait is None:
             return
         wait.ended = ended
         if wait.good:
-            wait.by = self._released(wait.began)
+            wait.by = self.release_of(wait.began)
 
-    def _released(self, began: WaitBegan) -> StoreCalled | BarrierJoined | None:
+    def release_of(self, began: WaitBegan) -> StoreCalled | BarrierJoined | None:
+        """Rule 2."""
         writes = [self._writes[key] for key in began.missing if key in self._writes]
         later = [one for one in writes if one.at >= began.at and one.client != began.client]
         return max(later, key=lambda one: one.at, default=None)

@@ -1,17 +1,17 @@
-"""Ranks that run one at a time: threads that pass a baton, or greenlets where they are installed.
+"""Crews of simulated ranks that run one at a time: threads that pass a baton, or greenlets.
 
-A *crew* has a member for each rank and one baton.  Whoever holds it runs; `switch` hands it on and returns
-when it comes back.  Members live as long as the crew and serve one execution after the other, since starting
-a thread costs more than a short execution.  The baton of a thread is a lock of its own that others release:
-direct, one wake-up for each hand-over.  All threads of a crew stay on one processor, where a hand-over
-costs a third: only one of them has work at a time.
+A *crew* has a member for each rank, and one baton.  Only the member that holds the baton runs; `switch` hands
+it on and returns when it comes back.  Members live as long as the crew and serve one execution after another,
+since starting a thread costs more than a short execution.  A thread waits for the baton on a lock of its own,
+so a hand-over is one wake-up.  All threads of a crew stay on one processor, where a hand-over costs a third;
+only one of them has work at a time.
 
-A member that does not come to a scheduling point for `PATIENCE` seconds keeps the baton for ever, as far as
-anybody can know.  The crew then raises `Stuck` at home, and is of no use any more.  A thread that computes
-gets an exception; one that is in a call stays, as a daemon, until that returns.  (An exception that is
-pending for a thread which does not take it makes others loop for ever, under tracing, in CPython 3.11.)
-Greenlets are in the way of the thread that should raise, so there a watching thread sends that one a signal;
-this is why they work in the main thread only.
+A member that does not reach a scheduling point for `PATIENCE` seconds is taken to be stuck.  The crew then
+raises `Stuck` at home and cannot be used any more.  A thread that computes gets an exception; a thread that
+is in a blocking call stays, as a daemon, until the call returns.  (In CPython 3.11, under tracing, an
+exception that is pending for a thread which does not take it makes other threads loop for ever.)  Greenlets
+occupy the thread that should raise, so a watching thread sends it a signal; that is why greenlets work in the
+main thread only.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pytest_elastic.pristine import os, signal, threading
 HOME = -1
 PATIENCE = 5.0
 _MOMENT = 0.2
-_PROCESSOR = 36  # Where a thread ran last: proc(5), counted from the state.
-_SIGNAL = signal.SIGURG  # By default it does nothing, so it is nobody's.
+_PROCESSOR = 36  # Field of proc(5)'s stat with the thread's last processor, counted from its state.
+_SIGNAL = signal.SIGURG  # Ignored by default, and rarely used.
 
 Body = Callable[[int], int]
 
@@ -41,8 +41,8 @@ class Stuck(Exception):
     """A member kept the baton.
 
     Attributes:
-        member: which one.
-        stack: where it stands, innermost last; as `traceback.format_stack` has it.
+        member: its number.
+        stack: its stack, as from `traceback.format_stack`.
     """
 
     def __init__(self, member: int, stack: list[str]) -> None:
@@ -58,44 +58,44 @@ class Crew(Protocol):
     """Members that run one at a time.
 
     Attributes:
-        beat: counted up by the members at every scheduling point, to show that they are alive.
+        beat: heartbeat, counted up by the members at every scheduling point.
     """
 
     beat: int
 
     def resume(self, member: int) -> None:
-        """From home: hand the baton to a member; returns when it comes home.
+        """From home: hand the baton to a member, and block until it comes home.
 
         Raises:
-            Stuck: it does not.
+            Stuck: a member keeps it.
         """
 
     def switch(self, me: int, to: int) -> None:
-        """From a member: hand the baton on (`HOME` is the caller of `resume`) until it comes back."""
+        """From a member: hand the baton on (`HOME` is the caller of `resume`); blocks until it is back."""
 
     def runs(self, member: int) -> bool:
-        """Whether the caller is this member, and not another or just some thread."""
+        """Whether the calling thread or greenlet is this member."""
 
     def frame(self, member: int) -> FrameType | None:
-        """From home: where a member that waits for the baton stands."""
+        """From home: the current frame of a member that waits for the baton."""
 
     def close(self) -> None:
-        """End the members: those in their bodies get `Interrupted` where they wait, or when they do."""
+        """End the members; inside their bodies `Interrupted` is raised at the next wait for the baton."""
 
 
 class ThreadCrew:
     """A crew of threads.
 
     Args:
-        size: how many.
-        body: run by a member each time it gets the baton with nothing left to do; returns who is next.
+        size: number of members.
+        body: called by a member each time it gets the baton outside of a body; returns the next member.
     """
 
     def __init__(self, size: int, body: Body) -> None:
         self.beat = 0
         self._body, self._holder, self._closed = body, HOME, False
         self._lost = HOME
-        self._home, self._place = _held(), _Place()
+        self._home, self._affinity = _held(), _Affinity()
         self._batons = [_held() for _ in range(size)]
         self._threads = [
             threading.Thread(target=self._serve, args=(member,), name=f"simulated rank {member}", daemon=True)
@@ -109,7 +109,7 @@ class ThreadCrew:
         self._holder = member
         self._batons[member].release()
         beat, waited = self.beat, 0.0
-        while not self._home.acquire(timeout=_MOMENT):  # A signal that comes just before it waits this long.
+        while not self._home.acquire(timeout=_MOMENT):  # May delay a signal this long.
             waited = waited + _MOMENT if self.beat == beat else 0.0
             beat = self.beat
             if waited >= PATIENCE:
@@ -130,7 +130,7 @@ class ThreadCrew:
 
     def close(self) -> None:
         self._closed = True
-        self._place.leave()
+        self._affinity.leave()
         for baton in self._batons:
             if baton.locked():
                 baton.release()
@@ -138,7 +138,8 @@ class ThreadCrew:
             used = _time_used(thread)
             thread.join(_MOMENT)
             if thread.is_alive() and _time_used(thread) > used:
-                _raise_in(thread.ident or 0)
+                raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted))
                 thread.join(_MOMENT)
 
     def _hand(self, to: int) -> None:
@@ -152,17 +153,17 @@ class ThreadCrew:
                 if self._closed:
                     return
                 to = self._body(member)
-                if member == self._lost or self._closed:  # Nobody waits for it any more.
+                if member == self._lost or self._closed:  # No one waits for the baton any more.
                     return
                 self._hand(to)
         except Interrupted:
             return
 
 
-class _Place:
-    """Keeps the calling thread, and those that it starts from then on, where it runs now; until `leave`.
+class _Affinity:
+    """Pins the calling thread, and threads that it starts, to its current processor, until `leave`.
 
-    Does nothing on a system that cannot say or will not do it.
+    Does nothing on a system that does not support it.
     """
 
     def __init__(self) -> None:
@@ -175,16 +176,14 @@ class _Place:
             self._allowed = allowed
 
     def leave(self) -> None:
-        """Let the thread go where it might before; another thread may call this."""
+        """Restore the thread's affinity; may be called from another thread."""
         if self._allowed:
             with suppress(ProcessLookupError):  # It has ended.
                 os.sched_setaffinity(self._thread, self._allowed)
 
 
 class GreenletCrew:
-    """A crew of greenlets in the caller's thread: they share its thread-locals and its locks.
-
-    Made in the main thread only.
+    """A crew of greenlets in the main thread; they share its thread-local data and its locks.
 
     Raises:
         ImportError: greenlet is not installed.
@@ -256,7 +255,7 @@ class GreenletCrew:
 
 
 def make_crew(size: int, body: Body) -> Crew:
-    """Greenlets where they are installed and can be watched, else threads."""
+    """A crew of greenlets in the main thread if greenlet is installed, else of threads."""
     if threading.current_thread() is threading.main_thread():
         try:
             return GreenletCrew(size, body)
@@ -272,12 +271,8 @@ def _held() -> _thread.LockType:
 
 
 def _time_used(thread: threading.Thread) -> int:
-    """Nanoseconds of a processor's time; 0 where that is not known, or for a thread that has ended."""
+    """CPU time of a thread in nanoseconds; 0 if unknown or if the thread has ended."""
     try:
         return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text("utf-8").split()[0])
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def _raise_in(ident: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupted))

@@ -1,4 +1,4 @@
-"""Rank functions, run again and again under one schedule after another."""
+"""Simulations: rank functions that run under one schedule after another."""
 
 from __future__ import annotations
 
@@ -8,32 +8,41 @@ from types import TracebackType
 from typing import Any
 
 from pytest_elastic.errors import UnfiredFaultError
-from pytest_elastic.simulator._ambient import installed, listening
+from pytest_elastic.simulator._crew import HOME, Crew, Interrupted, Stuck, make_crew
 from pytest_elastic.simulator._execution import Execution, Setting
-from pytest_elastic.simulator._judge import judge
-from pytest_elastic.simulator._run import Run
+from pytest_elastic.simulator._failures import judge
+from pytest_elastic.simulator._patches import installed, listening
+from pytest_elastic.simulator._run import SimulatedRun
 from pytest_elastic.simulator._scheduler import Cut, Scheduler
-from pytest_elastic.simulator._seat import ENDED, Seat, Unwind
-from pytest_elastic.simulator._store import SimStore
-from pytest_elastic.simulator._task import HOME, Crew, Interrupted, Stuck, make_crew
+from pytest_elastic.simulator._simulated_rank import ENDED, SimulatedRank, SimulatedStore, Unwind
 
 RankFunction = Callable[[int, int, Any], Any]
 
 
 class Simulation:
-    """Runs rank functions `function(rank, world_size, store)`.
+    """Runs a rank function `function(rank, world_size, store)` under many schedules.
 
-    A context manager: inside of it the ranks' threads exist, and `time`, `random`, `uuid` and `expires` are
-    the simulation's for whoever is a rank.  Use it from one thread, one at a time in a process.
+    A context manager: inside of its block the ranks' threads exist, and `time`, `random`, `uuid` and
+    `expires` are simulated for the ranks.  Use it from one thread, and one at a time in a process.
 
     Args:
-        function: what each rank does; nothing but the store may connect ranks.
-        setting: what all executions have in common.
+        function: called by each rank; ranks must share nothing but the store.
+        setting: the settings of all executions.
+
+    Attributes:
+        current_run: the execution in progress or the latest one, `None` before the first.
+
+    >>> from pytest_elastic.simulator import Setting, SparseScheduler
+    >>> def count(rank, world_size, store):
+    ...     return store.add("count", 1)
+    >>> with Simulation(count, Setting(2)) as simulation:
+    ...     [simulation.run(SparseScheduler(delays)).results for delays in ([], [(0, 1)])]
+    [[1, 2], [2, 1]]
     """
 
     def __init__(self, function: RankFunction, setting: Setting) -> None:
         self.function, self.setting = function, setting
-        self._run: Run | None = None
+        self.current_run: SimulatedRun | None = None
         self._exit = ExitStack()
         self._crew: Crew | None = None
         self._inside = False
@@ -53,9 +62,9 @@ class Simulation:
         self._exit.close()
 
     def run(self, scheduler: Scheduler) -> Execution:
-        """One execution, from an empty store to its end, verdict included.
+        """Run one execution, from an empty store to its verdict.
 
-        What the scheduler raises, `Cut` excepted, comes out.
+        Blocks until the execution has ended.  An exception of the scheduler, `Cut` excepted, is raised here.
 
         Raises:
             RuntimeError: outside of the simulation's block.
@@ -64,23 +73,23 @@ class Simulation:
             raise RuntimeError("a simulation runs inside of its `with` block")
         if self._crew is None:
             self._crew = make_crew(self.setting.ranks, self._body)
-        run = self._run = Run(self.setting, scheduler, self._crew)
+        run = self.current_run = SimulatedRun(self.setting, scheduler, self._crew)
         run.current = run.ready.popleft()
         stuck = self._resume(run, run.current)
         run.over = True
         execution = run.execution
         execution.now, execution.blocked = run.clock.now, run.blocked()
-        execution.stopped = tuple(seat.number for seat in run.seats if seat.frozen)
-        for seat in run.seats:
-            if seat.status != ENDED and (stuck is None or seat.number != stuck.member):
-                run.current, seat.unwinding = seat.number, True
-                stuck = self._resume(run, seat.number) or stuck
+        execution.stopped = tuple(rank.number for rank in run.ranks if rank.stopped)
+        for rank in run.ranks:
+            if rank.status != ENDED and (stuck is None or rank.number != stuck.member):
+                run.current, rank.unwinding = rank.number, True
+                stuck = self._resume(run, rank.number) or stuck
         run.current = HOME
         if stuck is not None:
             self._dismiss()
         return self._finish(run, stuck)
 
-    def _finish(self, run: Run, stuck: Stuck | None) -> Execution:
+    def _finish(self, run: SimulatedRun, stuck: Stuck | None) -> Execution:
         execution = run.execution
         if stuck is None and run.crash is not None:
             execution.cut = isinstance(run.crash, Cut)
@@ -95,49 +104,49 @@ class Simulation:
         execution.verdict = judge(execution, stuck)
         return execution
 
-    def _resume(self, run: Run, number: int) -> Stuck | None:
+    def _resume(self, run: SimulatedRun, number: int) -> Stuck | None:
         try:
             run.crew.resume(number)
         except Stuck as stuck:
             return stuck
-        except BaseException:  # The user's interrupt: whoever runs now comes to no other step.
+        except BaseException:  # The user's interrupt: the running rank reaches no other step.
             run.over = True
             self._dismiss()
             raise
         return None
 
     def _dismiss(self) -> None:
-        """The crew goes home; the next run gets another one."""
+        """Close the crew; the next execution gets another one."""
         if self._crew is not None:
             self._crew.close()
             self._crew = None
 
     def _body(self, number: int) -> int:
-        """A rank's function from its start to its end; who runs next."""
+        """Run a rank's function to its end; returns the rank that runs next."""
         __tracebackhide__ = True
-        run = self._run
+        run = self.current_run
         assert run is not None
-        seat, execution = run.seats[number], run.execution
+        rank, execution = run.ranks[number], run.execution
         try:
-            result, store = None, SimStore(seat)
-            for _ in range(0 if seat.unwinding else self.setting.rounds):
+            result, store = None, SimulatedStore(rank)
+            for _ in range(0 if rank.unwinding else self.setting.rounds):
                 result = self.function(number, self.setting.ranks, store)
-            if not seat.unwinding:
+            if not rank.unwinding:
                 execution.results[number] = result
         except (Unwind, Interrupted):
             pass
         except KeyboardInterrupt as interrupt:
             run.crash, run.over = interrupt, True
         except BaseException as error:
-            if not seat.unwinding:
+            if not rank.unwinding:
                 execution.errors[number] = error
-        seat.status = ENDED
+        rank.status = ENDED
         run.current = to = HOME if run.over else run.next()
         return to
 
-    def _caller(self) -> Seat | None:
-        """The rank that is calling, `None` for a caller that is none."""
-        run = self._run
+    def _caller(self) -> SimulatedRank | None:
+        """The rank that is calling, `None` outside of ranks."""
+        run = self.current_run
         if run is None or run.current == HOME or not run.crew.runs(run.current):
             return None
-        return run.seats[run.current]
+        return run.ranks[run.current]

@@ -24,7 +24,7 @@ from typing import Literal
 
 from pytest_elastic.errors import name_ranks
 from pytest_elastic.hang import Stack, cut_harness, fold
-from pytest_elastic.report._record import PhaseReport, RankEnd
+from pytest_elastic.report._outcome import PhaseReport, RankEnd
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
@@ -36,7 +36,7 @@ _VARYING = re.compile(r"\[[\d.:a-fA-F]+\](:\d+)?|0x[\da-f]+|\d+")
 
 
 @dataclass(slots=True)
-class Verdict:
+class PhaseVerdict:
     """What the launcher makes of a phase.
 
     Attributes:
@@ -56,7 +56,7 @@ class Verdict:
 
 def judge(
     ends: list[RankEnd], world_size: int, partial_skip: PartialSkip = "fail", together: float = TOGETHER
-) -> Verdict:
+) -> PhaseVerdict:
     """The verdict on what ended a phase: at least one end for every rank that was in it.
 
     Args:
@@ -64,19 +64,19 @@ def judge(
     """
     exits = [end for end in ends if end.kind == "exit"]
     if exits:
-        return Verdict("exit", exits[0])
+        return PhaseVerdict("exit", exits[0])
     failures = _ordered([end for end in ends if end.kind in ("failed", "died", "hung")], together)
     stopped = [end for end in ends if end.kind == "stopped"]
     if failures:
         return _failed(failures, stopped, world_size)
     skips = [end for end in ends if end.kind == "skipped"]
     if not skips or (len(skips) < len(ends) and partial_skip == "pass"):
-        return Verdict("passed", sections=[_skip_section(skips)] if skips else [])
+        return PhaseVerdict("passed", sections=[_skip_section(skips)] if skips else [])
     if len(skips) == len(ends) or partial_skip == "skip":
-        return Verdict("skipped", skips[0])
+        return PhaseVerdict("skipped", skips[0])
     others = [end.rank for end in ends if end.kind != "skipped"]
     line = f"{name_ranks([end.rank for end in skips])} skipped the test and {name_ranks(others)} did not"
-    return Verdict("partial", skips[0], line, [_skip_section(skips)])
+    return PhaseVerdict("partial", skips[0], line, [_skip_section(skips)])
 
 
 def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
@@ -89,7 +89,7 @@ def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
     return "\n".join(lines) or f"{indent}(no Python stack could be had)"
 
 
-def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) -> Verdict:
+def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) -> PhaseVerdict:
     primary = failures[0]
     alike = [end for end in failures if _same(end, primary)]
     others = [end for end in failures if not _same(end, primary)]
@@ -115,7 +115,7 @@ def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         "failed, and stood here then", [e for e in failures if e.kind == "failed" and e.stacks]
     )
     sections += _where("stood here when stopped", stopped)
-    return Verdict("failed", primary, line, sections)
+    return PhaseVerdict("failed", primary, line, sections)
 
 
 def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from pytest_elastic.hang._stacks import Frame, Stack, cut_harness
-from pytest_elastic.hang._wording import bracket
+from pytest_elastic.hang._frames import Frame, Stack, cut_harness
+from pytest_elastic.hang._naming import bracket
 
 Progress = tuple[int, ...]
 Entry = Frame | str

@@ -14,12 +14,12 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.report._picture import compose, cut, exit_text
-from pytest_elastic.report.pictures import Picture
+from pytest_elastic.report._timeline import cut, exit_text, timeline_of
+from pytest_elastic.report.exporters import RunHistory
 
 
 def scene_of(*events, nprocs=2):
-    return compose(Picture("t", nprocs, events))
+    return timeline_of(RunHistory("t", nprocs, events))
 
 
 def test_waits_end_by_connection():
@@ -87,7 +87,7 @@ def test_who_is_absent():
     """The ranks that never came, where the barrier was not released; the group's size where none was said."""
     scene = scene_of(BarrierJoined(1.0, 2, 0, "b", 0, 1), nprocs=4)
     assert [(one.expected, one.complete, one.absent) for one in scene.meetings] == [(4, False, [0, 1, 3])]
-    assert [one.absent for one in compose(failed_barrier()).meetings] == [[], [1]]
+    assert [one.absent for one in timeline_of(failed_barrier()).meetings] == [[], [1]]
 
 
 def test_phases():

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from pytest_elastic.pristine import pickle
-from pytest_elastic.testing._conformance import Make, clause, equal, refused, together
+from pytest_elastic.testing._store import Make, clause, equal, refused, together
 
 _LONG_KEY = "k" * 60_000
 _BIG = 2**63 - 1

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._scheduler import Step
-from pytest_elastic.simulator._world import RankFunction, Simulation
+from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 
 class SleepSets(Dpor):
     """Tries everything that is not asleep."""
 
-    def _first(self, awake: Sequence[int]) -> set[int]:
+    def first_choices(self, awake: Sequence[int]) -> set[int]:
         return set(awake)
 
-    def _find_more(self, steps: Sequence[Step], races: list[int]) -> None:
+    def find_more(self, steps: Sequence[Step], races: list[int]) -> None:
         pass
 
 

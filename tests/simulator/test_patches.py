@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 from pytest_elastic.simulator import simulate
-from pytest_elastic.simulator._ambient import installed
+from pytest_elastic.simulator._patches import installed
 from pytest_elastic.timer import TimerClient, configure, expires
 from pytest_elastic.timer._api import configured
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from pytest_elastic.simulator import _task
-from pytest_elastic.simulator._task import HOME, GreenletCrew, Stuck, ThreadCrew, make_crew
+from pytest_elastic.simulator import _crew
+from pytest_elastic.simulator._crew import HOME, GreenletCrew, Stuck, ThreadCrew, make_crew
 
 KINDS = pytest.mark.parametrize("kind", [ThreadCrew, GreenletCrew])
 
@@ -94,7 +94,7 @@ def test_who_runs(kind):
 @pytest.mark.parametrize("how", ["spin", "lock"])
 def test_a_member_that_keeps_the_baton(kind, how, monkeypatch):
     """Home hears of it, with the stack, and whoever can be ended is ended."""
-    monkeypatch.setattr(_task, "PATIENCE", 0.2)
+    monkeypatch.setattr(_crew, "PATIENCE", 0.2)
     lock = threading.Lock()
     lock.acquire()
 
@@ -120,7 +120,7 @@ def test_a_member_that_keeps_the_baton(kind, how, monkeypatch):
 @KINDS
 def test_a_member_that_is_slow_is_not_stuck(kind, monkeypatch):
     """As long as members come to scheduling points, nobody is stuck."""
-    monkeypatch.setattr(_task, "PATIENCE", 0.5)
+    monkeypatch.setattr(_crew, "PATIENCE", 0.5)
 
     def body(member):
         end = time.monotonic() + 1.2

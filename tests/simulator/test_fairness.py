@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pytest_elastic.simulator import Livelock, simulate
-from pytest_elastic.simulator._turns import UNFAIR
+from pytest_elastic.simulator._fairness import UNFAIR
 
 
 def test_a_poller_starves_nobody_for_ever(crew):

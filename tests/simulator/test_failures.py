@@ -29,7 +29,7 @@ from pytest_elastic.simulator import (
     compare,
     simulate,
 )
-from pytest_elastic.simulator._place import place_of
+from pytest_elastic.simulator._failures import place_of
 from pytest_elastic.timer import expires
 from simulator.programs import end_alone
 

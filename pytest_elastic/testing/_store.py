@@ -1,4 +1,4 @@
-"""The conformance suite of stores; its clauses are in `_clauses` and `_spans`.
+"""The conformance suite of stores; its clauses are in `_store_clauses` and `_spans`.
 
 *Rules.*  A clause checks one point of the contract on stores that it makes itself.  It runs in a thread of
 its own, because a store that is wrong about time may block for ever.  All clauses run, one after the other,
@@ -85,7 +85,7 @@ def check_store(make_store: Make) -> None:
 
 def complaints(make_store: Make) -> dict[str, str]:
     """What is wrong, by clause."""
-    from pytest_elastic.testing import _clauses, _spans  # noqa: F401 - importing them registers the clauses.
+    from pytest_elastic.testing import _spans, _store_clauses  # noqa: F401 - importing them registers the clauses.
 
     runs = {}
     for name, check in CLAUSES.items():

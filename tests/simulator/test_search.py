@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pytest_elastic.simulator import Setting, Simulation
-from pytest_elastic.simulator._plan import plan_of, single_delays
 from pytest_elastic.simulator._portfolio import portfolio
 from pytest_elastic.simulator._scheduler import DefaultScheduler
+from pytest_elastic.simulator._search import search_of, single_delays
 from simulator.programs import exchange
 
 
@@ -21,12 +21,12 @@ def many(rank: int, world_size: int, store: Any) -> None:
 def names(function: Any, strategy: str, budget: int, ranks: int = 3) -> tuple[list[str], bool | None]:
     """The names of what a plan proposes; and whether all traces were seen, `None` if it had more."""
     with Simulation(function, Setting(ranks)) as simulation:
-        plan = plan_of(strategy, simulation, budget, 0)
-        name, scheduler = next(plan)
+        search = search_of(strategy, simulation, budget, 0)
+        name, scheduler = next(search)
         found = [name]
         while len(found) < budget:
             try:
-                name, scheduler = plan.send(simulation.run(scheduler))
+                name, scheduler = search.send(simulation.run(scheduler))
             except StopIteration as end:
                 return found, end.value
             found.append(name)

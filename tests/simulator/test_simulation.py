@@ -17,7 +17,7 @@ from pytest_elastic.simulator import (
     Simulation,
     SparseScheduler,
     UncontrolledBlocking,
-    _task,
+    _crew,
     compare,
     simulate,
 )
@@ -83,7 +83,7 @@ def test_a_cut_run(crew):
 
 def test_uncontrolled_blocking(crew, monkeypatch):
     """A rank that waits for a real lock is called that, with its stack, and no deadlock; the others unwind."""
-    monkeypatch.setattr(_task, "PATIENCE", 1.0)
+    monkeypatch.setattr(_crew, "PATIENCE", 1.0)
     lock = threading.Lock()
     ends = []
 
@@ -108,7 +108,7 @@ def test_uncontrolled_blocking(crew, monkeypatch):
 
 def test_after_uncontrolled_blocking(monkeypatch, crew):
     """The next run has a fresh crew."""
-    monkeypatch.setattr(_task, "PATIENCE", 0.2)
+    monkeypatch.setattr(_crew, "PATIENCE", 0.2)
     spin = [True]
 
     def work(rank, world_size, store):
@@ -119,7 +119,7 @@ def test_after_uncontrolled_blocking(monkeypatch, crew):
     with Simulation(work, Setting(2)) as simulation:
         assert isinstance(simulation.run(SparseScheduler(())).verdict, UncontrolledBlocking)
         spin[0] = False
-        monkeypatch.setattr(_task, "PATIENCE", 5.0)
+        monkeypatch.setattr(_crew, "PATIENCE", 5.0)
         assert simulation.run(SparseScheduler(())).results == [1, 2]
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence, Sized
+from functools import lru_cache
 
 from pytest_elastic.errors import name_ranks
-from pytest_elastic.hang._nodes import LAST_MEMBER, Rank
+from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.pristine import signal
+from pytest_elastic.store import LAST_MEMBER
 
 _OF_WORLD = re.compile(r"(?:.*/)?world/barrier/(?P<name>.*)/(?P<use>\d+)$")
 _COLLECTIVE = re.compile(r"((?:.*/)?world/(?:gather|broadcast/(?P<src>\d+))/(?P<use>\d+))(?:/\d+)?$")
+# Ranks wait for the same keys: a verdict asks for each name once for every rank.
+_remembered = lru_cache(1024)
 
 
 def barrier_name(prefix: str) -> str:
@@ -19,6 +23,7 @@ def barrier_name(prefix: str) -> str:
     return f'"{prefix}"' if match is None else f'"{match["name"]}"{_use(match["use"])}'
 
 
+@_remembered
 def collective_of(key: str) -> str:
     """The prefix of the collective of the world that a key belongs to; `""` for any other key.
 
@@ -28,6 +33,7 @@ def collective_of(key: str) -> str:
     return "" if match is None else match[1]
 
 
+@_remembered
 def place_name(prefix: str) -> str:
     """What is joined, in words: `barrier "epoch3"`, `gather (use 2)`, `broadcast from rank 0`."""
     match = _COLLECTIVE.match(prefix)
@@ -36,6 +42,7 @@ def place_name(prefix: str) -> str:
     return ("gather" if match["src"] is None else f"broadcast from rank {match['src']}") + _use(match["use"])
 
 
+@_remembered
 def joined_name(prefix: str) -> str:
     """The same without the word for a barrier, which is named by its name: `"epoch3"`."""
     return place_name(prefix).removeprefix("barrier ")
@@ -47,6 +54,11 @@ def use_of(prefix: str) -> int:
     return 0 if match is None or match["src"] is not None else int(match["use"])
 
 
+def place_of(key: str) -> str:
+    """The prefix of the barrier or collective that a key belongs to; else the key."""
+    return collective_of(key) or key.removesuffix(LAST_MEMBER)
+
+
 def family(prefix: str) -> str:
     """What all uses of a barrier or collective share; the prefix itself for one that has no uses."""
     if _OF_WORLD.match(prefix) or _COLLECTIVE.match(prefix):
@@ -54,6 +66,7 @@ def family(prefix: str) -> str:
     return prefix
 
 
+@_remembered
 def key_name(key: str) -> str:
     """The key, quoted; what is joined there for a barrier's last key, or a key of a collective."""
     place = collective_of(key) or (key.removesuffix(LAST_MEMBER) if key.endswith(LAST_MEMBER) else "")
@@ -105,7 +118,7 @@ def state_text(rank: Rank) -> str:
     if rank.stood is not None and rank.stood.state == "stopped":
         return "stopped by a signal"
     if not rank.runs:
-        return f"waits for {key_names(dict.fromkeys(k for w in rank.waits.values() for k in w.missing))}"
+        return f"waits for {key_names(key for wait in rank.waits.values() for key in wait.lacks)}"
     if rank.stood is not None:
         return stand_text(rank)
     return "runs"
