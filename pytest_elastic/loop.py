@@ -216,9 +216,15 @@ class Loop:
 
     def start(self) -> None:
         """Run in a thread of its own, until `close`; a second call does nothing."""
-        if self._thread is None and not self._closing:
+        with self._turn:
+            if self._thread is not None or self._closing:
+                return
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:  # No thread to be had.
+                self._thread = None
+                raise
 
     def post(self, act: Act) -> bool:
         """Have the loop do this next, without waiting for it; whether it will: not so after `close`."""

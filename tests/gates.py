@@ -11,8 +11,7 @@ import pytest
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.faults._recording import Entry, How, Recording, party_of
 from pytest_elastic.faults._stage import Stage
-from pytest_elastic.store._gate import Ending, Gate, OpenGate, Request
-from pytest_elastic.store._state import StoreState, Waiter
+from pytest_elastic.store import OPERATIONS, Ending, Gate, OpenGate, Request, StoreState, Waiter
 
 
 class _Connection:
@@ -45,7 +44,8 @@ class Rig:
     def ask(
         self, label: object, name: str, *arguments: Any, seconds: float = 1.0, client: int = 0
     ) -> Request:
-        request = Request(_Connection(label), client, name, list(arguments), seconds)
+        request = Request(_Connection(label), OPERATIONS[name], list(arguments))
+        request.client, request.seconds = client, seconds
         self.gate.asked(request)
         return request
 

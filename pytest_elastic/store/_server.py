@@ -6,7 +6,6 @@ import math
 from collections.abc import Hashable
 from functools import partial
 
-from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.events import Sink
 from pytest_elastic.loop import Loop
@@ -15,8 +14,8 @@ from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
 from pytest_elastic.store._gate import Gate
-from pytest_elastic.store._gated import GatedService
 from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
 _SHORTEST_TOKEN = 16
@@ -31,7 +30,7 @@ class StoreServer:
     Args:
         timeout: of the handles that `store` gives.
         sink: is told of every request and wait, in the loop; it must be quick and must not raise.
-        gate: is asked about each request of a labelled client, see `_gate`; `None` for nobody.
+        gate: is asked about each request of a labelled client, see `Gate`; `None` for nobody.
         loop: of the caller; `close` leaves it running.
 
     Attributes:
@@ -51,7 +50,7 @@ class StoreServer:
         self._timeout = timeout
         self._host: str | None = None
         self._listener: UnixListener | TcpListener | None = None
-        self._service = GatedService(self.state, gate, self.close)
+        self._service = Service(self.state, gate, self.close, self.loop.selector)
         if sink is not None:
             self._service.report_to(sink)
         self._closing = self._closed = self._forked = False
@@ -75,7 +74,7 @@ class StoreServer:
             raise ValueError(f"a token has {_SHORTEST_TOKEN} bytes or more, not {len(token.encode())}")
         server = cls(timeout)
         server._host = host
-        server._service.token = os.urandom(_SHORTEST_TOKEN).hex() if token is None else token
+        server._service.transport.token = os.urandom(_SHORTEST_TOKEN).hex() if token is None else token
         return server
 
     def __enter__(self) -> StoreServer:
@@ -88,7 +87,7 @@ class StoreServer:
     @property
     def token(self) -> str:
         """What clients must know; empty on a unix socket, whose file only this user can reach."""
-        return self._service.token
+        return self._service.transport.token
 
     @property
     def address(self) -> str:
@@ -198,34 +197,15 @@ class StoreServer:
         """Ask a client that waits what else in its process may go on; the answer is a `RankInspected`."""
         self._service.inspect(label)
 
-    def due(self) -> float:
-        service = self._service
-        due = service._next - service.clock.ahead
-        if service.gate is not None:
-            due = min(due, service.gate.due())
-        if service.reporter is not None and service.reporter.noted:
-            due = min(due, SYSTEM_CLOCK.monotonic() + 0.005)
-        return due
-
-    def step(self, idle: bool) -> None:
-        service = self._service
-        if self._closed:
-            return
-        if idle and service.reporter is not None and service.reporter.noted:
-            service.reporter.tell()
-        if self.due() <= SYSTEM_CLOCK.monotonic():
-            service.poll(0.0)
-
     def _open(self) -> None:
-        self.loop.add(self)
-        self.loop.watch(self._service.fileno(), partial(self._service.poll, 0.0))
+        self.loop.add(self._service)
         self.loop.in_child(self._let_go)
 
     def _listen(self) -> str:
         if self._listener is None:
             self._check_open()
             self._listener = UnixListener() if self._host is None else TcpListener(self._host)
-            self._service.listen(self._listener)
+            self._service.transport.listen(self._listener)
         return self._listener.address
 
     def _add_door(self, end: socket.socket, label: Hashable) -> None:
@@ -243,9 +223,8 @@ class StoreServer:
             return
         self._closing = self._closed = True
         self.tell()
-        self.loop.unwatch(self._service.fileno())
-        self.loop.remove(self)
-        self._service.close()
+        self.loop.remove(self._service)
+        self._service.transport.close()
         if self._listener is not None:
             self._listener.close()
 
@@ -255,7 +234,7 @@ class StoreServer:
         self._closing = self._closed = True
         if self._listener is not None:
             self._listener.socket.close()
-        self._service.let_go()
+        self._service.transport.let_go()
 
     def _check_open(self) -> None:
         if self._closing:

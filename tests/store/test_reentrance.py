@@ -38,7 +38,7 @@ def handled(number: int, handler: Callable[[], object]) -> Iterator[Callable[[],
 
 def connections(server: StoreServer) -> list[int]:
     """The numbers of all that are open, but for doors."""
-    known = list(server._service._connections.values())
+    known = list(server._service.transport.connections.values())
     return sorted(one.whose[1] for one in known if type(one).__name__ == "Connection")
 
 

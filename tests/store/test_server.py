@@ -296,7 +296,7 @@ def test_a_program_that_a_rank_starts_does_not_keep_its_connection(
     child = fork(rank)
     program = psutil.Process(child.outcome())
     try:
-        wait_for(lambda: not server._service._connections)
+        wait_for(lambda: not server._service.transport.connections)
         assert program.is_running()
     finally:
         program.kill()
