@@ -87,7 +87,7 @@ class ItemController:
             self.marker.faults.check(self.size)
         self.conductor.reproduction.check(self.item, self.size)
         self._group = group = self.conductor.acquire(self)
-        group.lookout.begin(self.marker.clock or self.conductor.options.clock)
+        group.begin_test(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}

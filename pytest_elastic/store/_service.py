@@ -4,8 +4,8 @@
 order.  The nearest deadline is kept as a lower bound, so that a wait that is answered costs nothing to
 cancel; a bound that has become too low costs one needless look.
 
-A loop drives it in rounds: it asks `due`, waits for its selector until then, calls the data of each key that
-is ready, and then `step`.  `poll` is such a round of the service's own selector.
+A loop (`loop.py`) drives it in rounds: it asks `due`, waits for its selector until then, calls the data of
+each key that is ready, and then `step`.
 
 Time is that of a clock that can be put forward: when nobody is left to end a wait, `jump` lets its timeout
 pass at once.  A gate is asked about each request of a labelled client before it is applied: see `_gate`.  To
@@ -33,7 +33,6 @@ from pytest_elastic.store._wire import HELD, INSPECT, REQUESTS, pack_answer, pac
 
 _QUIET = 0.005  # Seconds with nothing to do, after which what was noted is told.
 _MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
-_LONGEST = 86_400.0
 
 Act = Callable[[], None]
 
@@ -70,19 +69,12 @@ class Service:
         self._close_server = close
         self._blocked: dict[Waiter, Connection] = {}
         self._counts: Counter[Hashable] = Counter()
-        self._next = math.inf  # Of the deadlines, and of the alarm.
-        self._settled: Act | None = None  # What is to be done after the next round; then it is ripe.
-        self._ripe: Act | None = None
-        self._alarm: tuple[float, Act] | None = None
+        self._next = math.inf
         self.pass_to(gate)
 
     def report_to(self, sink: Sink) -> None:
         """Tell of each request and wait from now on."""
         self.reporter = Reporter(sink, self.state, self._blocked)
-
-    def watch(self, one: socket.socket, act: Act) -> None:
-        """Call `act` when this socket can be read."""
-        self.transport.watch(one, act)
 
     def add_door(self, end: socket.socket, label: Hashable) -> None:
         """Serve the client at the other end of this socket pair."""
@@ -99,24 +91,8 @@ class Service:
 
     # A round.
 
-    def poll(self, timeout: float) -> None:
-        """Serve what is ready, and wait for that for `timeout` seconds at most."""
-        due = self.due()
-        if due < math.inf:
-            timeout = max(0.0, min(timeout, due - SYSTEM_CLOCK.monotonic()))
-        ready = self.transport.selector.select(timeout if timeout < _LONGEST else _LONGEST)
-        for key, _ in ready:
-            key.data()
-        self.step(idle=not ready)
-
     def due(self) -> float:
-        """The moment of the monotonic clock at which `step` has something to do, `inf` for never.
-
-        To be asked at the beginning of a round: what was to be done when all is served comes after it.
-        """
-        if self._settled is not None:
-            self._ripe, self._settled = self._settled, None
-            return 0.0
+        """The moment of the monotonic clock at which `step` has something to do, `inf` for never."""
         due = self._next - self.clock.ahead
         if self.transport.due < due:
             due = self.transport.due
@@ -135,24 +111,6 @@ class Service:
         if self.gate is not None and self.gate.due() <= (now := SYSTEM_CLOCK.monotonic()):
             self.gate.tick(now)
             self.transport.go_on()
-        if self._ripe is not None:
-            ripe, self._ripe = self._ripe, None
-            if self.reporter is not None:
-                self.reporter.tell()  # Of waits that have just timed out, too: who had one is at work again.
-            ripe()
-
-    def settle(self, act: Act) -> None:
-        """Call `act` once, when what has arrived by now is served; in place of what was to be called so."""
-        self._settled = act
-
-    def has_arrived(self) -> bool:
-        """Whether something is there to be served."""
-        return bool(self.transport.selector.select(0.0))
-
-    def after(self, seconds: float, act: Act) -> None:
-        """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
-        self._alarm = self.clock.monotonic() + seconds, act
-        self._next = min(self._next, self._alarm[0])
 
     def jump(self, most: float = math.inf, leap: bool = True) -> None:
         """Let the time pass until the next wait is over, at once; nothing if that is `most` seconds or more.
@@ -170,11 +128,6 @@ class Service:
             connection.spared = self.clock.monotonic() + _MOMENT
         self._expire(nearest)
         self.transport.go_on()
-
-    def fileno(self) -> int:
-        """A descriptor that can be read when something is ready; -1 where the system has none."""
-        selector: Any = self.transport.selector
-        return selector.fileno() if hasattr(selector, "fileno") else -1
 
     # Operations.
 
@@ -278,13 +231,7 @@ class Service:
         for waiter, connection in over:
             if connection.waiter is waiter:
                 self._end_wait(connection, waiter, now, connection.deadline <= jumped)
-        if self._alarm is not None and self._alarm[0] <= now:
-            _, act = self._alarm
-            self._alarm = None
-            act()
         self._next = min((connection.due for connection in self._blocked.values()), default=math.inf)
-        if self._alarm is not None:
-            self._next = min(self._next, self._alarm[0])
 
     def _end_wait(self, connection: Connection, waiter: Waiter, now: float, jumped: bool = False) -> None:
         """Its timeout has passed, or is taken to have."""

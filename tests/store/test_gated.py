@@ -73,7 +73,7 @@ class Guarded:
             act()
             done.set()
 
-        self.server.order(acting)
+        self.server.loop.post(acting)
         assert done.wait(LONG)
 
 

@@ -247,7 +247,7 @@ def test_signals_do_not_cost_a_connection_each(
                 send()
                 wait_for(lambda number=number: server.state.peek("n") == b"%d" % (3 * number))
                 wait_for(lambda: len(connections(server)) == 1)
-            server.order(lambda: (server.state.set("k", b"1"), server._service._wake()))
+            server.loop.post(lambda: (server.state.set("k", b"1"), server._service._wake()))
 
         threads.start(act)
         assert store.get("k") == b"1"

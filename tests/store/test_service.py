@@ -20,6 +20,7 @@ import pytest
 from pytest_elastic import pristine
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError
+from pytest_elastic.loop import Loop
 from pytest_elastic.store import RemoteStore, StoreServer, StoreState, recording
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._wire import (
@@ -87,8 +88,7 @@ def test_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreServe
         connection.socket.shutdown(socket.SHUT_RDWR)
         made.set()
 
-    with server._lock:
-        server._order(make_popper)
+    server.loop.post(make_popper)
     assert made.wait(PROMPT)
     store.queue_push("q", "1")
     assert store.queue_pop("q") == b"1"
@@ -393,7 +393,9 @@ def test_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting: Any
 
 def test_a_write_at_the_deadline_is_seen() -> None:
     """What is ready is served before what has expired is told so."""
-    service = Service(StoreState())
+    loop = Loop()
+    service = Service(StoreState(), selector=loop.selector)
+    loop.add(service)
     ours, theirs = socket.socketpair()
     other, writer = socket.socketpair()
     for end in (ours, other):
@@ -402,9 +404,10 @@ def test_a_write_at_the_deadline_is_seen() -> None:
     theirs.sendall(REQUESTS["wait"].pack((1e-9, 0.0, ["k"], False, ())))
     service.transport._act(service.transport.connections[ours.fileno()])
     writer.sendall(REQUESTS["set"].pack(("k", b"1")))
-    service.poll(0.0)
+    loop.step()
     assert unpack_answer(REQUESTS["wait"], theirs.recv(100)) is None
     service.transport.close()
+    loop.close()
     theirs.close()
     writer.close()
 
@@ -545,46 +548,14 @@ def test_fuzz(server: StoreServer, caplog: Any, wait_for: Any) -> None:
             prompt(store)
         if rounds % 1000 == 0:
             grown = max(grown, psutil.Process().memory_info().rss - before)
-            with server._lock:  # What was stored is not the connections' memory.
-                server._order(server.state._values.clear)
-                server._order(server.state._queues.clear)
+            # What was stored is not the connections' memory.
+            server.loop.post(server.state._values.clear)
+            server.loop.post(server.state._queues.clear)
     prompt(store)
     wait_for(lambda: len(server._service.transport.connections) == 2)  # The healthy client's door and line.
     grown = max(grown, psutil.Process().memory_info().rss - before)
     assert grown < 64 * 2**20
     print(f"seed {seed}: {fuzzer.sent} messages on {rounds} connections, {grown / 2**20:.0f} MiB grown")
-
-
-def test_who_settles_later_takes_the_place_of_the_earlier_one() -> None:
-    """It is called once, after a round in which nothing was waited for."""
-    service, done = Service(StoreState()), []
-    service.settle(lambda: done.append(1))
-    service.settle(lambda: done.append(2))
-    service.poll(PROMPT)
-    service.poll(0.0)
-    assert done == [2]
-    service.transport.close()
-
-
-def test_an_alarm_rings_once_and_may_set_the_next_one() -> None:
-    """Not before its moment."""
-    service, rung = Service(StoreState()), []
-
-    def ring() -> None:
-        rung.append(SYSTEM_CLOCK.monotonic())
-        if len(rung) == 1:
-            service.after(0.01, ring)
-
-    began = SYSTEM_CLOCK.monotonic()
-    service.after(0.02, ring)
-    service.poll(0.0)
-    assert not rung
-    while len(rung) < 2:
-        service.poll(PROMPT)
-    service.poll(0.02)
-    assert len(rung) == 2
-    assert rung[0] - began >= 0.02
-    service.transport.close()
 
 
 def test_another_loop_drives_the_service_with_its_own_selector() -> None:
