@@ -1,4 +1,4 @@
-"""A store that other threads and other processes use."""
+"""The server of a store for other threads and processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from pytest_elastic.pristine import os, socket, threading
 from pytest_elastic.store._address import TcpListener, UnixListener
 from pytest_elastic.store._api import Span
 from pytest_elastic.store._client import RemoteStore
-from pytest_elastic.store._fork import watch
 from pytest_elastic.store._gate import Gate
-from pytest_elastic.store._handle import DEFAULT_TIMEOUT
+from pytest_elastic.store._handle import DEFAULT_TIMEOUT, watch_forks
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._state import StoreState
 
@@ -30,9 +29,17 @@ class StoreServer:
     Everything but `poll` may be called from any thread.  A context manager, which starts and closes.
     Nothing listens until `address` is asked for; ranks that were given a `pair` need no address.
 
+    >>> from pytest_elastic.store import RemoteStore, StoreServer
+    >>> with StoreServer() as server:  # Here, or in any other process of this user:
+    ...     store = RemoteStore(server.address)
+    ...     store.set("epoch", "1")
+    ...     store.get("epoch")
+    b'1'
+
     Args:
         timeout: of the handles that `store` gives.
-        sink: is told of every request and wait, in the serving thread; it must be quick and must not raise.
+        sink: receives an event for every request and wait, in the serving thread; it must be quick and must
+            not raise.
         gate: is asked about each request of a labelled client, see `Gate`; `None` for nobody.
 
     Attributes:
@@ -58,7 +65,7 @@ class StoreServer:
         if sink is not None:
             self._service.report_to(sink)
         self._closing = self._closed = self._forked = False
-        watch(self)
+        watch_forks(self)
 
     @classmethod
     def over_tcp(
