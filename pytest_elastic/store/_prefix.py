@@ -19,6 +19,12 @@ class PrefixStore(Forwarder):
     It has no timeout of its own: `set_timeout` sets the store's underneath.  `num_keys` counts that store's
     keys, `list_keys` gives only the own ones, without the prefix.  Errors name the keys as the caller did.
 
+    >>> from pytest_elastic.store import HashStore
+    >>> store = HashStore()
+    >>> PrefixStore("job", store).set("epoch", "1")
+    >>> store.list_keys()
+    ['job/epoch']
+
     Attributes:
         underlying_store: the store that was given.
 

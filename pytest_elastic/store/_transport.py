@@ -129,8 +129,10 @@ class Transport:
             except WireError as error:
                 self._refuse(connection, str(error))
 
-    def expire(self, now: float) -> None:
+    def expire(self) -> None:
         """Refuse those who have not greeted in time."""
+        if (now := SYSTEM_CLOCK.monotonic()) < self.due:
+            return
         for connection in [one for one, due in self._strangers.items() if due <= now]:
             self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
         self.due = min(self._strangers.values(), default=math.inf)

@@ -13,7 +13,7 @@ import pytest
 from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.store import RemoteStore
-from pytest_elastic.store._line import Line, Lines, PairDialer
+from pytest_elastic.store._client import Line, Lines, PairDialer
 from pytest_elastic.store._wire import GREETING, REQUESTS, pack_answer, pack_refusal
 
 DONE = pack_answer(GREETING, None)
@@ -72,7 +72,9 @@ def test_a_server_that_hangs_up(line: Any, part: bytes) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twentieth of a second instead of five."""
-    monkeypatch.setattr("pytest_elastic.store._line._GRACE_OPTION", bytes(8) + (50_000).to_bytes(8, "little"))
+    monkeypatch.setattr(
+        "pytest_elastic.store._client._GRACE_OPTION", bytes(8) + (50_000).to_bytes(8, "little")
+    )
 
 
 @pytest.mark.parametrize("part", [b"", DONE[:-1]])

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError
-from pytest_elastic.store import OpenGate, RemoteStore, Request, StoreServer, _line
+from pytest_elastic.store import OpenGate, RemoteStore, Request, StoreServer, _client
 
 LONG = 10.0  # Seconds; what is meant is much less.
 
@@ -151,7 +151,7 @@ def test_a_kept_request_has_no_effect_until_it_is_let_go(guarded):
 
 def test_a_kept_client_is_patient(guarded, monkeypatch):
     """It waits longer than for a server that is silent, and no timeout runs."""
-    monkeypatch.setattr(_line, "_GRACE_OPTION", _line.struct.pack("ll", 0, 50_000))
+    monkeypatch.setattr(_client, "_GRACE_OPTION", _client.struct.pack("ll", 0, 50_000))
     one = guarded(lambda request: request.label == 0)
     store = one.store(0)
     kept = Doing(lambda: store.wait(["a"], 0.01))
