@@ -28,7 +28,7 @@ from pytest_elastic.report._record import PhaseReport, RankEnd
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
-TOGETHER, FORCED_TOGETHER = 0.02, 0.1  # Seconds.
+TOGETHER, FORCED_TOGETHER = 0.02, 0.5  # Seconds.
 _SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it is seen.
 _NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ failed")
 # What differs from rank to rank in what libraries say of a peer: addresses, ports, sizes, spans.
