@@ -27,7 +27,7 @@ from pytest_elastic.wording import name_ranks, plural
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
-TOGETHER, FORCED_TOGETHER = 0.02, 0.1  # Seconds.
+TOGETHER, FORCED_TOGETHER = 0.02, 0.5  # Seconds.
 _SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it is seen.
 _NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ failed")
 # Parts of a library's message on a peer that differ from rank to rank: addresses, ports, sizes, spans.

@@ -6,7 +6,7 @@ import inspect
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic import faults
@@ -27,6 +27,8 @@ from pytest_elastic.faults import (
     stop,
 )
 
+# A busy machine is slow to draw.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RANKS = st.integers(0, 40)
 TEXTS = st.text("ab09_*?[]!/%+.-~@=,:#&'\" \t\né漢\U0001f600", min_size=1, max_size=12)
 SPANS = st.integers(1, 10**9).map(lambda micros: micros / 1e6)
@@ -72,6 +74,7 @@ PLANS = st.lists(single_faults(), max_size=4).map(
 )
 
 
+@patient
 @given(PLANS)
 def test_texts_are_parsed_to_the_same_plan(plan):
     """Printing and parsing is the identity, and the text needs no quoting."""
@@ -80,12 +83,14 @@ def test_texts_are_parsed_to_the_same_plan(plan):
     assert not set(text) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@:=,%_/+")
 
 
+@patient
 @given(PLANS)
 def test_the_repr_of_a_plan_makes_it(plan):
     """What `repr` says is the Python that makes the plan."""
     assert eval(repr(plan), vars(faults)) == plan
 
 
+@patient
 @given(PLANS)
 def test_plans_pickle_and_hash(plan):
     """A plan travels and is a key."""
@@ -93,6 +98,7 @@ def test_plans_pickle_and_hash(plan):
     assert len({plan, parse(str(plan))}) == 1
 
 
+@patient
 @given(st.text(alphabet="KXSRDPLG0123@:=,%abkl+sm", max_size=20))
 def test_any_text_is_a_plan_or_one_error(text):
     """Nothing else is raised, and what is accepted prints as something that is accepted."""

@@ -319,10 +319,13 @@ def test_one_token_has_one_first_failure(run, rounds, pytester):
         assert number == 7
     """.replace("TURNS", str(rounds(5, 20)))
     found = run(code, "-k", "[0]", "--elastic-stress=1", "--elastic-seed=7", "--junitxml=junit.xml")
+    # On a busy machine the ranks may fail too far apart here, and are then told by time.
     (told,) = _told(pytester)
-    assert re.findall(r"^E? *assert (\d) == 7$", told[1], re.MULTILINE) == ["1", "2", "3", "4"]
+    numbers = re.compile(r"^E? *assert (\d) == 7$", re.MULTILINE)
+    assert sorted(numbers.findall(told[1])) == ["1", "2", "3", "4"]
     run(code, f"--elastic-replay={token_of(found)}", "--junitxml=junit.xml")
-    assert _told(pytester) == {told}
+    (told,) = _told(pytester)
+    assert numbers.findall(told[1]) == ["1", "2", "3", "4"]
 
 
 def _told(pytester):
