@@ -54,7 +54,8 @@ class Foreground:
         theirs = termios.tcgetattr(self._terminal)
         self.take_back()
         os.kill(0, signal.SIGTSTP)
-        wait_for_foreground(self._terminal)
+        while not wait_for_foreground(self._terminal):
+            pass  # `bg` again and again: the terminal is the shell's until `fg`.
         self._modes = termios.tcgetattr(self._terminal)
         _set_modes(self._terminal, theirs)
         self._controlled = self._give()

@@ -1,4 +1,4 @@
-"""The door to pytest: its hooks, each one call into a part.
+"""The pytest plugin: its hooks, each one call into a module.
 
 Nothing heavy is imported before a test needs ranks: a run without such tests pays for a few small modules.
 """

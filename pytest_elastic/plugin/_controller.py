@@ -1,4 +1,4 @@
-"""The launcher's side of an item: its phases in lockstep on all ranks, its end, its groups.
+"""Controller of an item: runs its phases in lockstep on all ranks, and ends its group.
 
 *Theory of operation.*  The item's own `setup`, `runtest` and `teardown` are replaced on the instance, so
 that selection, reports, reruns and everything else of pytest see an ordinary item.  Each of them gives
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class ItemController:
-    """One item: what pytest calls in place of the item's own phases."""
+    """The phases of one item, in place of the item's own."""
 
     def __init__(self, item: pytest.Item, conductor: Conductor) -> None:
         self.item, self.conductor = item, conductor
@@ -103,7 +103,7 @@ class ItemController:
         else:
             group.renew_store(order)
         group.fresh = False
-        self._conclude("setup", self._phase("setup"))
+        self._raise("setup", self._judge(self._phase("setup")))
 
     def call(self) -> None:
         """Run the call phase on all ranks, then their teardown and their exit; again if under stress."""
@@ -125,10 +125,10 @@ class ItemController:
         ends += self._finish()
         if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
             self.item.stash[EXPERIMENTS].check()
-        self._conclude("call", expected_but_alive(ends, self.marker.expect))
+        self._raise("call", self._judge(expected_but_alive(ends, self.marker.expect)))
 
     def teardown(self) -> None:
-        """What the teardown on the ranks said; run it now where there was no call."""
+        """Report the teardown phase of the ranks; run it now if there was no call."""
         __tracebackhide__ = True
         ends = self._finish()
         verdict, self._teardown = self._teardown, PhaseVerdict("passed")
@@ -177,7 +177,7 @@ class ItemController:
         return ends
 
     def _answers(self, group: RankGroup, seconds: float) -> Answers:
-        """What the ranks answer within so many seconds; what is left of them is for the next phase."""
+        """The answers of the ranks within `seconds`; the rest of the time is for the next phase."""
         if self.conductor.debugging.is_debugged():
             return group.collect(self._alive, Deadline.after(None), self._is_failure)
         deadline, paused = Deadline.after(seconds), group.timers.paused
@@ -205,19 +205,16 @@ class ItemController:
             and self._teardown.kind == "passed"
             and not any(r.outcome == "failed" for r in self._reports)
         )
-        if clean and self.conductor.keeps(self) and not self._left_something(group):
-            return []
+        if clean and self.conductor.keeps(self):
+            # Ranks that run another test next must have no work left from this one; their end will tell.
+            own = self.marker.lifetime == "test"
+            if not own or not (any(report.threads for report in self._reports) or group.leftovers()):
+                return []
         self.conductor.discard(self)
         return self._end(group, clean)
 
-    def _left_something(self, group: RankGroup) -> bool:
-        """Whether ranks that run another test next have work left from this one; their end will tell."""
-        if self.marker.lifetime != "test":
-            return False
-        return any(report.threads for report in self._reports) or bool(group.leftovers())
-
     def _end(self, group: RankGroup, clean: bool) -> list[RankEnd]:
-        """Have the ranks exit; stop what does not."""
+        """End the ranks; stop those that do not exit."""
         try:
             group.begin(self._alive, "exit", Bye())
             late = group.wait_exits(self._alive, GRACE)
@@ -244,7 +241,7 @@ class ItemController:
         group.close(timeout=GRACE)
 
     def _take_extras(self, report: PhaseReport) -> None:
-        """What a rank's phase has besides its outcome goes to the item."""
+        """Copy properties, output and warnings of a rank's report to the item."""
         for name, value in report.properties:
             self.item.user_properties.append((f"{name}[rank{report.rank}]", value))
         if report.shown and report.rank == 0:
@@ -272,10 +269,6 @@ class ItemController:
                 }
             )
 
-    def _conclude(self, when: str, ends: list[RankEnd]) -> None:
-        __tracebackhide__ = True
-        self._raise(when, self._judge(ends))
-
     def _judge(self, ends: list[RankEnd]) -> PhaseVerdict:
         together, base = self.conductor.reproduction.together, self.item.config.invocation_params.dir
         verdict = judge(ends, self.size, self.conductor.options.partial_skip, together)
@@ -287,7 +280,10 @@ class ItemController:
     def _raise(self, when: str, verdict: PhaseVerdict) -> None:
         __tracebackhide__ = True
         reports = [report for report in self._reports if report.when == when]
-        self._take_values(verdict, reports)
+        # Hooks that look at fixtures see the plain ones of the rank that decided, else the first's.
+        decisive = (verdict.primary and verdict.primary.report) or next(iter(reports), None)
+        if decisive is not None and decisive.when != "teardown":
+            self._values.take(decisive, getattr(getattr(self.item, "callspec", None), "params", {}))
         take_recorded(self.item, reports)
         failed_subtests = self._report_subtests(reports)
         if failed_subtests and verdict.kind == "passed":  # As some ranks skipped them.
@@ -306,12 +302,6 @@ class ItemController:
                 self.item.add_report_section(when, name, text)
             return
         raise_verdict(verdict, self.item)
-
-    def _take_values(self, verdict: PhaseVerdict, reports: list[PhaseReport]) -> None:
-        """Hooks that look at fixtures see the plain ones of the rank that decided, else the first's."""
-        report = (verdict.primary and verdict.primary.report) or next(iter(reports), None)
-        if report is not None and report.when != "teardown":
-            self._values.take(report, getattr(getattr(self.item, "callspec", None), "params", {}))
 
     def _report_subtests(self, reports: list[PhaseReport]) -> int:
         """Report the subtests of a phase; how many failed."""

@@ -44,7 +44,7 @@ def session_of(config: pytest.Config) -> Session:
 
 
 def check_collected(group: RankGroup, nodeid: str) -> None:
-    """Fail where ranks that collected the tests by themselves do not have this one: say what they have."""
+    """Fail if a fresh interpreter has not collected this test, and list what it has collected."""
     lacking = sorted(rank for rank, tests in group.tests.items() if tests is not None and nodeid not in tests)
     if not lacking:
         return
@@ -97,13 +97,13 @@ class FreshRank:
         return call
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Where no test will run somebody shall read why."""
+        """Print errors of the collection: no other report of the rank is shown."""
         if report.failed:
             print(report.longreprtext, file=sys.stderr)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Not a rank: the tests did not come to run.  What others write at the end is pytest's to write."""
+        """End here if no test will run, before other plugins write their reports."""
         capture: Any = session.config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             capture.stop_global_capturing()  # What it holds may say why.

@@ -35,7 +35,7 @@ def unlooked_at(item: pytest.Item) -> Iterator[None]:
 
 @contextmanager
 def in_lockstep(item: pytest.Item) -> Iterator[None]:
-    """In a rank: inside, the test draws what it draws on all ranks, and runs nothing twice."""
+    """In a rank, while the context lasts: the test draws the same on all ranks, and runs no example twice."""
     hypothesis: Any = sys.modules["hypothesis"]
     kept = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
 
@@ -89,7 +89,7 @@ def _changed(item: pytest.Item, changes: Callable[[Any], dict[str, Any]]) -> Ite
 
 
 class _Once:
-    """The body of a test; once an example has failed, what comes is that example again, for the report.
+    """The body of a test, which repeats the error of the first example that failed, without a run.
 
     Attributes:
         error: what the first example that failed has raised.

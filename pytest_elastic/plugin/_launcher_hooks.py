@@ -1,4 +1,4 @@
-"""Hooks in pytest's process, for items that run on ranks: what they see, and what becomes of what they do.
+"""Hooks in the process of pytest, for items that run on ranks: the values they see, the errors they raise.
 
 *Rules.*  Hooks of a phase run on both sides: in each rank around the phase itself, and here around the
 orders to the ranks.  Here the values of fixtures are those that are plain (`LauncherValues`).  A hook that
@@ -33,7 +33,7 @@ class LauncherValues(dict[str, Any]):
         raise FixtureElsewhereError(name)
 
     def take(self, report: PhaseReport, params: Mapping[str, Any]) -> None:
-        """Have the values that a rank reports."""
+        """Replace them by those that a rank reports."""
         self.clear()
         self.update({name: params[name] for name in report.params if name in params}, **report.values)
 
@@ -89,7 +89,7 @@ class LauncherHooks:
     def _in_ranks(
         self, item: pytest.Item, when: str, **more: pytest.Item | None
     ) -> Generator[None, object, object]:
-        """Run the phase although a hook here lacks a fixture's value, and raise what came of it."""
+        """Run the phase even if a hook here lacks the value of a fixture, and raise its verdict."""
         __tracebackhide__ = True
         try:
             return (yield)
@@ -133,7 +133,7 @@ class LauncherHooks:
 
 
 def _insist(report: pytest.TestReport, verdict: PhaseVerdict) -> None:
-    """What hooks in a rank made a failure is one, whatever a mark or the same hook makes of it here."""
+    """Restore the outcome that hooks in a rank have made, if the same hook here made another."""
     primary = verdict.primary.report if verdict.primary is not None else None
     made = primary.details.get("made") if primary is not None else None
     if made == "fail" and not report.failed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -12,31 +14,26 @@ if TYPE_CHECKING:
     from pytest_elastic.report import PartialSkip
 
 T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 Choice = TypeVar("Choice", bound=str)
 
 
 class NotAllowedError(Exception):
-    """A value of an option that is not allowed; the text says what is."""
+    """The value of an option is not allowed; the text says which are."""
 
 
-def number(least: int) -> Callable[[str], float]:
-    """The check of a span in seconds."""
-    return lambda text: _at_least(float, "a number of seconds", text, least)
+def at_least(
+    least: int, read: Callable[[str], Number], kind: str = "a whole number"
+) -> Callable[[str], Number]:
+    """The check of a number."""
 
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """The check of a count."""
-    return lambda text: int(_at_least(int, "a whole number", text, least))
-
-
-def _at_least(read: Callable[[str], float], kind: str, text: str, least: int) -> float:
-    try:
-        value = read(text)
-    except ValueError:
-        value = float("nan")
-    if not least <= value < float("inf"):
+    def check(text: str) -> Number:
+        with suppress(ValueError):
+            if least <= (value := read(text)) < math.inf:
+                return value
         raise NotAllowedError(f"it must be {kind}, at least {least}")
-    return value
+
+    return check
 
 
 def digits(text: str) -> int | None:
@@ -58,11 +55,6 @@ def one_of(*allowed: Choice) -> Callable[[str], Choice]:
     return check
 
 
-def directory(text: str) -> Path | None:
-    """The check of a directory that may be left out."""
-    return Path(text) if text else None
-
-
 def start_method(text: str) -> str:
     """The check of a start method; most runs have the default, and need not load the launchers."""
     if text == "auto":
@@ -78,15 +70,15 @@ class Option(Generic[T]):
     Attributes:
         check: makes a value of the text; raises `NotAllowedError`.
         default: as text.
+        metavar: of the flag, `""` for its choices; `None` where there is no flag.
         help: what it says.
-        metavar: of the flag; `None` where there is no flag.
         ini: whether a file may set it; not what is for one run.
     """
 
     def __init__(
-        self, check: Callable[[str], T], default: str, help: str, metavar: str | None = None, ini: bool = True
+        self, check: Callable[[str], T], default: str, metavar: str | None, help: str, ini: bool = True
     ) -> None:
-        self.check, self.default, self.help, self.metavar, self.ini = check, default, help, metavar, ini
+        self.check, self.default, self.metavar, self.help, self.ini = check, default, metavar, help, ini
 
     def __set_name__(self, owner: type[object], name: str) -> None:
         self.name, self.flag = name, f"--elastic-{name.replace('_', '-')}"
@@ -99,10 +91,10 @@ class Option(Generic[T]):
         return self if options is None else cast("T", vars(options)[self.name])
 
     def declare(self, parser: pytest.Parser, group: pytest.OptionGroup) -> None:
-        """Tell pytest of it."""
+        """Declare its flag and its ini."""
         if self.metavar is not None:
             choices = getattr(self.check, "choices", None)
-            metavar = self.metavar or None  # That of a choice are its values.
+            metavar = self.metavar or None
             group.addoption(self.flag, metavar=metavar, choices=choices, default=None, help=self.help)
         if self.ini:
             parser.addini(f"elastic_{self.name}", self.help, type="string", default=self.default)
@@ -128,56 +120,40 @@ CLOCKS = ("auto", "real")
 class Options:
     """The run's settings; spans in seconds."""
 
-    nprocs = Option(whole_number(1), "2", "ranks of a test that does not say how many", "N")
+    # fmt: off
+    nprocs = Option(at_least(1, int), "2", "N", "ranks of a test that does not say how many")
     timeout = Option(
-        number(0),
-        "60",
-        "seconds for a test on ranks, 0 for none; starting the ranks is not counted",
-        "SECONDS",
-    )
-    start_timeout = Option(number(0), "60", "seconds for the ranks of a test to come up")
+        at_least(0, float, "a number of seconds"), "60", "SECONDS",
+        "seconds for a test on ranks, 0 for none; starting the ranks is not counted")
+    start_timeout = Option(
+        at_least(0, float, "a number of seconds"), "60", None, "seconds for the ranks of a test to come up")
     start_method = Option(
-        start_method, "auto", "how ranks are made: auto, fork (from a process set aside) or spawn", "METHOD"
-    )
+        start_method, "auto", "METHOD", "how ranks are made: auto, fork (from a process set aside) or spawn")
     log = Option(
-        one_of("failed", "all", "none"), "failed", "whose output is reported: failed, all or none", ""
-    )
+        one_of("failed", "all", "none"), "failed", "", "whose output is reported: failed, all or none")
     partial_skip: Option[PartialSkip] = Option(
-        one_of("fail", "skip", "pass"), "fail", "what a skip on some of the ranks is: fail, skip or pass"
-    )
+        one_of("fail", "skip", "pass"), "fail", None,
+        "what a skip on some of the ranks is: fail, skip or pass")
     leaks = Option(
-        one_of("warn", "fail"), "warn", "what a process that a passing test leaves behind is: warn or fail"
-    )
+        one_of("warn", "fail"), "warn", None,
+        "what a process that a passing test leaves behind is: warn or fail")
     clock = Option(
-        one_of(*CLOCKS),
-        "auto",
-        "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real",
-        "",
-    )
+        one_of(*CLOCKS), "auto", "",
+        "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real")
     artifacts = Option(
-        directory,
-        ".pytest_elastic",
-        "directory for the files of failed tests on ranks, empty for none",
-        "DIR",
-    )
+        lambda text: Path(text) if text else None, ".pytest_elastic", "DIR",
+        "directory for the files of failed tests on ranks, empty for none")
     torch_threads = Option(
-        whole_number(0), "1", "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone"
-    )
+        at_least(0, int), "1", None,
+        "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone")
     replay = Option(
-        str,
-        "",
-        "force the order of a recorded run on the ranks, as a failure report says",
-        "TOKEN|FILE",
-        ini=False,
-    )
+        str, "", "TOKEN|FILE",
+        "force the order of a recorded run on the ranks, as a failure report says", False)
     stress = Option(
-        lambda text: digits(text) or 0,
-        "",
-        "run each test on ranks N times or until it fails, with seeded jitter at its store",
-        "N",
-        ini=False,
-    )
-    seed = Option(digits, "", "of the jitter; by default a new one each time", "N", ini=False)
+        lambda text: digits(text) or 0, "", "N",
+        "run each test on ranks N times or until it fails, with seeded jitter at its store", False)
+    seed = Option(digits, "", "N", "of the jitter; by default a new one each time", False)
+    # fmt: on
 
     def __init__(self, config: pytest.Config) -> None:
         """Read and check all of them, and those of pytest's own that matter here.
@@ -206,7 +182,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def timeout_is_off(item: pytest.Item) -> bool:
-    """Whether pytest-timeout was asked for no limit, of which it tells nobody."""
+    """Whether a time limit of 0 was asked of pytest-timeout, which calls no hook then."""
     mark = item.get_closest_marker("timeout")
     of_mark = mark and (mark.args[0] if mark.args else mark.kwargs.get("timeout"))
     of_run = _of_timeout(item.config, "timeout")

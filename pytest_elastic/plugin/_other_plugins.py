@@ -1,9 +1,14 @@
-"""Other plugins' state, which is to be the same in pytest's process and in ranks, or is told to be apart.
+"""Other plugins: their state is shared with the ranks, or the run says that it is not.
 
 *Rules.*  What a rank needs to know of tests before its own goes with the order to run it: ranks were forked
 before the first test.  What a rank records for a report that pytest writes at the end comes home with the
 phase.  Files of reports are written by pytest only.  Where none of that can be, the run says so at its start.
 None of these plugins is imported: each is known by the objects that it put on pytest's.
+
+Some plugins note in pytest's process which snapshots or lines tests have used, and at the end delete, rewrite
+or leave out the rest.  They see a test on ranks pass without having used anything.  A run that asks for it is
+refused as a whole before the first test, and the plugin is switched off first, since it acts at the end of a
+refused run too.  Ranks compare snapshots and never write them.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ _ATTRIBUTE = "dependencyManager"  # Of pytest-dependency, on the nodes above an 
 
 
 def words(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
-    """What the run says at its start of plugins that see less of these tests on ranks."""
+    """Lines at the start of the run about plugins that see less of these tests on ranks."""
     used = {name for item in items for name in getattr(item, "fixturenames", ())}
     found = [text for name, text in _APART.items() if name in used]
     if config.pluginmanager.has_plugin("allure_listener"):
@@ -44,7 +49,7 @@ def _logs_live(config: pytest.Config) -> bool:
 
 
 def outcomes_before(item: pytest.Item) -> dict[int, Any]:
-    """In the launcher: what is known of earlier tests, by the depth of the node above the item."""
+    """In the launcher: outcomes of earlier tests, by the depth of the node above the item."""
     nodes = enumerate(item.listchain())
     return {depth: getattr(node, _ATTRIBUTE) for depth, node in nodes if hasattr(node, _ATTRIBUTE)}
 
@@ -112,9 +117,9 @@ _INLINE = {"create", "fix", "review", "trim", "update"}
 
 
 def wrong_books(config: pytest.Config, items: list[pytest.Item]) -> str:
-    """What must not happen by books that these items, which run on ranks, are not in; `""` if nothing.
+    """Why snapshots or selections would be lost in a run with these tests on ranks; `""` if none would.
 
-    Whoever would do it has been held back.
+    The plugin that would lose them has been switched off.
     """
     if not items:
         return ""
@@ -139,7 +144,7 @@ def wrong_books(config: pytest.Config, items: list[pytest.Item]) -> str:
 
 
 def only_compare(config: pytest.Config) -> None:
-    """Update nothing; in a rank, what a snapshot lacks is a failure, since what it would write is lost."""
+    """Switch off updates of snapshots; in a rank, a missing snapshot is a failure: it would be lost."""
     for name in _SYRUPY:
         if hasattr(config.option, name):
             setattr(config.option, name, False)

@@ -37,11 +37,11 @@ class ThreadCensus:
         self._excused = {threading.get_native_id()}
 
     def conftests_loaded(self) -> None:
-        """What is new came with the first conftest files."""
+        """Note the threads of the first conftest files."""
         self._conftests = _threads() - self._before
 
     def configured(self, is_worker: bool) -> None:
-        """What is new came with plugins; and what was there before them is xdist's, in a worker of its."""
+        """Excuse the threads of plugins; in a worker of xdist, also those that were there before them."""
         self._excused |= _threads() - self._before - self._conftests
         if is_worker:
             self._excused |= self._before
@@ -88,7 +88,7 @@ def unable(config: pytest.Config) -> str:
 
 
 def refuse(session: pytest.Session, wanted: list[pytest.Item], why: str, whole_run: bool = False) -> None:
-    """Have the tests that want ranks fail with these words.
+    """Replace the tests that want ranks by failures with these words.
 
     Raises:
         pytest.UsageError: there are no others, or nothing may run (`whole_run`).  Not in a worker of xdist,

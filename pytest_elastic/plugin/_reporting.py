@@ -1,4 +1,9 @@
-"""From a verdict to what pytest is told: the error to raise, the text to show."""
+"""Reports to pytest: the error of a verdict, its text, leaks, and one report for each subtest.
+
+*Rules.*  Subtests of two ranks are one if message and values are the same; of those that a rank has
+several times, the first is one with the others' first, and so on.  A subtest is judged as a phase is, by
+the ranks that came to it (`judge`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ class ElasticWarning(pytest.PytestWarning):
 
 
 def raise_verdict(verdict: PhaseVerdict, item: pytest.Item) -> NoReturn:
-    """Raise what makes pytest itself judge skip, xfail and exit as for any item."""
+    """Raise the error by which pytest itself judges skip, xfail and exit as for any item."""
     __tracebackhide__ = True
     end = verdict.primary
     assert end is not None
@@ -101,7 +106,7 @@ def _with_sections(text: str, verdict: PhaseVerdict) -> str:
 
 
 def report_leaks(item: pytest.Item, text: str, clean: bool, leaks: str) -> None:
-    """Warn of what the ranks of an item left behind, if anything.
+    """Warn of processes that the ranks of an item left behind, if any.
 
     Args:
         clean: whether that is all that is wrong; then it may be a failure.

@@ -1,4 +1,4 @@
-"""The runner in a rank: phases of an item on the launcher's orders, by pytest's own hooks.
+"""Runner in a rank: runs the phases of items as the launcher orders, by pytest's own hooks.
 
 *Theory of operation.*  The rank runs the item inside `pytest_runtest_protocol`, so that every wrapper of it
 is in force (assertion details, warning filters, faulthandler), with one difference: what happens inside is
@@ -62,7 +62,7 @@ ItemName = tuple[str, int]
 
 
 def names_of(items: list[pytest.Item]) -> dict[pytest.Item, ItemName]:
-    """What each is called between processes: its id, which need not be its own, and the how-manieth it is."""
+    """Names of items between processes: the id, and a count, since several items may have the same id."""
     counts, names = Counter[str](), dict[pytest.Item, ItemName]()
     for item in items:
         if item not in names:  # A file that is named twice has each of its items twice.
@@ -115,7 +115,7 @@ def quieten(config: pytest.Config) -> None:
 
 
 def _lead_kept_streams(config: pytest.Config) -> None:
-    """Have what is bound to pytest's streams, a handler of `logging` say, write to the rank's."""
+    """Redirect objects that hold pytest's streams, such as handlers of `logging`, to the rank's."""
     key: Any = getattr(config.pluginmanager.getplugin("faulthandler"), "fault_handler_stderr_fd_key", None)
     if key in config.stash:  # For `faulthandler_timeout`.
         os.dup2(2, config.stash[key], inheritable=False)
@@ -133,22 +133,23 @@ def _lead_kept_streams(config: pytest.Config) -> None:
 class RankRunner:
     """A plugin that is registered in ranks only."""
 
+    _rank: RankProcess
+    _terminal: RankTerminal
+
     def __init__(self, session: pytest.Session, setup_show: bool, fresh: bool = False) -> None:
         self._items = {name: item for item, name in names_of(session.items).items()}
         self._config, self._setup_show, self._fresh = session.config, setup_show, fresh
         self.remarks: list[str] = []  # To be told with the first test.
-        self._rank: RankProcess | None = None
         self._ran: set[ItemName] = set()
         self._marks: list[list[pytest.Mark]] = []
         self._subtests: list[Any] = []
         self._raised: Raised | None = None  # The phase's first failure.
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
-        self._terminal: RankTerminal | None = None
         self._chance = Chance()
 
     def prepare(self) -> None:
-        """In a zygote or a spawned rank: take the place of what reports."""
+        """In a zygote or a spawned rank: replace the plugins that report."""
         quieten(self._config)
         only_compare(self._config)
         self._config.pluginmanager.register(self, "pytest_elastic_rank")
@@ -209,7 +210,6 @@ class RankRunner:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         """Phases on order; the teardown's report is sent by `_obey`, once the warnings are known."""
-        assert self._rank is not None
         self._last = None
         while self._last is None:
             phase, _ = self._rank.channel.wait()
@@ -241,7 +241,6 @@ class RankRunner:
         """The debugger is at the terminal of the launcher, also when it stops again later."""
         __tracebackhide__ = True
         terminal, set_quit = self._terminal, pdb.set_quit
-        assert terminal is not None
         terminal.borrow()
 
         def quit_for_all() -> None:
@@ -262,11 +261,9 @@ class RankRunner:
 
     def pytest_leave_pdb(self) -> None:
         """Until it stops at one of its own breakpoints."""
-        assert self._terminal is not None
         self._terminal.give_back()
 
     def _run(self, item: pytest.Item, when: Any, nextitem: pytest.Item | None) -> PhaseReport:
-        assert self._rank is not None
         keywords: dict[str, Any] = {"nextitem": nextitem} if when == "teardown" else {}
         hook = getattr(item.ihook, f"pytest_runtest_{when}")
         written = io.StringIO()
@@ -329,7 +326,6 @@ class RankRunner:
 
     def _subtest(self, item: pytest.Item, report: Any) -> PhaseReport:
         """One of its own subtests, which has been judged whole."""
-        assert self._rank is not None
         longrepr = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         crash = getattr(getattr(longrepr, "reprcrash", None), "message", "")
         text = str(longrepr or "")
@@ -349,7 +345,6 @@ class RankRunner:
         """Tell the launcher at once that the phase has failed: to say why may take its time."""
         quiet = (pytest.skip.Exception, pytest.exit.Exception, pytest.xfail.Exception)
         if self._raised is None and isinstance(error, BaseException) and not isinstance(error, quiet):
-            assert self._rank is not None
             at, innermost = SYSTEM_CLOCK.monotonic(), deque(walk_tb(error.__traceback__), 1)
             place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
             self._raised = Raised(self._rank.rank, at, type(error).__name__, place, follows(error))
@@ -370,15 +365,14 @@ class RankRunner:
     def _exit_as_expected(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
         """`sys.exit` is how this rank was to end, if the marker's `expect` says so; else it is a failure."""
         end = call.excinfo.value if call.excinfo is not None else None
-        if isinstance(end, SystemExit) and self._rank is not None:
+        if isinstance(end, SystemExit):
             code = exit_code(end)
             if read_marker(item).expect.get(self._rank.rank) == code:
                 exit_now(end_well() or code)
 
     def _post_mortem(self, call: pytest.CallInfo[Any], report: Any) -> pytest.CallInfo[Any]:
-        """Show the failure in a debugger, if this is the first rank to ask; then what came of the phase."""
+        """Open a debugger at the failure, if this is the first rank to ask; the outcome of the phase."""
         terminal = self._terminal
-        assert terminal is not None
         assert call.excinfo is not None
         try:
             terminal.borrow(post_mortem=True)

@@ -61,10 +61,10 @@ def conduct(
 
 
 class Conductor:
-    """One for the run: the launchers, the kept groups, the settings."""
+    """Conductor of the run: launchers, kept groups, settings."""
 
     def __init__(self, session: pytest.Session, items: list[pytest.Item], launchers: Launchers) -> None:
-        """Have these items run on ranks.
+        """Make these items run on ranks.
 
         Raises:
             OSError: there is no process to be had, or no directory.
@@ -114,7 +114,7 @@ class Conductor:
         return RankGroup(name, self.launchers.get(method), plan, payload)
 
     def controller(self, item: pytest.Item) -> Elastic:
-        """What the `elastic` fixture gives to this test."""
+        """The value of the `elastic` fixture for this test."""
 
         def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
             plan = item.stash.get(PLAN, None)
@@ -164,7 +164,7 @@ class Conductor:
                 self.session.config.get_terminal_writer().write(text)
 
     def uncaptured(self) -> AbstractContextManager[None]:
-        """Inside, what is written goes to the terminal."""
+        """While the context lasts, output goes to the terminal."""
         capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
         return capture.global_and_fixture_disabled() if capture else nullcontext()
 

@@ -1,4 +1,4 @@
-"""Keys of what the plugin keeps on pytest's objects."""
+"""Stash keys of the plugin, on the config of a run and on items."""
 
 from __future__ import annotations
 
