@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_elastic.clock import Deadline
 from pytest_elastic.hang import Stack, parse_stacks
 from pytest_elastic.launch._rank import DUMP_SIGNAL
-from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing import Group
 from pytest_elastic.pristine import signal, threading, time
 
 _LIMIT = 0.5

@@ -75,7 +75,7 @@ from pytest_elastic.hang import (
 from pytest_elastic.launch._company import CONFIRM, Companies
 from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._polls import Polls
-from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing import Group
 from pytest_elastic.pristine import threading
 from pytest_elastic.processes import state
 from pytest_elastic.store import StoreServer, is_trace

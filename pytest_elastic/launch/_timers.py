@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.hang import Stack
 from pytest_elastic.pristine import os, select, threading
-from pytest_elastic.timer._channel import Expiry, TimerTable, open_channel
+from pytest_elastic.timer import Expiry, TimerTable, open_channel
 
 
 class GroupTimers:

@@ -11,8 +11,7 @@ import pytest
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
-from pytest_elastic.timer import expires
-from pytest_elastic.timer._channel import PipeTimerClient
+from pytest_elastic.timer import PipeTimerClient, expires
 
 PATIENCE = 20.0
 
