@@ -23,13 +23,26 @@ if TYPE_CHECKING:
     import os as os
     import pickle as pickle
     import select as select
+    import selectors as selectors
     import signal as signal
     import socket as socket
     import struct as struct
     import threading as threading
     import time as time
 
-MODULES = ("fcntl", "json", "os", "pickle", "select", "signal", "socket", "struct", "threading", "time")
+MODULES = (
+    "fcntl",
+    "json",
+    "os",
+    "pickle",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "struct",
+    "threading",
+    "time",
+)
 
 
 def _copy(name: str) -> ModuleType:

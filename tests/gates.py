@@ -12,7 +12,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import Event, StoreCalled, WaitBegan, WaitEnded
 from pytest_elastic.replays import Recording
 from pytest_elastic.replays._interceptors import Interceptor
-from pytest_elastic.store import Ending, Gate, OpenGate, Request, StoreState, Waiter
+from pytest_elastic.store import OPERATIONS, Ending, Gate, OpenGate, Request, StoreState, Waiter
 
 
 class _Connection:
@@ -45,7 +45,8 @@ class Rig:
     def ask(
         self, label: object, name: str, *arguments: Any, seconds: float = 1.0, client: int = 0
     ) -> Request:
-        request = Request(_Connection(label), client, name, list(arguments), seconds)
+        request = Request(_Connection(label), OPERATIONS[name], list(arguments))
+        request.client, request.seconds = client, seconds
         self.gate.asked(request)
         return request
 

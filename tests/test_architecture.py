@@ -15,7 +15,7 @@ from pytest_elastic import pristine
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "processes", "wording"},
+    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop", "processes", "wording"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
     3: {"launch", "replays", "strategies"},
@@ -26,6 +26,7 @@ LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
 BESIDE["errors"] = {"wording"}
 BESIDE |= {
+    "loop": {"pristine", "clock"},
     "hang": {"store"},
     "simulator": {"faults"},
     "replays": {"launch"},

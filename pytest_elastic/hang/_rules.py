@@ -5,17 +5,17 @@ that, until it is no wait any more, or a circle.  Several verdicts may fit; the 
 in this order:
 
 1. A rank failed (`MissingRank` where others wait for it to join, `DoomedWait` for a key) or its process ended
-   without a report (`Exited`).  The first accident in time explains the others; of what lacks that rank, the
-   one where most wait is named.
+   without a report (`Exited`).  The first accident in time explains the others; of the
+   targets that lack that rank, the one with most waits is named.
 2. `DoomedWait` for a key that was there and was deleted, though nobody had read it: a lost wake-up.
 3. A rank ended its phase in peace, absent from a barrier or a collective: `CountMismatch` if it had called
    some, but fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
 4. Ranks at different barriers or collectives, absent from each other's: `OrderMismatch`; `StalePrefix` where
    these are two uses of one name.
-5. `Deadlock`: a circle of waits, each for what a rank of the circle alone can bring.
+5. `Deadlock`: a circle of waits, each for a key that only a rank of the circle can bring.
 6. `DoomedWait`: a rank that has ended in peace could have written a key.  One that passed its setup or call
    may still write it in a later phase, but waits until all have ended this one.
-7. `Deadlock`: a circle of waits for what any rank may write.
+7. `Deadlock`: a circle of waits for keys that any rank may write.
 8. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and no rank is the cause.
 
 So a rank that has ended leads, whichever ranks may wait for each other besides, unless these are known to do.
@@ -37,7 +37,7 @@ end nobody's wait.  These are, in this order:
 5. one that sleeps: a library that waits may look, and sleep, and look again.
 
 There is one verdict over all ranks.  Those that are blocked are not called the cause while such a rank is
-known; where none is, no rank is known to be the cause, but for whom a pipe leads to.  It is never exact.
+known; where there is none, the cause is not known, but for the holder of a pipe's end.  It is never exact.
 """
 
 from __future__ import annotations
@@ -156,12 +156,12 @@ def absence(case: Case) -> Diagnosis | None:
             return DoomedWait(target.waiting, (target.key,), cause)
         if gone:
             cause = f"{ends_text(gone)} without joining {joined_name(target.name)}"
-            return _fewer(case, target, gone) or MissingRank(_numbers(gone), (target.name,), cause)
+            return count_mismatch(case, target, gone) or MissingRank(_numbers(gone), (target.name,), cause)
     return None
 
 
-def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
-    """Some of them have joined before, but not as often as those who wait."""
+def count_mismatch(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
+    """Rule 3, where some of the ranks have joined before, but fewer times than those that wait."""
     if target.barrier is None:  # Whoever is at use 3 of a gather has had everybody's part of two.
         most, noun = use_of(target.name), "gather"
         counts = dict.fromkeys(gone, most - 1)
@@ -186,11 +186,12 @@ def mismatch(case: Case) -> Diagnosis | None:
         absent = {rank.number for rank in case.graph.ranks if target.absent & rank.bit}
         others = [one for one in joined if one is not target and absent.intersection(one.waiting)]
         if others:
-            return _mismatch([target, *others])
+            return mismatch_of([target, *others])
     return None
 
 
-def _mismatch(places: list[Target]) -> Diagnosis:
+def mismatch_of(places: Sequence[Target]) -> Diagnosis:
+    """The verdict on ranks that wait at these places."""
     at = [
         f"{name_ranks(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places
     ]
@@ -204,15 +205,16 @@ def _mismatch(places: list[Target]) -> Diagnosis:
 
 def known_circle(case: Case) -> Diagnosis | None:
     """Rule 5."""
-    return _deadlock(case, case.circle(guess=False))
+    return deadlock(case, case.circle(guess=False))
 
 
 def guessed_circle(case: Case) -> Diagnosis | None:
     """Rule 7."""
-    return _deadlock(case, case.circle(guess=True))
+    return deadlock(case, case.circle(guess=True))
 
 
-def _deadlock(case: Case, circle: list[Wait]) -> Deadlock | None:
+def deadlock(case: Case, circle: Sequence[Wait]) -> Deadlock | None:
+    """The verdict on a circle of waits; `None` for an empty one."""
     if not circle:
         return None
     ranks = tuple(sorted({wait.rank for wait in circle}))
@@ -267,13 +269,14 @@ def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
             kinds.setdefault("sleeping" if asleep else rank.stood.state, []).append(rank)
     if not kinds:
         return None
-    verdict, ranks, cause = _judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
+    verdict, ranks, cause = judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
     return verdict(_numbers(ranks), (), cause, exact=False, snapshot=take_snapshot(graph))
 
 
-def _judge_outside(
+def judge_outside(
     kinds: Mapping[str, list[Rank]], gone: Sequence[Rank]
 ) -> tuple[type[Diagnosis], Sequence[Rank], str]:
+    """The verdict, its ranks and the cause, for ranks that run (by kind), and those that are gone."""
     accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
     idle = "and did nothing in the store"
     verdict: type[Diagnosis]
@@ -281,18 +284,18 @@ def _judge_outside(
         ranks = kinds.get(kind)
         if ranks and not accidents and not (gone and blocked and kind == "sleeping"):
             also = f"; {ends_text(gone)}" if gone and (blocked or kind == "sleeping") else ""
-            return verdict, ranks, f"{_stand(ranks)}, {idle}{also}"
+            return verdict, ranks, f"{stances_text(ranks)}, {idle}{also}"
     if gone:
         ended, running = accidents or gone, sorted(chain(*kinds.values()), key=lambda rank: rank.number)
-        cause = f"{ends_text(ended)}, while {_stand(running)}"
+        cause = f"{ends_text(ended)}, while {stances_text(running)}"
         return Exited if ended[0].died else MissingRank, ended, cause
     known = all(rank.stood is not None and rank.stood.peer for rank in blocked)
     unknown = "" if known else "; nobody is known to be the cause"
-    return BlockedOutside, blocked, f"{_stand(blocked)}, {idle}{unknown}"
+    return BlockedOutside, blocked, f"{stances_text(blocked)}, {idle}{unknown}"
 
 
-def _stand(ranks: Sequence[Rank]) -> str:
-    """How they stand, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
+def stances_text(ranks: Sequence[Rank]) -> str:
+    """States by the kernel, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
     alike: dict[str, list[int]] = {}
     for rank in ranks:
         alike.setdefault(stand_text(rank), []).append(rank.number)
@@ -303,7 +306,7 @@ def _stand(ranks: Sequence[Rank]) -> str:
 
 
 def _before(target: Target, rank: Rank) -> str:
-    """What the rank had not done when it went."""
+    """The missing deed of a rank that is gone, as the end of a sentence."""
     if target.barrier is not None and target.barrier.releaser == rank.number:
         return f"between joining {joined_name(target.name)} and releasing the others"
     if target.joined and target.absent & rank.bit:
@@ -314,7 +317,7 @@ def _before(target: Target, rank: Rank) -> str:
 
 
 def _end_of(targets: list[Target]) -> str:
-    """What would end the waits for these: `write "a", "b"`."""
+    """The end of the waits for these, as a verb and names: `write "a", "b"`."""
     return f"{_verb(targets)} {_listed(targets)}"
 
 
@@ -328,7 +331,7 @@ def _listed(targets: list[Target]) -> str:
 
 
 def _came(case: Case) -> str:
-    """How many keys are there of those that all ask for."""
+    """How many of the keys came, where all waits are for the same."""
     asked = {(wait.event.keys, wait.missing) for wait in case.graph.doomed}
     keys, missing = next(iter(asked))
     if len(asked) > 1 or len(keys) == len(missing):

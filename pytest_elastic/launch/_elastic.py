@@ -41,19 +41,12 @@ class Elastic:
         args: tuple[Any, ...] = (),
         env: dict[str, str] | None = None,
     ) -> RankGroup:
-        """Start `fn` on ranks; returns the group when every rank is ready.  Its timers are looked after.
+        """Start `fn` on ranks; returns the group when every rank is ready.
 
         Raises:
             StartError: some ranks did not come up.
             TypeError: `fn` or `args` cannot be sent.
         """
-        group = self._begin(fn, nprocs, args, env)
-        group.watch_timers()
-        return group
-
-    def _begin(
-        self, fn: Callable[..., Any], nprocs: int | None, args: tuple[Any, ...], env: dict[str, str] | None
-    ) -> RankGroup:
         size = self.default_nprocs if nprocs is None else nprocs
         if type(size) is not int or size < 1:
             raise ValueError(f"nprocs must be a whole number from 1, not {size!r}")
@@ -88,7 +81,7 @@ class Elastic:
             ends = read_exits(expect or {}, nprocs or self.default_nprocs)
         except ValueError as error:
             raise ValueError(f"elastic.run(expect={expect!r}): {error}") from None
-        group = self._begin(fn, nprocs, args, env)
+        group = self.start(fn, nprocs, args, env)
         group.expect = ends
         limit = self.default_timeout if timeout is None else timeout
         try:
@@ -99,7 +92,7 @@ class Elastic:
                 give_up(group, ranks)
                 stacks = group.stacks_in_c(ranks)
                 places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in stacks.items()]
-                late_text = group.lookout.endless or f"did not finish within {limit:g} s"
+                late_text = group.detector.endless or f"did not finish within {limit:g} s"
                 text = f"{len(ranks)} of {group.nprocs} ranks {late_text}"
                 late = GroupTimeoutError(ranks, "\n".join([text, *places]))
                 raise annotate(late, group, ranks, group.name)

@@ -33,10 +33,10 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             ends.append(RankEnd(rank, "passed", exited.at))
         elif rank in group.timers.expiries:
             expiry = group.timers.expiries[rank]
-            text, stood = f": {describe_expiry(expiry)}", group.timers.stood[rank]
+            text, stood = f": {describe_expiry(expiry)}", group.timers.stood.get(rank, [])
             ends.append(RankEnd(rank, "died", expiry.deadline, text, stacks=stood))
         else:
-            last = group.dumps.last(rank)
+            last = group.core.stacks.last(rank)
             ends.append(RankEnd(rank, "died", at, f"{how} without a report", stacks=last))
     if answers.expired:
         give_up(group, answers.silent)
@@ -48,7 +48,7 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             text = f"failed ({raised.error_type} at {raised.place}) and did not say more in time"
             ends.append(RankEnd(rank, "failed", raised.at, text, stacks=stacks[rank]))
         elif answers.expired:
-            text = group.lookout.endless or f"did not finish within {limit}"
+            text = group.detector.endless or f"did not finish within {limit}"
             ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
         else:
             ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))
@@ -59,10 +59,9 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
 def _number(ends: list[RankEnd], group: RankGroup) -> None:
     """Give ranks that failed together their turns, so that their order is the store's."""
     if sum(end.kind in ("failed", "died") for end in ends) > 1:
-        group.lookout.catch_up()
         turns = {
             event.rank: turn
-            for turn, event in enumerate(group.lookout.history())
+            for turn, event in enumerate(group.known().events)
             if isinstance(event, StoreCalled | BarrierJoined | WaitBegan)
         }
         for end in ends:

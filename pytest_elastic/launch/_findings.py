@@ -64,24 +64,24 @@ class Findings:
 
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
-    """What the group's lookout knows of a phase that ended so, and failed."""
-    group.lookout.catch_up()
-    diagnosis, stale = group.lookout.diagnosis, group.lookout.stale()
+    """What the group's hang detector knows of a phase that ended so, and failed."""
+    known = group.known()
+    diagnosis = known.diagnosis
     failed = {end.rank for end in ends if end.kind not in _ANSWERED}
     if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):
         diagnosis = None  # All who hung have dealt with it: the failure is another matter.
-    stacks = {end.rank: end.stacks for end in ends if end.stacks} | dict(group.lookout.stacks)
-    return Findings(group.nprocs, diagnosis, stacks, group.lookout.history(), stale)
+    stacks = {end.rank: end.stacks for end in ends if end.stacks} | known.stacks
+    return Findings(group.nprocs, diagnosis, stacks, known.events, known.stale)
 
 
 def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
-    """Tell the lookout where ranks stand that did not finish; blocks for a moment, to see who computes.
+    """Tell the hang detector where ranks stand that did not finish; blocks for a moment, to see who computes.
 
     This comes before their stacks are asked for: the signal for that lets some go on, as from a full pipe.
     """
     stood = stand([group.pids()[rank] for rank in ranks])
     now = SYSTEM_CLOCK.monotonic()
-    group.lookout.give_up([RankStood(now, rank, *found) for rank, found in zip(ranks, stood, strict=True)])
+    group.give_up([RankStood(now, rank, *found) for rank, found in zip(ranks, stood, strict=True)])
 
 
 def explain(
@@ -103,9 +103,9 @@ def explain(
     Returns:
         Properties for the test's report.
     """
-    if verdict.kind in _ANSWERED or group.lookout.explained:
+    if verdict.kind in _ANSWERED or group.explained:
         return []
-    group.lookout.explained = True
+    group.explained = True
     findings = find(group, ends)
     sections = findings.sections()
     places = (

@@ -2,9 +2,9 @@
 
 *Theory of operation.*  A launcher (`Zygote` or the fresh interpreters of `_spawn`) forks a guardian; the
 guardian forks the ranks.  Each rank holds one end of a channel and of a store connection, and writes its
-output to files of its own directory, never to a pipe of ours.  `collect` is the one place that waits: for
-the answers of the ranks, their exits and the deadline, at once.  Starting is not part of a test's time: it
-has a limit of its own.
+output to files of its own directory, never to a pipe of ours.  The group's loop (`_group_loop`) serves all
+of that; `collect` is the one place that waits: for the answers of the ranks, their exits and the deadline, at
+once.  Starting is not part of a test's time: it has a limit of its own.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
-from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
-from pytest_elastic.launch._debugger import Borrow, Loans
-from pytest_elastic.launch._dumps import Dumps
+from pytest_elastic.launch._debugger import Loans
 from pytest_elastic.launch._files import RankLogs
-from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.launch._group_loop import GroupLoop, begun
+from pytest_elastic.launch._hang_detector import HangDetector, Known
 from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import Hello, RankJob
-from pytest_elastic.launch._spy import spy
-from pytest_elastic.launch._timeouts import of_timeout_in
+from pytest_elastic.launch._stacks import Done, Stacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing import (
     DYING_LIMIT,
@@ -36,38 +34,35 @@ from pytest_elastic.multiprocessing import (
     LogPlan,
     LogsDest,
     PContext,
-    RankChannels,
     RankExited,
     RunProcsResult,
 )
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
-from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent, state
-from pytest_elastic.report import PhaseReport, Raised, stack_text
+from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent
+from pytest_elastic.report import stack_text
 from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
 _LOOK_UP = 0.25  # Seconds until a rank that polls without end is noticed.
 _REPORT_PERIOD = 5.0
-_STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
 
 
 class RankGroup(PContext):
-    """N ranks.  Not thread-safe but for `close`.
+    """N ranks.  Not thread-safe but for `close`.  One that nobody holds any more ends by itself.
 
     Attributes:
         plan: what it was made from.
         directories: rank -> its directory: `stdout.log`, `stderr.log`, `stacks.log`, `error.json`.
-        server: the group's store.
-        timers: what `expires` armed in the ranks; looked after while `collect` or `wait` waits, and always
-            once `watch_timers` was called.
+        loop: serves the ranks in a thread of its own, from `start` until the end.
+        core: what lives in the loop.
         loans: of the terminal, to debuggers in the ranks.
-        lookout: finds out that ranks hang.
         tests: rank -> see `Hello`.
         fresh: whether no item ran on it yet.
         expect: rank -> exit code that is no failure.
+        explained: whether a report has told of a hang; the first phase that fails does.
     """
 
     handles_signals = False
@@ -82,18 +77,10 @@ class RankGroup(PContext):
             for file in ("stdout.log", "stderr.log", "error.json")
         )
         self._port = reserve_port()
-        self._channels = RankChannels(self.directories)
-        self.timers = GroupTimers()
-        stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
-        self.loans = Loans(plan.terminal, self._channels.inbox, stand)
-        self.dumps = Dumps(self.directories)
-        self._noted: set[int] = set()
         self.fresh = True
         self.tests: dict[int, tuple[str, ...] | None] = {}
         self.expect: dict[int, int] = {}
-        self._gate: Gate | None = None
-        self.lookout = Lookout(self, plan.nprocs, plan.clock, payload is None)
-        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
+        self.explained = False
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -102,6 +89,29 @@ class RankGroup(PContext):
             {rank: self._environment(rank) for rank in self.directories},
             LogPlan(LogsDest(outs, errs, *shown, errors)),
         )
+        self.core = GroupLoop(self.loop, self.directories, plan.clock, payload is None)
+        stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
+        self.loans = Loans(plan.terminal, self.core.channels.inbox, stand)
+
+    def __del__(self) -> None:
+        core: GroupLoop | None = self.__dict__.get("core")
+        if core is not None:
+            self.loop.stop(core.abandon)
+
+    @property
+    def server(self) -> StoreServer:
+        """The group's store."""
+        return self.core.server
+
+    @property
+    def timers(self) -> GroupTimers:
+        """What `expires` armed in the ranks."""
+        return self.core.timers
+
+    @property
+    def detector(self) -> HangDetector:
+        """Finds out that ranks hang; it belongs to the loop."""
+        return self.core.detector
 
     def _environment(self, rank: int) -> dict[str, str]:
         size = str(self.plan.nprocs)
@@ -119,10 +129,10 @@ class RankGroup(PContext):
         }
 
     def _start(self) -> Group:
-        self.server.start()
+        self.loop.start()
         payload = memory_file(_byvalue.dumps(self._payload)) if self._payload is not None else None
         ends = {
-            rank: (self._channels.open(rank), self.server.pair(rank), self.timers.open(rank))
+            rank: (self.core.channels.open(rank), self.server.pair(rank), self.timers.open(rank))
             for rank in self.directories
         }
         carried = {} if payload is None else {"payload": payload}
@@ -131,7 +141,9 @@ class RankGroup(PContext):
             for rank, (channel, store, timers) in ends.items()
         }
         try:
-            return Group(self._launcher.start_group(self._starts(self._job, descriptors)))
+            group = Group(self._launcher.start_group(self._starts(self._job, descriptors)), self.loop)
+            self.loop.call(partial(self.core.take_over, group))
+            return group
         finally:
             for channel, store, timers in ends.values():
                 channel.close()
@@ -164,33 +176,30 @@ class RankGroup(PContext):
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
         self.tests = {rank: hello.tests for rank, hello in answers.replies.items()}
         now = SYSTEM_CLOCK.monotonic()
-        self.lookout.note(events.RankStarted(now, rank, pid) for rank, pid in self.pids().items())
+        started = [events.RankStarted(now, rank, pid) for rank, pid in self.pids().items()]
+        self.loop.call(partial(self.detector.note, started))
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
         for rank in ranks:
-            self._channels.send(rank, order)
+            self.core.channels.send(rank, order)
 
     def begin(self, ranks: Iterable[int], phase: str, order: object) -> None:
         """Order ranks to run a phase."""
-        now, ranks = SYSTEM_CLOCK.monotonic(), list(ranks)
-        self.lookout.note(events.PhaseBegan(now, rank, phase) for rank in ranks)
+        ranks = list(ranks)
+        self.loop.call(partial(self.detector.note, begun(ranks, phase)))
         self.order(ranks, order)
 
     def renew_store(self, order: object) -> None:
         """Send an order together with a fresh store, to all ranks."""
-        self.server.close()
-        self.lookout.renew()
-        self.server = StoreServer(sink=self.lookout.sink, gate=self._gate)
-        self.server.start()
+        self.loop.call(self.core.renew_store)
         for rank in self.directories:
             with self.server.pair(rank) as store:
-                self._channels.send(rank, order, (store.fileno(),))
+                self.core.channels.send(rank, order, (store.fileno(),))
 
     def pass_to(self, gate: Gate | None) -> None:
         """Have the store, and those that follow it, ask this gate; `None` is nobody."""
-        self._gate = gate
-        self.server.pass_to(gate)
+        self.loop.call(partial(self.core.pass_to, gate))
 
     def collect(self, ranks: list[int], deadline: Deadline, is_failure: Callable[[Any], bool]) -> Answers:
         """One reply of each rank, or its end; returns when nobody is left to wait for or time is over.
@@ -198,44 +207,38 @@ class RankGroup(PContext):
         After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.  A rank
         that has told of its failure (`Raised`) has `_REPORT_PERIOD` to say more, whatever the deadline.
         """
-        answers, moving, lent = Answers(), False, 0.0
-        waiting = set(ranks)
-        patience = Deadline.after(None)
+        collection = _Collection(self.core, self.loans, ranks, is_failure)
+        answers, waiting = collection.answers, collection.waiting
+        patience, until, moving, lent = Deadline.after(None), deadline, False, 0.0
         while waiting:
-            self._gather(answers, waiting)
+            self.loop.wait(collection.look, until)
             if self.loans.wanted():
                 begin = SYSTEM_CLOCK.monotonic()
                 paused = self._lend_terminal(deadline)
                 lent += SYSTEM_CLOCK.monotonic() - begin
                 deadline, patience = deadline.later(paused), patience.later(paused)
-                self._gather(answers, waiting)  # What others sent meanwhile was in time.
-            if any(map(is_failure, (*answers.replies.values(), *answers.exits.values()))):
+                self.loop.call(collection.look)  # What others sent meanwhile was in time.
+            if collection.failed:
                 if patience.at == math.inf:
                     patience = Deadline.after(SIBLING_PERIOD)
-                if self.lookout.moves and not moving:
+                if self.detector.moves and not moving:
                     patience, moving = patience.later(_MOVING_PERIOD), True
             until = deadline.earlier(patience)
             if writing := [raised.at for rank, raised in answers.raised.items() if rank in waiting]:
                 due = max(writing) + _REPORT_PERIOD + lent
                 until = Deadline(due if patience.at == math.inf else max(due, until.at))
-            endless = bool(self.lookout.endless) and not writing
+            endless = bool(self.detector.endless) and not writing
             if waiting and (until.passed() or endless):
                 answers.silent = sorted(waiting)
                 answers.expired = endless or (deadline.at <= patience.at and deadline.passed())
                 break
-            if waiting:
-                self._channels.sleep(
-                    self.group, waiting, self.timers.sooner(until), self.timers.descriptors()
-                )
-                self._expire(sorted(waiting))
         return answers
 
     def _lend_terminal(self, deadline: Deadline) -> float:
         """Serve the debuggers that opened in ranks; the seconds for which the clocks stood still."""
 
         def over(rank: int) -> bool:
-            self._expire(list(self.directories))
-            return self._gone(rank) or (not self.plan.debugging_stops_clocks and deadline.passed())
+            return rank in self.group.exits or (not self.plan.debugging_stops_clocks and deadline.passed())
 
         paused = self.timers.paused
         self.loans.serve(lambda rank: self.group.signal((rank,), signal.SIGINT), over)
@@ -246,17 +249,17 @@ class RankGroup(PContext):
 
         Who waits without a timeout leaves the store to the ranks.
         """
-        self.lookout.launcher_waits(timeout < 0)
+        self.loop.call(partial(self.detector.launcher_waits, timeout < 0))
         return self._wait(timeout, period)
 
     def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
         """`wait` for a caller who will do nothing in the store after it either."""
-        self.lookout.launcher_waits(True)
+        self.loop.call(partial(self.detector.launcher_waits, True))
         deadline, paused = Deadline.after(None if timeout < 0 else timeout), self.timers.paused
         while True:
             left = deadline.later(self.timers.paused - paused).remaining()
             result = super().wait(min(left, _LOOK_UP), period)
-            if result is not None or left == 0 or self.lookout.endless:
+            if result is not None or left == 0 or self.detector.endless:
                 return result
 
     def _wait(self, timeout: float, period: float) -> RunProcsResult | None:
@@ -266,61 +269,18 @@ class RankGroup(PContext):
             result = super().wait(more, period)
         return result
 
-    def watch_timers(self) -> None:
-        """Look after the timers in a thread from now on, whoever waits or not."""
-        self.timers.watch(lambda: self._expire(list(self.directories)))
+    def begin_test(self, clock: str) -> None:
+        """Another test begins, with such a clock: forget what was found, and what happened."""
+        self.explained = False
+        self.loop.call(partial(self.detector.begin, clock))
 
-    def _expire(self, ranks: list[int]) -> None:
-        """Kill the ranks whose timers have expired, once everybody's stacks are written."""
-        for rank in self.timers.expired():
-            standing = self.stacks([rank]) | self.stacks([other for other in ranks if other != rank])
-            self.timers.stood[rank] = standing[rank]
-            self.group.signal((rank,), signal.SIGKILL)
+    def known(self) -> Known:
+        """What the hang detector knows by now."""
+        return self.loop.call(self.detector.known)
 
-    def _gather(self, answers: Answers, waiting: set[int]) -> None:
-        self.group.take()
-        self._note_exits()
-        for rank in sorted(waiting):
-            # The exit is looked at first: what the rank sent before it is then there to be read.
-            ended = self.group.exits.get(rank)
-            inbox = self._channels.read(rank)
-            while inbox and isinstance(inbox[0], Raised):
-                answers.raised[rank] = inbox.popleft()
-            # Past its timer a rank is dead, whatever it could still send before the kill.
-            if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
-                answers.replies[rank] = inbox.popleft()
-                self._note_report(answers.replies[rank])
-                waiting.discard(rank)
-            elif ended is not None or self.group.over:
-                answers.exits[rank] = ended or RankExited(rank, -signal.SIGKILL, 0.0)
-                waiting.discard(rank)
-
-    def _note_exits(self) -> None:
-        """Tell the lookout of ranks that have ended since the last call; the store forgets them."""
-        for rank, exited in list(self.group.exits.items()):
-            if rank not in self._noted:
-                self._noted.add(rank)
-                if exited.exitcode not in _STOPPED and not self._failed_of_timeout(rank):
-                    self.lookout.went_on(rank)
-                expiry = self.timers.expiries.get(rank)
-                text = "" if expiry is None else describe_expiry(expiry)
-                self.lookout.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
-                self.server.drop(rank)
-
-    def _failed_of_timeout(self, rank: int) -> bool:
-        """Whether a rank that has exited recorded a time-out, or did nothing more after one."""
-        recorded = of_timeout_in(self.directories[rank] / "error.json")
-        return not self.lookout.did_more(rank) if recorded is None else recorded
-
-    def _note_report(self, reply: object) -> None:
-        if isinstance(reply, PhaseReport):
-            first_line = reply.crash.partition("\n")[0]
-            how = (reply.when, reply.outcome, first_line, os.path.basename(reply.place))
-            if reply.outcome == "failed" and not reply.of_timeout:
-                self.lookout.went_on(reply.rank)
-            ended = events.PhaseEnded(reply.at, reply.rank, *how)
-            self.lookout.note([ended, events.RankInspected(reply.at, reply.rank, *reply.inspection)])
-            self.server.rested(reply.rank)
+    def give_up(self, stood: Iterable[events.RankStood]) -> None:
+        """The time is over: tell the hang detector where ranks stand that did not finish."""
+        self.loop.call(partial(self.detector.give_up, stood))
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
@@ -334,38 +294,39 @@ class RankGroup(PContext):
 
         Those that have, and that the kernel is still taking apart, have longer.
         """
-        deadline = Deadline.after(timeout)
-        while (left := [rank for rank in ranks if rank not in self.group.exits]) and not self.group.over:
-            ending = any(dying(self.group.pids[rank]) for rank in left)
-            until = deadline.later(DYING_LIMIT) if ending else deadline
-            if until.passed():
-                break
-            self.group.take(min(until.remaining(), GRACE))
-            self._note_exits()
-        return left
+        deadline, group = Deadline.after(timeout), self.group
 
-    def stacks(self, ranks: list[int]) -> dict[int, list[Stack]]:
-        """The Python stacks of these ranks as they stand; blocks up to half a second.
+        def left() -> list[int]:
+            return [] if group.over else [rank for rank in ranks if rank not in group.exits]
 
-        A rank that SIGSTOP holds is seen from outside (the extra `stacks`), or has to be resumed to write its
-        own; it then stays resumed.
-        """
-        pids = self.group.pids
-        stopped = {rank: pids[rank] for rank in ranks if rank in pids and state(pids[rank]) == "T"}
-        seen = spy(stopped, native=False)
-        resumed = [rank for rank in stopped if rank not in seen]
-        return seen | self.dumps.take(self.group, [rank for rank in ranks if rank not in seen], resumed)
+        self.loop.wait(lambda: not left(), deadline)
+        while any(dying(group.pids[rank]) for rank in left()) and not deadline.later(DYING_LIMIT).passed():
+            self.loop.wait(lambda: not left(), Deadline.after(GRACE))
+        return left()
 
-    def stacks_in_c(self, ranks: list[int]) -> dict[int, list[Stack]]:
+    def stacks(self, ranks: list[int]) -> Stacks:
+        """The Python stacks of these ranks as they stand; see `RankStacks.take` for how long it may block."""
+        return self._ask(ranks, self.core.take_stacks)
+
+    def stacks_in_c(self, ranks: list[int]) -> Stacks:
         """Those of `stacks`, and of ranks that are in no store what they do in C (the extra `stacks`).
 
         Blocks up to ten seconds more.
         """
-        pids, outside = self.group.pids, self.lookout.outside()
-        found = self.stacks([rank for rank in ranks if rank not in outside])  # At once: they may go on.
-        # The others are not asked to write: a signal lets some calls return, and the rank goes on.
-        found |= spy({r: pids[r] for r in ranks if r in outside and state(pids[r]) not in "TZ"}, native=True)
-        return found | self.stacks([rank for rank in ranks if rank not in found])
+        return self._ask(ranks, self.core.take_stacks_in_c)
+
+    def _ask(self, ranks: list[int], take: Callable[[list[int], Done], object]) -> Stacks:
+        found: Stacks = {rank: [] for rank in ranks}
+        done: list[bool] = []
+
+        def note(stacks: Stacks) -> None:
+            found.update(stacks)
+            done.append(True)
+            self.loop.recheck()
+
+        self.loop.call(partial(take, ranks, note))
+        self.loop.wait(lambda: done, Deadline.after(None))
+        return found
 
     def _succeeded(self, exited: RankExited) -> bool:
         return self.expect.get(exited.rank) == exited.exitcode or super()._succeeded(exited)
@@ -374,18 +335,10 @@ class RankGroup(PContext):
         """What the ranks have returned; `None` of one that has not."""
         return [self._value(rank) for rank in self.directories]
 
-    def next_timer(self) -> float:
-        """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
-        return self.timers.next_deadline().at
-
-    def _gone(self, rank: int) -> bool:
-        self.group.take()
-        return rank in self.group.exits
-
     @cached_property
     def store(self) -> RemoteStore:
         """The group's store, for the launcher; it ends with the group."""
-        self.lookout.launcher_writes()
+        self.loop.call(self.detector.launcher_writes)
         return RemoteStore(self.server.pair("launcher"))
 
     @property
@@ -407,14 +360,10 @@ class RankGroup(PContext):
 
     # The rest of the template of `PContext`.
 
-    def _take(self, timeout: float) -> None:
-        if timeout > 0 and not self.group.over:
-            until = self.timers.sooner(Deadline.after(timeout))
-            self._channels.sleep(self.group, self.directories, until, self.timers.descriptors())
-        self._expire([rank for rank in self.directories if rank not in self.group.exits])
-        self._channels.take(self.group, 0)
+    def _sleep(self, exits: int, deadline: Deadline) -> None:
+        group = self.group
+        self.loop.wait(lambda: group.over or len(group.exits) > exits or self.loans.wanted(), deadline)
         self._lend_terminal(Deadline.after(None))
-        self._note_exits()
 
     def _failed_ranks(self) -> list[int]:
         expiries, exits = self.timers.expiries, self.group.exits
@@ -424,7 +373,7 @@ class RankGroup(PContext):
         )
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
-        return self._channels.returned(rank, _byvalue.loads)
+        return self.core.channels.returned(rank, _byvalue.loads)
 
     def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
         failure = super()._failure(rank, exitcode)
@@ -437,10 +386,39 @@ class RankGroup(PContext):
 
     def _release(self) -> None:
         self.loans.close()
-        self._channels.close()
-        self.server.close()
-        self.timers.close()
+        self.loop.call(self.core.close)
         self._port.close()
+
+
+class _Collection:
+    """The answers of one `collect`, as they come.  `look` belongs to the loop.
+
+    Attributes:
+        answers: up to now.
+        waiting: the ranks that have not answered.
+        failed: whether one of the answers was a failure.
+    """
+
+    def __init__(
+        self, core: GroupLoop, loans: Loans, ranks: Iterable[int], is_failure: Callable[[Any], bool]
+    ) -> None:
+        self._core, self._loans, self._is_failure = core, loans, is_failure
+        self.answers, self.waiting, self.failed = Answers(), set(ranks), False
+        self._state: tuple[object, ...] = (False, False, frozenset(), False, "", False)
+
+    def look(self) -> bool:
+        """Take in what came; whether the collector has to decide something anew."""
+        self._core.gather(self.answers, self.waiting)
+        answers, detector = self.answers, self._core.detector
+        self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
+        raised = frozenset(answers.raised.keys() & self.waiting)
+        moves = self.failed and detector.moves
+        before, now = (
+            self._state,
+            (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
+        )
+        self._state = now
+        return now != before
 
 
 def _has_ended(answer: Any) -> bool:

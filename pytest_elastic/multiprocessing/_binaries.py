@@ -45,7 +45,7 @@ class SubprocessContext(PContext):
     binary = True
 
     def _start(self) -> Group:
-        return start_group(self._starts(self._program), START_LIMIT)
+        return start_group(self._starts(self._program), START_LIMIT, loop=self.loop)
 
     def _program(self, rank: int) -> _Program:
         name = str(self.entrypoint)

@@ -1,8 +1,8 @@
 """`PContext`: a set of processes with logs, results and an end.
 
 *Theory of operation.*  A context is a template: `_start` gives a `Group` (a guardian and its ranks),
-`_returned` tells what a rank's result is, and everything else is written once, here.  `wait` sleeps until
-the guardian reports an exit, and looks up now and then, since another thread may have read the report.
+`_returned` tells what a rank's result is, and everything else is written once, here.  `wait` blocks in the
+context's loop (`loop.py`) until the guardian reports an exit.
 
 A rank *failed* if it ended non-zero, by a signal, or without the result that its kind owes.  When one has
 failed, its siblings get one `period` to end by themselves; those that are left are stopped and marked so.
@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from pytest_elastic.clock import Deadline, to_seconds
 from pytest_elastic.errors import GuardianError, SurvivorsError
+from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._messages import RankExited, RankStart
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 START_LIMIT = 60.0
 STOP_GRACE = 30.0
-_LOOK_UP = 0.25
 _PER_RANK, _SPARE = 8, 48  # Descriptors: both ends of a rank's channels and connections, its log files.
 
 
@@ -71,6 +71,7 @@ class PContext(abc.ABC):
         stdouts, stderrs: log file of each rank, `""` where it is not redirected.
         error_files: where each rank records its error.
         nprocs: how many ranks.
+        loop: reads what the guardian and the ranks send; it is not started, but driven by whoever waits.
     """
 
     kind = "PContext"
@@ -96,6 +97,7 @@ class PContext(abc.ABC):
         self._id = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._streams = ShownStreams(name, self._plan)
         self._signals = SignalHold()
+        self.loop = Loop(name)
         self._group: Group | None = None
         self._lock = threading.RLock()
         self._result: RunProcsResult | None = None
@@ -142,9 +144,10 @@ class PContext(abc.ABC):
     def _returned(self, rank: int) -> tuple[bool, Any]:
         """Whether a rank has done what its kind owes, and its value; if not, the reason in words."""
 
-    def _take(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for news; kinds with channels of their own watch them too."""
-        self.group.take(timeout)
+    def _sleep(self, exits: int, deadline: Deadline) -> None:
+        """Block until more than so many ranks have ended, the run is over, or the deadline passes."""
+        group = self.group
+        self.loop.wait(lambda: group.over or len(group.exits) > exits, deadline)
 
     @abc.abstractmethod
     def _release(self) -> None:
@@ -204,11 +207,13 @@ class PContext(abc.ABC):
             raise ValueError(f"period must not be negative, but it is {period}")
         group = self.group
         deadline = Deadline.after(None if timeout < 0 else timeout)
-        self._take(0)
-        while (result := self._poll(period)) is None and not deadline.passed():
-            nearest = deadline.earlier(self._patience) if group.stopped_at == math.inf else deadline
-            self._take(min(nearest.remaining(), _LOOK_UP))
-        return result
+        self._sleep(-1, Deadline.after(0))
+        while True:
+            exits, expired = len(group.exits), deadline.passed()
+            result = self._poll(period)
+            if result is not None or expired:
+                return result
+            self._sleep(exits, deadline.earlier(self._patience) if group.stopped_at == math.inf else deadline)
 
     def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
         """Stop what runs and wait until nothing is left, at most `timeout` + 1.2 s; idempotent.
@@ -254,7 +259,7 @@ class PContext(abc.ABC):
 
     def _failed_ranks(self) -> list[int]:
         """The ranks that failed by themselves so far, in order of exit."""
-        exits = [exit for exit in self.group.exits.values() if exit.at <= self.group.stopped_at]
+        exits = [exit for exit in tuple(self.group.exits.values()) if exit.at <= self.group.stopped_at]
         return [exit.rank for exit in exits if not self._succeeded(exit)]
 
     def _succeeded(self, exited: RankExited) -> bool:
@@ -318,3 +323,4 @@ class PContext(abc.ABC):
                 self._group.close()
             self._release()
             self._signals.release()
+            self.loop.close()

@@ -69,7 +69,7 @@ class MultiprocessContext(PContext):
     ) -> None:
         super().__init__(name, entrypoint, args, envs, *logs, **named)
         self.start_method = self._plan.start_method
-        self._channels = RankChannels(self.envs)
+        self._channels = RankChannels(self.envs, self.loop)
         self._zygote: Zygote | None = None
 
     def _start(self) -> Group:
@@ -84,15 +84,17 @@ class MultiprocessContext(PContext):
     def _fork(self, descriptors: dict[int, dict[str, int]]) -> Group:
         if self.start_method == "fork":
             self._zygote = Zygote.fork(self._call_as_fork)
-            return Group(self._zygote.start_group(self._starts(lambda rank: None, descriptors)))
+            return Group(self._zygote.start_group(self._starts(lambda rank: None, descriptors)), self.loop)
         if self.start_method == "spawn":
             interpreter = _Interpreter(dict(os.environ))
-            return start_group(self._starts(lambda rank: interpreter, descriptors), START_LIMIT)
+            return start_group(
+                self._starts(lambda rank: interpreter, descriptors), START_LIMIT, loop=self.loop
+            )
         preload = vars(forkserver)["_forkserver"]._preload_modules
         fork = _PlainFork(dict(os.environ))
         # The zygote's `__main__` is its own; the ranks load this process's by themselves.
         names = tuple(name for name in preload if name != "__main__")
-        return start_group(self._starts(lambda rank: fork, descriptors), START_LIMIT, names)
+        return start_group(self._starts(lambda rank: fork, descriptors), START_LIMIT, names, self.loop)
 
     def _call_as_fork(self, start: RankStart) -> int:
         forget_launcher()
@@ -105,9 +107,6 @@ class MultiprocessContext(PContext):
         parcel = Parcel(f"{self.name}{rank}", self.entrypoint, arguments)  # type: ignore[arg-type]
         stack.callback(parcel.close)
         return parcel.descriptors()
-
-    def _take(self, timeout: float) -> None:
-        self._channels.take(self.group, timeout)
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, pickle.loads)

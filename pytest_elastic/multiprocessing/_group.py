@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError, SurvivorsError
+from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import DYING_LIMIT
 from pytest_elastic.multiprocessing._messages import (
@@ -20,14 +21,20 @@ from pytest_elastic.multiprocessing._messages import (
     Stop,
 )
 from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
-from pytest_elastic.pristine import select, signal, threading
+from pytest_elastic.pristine import signal
 
 _PATIENCE = 0.3  # Beyond the guardian's own limits, for a busy machine; then the guardian itself is lost.
-_SLICE = 0.1  # A thread that sleeps while another one reads or closes learns of it after this long.
 
 
 class Group:
-    """A started group.  Thread-safe.
+    """A started group.  Its methods may be called from any thread.
+
+    A message of the guardian counts when all else that had arrived in the loop by then is served: what a rank
+    sent before its exit is known when the exit is.
+
+    Args:
+        control: to the guardian.
+        loop: that reads it; one of its own by default.
 
     Attributes:
         pids: rank -> process id, in rank order; complete once `wait_started` returned.
@@ -35,11 +42,14 @@ class Group:
         ended: the guardian's last word; `None` while anything may run.
         stopped_at: when the stop sequence was first asked for; `inf` before that.
         lost: the guardian ended without a last word.
+        on_exit: called in the loop with each exit.
     """
 
-    def __init__(self, control: Channel) -> None:
-        self._control = control
-        self._lock = threading.RLock()
+    def __init__(self, control: Channel, loop: Loop | None = None) -> None:
+        self._control, self._own_loop = control, loop is None
+        self._loop = Loop() if loop is None else loop
+        self._messages: list[Any] = []
+        self._count = 0
         self._started = False
         self._failed: StartFailed | None = None
         self.pids: dict[int, int] = {}
@@ -47,11 +57,9 @@ class Group:
         self.ended: Ended | None = None
         self.stopped_at = float("inf")
         self.lost = False
+        self.on_exit: Callable[[RankExited], object] = lambda _: None
         self._more = 0.0  # Seconds for what is dying.
-
-    def fileno(self) -> int:
-        """For a selector: readable when `take` has something to do."""
-        return self._control.fileno()
+        self._loop.call(partial(self._loop.watch, control.fileno(), self._read))
 
     @property
     def over(self) -> bool:
@@ -65,9 +73,7 @@ class Group:
             OSError: a rank could not be forked; none is left.
             GuardianError: the guardian did not answer.
         """
-        deadline = Deadline.after(timeout)
-        while not self._started and not self.over and not deadline.passed():
-            self.take(deadline.remaining())
+        self._loop.wait(lambda: self._started or self._failed or self.over, Deadline.after(timeout))
         if self._failed is not None:
             raise self._failed.error
         if not self._started:
@@ -76,19 +82,18 @@ class Group:
             )
 
     def take(self, timeout: float = 0.0) -> None:
-        """Read what the guardian tells; block up to `timeout` seconds for the first word."""
-        deadline = Deadline.after(timeout)
-        while not (self._read() or deadline.passed()):
-            sleep_until_readable([self.fileno()], deadline)
+        """Block up to `timeout` seconds for the guardian's next word."""
+        count = self._count
+        self._loop.wait(lambda: self._count > count or self.over, Deadline.after(timeout))
 
     def signal(self, ranks: tuple[int, ...], signum: int) -> None:
         """Send a signal to these ranks' processes, those of them that run."""
-        self._tell(Signal(ranks, signum))
+        self._loop.call(partial(self._tell, Signal(ranks, signum)))
 
     def stop(self, signum: int, grace: float) -> None:
         """Begin the stop sequence; does not block.  Again: the shorter grace counts."""
         self.stopped_at = min(self.stopped_at, SYSTEM_CLOCK.monotonic())
-        self._tell(Stop(signum, grace))
+        self._loop.call(partial(self._tell, Stop(signum, grace)))
 
     def wait_ended(self, grace: float) -> None:
         """Block until nothing is left; at most `grace` + 1.2 s after `stop`, 30 s more for what is dying.
@@ -97,8 +102,8 @@ class Group:
             SurvivorsError: processes outlived SIGKILL, or the guardian does not answer.
         """
         deadline = Deadline.after(grace + SWEEP_LIMIT + _PATIENCE)
-        while not self.over and not (until := deadline.later(self._more)).passed():
-            self.take(until.remaining())
+        self._loop.wait(lambda: self.over or self._more, deadline)
+        self._loop.wait(lambda: self.over, deadline.later(self._more))
         left = self.ended.survivors if self.ended else {}
         if not self.over:
             left = {pid: "?" for rank, pid in self.pids.items() if rank not in self.exits}
@@ -107,52 +112,54 @@ class Group:
 
     def close(self) -> None:
         """Let go of the channel; a guardian that still runs sweeps its group at once."""
-        with self._lock:
-            if not self.over:
-                self._tell(Stop(signal.SIGKILL, 0))  # A stranger's fork may hold the channel open.
-                self.lost = True
-            self._control.close()
+        self._loop.call(self._close)
+        if self._own_loop:
+            self._loop.close()
+
+    def let_go(self) -> None:
+        """Close this process's end, in a forked child; the guardian is not told."""
+        self._control.close()
+        self.lost = self.lost or self.ended is None
+
+    # In the loop.
+
+    def _close(self) -> None:
+        if not self.over:
+            self._tell(Stop(signal.SIGKILL, 0))  # A stranger's fork may hold the channel open.
+            self.lost = True
+        self._loop.unwatch(self._control.fileno())
+        self._control.close()
+        self._loop.recheck()
 
     def _tell(self, command: Any) -> None:
         try:
             if not self.over:
                 self._control.send(command)
-        except OSError:  # It ended meanwhile: `take` will find out how.
+        except OSError:  # It ended meanwhile: its last words will tell how.
             pass
 
-    def _read(self) -> bool:
-        """Whether there was news, or nothing more will happen."""
-        with self._lock:
-            if self.over:
-                return True
-            messages = self._control.receive()
-            for message, _ in messages:
-                self._learn(message)
-            if self._control.closed and self.ended is None:
-                self.lost = True
-            return bool(messages) or self.over
+    def _read(self) -> None:
+        self._messages += [message for message, _ in self._control.receive()]
+        if self._control.closed:
+            self._loop.unwatch(self._control.fileno())
+        self._loop.settle(self._learn)
 
-    def _learn(self, message: Any) -> None:
-        if isinstance(message, Started):
-            self._started = True
-            self.pids.update(message.pids)
-        elif isinstance(message, RankExited):
-            self.exits[message.rank] = message
-        elif isinstance(message, Dying):
-            self._more = DYING_LIMIT
-        elif isinstance(message, Ended):
-            self.ended = message
-        else:
-            self._failed = message
-
-
-def sleep_until_readable(descriptors: Iterable[int], deadline: Deadline) -> None:
-    """Until one of them is readable or the deadline passes, but for a short while only.
-
-    Another thread may read or close them meanwhile, so the caller looks again in any case.
-    """
-    poll = select.poll()
-    for descriptor in descriptors:
-        if descriptor >= 0:
-            poll.register(descriptor, select.POLLIN)
-    poll.poll(math.ceil(min(deadline.remaining(), _SLICE) * 1000))
+    def _learn(self) -> None:
+        messages, self._messages = self._messages, []
+        for message in messages:
+            if isinstance(message, Started):
+                self._started = True
+                self.pids.update(message.pids)
+            elif isinstance(message, RankExited):
+                self.exits[message.rank] = message
+                self.on_exit(message)
+            elif isinstance(message, Dying):
+                self._more = DYING_LIMIT
+            elif isinstance(message, Ended):
+                self.ended = message
+            else:
+                self._failed = message
+        self._count += len(messages)
+        if self._control.closed and self.ended is None:
+            self.lost = True
+        self._loop.recheck()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from pytest_elastic.clock import Deadline
+from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._group import Group, sleep_until_readable
-from pytest_elastic.pristine import socket, threading
+from pytest_elastic.pristine import socket
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -31,75 +31,80 @@ class Left:
 
 
 class RankChannels:
-    """The launcher's ends.  Thread-safe but for `inbox`.
+    """The launcher's ends.
+
+    Args:
+        ranks: their numbers.
+        loop: that reads.
+        heard: called in the loop with each message.
 
     Attributes:
         inbox: rank -> messages that have arrived and were not taken yet.
+        fault: why a rank's message could not be unpickled; `None` where all could.
     """
 
-    def __init__(self, ranks: Iterable[int]) -> None:
+    def __init__(
+        self, ranks: Iterable[int], loop: Loop, heard: Callable[[int, Any], object] = lambda rank, _: None
+    ) -> None:
         self.inbox: dict[int, deque[Any]] = {rank: deque() for rank in ranks}
+        self.fault: Exception | None = None
+        self._loop, self._heard = loop, heard
         self._channels: dict[int, Channel] = {}
         self._values: dict[int, tuple[bool, Any]] = {}
-        self._lock = threading.RLock()
 
     def open(self, rank: int) -> socket.socket:
         """Make one; the other end is the value."""
-        self._channels[rank], theirs = Channel.pair()
+        ours, theirs = socket.socketpair()
+        self.adopt(rank, ours)
         return theirs
 
+    def adopt(self, rank: int, end: socket.socket) -> None:
+        """Use this connected socket as a rank's channel."""
+        channel = self._channels[rank] = Channel(end)
+        self._loop.call(partial(self._loop.watch, channel.fileno(), partial(self._read, rank)))
+
     def send(self, rank: int, message: object, descriptors: tuple[int, ...] = ()) -> None:
-        """Send to a rank; one that is gone is passed over."""
+        """Send to a rank, from one thread; one that is gone is passed over."""
         try:
             self._channels[rank].send(message, descriptors)
         except OSError:
             pass
 
-    def read(self, rank: int) -> deque[Any]:
-        """Take in what has arrived; the rank's inbox is the value."""
-        channel = self._channels.get(rank)
-        with self._lock:
-            if channel is not None and channel.fileno() >= 0:
-                for message, numbers in channel.receive():
-                    # What a descriptor comes with has a place for it.
-                    self.inbox[rank].append(replace(message, descriptor=numbers[0]) if numbers else message)
-        return self.inbox[rank]
-
-    def sleep(self, group: Group, ranks: Iterable[int], deadline: Deadline, also: Iterable[int] = ()) -> None:
-        """Until one of these ranks sends, the guardian tells something, or the deadline passes; maybe less.
-
-        Args:
-            also: further descriptors that end it when they are readable.
-        """
-        open_ones = [self._channels[rank] for rank in ranks if not self._channels[rank].closed]
-        # Where nothing more comes from the guardian, its channel would be readable for ever.
-        ends: list[Group | Channel] = [*open_ones] if group.over else [group, *open_ones]
-        sleep_until_readable([*also, *(end.fileno() for end in ends)], deadline)
-
-    def take(self, group: Group, timeout: float) -> None:
-        """Wait up to `timeout` seconds for news of any rank, and take them in."""
-        if timeout > 0 and not group.over:
-            self.sleep(group, self._channels, Deadline.after(timeout))
-        group.take()
-        for rank in self._channels:
-            self.read(rank)
-
     def returned(self, rank: int, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:
         """Whether a rank has returned, and its value; where it has none that `loads` can read, the reason."""
-        with self._lock:
-            if rank not in self._values:
-                inbox = self.read(rank)
-                last = next((message for message in inbox if isinstance(message, Returned | Left)), None)
-                if last is None:
-                    return False, f"rank {rank} ended before it returned"
-                self._values[rank] = _read(rank, last, loads)
-            return self._values[rank]
+        if rank not in self._values:
+            messages = tuple(self.inbox[rank])
+            last = next((message for message in messages if isinstance(message, Returned | Left)), None)
+            if last is None:
+                return False, f"rank {rank} ended before it returned"
+            self._values[rank] = _read(rank, last, loads)
+        return self._values[rank]
 
     def close(self) -> None:
         """Let go of all; idempotent."""
-        with self._lock:
-            for channel in self._channels.values():
-                channel.close()
+        self._loop.call(self._close)
+
+    # In the loop.
+
+    def _read(self, rank: int) -> None:
+        channel = self._channels[rank]
+        try:
+            for message, numbers in channel.receive():
+                # What a descriptor comes with has a place for it.
+                message = replace(message, descriptor=numbers[0]) if numbers else message
+                self.inbox[rank].append(message)
+                self._heard(rank, message)
+        except Exception as error:  # It is of the user's classes: whoever waits for it shall be told.
+            self.fault = error
+            self._loop.unwatch(channel.fileno())
+        if channel.closed:
+            self._loop.unwatch(channel.fileno())
+        self._loop.recheck()
+
+    def _close(self) -> None:
+        for channel in self._channels.values():
+            self._loop.unwatch(channel.fileno())
+            channel.close()
 
 
 def _read(rank: int, last: Returned | Left, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:

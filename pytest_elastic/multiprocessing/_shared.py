@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_elastic.errors import GuardianError
+from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
@@ -13,7 +14,9 @@ _lock = threading.Lock()
 _zygotes: dict[tuple[object, ...], Zygote] = {}
 
 
-def start_group(starts: list[RankStart], timeout: float, preload: tuple[str, ...] = ()) -> Group:
+def start_group(
+    starts: list[RankStart], timeout: float, preload: tuple[str, ...] = (), loop: Loop | None = None
+) -> Group:
     """Have a zygote that has imported `preload` start a group; one that was killed is replaced.
 
     The job of each start is called with it in the rank, and gives the exit code.  A zygote idles until this
@@ -28,18 +31,18 @@ def start_group(starts: list[RankStart], timeout: float, preload: tuple[str, ...
         zygote = _zygotes.get(key)
         if zygote is not None:
             try:
-                return _started(zygote, starts, timeout)
+                return _started(zygote, starts, timeout, loop)
             except GuardianError:
                 if not dying(zygote.pid):
                     raise
                 zygote.close()
         zygote = _zygotes[key] = Zygote.spawn(__name__, "do_job", preload)
-        return _started(zygote, starts, timeout)
+        return _started(zygote, starts, timeout, loop)
 
 
-def _started(zygote: Zygote, starts: list[RankStart], timeout: float) -> Group:
+def _started(zygote: Zygote, starts: list[RankStart], timeout: float, loop: Loop | None) -> Group:
     """What was killed just now may still be sent a request: only an answer shows that the zygote lives."""
-    group = Group(zygote.start_group(starts))
+    group = Group(zygote.start_group(starts), loop)
     try:
         group.wait_started(timeout)
     except BaseException:

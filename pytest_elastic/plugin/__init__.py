@@ -35,14 +35,12 @@ from pytest_elastic.plugin._marker import (
     parametrize_sizes,
 )
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._preconditions import ThreadCensus
-from pytest_elastic.plugin._refusal import refuse, unable
+from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
     EXPERIMENTS,
     FRESH,
-    LAUNCHERS,
     PATH,
     RANK,
     REPORT,
@@ -92,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
-    Options.read(config)  # A bad option is an error now, and not after a minute of collection.
+    Options(config)  # A bad option is an error now, and not after a minute of collection.
 
 
 @pytest.hookimpl(trylast=True)
@@ -127,12 +125,13 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     on_ranks = list(filter(is_elastic, items))
     if not on_ranks:
         return []
-    if why := unable():
+    if why := unable(config):
         return [f"elastic: {len(on_ranks)} on ranks, and none can be: {why}"]
     from pytest_elastic.plugin._other_plugins import words
+    from pytest_elastic.plugin._session import launchers_of
 
-    launchers = _launchers_of(config)
-    how = f"start method {launchers.method(None)} ({launchers.why})"
+    launchers = launchers_of(config)
+    how = f"start method {launchers.default.name} ({launchers.why})"
     return [f"elastic: {len(on_ranks)} on ranks, {how}", *words(config, on_ranks)]
 
 
@@ -146,12 +145,12 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     ]
     if not wanted or session.config.option.collectonly or session.config.getoption("setupplan", False):
         return (yield)
-    if why := unable():
-        refuse(wanted, why, alone=len(wanted) == len(session.items))
+    if why := unable(session.config):
+        refuse(session, wanted, why)
         return (yield)
     from pytest_elastic.plugin._session import conduct
 
-    return (yield from conduct(session, list(on_ranks), wanted, _launchers_of(session.config)))
+    return (yield from conduct(session, list(on_ranks), wanted))
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
@@ -204,19 +203,3 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
     return True if isinstance(item, pytest.Item) and is_elastic(item) else None
-
-
-def _launchers_of(config: pytest.Config) -> Any:
-    """Made once per run, when the tests have been collected."""
-    from pytest_elastic.launch import Launchers
-    from pytest_elastic.plugin._fresh import interpreters
-
-    if LAUNCHERS not in config.stash:
-        options, foreign = Options.read(config), config.stash[CENSUS].foreign()
-        config.stash[LAUNCHERS] = Launchers(
-            options.start_method,
-            foreign,
-            options.torch_threads == 1,
-            lambda: interpreters(config, config.stash[PATH]),
-        )
-    return config.stash[LAUNCHERS]

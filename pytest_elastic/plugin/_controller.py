@@ -11,166 +11,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
-from pytest_elastic.errors import ElasticError
-from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
+from pytest_elastic.launch import GRACE, Answers, Bye, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.launch._findings import explain
-from pytest_elastic.plugin._debugging import Debugging
-from pytest_elastic.plugin._fresh import check_collected
 from pytest_elastic.plugin._launcher_hooks import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
-from pytest_elastic.plugin._marks import take_marks
-from pytest_elastic.plugin._options import Options, timeout_is_off
+from pytest_elastic.plugin._options import timeout_is_off
 from pytest_elastic.plugin._other_plugins import outcomes_before, take_recorded
-from pytest_elastic.plugin._reporting import raise_verdict, report_leaks
-from pytest_elastic.plugin._reproduce import Reproduction
-from pytest_elastic.plugin._runner import Phase, RunItem, names_of
-from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, PLAN, TIMEOUT, VERDICT
-from pytest_elastic.plugin._subtests import merge_subtests
+from pytest_elastic.plugin._phase_report import take_marks
+from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, report_leaks
+from pytest_elastic.plugin._runner import Phase, RunItem
+from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.report import PhaseReport, PhaseVerdict, RankEnd, judge, stack_text
 
-
-class Conductor:
-    """One for the run: the launchers, the kept groups, the settings."""
-
-    def __init__(self, session: pytest.Session, options: Options, launchers: Launchers) -> None:
-        self.session, self.options, self.launchers = session, options, launchers
-        self._directory: Path = session.config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
-        self.names = names_of(session.items)
-        self._groups: Counter[str] = Counter()  # How many were made, by node id.
-        self.reproduction = Reproduction(session.config, options)
-        self._kept: dict[Any, RankGroup] = {}
-        self._last_use: dict[Any, pytest.Item] = {}
-        self.debugging = Debugging(session.config)
-
-    def adopt(self, items: list[pytest.Item]) -> None:
-        """Make these items run on ranks."""
-        for item in items:
-            controller = ItemController(item, self)
-            item.setup = controller.setup  # type: ignore[method-assign]
-            item.runtest = controller.call  # type: ignore[method-assign]
-            item.teardown = controller.teardown  # type: ignore[method-assign]
-            self._last_use[controller.key] = item
-
-    def make(
-        self,
-        item: pytest.Item,
-        nprocs: int,
-        env: Mapping[str, str],
-        payload: Any,
-        method: str,
-        name: str = "rank",
-    ) -> RankGroup:
-        """A new group, not started."""
-        self._groups[item.nodeid] += 1
-        options = self.options
-        plan = Plan(
-            nprocs,
-            self._directory / str(self._groups.total()),
-            dict(env),
-            options.live,
-            options.start_timeout,
-            options.torch_threads,
-            options.clock,
-            self.debugging.terminal,
-            options.debugging_stops_clocks,
-            f"{item.nodeid} {self._groups[item.nodeid]}",
-        )
-        return RankGroup(name, self.launchers.get(method), plan, payload)
-
-    def controller(self, item: pytest.Item) -> Elastic:
-        """What the `elastic` fixture gives to this test."""
-
-        def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
-            plan = item.stash.get(PLAN, None)
-            if plan is not None:
-                plan.check(nprocs)
-            self.reproduction.check(item, nprocs)
-            group = self.make(item, nprocs, env, payload, self.launchers.method(None), name)
-            self.reproduction.attach(item, group, plan)
-            return group
-
-        self.reproduction.begin(item)
-        self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
-        return self.debugging.elastic
-
-    def acquire(self, controller: ItemController) -> RankGroup:
-        """The kept group for this item, or a new one, started."""
-        group = self._kept.pop(controller.key, None)
-        if group is None or group.group.exits or group.group.over:
-            marker = controller.marker
-            group = self.make(controller.item, controller.size, marker.env, None, controller.method)
-            group.start()
-        self._kept[controller.key] = group
-        check_collected(group, controller.item.nodeid)
-        return group
-
-    def next_use(self, controller: ItemController) -> pytest.Item | None:
-        """The next item that shares this one's fixtures of higher scope; `None` where none does."""
-        if controller.marker.lifetime == "test":
-            return None
-        items = self.session.items
-        later = items[items.index(controller.item) + 1 :]
-        return next((item for item in later if key_of(item, self) == controller.key), None)
-
-    def keeps(self, controller: ItemController) -> bool:
-        """Whether the item's group has work after it."""
-        kept = controller.marker.lifetime != "test" or controller.method == "spawn"
-        return kept and self._last_use[controller.key] is not controller.item
-
-    def discard(self, controller: ItemController) -> None:
-        """Forget the item's group."""
-        self._kept.pop(controller.key, None)
-
-    def write(self, text: str) -> None:
-        """Write to the terminal, past the capture of output."""
-        if self.session.config.pluginmanager.has_plugin("terminalreporter"):
-            with self.uncaptured():
-                self.session.config.get_terminal_writer().write(text)
-
-    def uncaptured(self) -> AbstractContextManager[None]:
-        """Inside, what is written goes to the terminal."""
-        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
-        return capture.global_and_fixture_disabled() if capture else nullcontext()
-
-    def close(self) -> None:
-        """End every kept group, then the launchers; bounded.
-
-        The tests are over: what goes wrong is told, and changes nothing.
-        """
-        for group in self._kept.values():
-            group.order(group.directories, Bye())
-        for group in self._kept.values():
-            group.wait_exits(list(group.directories), GRACE)
-            try:
-                group.close(timeout=0)
-            except ElasticError as error:
-                self.write(f"\nelastic: {error}\n")
-        self._kept.clear()
-        for method in self.launchers.close():
-            self.write(f"\nelastic: the process that starts ranks by {method} did not end and was killed\n")
-
-
-def key_of(item: pytest.Item, conductor: Conductor) -> Any:
-    """Items with equal keys may share a group; ranks of one test are no other's by default."""
-    marker = read_marker(item)
-    method = conductor.launchers.method(marker.start_method)
-    shape = (size_of(item, conductor.options.nprocs), method, tuple(sorted(marker.env.items())))
-    if marker.lifetime == "module":
-        return (*shape, item.path)
-    if marker.lifetime == "session":
-        return (*shape, "session")
-    return (*shape, "warm") if method == "spawn" else (item,)
+if TYPE_CHECKING:
+    from pytest_elastic.plugin._session import Conductor
 
 
 class ItemController:
@@ -181,7 +42,7 @@ class ItemController:
         self.marker: Marker = read_marker(item)
         self.size = size_of(item, conductor.options.nprocs)
         self.method = conductor.launchers.method(self.marker.start_method)
-        self.key = key_of(item, conductor)
+        self.key = self._key()
         self._group: RankGroup | None = None
         self._finished = True
         self._alive: list[int] = []
@@ -192,6 +53,21 @@ class ItemController:
         self._values = LauncherValues()
         self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
         self._left = math.inf  # Seconds; what passes between two phases is not charged.
+
+    def _key(self) -> Any:
+        """Items with equal keys may share a group; ranks of one test are no other's by default."""
+        shape = (self.size, self.method, tuple(sorted(self.marker.env.items())))
+        if self.marker.lifetime == "module":
+            return (*shape, self.item.path)
+        if self.marker.lifetime == "session":
+            return (*shape, "session")
+        return (*shape, "warm") if self.method.warm else (self.item,)
+
+    def adopt(self) -> None:
+        """Make the item run on ranks."""
+        self.item.setup = self.setup  # type: ignore[method-assign]
+        self.item.runtest = self.call  # type: ignore[method-assign]
+        self.item.teardown = self.teardown  # type: ignore[method-assign]
 
     # The three phases.
 
@@ -211,7 +87,7 @@ class ItemController:
             self.marker.faults.check(self.size)
         self.conductor.reproduction.check(self.item, self.size)
         self._group = group = self.conductor.acquire(self)
-        group.lookout.begin(self.marker.clock or self.conductor.options.clock)
+        group.begin_test(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
         paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}

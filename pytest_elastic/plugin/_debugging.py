@@ -30,7 +30,7 @@ class Debugging:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._stop_clocks = Options.read(config).debugging_stops_clocks
+        self._stop_clocks = Options(config).debugging_stops_clocks
         self._standing = ExitStack()
         self._invoke: Any = None
         self.elastic: Elastic | None = None

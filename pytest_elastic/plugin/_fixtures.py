@@ -140,4 +140,4 @@ def elastic_faults(
     from pytest_elastic.plugin._options import Options
     from pytest_elastic.plugin._reproduce import ElasticFaults
 
-    return ElasticFaults(request.node, elastic, Options.read(pytestconfig).seed or 0)
+    return ElasticFaults(request.node, elastic, Options.seed.read(pytestconfig) or 0)

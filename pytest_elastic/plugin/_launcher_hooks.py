@@ -38,7 +38,7 @@ class LauncherValues(dict[str, Any]):
         self.update({name: params[name] for name in report.params if name in params}, **report.values)
 
 
-class HomeHooks:
+class LauncherHooks:
     """A plugin that is registered in the process of pytest only, after all others: it is around them."""
 
     def __init__(self, config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._options import CLOCKS, START_METHODS, Options
+from pytest_elastic.plugin._options import CLOCKS, Options
 from pytest_elastic.plugin._process_group import read_backend
 from pytest_elastic.plugin._stash import SIZE
 from pytest_elastic.wording import read_exits
@@ -71,7 +71,7 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         sizes,
         isinstance(nprocs, list | tuple),
         _timeout(given.get("timeout")),
-        _one_of("start_method", given.get("start_method"), (None, *START_METHODS)),
+        _start_method(given.get("start_method")),
         _one_of("lifetime", given.get("lifetime", "test"), _LIFETIMES),
         _env(given.get("env")),
         {**ends, **_expect(given.get("expect"), max(sizes, default=0))},
@@ -104,6 +104,14 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
         raise MarkerError(f"elastic({name}={value!r}): allowed are {', '.join(map(repr, allowed))}")
     return value
+
+
+def _start_method(value: Any) -> Any:
+    if value in (None, "auto"):
+        return value
+    from pytest_elastic.launch import START_METHODS
+
+    return _one_of("start_method", value, (None, "auto", *START_METHODS))
 
 
 def _faults(value: Any, size: int) -> tuple[Any, dict[int, int]]:
@@ -239,7 +247,7 @@ def check_marker(item: pytest.Item) -> None:
         marker = read_marker(item)
     except MarkerError as error:
         raise MarkerError(error.text, where) from None
-    default = Options.read(item.config).nprocs
+    default = Options.nprocs.read(item.config)
     planned = marker.faults.ends if marker.faults is not None else {}  # Which the group checks.
     if not marker.sizes and (
         beyond := [rank for rank in marker.expect if rank >= default and rank not in planned]

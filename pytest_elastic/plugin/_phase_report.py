@@ -7,13 +7,14 @@ whether the mark expected its error, for errors that the launcher cannot have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 
 from pytest_elastic.launch._timeouts import of_timeout
 from pytest_elastic.pristine import os, pickle
-from pytest_elastic.report import Outcome, follows
+from pytest_elastic.report import Outcome, RankEnd, follows
 
 Made = Literal["", "pass", "skip", "xfail", "fail"]
 
@@ -135,3 +136,44 @@ def pickles(value: object) -> bool:
     except Exception:
         return False
     return True
+
+
+def marks_of(item: pytest.Item) -> list[list[pytest.Mark]]:
+    """The marks of the item and of each node above it, from the top."""
+    return [list(node.own_markers) for node in item.listchain()]
+
+
+def new_marks(
+    item: pytest.Item, known: list[list[pytest.Mark]], warn: Callable[[str], None]
+) -> dict[bytes, bytes]:
+    """In a rank: the marks that came since, pickled, by what makes them the same on each rank."""
+    found = {}
+    for depth, (marks, before) in enumerate(zip(marks_of(item), known, strict=True)):
+        for mark in marks:
+            if any(mark is one for one in before):
+                continue
+            decisive = {key: value for key, value in mark.kwargs.items() if key != "reason"}
+            try:
+                key = pickle.dumps((depth, mark.name, mark.args, decisive))
+                found[key] = pickle.dumps((depth, mark.name, mark.args, dict(mark.kwargs)))
+            except Exception as error:
+                warn(f"the mark {mark.name!r} of a rank cannot be sent, so it does not count: {error}")
+    return found
+
+
+def take_marks(item: pytest.Item, ends: list[RankEnd]) -> None:
+    """In the launcher: mark the item and the nodes above it with what all ranks have made."""
+    reports = [end.report for end in ends if end.report is not None]
+    if not reports or any(end.report is None and end.kind != "passed" for end in ends):
+        return
+    for key, pickled in reports[0].marks.items():
+        if not all(key in report.marks for report in reports):
+            continue
+        try:
+            depth, name, args, kwargs = pickle.loads(pickled)
+        except Exception:  # As of a class in a module that only the ranks have.
+            continue
+        node, made = item.listchain()[depth], getattr(pytest.mark, name).with_args(*args, **kwargs)
+        # Hooks mark the item here too, and a fixture of a module marks it on each of its ranks.
+        if repr(made.mark) not in map(repr, node.own_markers):
+            node.add_marker(made)

@@ -1,14 +1,21 @@
-"""Threads that are neither Python's own nor of pytest and its plugins."""
+"""Preconditions of tests on ranks: platform, plugins, and which threads are alive when ranks are forked.
+
+Where there can be no ranks, the tests that want some fail and say why, and all others run.  Nothing of the
+parts is imported here before the platform is known to have what they need.
+"""
 
 from __future__ import annotations
 
 import sys
 
+import pytest
+
+from pytest_elastic.plugin._marker import fail_instead
 from pytest_elastic.pristine import os, threading
 from pytest_elastic.processes import thread_numbers
 
 
-def replaced_threads() -> str:
+def _replaced_threads() -> str:
     """The package that has put threads of its own in the place of Python's, `""` for none."""
     for name in ("_start_new_thread", "_start_joinable_thread"):  # The latter from Python 3.13 on.
         start = getattr(sys.modules["threading"], name, None)  # As it is now.
@@ -59,3 +66,35 @@ def _threads() -> set[int]:
         return thread_numbers(os.getpid())
     except OSError:
         return {thread.native_id or 0 for thread in threading.enumerate()}
+
+
+def unable(config: pytest.Config) -> str:
+    """Why no test can run on ranks here, in words; `""` where they can."""
+    lacking = f"this is {sys.platform}"
+    if sys.platform == "linux":
+        from pytest_elastic.processes import supported
+
+        lacking = supported()
+    if lacking:
+        return f"tests on ranks need Linux 5.3 or newer with /proc: {lacking}"
+    if not hasattr(config, "_tmp_path_factory"):
+        return "tests on ranks need pytest's plugin for temporary directories: no `-p no:tmpdir`"
+    if other := _replaced_threads():
+        return (
+            f"tests on ranks need Python's own threads, and {other} has put others in their place (a"
+            " monkey.patch_all() in a conftest file?): leave threads alone there, or run these tests without"
+        )
+    return ""
+
+
+def refuse(session: pytest.Session, wanted: list[pytest.Item], why: str, whole_run: bool = False) -> None:
+    """Have the tests that want ranks fail with these words.
+
+    Raises:
+        pytest.UsageError: there are no others, or nothing may run (`whole_run`).  Not in a worker of xdist,
+            which would drop the words.
+    """
+    if (whole_run or len(wanted) == len(session.items)) and not hasattr(session.config, "workerinput"):
+        raise pytest.UsageError(why)
+    for item in wanted:
+        fail_instead(item, why)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
+from collections import Counter
 from typing import Any, NoReturn
 
 import pytest
 
 from pytest_elastic.errors import GroupTimeoutError, PartialSkipError, RankDiedError, RankError
 from pytest_elastic.pristine import pickle
-from pytest_elastic.report import PhaseReport, PhaseVerdict
+from pytest_elastic.report import PartialSkip, PhaseReport, PhaseVerdict, RankEnd, judge
 
 
 class ElasticWarning(pytest.PytestWarning):
@@ -121,3 +122,34 @@ def report_leaks(item: pytest.Item, text: str, clean: bool, leaks: str) -> None:
 def warn_of(item: pytest.Item, text: str) -> None:
     """Warn at the line where the test begins."""
     warnings.warn_explicit(ElasticWarning(text), None, str(item.path), (item.location[1] or 0) + 1)
+
+
+_CONTEXT = "_subtest.context"
+
+
+def merge_subtests(config: pytest.Config, reports: list[PhaseReport], partial: PartialSkip) -> list[Any]:
+    """One report for each subtest in these reports of ranks."""
+    merged: dict[tuple[str, int], list[PhaseReport]] = {}
+    for report in reports:
+        seen: Counter[str] = Counter()
+        for subtest in report.subtests:
+            key = repr(subtest.data.get(_CONTEXT))
+            merged.setdefault((key, seen[key]), []).append(subtest)
+            seen[key] += 1
+    return [_merge(config, same, partial, len(reports)) for same in merged.values()]
+
+
+def _merge(config: pytest.Config, same: list[PhaseReport], partial: PartialSkip, size: int) -> Any:
+    ends = [RankEnd(one.rank, one.outcome, one.at, one.crash, one) for one in same]
+    verdict = judge(ends, size, partial)
+    primary = verdict.primary
+    chosen = primary.report if primary is not None and primary.report is not None else same[0]
+    report = load_report(chosen, config)
+    if _CONTEXT in chosen.data:  # Which are text by now; pytest would quote that once more.
+        object.__setattr__(report.context, "kwargs", chosen.data[_CONTEXT]["kwargs"])
+    if verdict.kind == "partial":
+        report.outcome = "failed"
+    if not hasattr(report, "wasxfail"):
+        show(report, verdict, config)
+    report.duration = max(one.duration for one in same)
+    return report

@@ -41,7 +41,13 @@ class Reproduction:
         """
         self._config = config
         self._given, self._artifacts = options.replay, options.artifacts
-        self._orders = _read(config, options.replay) if options.replay else []
+        self._orders: Sequence[Order] = []
+        try:
+            if options.replay:
+                self._orders = read_orders(options.replay, config.invocation_params.dir)
+        except (OSError, ValueError) as error:
+            text = f"--elastic-replay: {options.replay!r} cannot be replayed: {error}"
+            raise pytest.UsageError(text) from None
         self.rounds = max(1, options.stress)
         self._jitter = options.stress > 0 and not options.replay
         self._seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
@@ -219,10 +225,3 @@ def again(item: pytest.Function, reproduction: Reproduction) -> None:
         item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
         item.stash[EXPERIMENTS].check()
         reproduction.begin(item, first_round=False)
-
-
-def _read(config: pytest.Config, text: str) -> Sequence[Order]:
-    try:
-        return read_orders(text, config.invocation_params.dir)
-    except (OSError, ValueError) as error:
-        raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None

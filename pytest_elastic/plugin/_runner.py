@@ -25,11 +25,23 @@ from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.launch._chance import Chance
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
-from pytest_elastic.plugin._books import only_compare
 from pytest_elastic.plugin._marker import read_marker
-from pytest_elastic.plugin._marks import marks_of, new_marks
-from pytest_elastic.plugin._other_plugins import recorded, run_once, take_outcomes, write_no_files
-from pytest_elastic.plugin._phase_report import describe, pickles, plain, plain_values, raised_outcome
+from pytest_elastic.plugin._other_plugins import (
+    only_compare,
+    recorded,
+    run_once,
+    take_outcomes,
+    write_no_files,
+)
+from pytest_elastic.plugin._phase_report import (
+    describe,
+    marks_of,
+    new_marks,
+    pickles,
+    plain,
+    plain_values,
+    raised_outcome,
+)
 from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.pristine import os, threading
 from pytest_elastic.report import PhaseReport, Raised, follows

@@ -13,10 +13,10 @@ from pytest_elastic.pristine import os
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
     from pytest_elastic.launch import Launchers, RankProcess
-    from pytest_elastic.plugin._controller import Conductor
     from pytest_elastic.plugin._fresh import FreshRank
     from pytest_elastic.plugin._preconditions import ThreadCensus
     from pytest_elastic.plugin._reproduce import Experiments
+    from pytest_elastic.plugin._session import Conductor
     from pytest_elastic.report import PhaseVerdict
 
 # The standard streams that pytest was called with, before it captures them.

@@ -89,9 +89,9 @@ class Experiment:
     def recording(self, **header: Any) -> Recording:
         """The group's history; `header` is completed by what is known here."""
         group = self._group
-        group.lookout.catch_up()
+        known = group.known()
         whole = {**header, "nprocs": group.nprocs, "wake": group.server.state.wake, "faults": str(self.plan)}
-        return Recording(group.lookout.history(), whole, group.lookout.lost)
+        return Recording(known.events, whole, known.lost)
 
     def operations(self) -> dict[int, int]:
         """Number of operations of each rank."""

@@ -29,7 +29,7 @@ from pytest_elastic.events import (
 from pytest_elastic.hang import Stack
 from pytest_elastic.store import OPERATIONS
 
-MOST_KEYS = 16  # Of a call, in what people read.
+MOST_KEYS = 16  # Of a call, in a text.
 LONGEST_KEY, LONGEST_LINE = 200, 2000
 
 _CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)

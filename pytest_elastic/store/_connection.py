@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 from pytest_elastic.pristine import os, socket
+from pytest_elastic.store._gate import Request
 from pytest_elastic.store._state import Waiter
 from pytest_elastic.store._wire import MAX_FRAME, MAX_GREETING, Frames, WireError
 
@@ -34,6 +35,8 @@ class Connection:
         ahead: by how much the service's clock was ahead of the machine's when the wait began.
         stuck: whether it does not take its answer, so that nothing more is read from it.
         kept: whether its request is its gate's (see `_gate`).
+        request: the one that is kept, or blocked, of a client with a gate.
+        client: its number among those of its label, once it has asked a gate for something.
         busy: whether it waits, is kept or stuck, so that its next request is not looked at.
         backlog: frames that came while it was busy.
     """
@@ -46,6 +49,8 @@ class Connection:
         self.trusted = self.over = False
         self.stuck = self.kept = self.busy = False
         self.waiter: Waiter | None = None
+        self.request: Request | None = None
+        self.client: int | None = None
         self.deadline = self.started = self.timeout = self.ahead = self.spared = 0.0
         self.backlog: deque[bytes] = deque()
         self._read: Callable[[int], bytes] = end.recv

@@ -10,9 +10,10 @@ serving thread, and must not block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, Protocol
 
+from pytest_elastic.store._operations import Operation
 from pytest_elastic.store._state import StoreState
 
 Ending = Literal["done", "timed out", "jumped", "gone"]
@@ -22,50 +23,43 @@ class Request:
     """One operation that a client asked for.
 
     Attributes:
-        label: whose it is.
-        client: which of its owner's connections, from 0, in the order of their first requests.
-        name: the operation; `arguments` are its arguments, and `seconds` its timeout where it may block.
         connection: for the server.
+        operation: its row of the table; `arguments` are its arguments.
+        client: which of its owner's connections, from 0, in the order of their first requests.
+        seconds: its timeout where it may block; `alarm`: seconds until the client's interval timer goes off,
+            0 if none is set.
+        may_timeout: whether its caller counts on a timeout; `writers`: who alone writes each of its keys.
         blocked: whether it had to wait when it was applied; `missing` are the keys that were not there.
         timeless: set by the gate: a wait that only `Keeper.expire` ends; see also `Keeper.time`.
         instead: set by the gate: what is done to the state, and answered, in place of the operation.
     """
 
-    __slots__ = (
-        "alarm",
-        "arguments",
-        "blocked",
-        "client",
-        "connection",
-        "instead",
-        "label",
-        "missing",
-        "name",
-        "seconds",
-        "timeless",
-    )
+    # Of the class, since most requests leave them as they are.
+    client = 0
+    seconds = alarm = 0.0
+    may_timeout = blocked = timeless = False
+    writers: Sequence[int] = ()
+    missing: tuple[str, ...] = ()
+    instead: Callable[[StoreState], object] | None = None
 
-    def __init__(
-        self,
-        connection: Any,
-        client: int,
-        name: str,
-        arguments: list[Any],
-        seconds: float,
-        alarm: float = 0.0,
-    ) -> None:
-        self.connection, self.client, self.name = connection, client, name
-        self.arguments, self.seconds, self.alarm = arguments, seconds, alarm
-        self.label: Hashable = connection.label
-        self.blocked = self.timeless = False
-        self.missing: tuple[str, ...] = ()
-        self.instead: Callable[[StoreState], object] | None = None
+    def __init__(self, connection: Any, operation: Operation, arguments: list[Any]) -> None:
+        self.connection, self.operation, self.arguments = connection, operation, arguments
 
     @property
-    def keys(self) -> list[str]:
+    def label(self) -> Hashable:
+        """Whose it is."""
+        label: Hashable = self.connection.label
+        return label
+
+    @property
+    def name(self) -> str:
+        """The operation's."""
+        return self.operation.name
+
+    @property
+    def keys(self) -> tuple[str, ...]:
         """The keys that it concerns, in the order asked."""
-        first: Any = self.arguments[0] if self.arguments else []
-        return [first] if isinstance(first, str) else first
+        return self.operation.keys(self.arguments)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(map(repr, self.keys[:8]))})"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 import time  # As the test has it: a simulated rank's delays are virtual.
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from pytest_elastic.store._api import Key, Span, Value
-from pytest_elastic.store._arguments import as_asked, as_span
+from pytest_elastic.store._api import Forwarder, Span
+from pytest_elastic.store._arguments import as_span
 from pytest_elastic.store._operations import OPERATIONS, Call
 
 _OPERATIONS = {one.name for one in OPERATIONS.values() if one.torch is not None}
@@ -18,7 +18,7 @@ _OPERATIONS |= {"timeout", "set_timeout", "clone", "has_extended_api"}
 _GIVE_LISTS = {one.name for one in OPERATIONS.values() if one.answer in ("L", "T")}
 
 
-class Recorder(abc.ABC):
+class Recorder(Forwarder, abc.ABC):
     """Notes each operation in `ops` as a tuple of its name and its arguments, as they were passed.
 
     Calls may come from any thread; `ops` is then in the order in which they began.  A spare argument that
@@ -53,68 +53,16 @@ class Recorder(abc.ABC):
 
     @property
     def timeout(self) -> timedelta:
-        span: timedelta = self._play("timeout")
+        span: timedelta = self._forward("timeout")
         return span
 
     def set_timeout(self, timeout: Span) -> None:
-        self._play("set_timeout", timeout)
-
-    def set(self, key: Key, value: Value) -> None:
-        self._play("set", key, value)
-
-    def get(self, key: Key) -> Any:
-        return self._play("get", key)
-
-    def add(self, key: Key, amount: int) -> Any:
-        return self._play("add", key, amount)
-
-    def compare_set(self, key: Key, expected: Value, desired: Value) -> Any:
-        return self._play("compare_set", key, expected, desired)
-
-    def wait(self, keys: Iterable[Key], timeout: Span | None = None, may_timeout: bool = False) -> Any:
-        keys = as_asked(keys, may_timeout=True) if may_timeout else keys
-        return self._play("wait", keys) if timeout is None else self._play("wait", keys, timeout)
-
-    def check(self, keys: Iterable[Key]) -> Any:
-        return self._play("check", keys)
-
-    def delete_key(self, key: Key) -> Any:
-        return self._play("delete_key", key)
-
-    def append(self, key: Key, value: Value) -> None:
-        self._play("append", key, value)
-
-    def multi_set(self, keys: Iterable[Key], values: Iterable[Value]) -> None:
-        self._play("multi_set", keys, values)
-
-    def multi_get(self, keys: Iterable[Key]) -> Any:
-        return self._play("multi_get", keys)
-
-    def num_keys(self) -> Any:
-        return self._play("num_keys")
-
-    def list_keys(self) -> Any:
-        return self._play("list_keys")
-
-    def queue_push(self, key: Key, value: Value) -> None:
-        self._play("queue_push", key, value)
-
-    def queue_pop(self, key: Key, block: bool = True) -> Any:
-        return self._play("queue_pop", key, block)
-
-    def queue_len(self, key: Key) -> Any:
-        return self._play("queue_len", key)
-
-    def barrier(self, key: Key, world_size: int, timeout: Span | None = None) -> Any:
-        return self._play("barrier", key, world_size, timeout)
-
-    def has_extended_api(self) -> Any:
-        return self._play("has_extended_api")
+        self._forward("set_timeout", timeout)
 
     def clone(self) -> Any:
-        return self._play("clone")
+        return self._forward("clone")
 
-    def _play(self, name: str, *arguments: Any) -> Any:
+    def _forward(self, name: str, *arguments: Any) -> Any:
         self.ops.append((name, *arguments))
         if name in self._delays:
             time.sleep(self._delays[name])

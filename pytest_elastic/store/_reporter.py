@@ -1,25 +1,24 @@
-"""What a served store tells those who look on: each request, each wait, as events in the store's one order.
+"""Events of a served store: each request, each wait, in the store's one order.
 
 A connection whose label is a number is a rank's; all others are told of as nobody's (`rank=None`).  The
 event of a request follows what it did and comes before those of the waits that it ended.
 
-*Theory of operation.*  Making an event costs more than serving some requests, and nobody needs it before so
-many requests are blocked that something may be wrong.  So a request is noted as it came, a frame of bytes
-that is there anyhow, and is told when that many are blocked (`patience`), when the service has had nothing
-to do for a moment, when somebody asks, or when there is very much to tell.  No values are kept but numbers.
+*Theory of operation.*  Making an event, and looking at it, costs more than serving some requests, and nobody
+needs it before so many requests are blocked that something may be wrong.  So the fields of an event are
+noted, and it is told when that many are blocked (`patience`), when the service has had nothing to do for a
+moment, when somebody asks, or when there is very much to tell.  No values are kept but numbers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import (
     BarrierJoined,
     ClientLeft,
-    Event,
     RankInspected,
     Sink,
     StoreCalled,
@@ -27,21 +26,14 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.store._connection import Connection
+from pytest_elastic.store._gate import Request
+from pytest_elastic.store._operations import Effect, barrier_keys
 from pytest_elastic.store._state import StoreState, Waiter
-from pytest_elastic.store._wire import REQUESTS, Layout
 
-_NUM_MEMBERS, _LAST_MEMBER = "/num_members", "/last_member"
-_JOINING = frozenset({"add", "arrive", "barrier"})
-_FAILED = object()
-_PLAIN = frozenset({int, bool, type(None), object})
-_LONG = 512  # Bytes of a frame with values of which only the keys are kept.
-_MOST = 5 * 65_536
+FAILED = object()
+"""What `called` takes for the answer of a request that raised."""
 
-_LAYOUTS = {layout.code: layout for layout in REQUESTS.values()}
-_BARRIER, _COMPARE_SET = REQUESTS["barrier"].code, REQUESTS["compare_set"].code
-_WITH_VALUES = {REQUESTS[name].code for name in ("set", "compare_set", "append", "multi_set", "queue_push")}
-
-Whose = tuple[Any, int]
+_MOST = 65_536
 
 
 class Reporter:
@@ -49,141 +41,90 @@ class Reporter:
 
     Args:
         sink: what it raises, it raises in the middle of the service.
+        state: the store's.
         blocked: the service's requests that are blocked.
 
     Attributes:
         patience: how many requests may be blocked before all is told at once; 0 tells all as it happens.
-        noted: what was not told yet, five values for each thing: its kind, when, whose, and two more.  They
-            are not in tuples, and are of no type that the collector of garbage looks into: it would have
-            to run often, and to no end.
+        noted: what was not told yet: the kind of each event, and its fields.
     """
-
-    failed = _FAILED
-    """What `called` takes for the answer of a request that raised."""
 
     def __init__(self, sink: Sink, state: StoreState, blocked: Collection[Waiter]) -> None:
         self.patience = 0
-        self.noted: deque[Any] = deque()
+        self.noted: deque[tuple[Any, ...]] = deque()
         self._sink, self._state, self._blocked = sink, state, blocked
         self._heard: set[int] = set()
 
     def tell(self) -> None:
         """Tell what was noted."""
-        noted, take = self.noted, self.noted.popleft
+        noted, sink = self.noted, self._sink
         while noted:
-            kind, at, whose, what, more = take(), take(), take(), take(), take()
-            if kind == _LEAVES and whose[1] not in self._heard:
-                continue
-            if kind != _ENDS:
-                self._heard.add(whose[1])
-            for event in _MAKERS[kind](at, whose, what, more):
-                self._sink(event)
+            kind, *fields = noted.popleft()
+            sink(kind(*fields))
 
-    def called(self, connection: Connection, frame: bytes, answer: object) -> None:
+    def called(self, request: Request, answer: object) -> None:
         """A request was carried out; one that is blocked is told of by `waits`."""
-        if type(answer) not in _PLAIN or frame[4] == _BARRIER:
-            answer = self._in_short(frame, answer)
-        long = len(frame) > _LONG and frame[4] in _WITH_VALUES
-        request = (frame[4], _keys(*_unpacked(frame))) if long else frame
-        self.noted.extend((_CALLS, _now(), connection.whose, request, answer))
-        if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
-            self.tell()
+        operation, arguments = request.operation, request.arguments
+        label, number = request.connection.whose
+        rank, at = label if type(label) is int else None, _now()
+        keys = operation.keys(arguments)
+        changed = answer is not FAILED and operation.changed(arguments, answer)
+        self._heard.add(number)
+        self.noted.append((StoreCalled, at, rank, number, operation.name, keys, changed))
+        prefix = operation.barrier(keys) if changed else ""
+        if prefix:
+            if operation.effect is Effect.MEET:
+                answer = int(self._state.peek(barrier_keys(prefix)[0]) or 0)
+            # An `add` to such a key, as torch's barrier makes it, says nothing of how many are to come.
+            size = 0 if operation.effect is Effect.UPDATE else arguments[-1]
+            self.noted.append((BarrierJoined, at, rank, number, prefix, size, answer))
+        self._tell_if_due()
 
-    def waits(self, connection: Connection, frame: bytes, waiter: Waiter) -> None:
+    def waits(self, request: Request, waiter: Waiter) -> None:
         """A request is blocked."""
+        label, number = request.connection.whose
+        rank, at = label if type(label) is int else None, _now()
+        self._heard.add(number)
+        name, keys = request.operation.name, tuple(waiter.keys)
+        if request.operation.effect is Effect.MEET:
+            name = "wait"  # It was told of as a barrier: it had something to do before.
+        else:
+            self.noted.append((StoreCalled, at, rank, number, name, keys, True))
         # They are registered in the order asked.
-        missing = None if len(waiter.pending) == len(waiter.keys) else tuple(waiter.pending)
-        self.noted.extend((_BEGINS, _now(), connection.whose, frame, missing))
-        if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
-            self.tell()
+        missing = keys if len(waiter.pending) == len(keys) else tuple(waiter.pending)
+        writers = tuple(request.writers) if len(request.writers) == len(keys) else ()
+        known = request.seconds, request.may_timeout, writers, request.alarm
+        self.noted.append((WaitBegan, at, rank, number, name, keys, missing, *known))
+        self._tell_if_due()
 
     def ended(self, connections: Iterable[Connection], how: str) -> None:
         """The waits of these have ended."""
-        self._note(_ENDS, tuple([one.whose for one in connections]), how)
+        at = _now()
+        self.noted.extend([(WaitEnded, at, _rank(one), one.whose[1], how) for one in connections])
+        self._tell_if_due()
 
     def left(self, connection: Connection) -> None:
         """A connection that did not wait is gone; one that never asked for anything is not spoken of."""
-        self._note(_LEAVES, connection.whose)
+        number = connection.whose[1]
+        if number in self._heard:
+            self.noted.append((ClientLeft, _now(), _rank(connection), number))
+            self._tell_if_due()
 
     def inspected(self, connection: Connection, values: list[Any]) -> None:
         """A client that waits has answered an `INSPECT`."""
         self.tell()
         alarm, cpu_alarm, handlers, writers, strangers = values
-        rank = _rank(connection.whose)
+        rank = _rank(connection)
         self._sink(RankInspected(_now(), rank, alarm, cpu_alarm, handlers, tuple(writers), tuple(strangers)))
 
-    def _note(self, kind: int, whose: object, how: str = "") -> None:
-        # What is noted often is so in its place: the call would cost as much again.
-        self.noted.extend((kind, _now(), whose, how, None))
+    def _tell_if_due(self) -> None:
         if len(self._blocked) >= self.patience or len(self.noted) >= _MOST:
             self.tell()
-
-    def _in_short(self, frame: bytes, answer: object) -> object:
-        """What is kept of an answer: of a barrier of the store's own how many have come, else no value."""
-        if answer is _FAILED or frame[4] not in (_BARRIER, _COMPARE_SET):
-            return answer if answer is _FAILED else None
-        layout, arguments = _unpacked(frame)
-        if layout.code == _BARRIER:
-            return int(self._state.peek(f"{arguments[2]}{_NUM_MEMBERS}") or 0)
-        return None if answer == arguments[2] else _FAILED
 
 
 _now = SYSTEM_CLOCK.monotonic
 
 
-def _unpacked(frame: bytes) -> tuple[Layout, list[Any]]:
-    layout = _LAYOUTS[frame[4]]
-    return layout, layout.unpack(frame)
-
-
-def _keys(layout: Layout, arguments: list[Any]) -> tuple[str, ...]:
-    """Those that a request concerns, in the order asked."""
-    keys = arguments[2 if layout.blocks else 0 : 3 if layout.blocks else 1]
-    return tuple(keys[0]) if keys and type(keys[0]) is list else tuple(keys)
-
-
-def _rank(whose: Whose) -> int | None:
-    return whose[0] if type(whose[0]) is int else None
-
-
-def _calls(at: float, whose: Whose, request: Any, answer: Any) -> Iterator[Event]:
-    rank, number = _rank(whose), whose[1]
-    if type(request) is not bytes:
-        code, keys = request
-        yield StoreCalled(at, rank, number, _LAYOUTS[code].name, keys, answer is not _FAILED)
-        return
-    layout, arguments = _unpacked(request)
-    name, keys = layout.name, _keys(layout, arguments)
-    changed = answer is not _FAILED and (name != "delete_key" or answer)
-    yield StoreCalled(at, rank, number, name, keys, changed)
-    if not changed or name not in _JOINING or not (name == "barrier" or keys[0].endswith(_NUM_MEMBERS)):
-        return
-    # Torch's own barrier adds 1 to such a key too; it says nothing of how many are to come.
-    world_size = 0 if name == "add" else arguments[-1]
-    yield BarrierJoined(at, rank, number, keys[0].removesuffix(_NUM_MEMBERS), world_size, answer)
-
-
-def _begins(at: float, whose: Whose, frame: bytes, missing: tuple[str, ...] | None) -> Iterator[Event]:
-    rank, number = _rank(whose), whose[1]
-    layout, arguments = _unpacked(frame)
-    name, timeout, alarm, keys = layout.name, arguments[0], arguments[1], _keys(layout, arguments)
-    may_timeout, writers = arguments[3:] if layout.declares else (False, ())
-    if name == "barrier":  # Which was told of as such: it had something to do before.
-        name, keys = "wait", (f"{keys[0]}{_LAST_MEMBER}",)
-    else:
-        yield StoreCalled(at, rank, number, name, keys, True)
-    writers = tuple(writers) if len(writers) == len(keys) else ()
-    yield WaitBegan(at, rank, number, name, keys, missing or keys, timeout, may_timeout, writers, alarm)
-
-
-def _ends(at: float, whose: tuple[Whose, ...], how: str, _: None) -> Iterator[Event]:
-    for one in whose:
-        yield WaitEnded(at, _rank(one), one[1], how)
-
-
-def _leaves(at: float, whose: Whose, *_: object) -> Iterator[Event]:
-    yield ClientLeft(at, _rank(whose), whose[1])
-
-
-_CALLS, _BEGINS, _ENDS, _LEAVES = range(4)
-_MAKERS: tuple[Callable[..., Iterator[Event]], ...] = (_calls, _begins, _ends, _leaves)
+def _rank(connection: Connection) -> int | None:
+    label = connection.whose[0]
+    return label if type(label) is int else None

@@ -1,145 +1,116 @@
-"""The loop of a served store: one thread, one state, any number of connections.
+"""The server's loop body: one state, any number of connections, one order.
 
 *Theory of operation.*  Requests are applied in the order in which they are read; this is the store's one
-order.  A connection has one request at a time: while it is blocked, or does not take its answer, its next
-frames wait (a bounded number of them).  The nearest deadline is kept as a lower bound, so that a wait that
-is answered costs nothing to cancel; a bound that has become too low costs one needless look.
+order.  The nearest deadline is kept as a lower bound, so that a wait that is answered costs nothing to
+cancel; a bound that has become too low costs one needless look.
+
+A loop (`loop.py`) drives it in rounds: it asks `due`, waits for its selector until then, calls the data of
+each key that is ready, and then `step`.
 
 Time is that of a clock that can be put forward: when nobody is left to end a wait, `jump` lets its timeout
-pass at once.  To those who asked (`reporter`) everything is told as events, and `settle` answers when all
-that had arrived is taken up.
+pass at once.  A gate is asked about each request of a labelled client before it is applied: see `_gate`.  To
+those who look on (`reporter`) everything is told as events.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Hashable
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
-from pytest_elastic.clock import LeapingClock
+from pytest_elastic.clock import SYSTEM_CLOCK, LeapingClock
 from pytest_elastic.events import Sink
-from pytest_elastic.pristine import socket
-from pytest_elastic.store._address import Listener
-from pytest_elastic.store._agenda import Agenda
+from pytest_elastic.pristine import selectors, socket
 from pytest_elastic.store._connection import Connection, Door
-from pytest_elastic.store._gate import Ending
+from pytest_elastic.store._gate import Ending, Gate, Request
 from pytest_elastic.store._handle import timeout_error
-from pytest_elastic.store._poller import READ, WRITE, Poller
-from pytest_elastic.store._reporter import Reporter
-from pytest_elastic.store._spare import Spare
+from pytest_elastic.store._operations import OPERATIONS, Effect
+from pytest_elastic.store._reporter import FAILED, Reporter
 from pytest_elastic.store._state import StoreState, Waiter
-from pytest_elastic.store._wire import (
-    ADOPT,
-    GREETING,
-    INSPECT,
-    INSPECTED,
-    REQUESTS,
-    VERSION,
-    Layout,
-    WireError,
-    pack_answer,
-    pack_error,
-    pack_refusal,
-)
+from pytest_elastic.store._transport import Transport
+from pytest_elastic.store._wire import HELD, INSPECT, REQUESTS, pack_answer, pack_error, pack_exit
 
 _QUIET = 0.005  # Seconds with nothing to do, after which what was noted is told.
 _MOMENT = 2.0  # Seconds for the client whose wait was ended by a jump.
-_GREETING_TIME = 10.0  # Seconds for a stranger to greet, so that nobody holds descriptors for nothing.
 
-_log = logging.getLogger(__name__)
+Act = Callable[[], None]
 
 
 class Service:
     """Serves one state.  All methods belong to one thread.
 
-    Attributes:
+    Args:
         state: the store's data and waiters.
-        token: what those who connect must know.
+        gate: see `pass_to`.
+        close: closes the server, for a gate that hangs up.
+        selector: that of a loop; its own if none is given.
+
+    Attributes:
         reporter: who is told of each request and wait; `None` for nobody.
         clock: that of the timeouts.
-        agenda: what is to be done besides.
+        gate: who is asked about requests, `None` for nobody; `pass_to` changes it.
+        transport: the connections.
     """
 
-    def __init__(self, state: StoreState) -> None:
+    def __init__(
+        self,
+        state: StoreState,
+        gate: Gate | None = None,
+        close: Act = lambda: None,
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
         self.state = state
-        self.token = ""
         self.reporter: Reporter | None = None
         self.clock = LeapingClock()
-        self.agenda = Agenda()
-        self._operations = {one.code: (one, getattr(state, one.name)) for one in REQUESTS.values()}
-        self._poller = Poller()
-        self._acts: dict[int, Callable[[], None]] = {}
-        self._connections: dict[int, Connection] = {}
-        self._strangers: dict[Connection, None] = {}
+        self._rows = {operation.code: (operation, REQUESTS[name]) for name, operation in OPERATIONS.items()}
+        self._methods: dict[str, Callable[..., Any]] = {name: getattr(state, name) for name in OPERATIONS}
+        self.transport = Transport(self, self._rows, selector)
+        self._close_server = close
         self._blocked: dict[Waiter, Connection] = {}
-        self._free: deque[Connection] = deque()
+        self._counts: Counter[Hashable] = Counter()
         self._next = math.inf
-        self._count = 0
-        self._spare = Spare()
+        self.pass_to(gate)
 
     def report_to(self, sink: Sink) -> None:
         """Tell of each request and wait from now on."""
         self.reporter = Reporter(sink, self.state, self._blocked)
 
-    def watch(self, one: socket.socket, act: Callable[[], None]) -> None:
-        """Call `act` when this socket can be read."""
-        self._acts[one.fileno()] = act
-        self._poller.add(one.fileno(), READ)
-
-    def listen(self, listener: Listener) -> None:
-        """Serve those who connect."""
-        self.watch(listener.socket, partial(self._accept, listener))
-
     def add_door(self, end: socket.socket, label: Hashable) -> None:
         """Serve the client at the other end of this socket pair."""
-        self._add(Door(end, label))
+        self.transport.add(Door(end, label))
 
     def drop(self, label: Hashable) -> None:
         """Forget all connections with this label."""
-        for connection in list(self._connections.values()):
+        for connection in list(self.transport.connections.values()):
             if connection.label == label:
-                self._part(connection)
-        self._go_on()
+                self.transport.part(connection)
+        if self.gate is not None:
+            self.gate.left(label)
+        self.transport.go_on()
 
-    def poll(self, timeout: float) -> None:
-        """Serve what is ready, and wait for that for `timeout` seconds at most."""
-        settled = self.agenda.take_settled()
-        if settled is not None:
-            timeout = 0.0
-        elif self._next < math.inf:
-            timeout = max(0.0, min(timeout, self._next - self.clock.monotonic()))
-        noted = self.reporter is not None and bool(self.reporter.noted)
-        ready = self._poller.wait(min(timeout, _QUIET) if noted else timeout)
-        if self.reporter is not None and noted and not ready:
+    # A round.
+
+    def due(self) -> float:
+        """The moment of the monotonic clock at which `step` has something to do, `inf` for never."""
+        due = self._next - self.clock.ahead
+        if self.transport.due < due:
+            due = self.transport.due
+        if self.gate is not None:
+            due = min(due, self.gate.due())
+        if self.reporter is not None and self.reporter.noted:
+            due = min(due, SYSTEM_CLOCK.monotonic() + _QUIET)
+        return due
+
+    def step(self, idle: bool = True) -> None:
+        """Do what is due; `idle` where nothing was ready in this round."""
+        if idle and self.reporter is not None:
             self.reporter.tell()
-        for descriptor, _ in ready:
-            connection = self._connections.get(descriptor)
-            if connection is not None:
-                self._act(connection)
-            elif descriptor in self._acts:
-                self._acts[descriptor]()
-            if self._free:
-                self._go_on()
-        if self._next < math.inf and self.clock.monotonic() >= self._next:
-            self._expire()
-            self._go_on()
-        if settled is not None:
-            if self.reporter is not None:
-                self.reporter.tell()  # Of waits that have just timed out, too: who had one is at work again.
-            settled()
-
-    def has_arrived(self) -> bool:
-        """Whether something is there to be served."""
-        return bool(self._poller.wait(0.0))
-
-    def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Call `act` once, in so many seconds or at the next jump; in place of what was to be called so."""
-        self.agenda.set_alarm(self.clock.monotonic() + seconds, act)
-        self._next = min(self._next, self.agenda.at)
+        if self._next < math.inf or self.transport.due < math.inf:
+            self._expire_due()
+        if self.gate is not None and self.gate.due() <= (now := SYSTEM_CLOCK.monotonic()):
+            self.gate.tick(now)
+            self.transport.go_on()
 
     def jump(self, most: float = math.inf, leap: bool = True) -> None:
         """Let the time pass until the next wait is over, at once; nothing if that is `most` seconds or more.
@@ -153,179 +124,75 @@ class Service:
             return
         if leap:
             self.clock.leap(seconds)
-            for stranger in self._strangers:
-                stranger.deadline += seconds
         for connection in self._blocked.values():
             connection.spared = self.clock.monotonic() + _MOMENT
         self._expire(nearest)
-        self._go_on()
-
-    def fileno(self) -> int:
-        """The poller's descriptor."""
-        return self._poller.fileno()
-
-    def close(self) -> None:
-        """Hang up on everybody."""
-        for connection in self._connections.values():
-            connection.close()
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Close this process's descriptors; connections that another process holds live on."""
-        for connection in self._connections.values():
-            connection.socket.close()
-        self._connections.clear()
-        self._poller.close()
-        self._spare.close()
-
-    # Connections come and go.
-
-    def _accept(self, listener: Listener) -> None:
-        try:
-            end, _ = listener.socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            self._spare.turn_away(listener.socket, error)
-            _log.warning("a client was turned away: %s", error)
-            return
-        connection = Connection(end, None)
-        try:
-            reason = listener.refusal(end)
-        except OSError:  # It has hung up already.
-            connection.close()
-            return
-        if reason:
-            self._add(connection)
-            self._refuse(connection, reason)
-        else:
-            connection.deadline = self.clock.monotonic() + _GREETING_TIME
-            self._strangers[connection] = None
-            self._next = min(self._next, connection.deadline)
-            self._add(connection)
-
-    def _add(self, connection: Connection) -> None:
-        self._count += 1
-        connection.whose = connection.label, -self._count if connection.over else self._count
-        self._connections[connection.descriptor] = connection
-        self._poller.add(connection.descriptor, READ)
-
-    def _part(self, connection: Connection) -> None:
-        """Forget a client; what it was about to get goes to the next one."""
-        if not connection.open:
-            return
-        self._poller.remove(connection.descriptor)
-        connection.close()
-        del self._connections[connection.descriptor]
-        self._strangers.pop(connection, None)
-        waiter = connection.waiter
-        if waiter is not None:
-            del self._blocked[waiter]
-            self._ended([connection], "gone")
-            self.state.abandon(waiter)
-            self._wake()
-        elif self.reporter is not None:
-            self.reporter.left(connection)
-
-    def _refuse(self, connection: Connection, reason: str) -> None:
-        _log.warning("a client of the store (%r) was refused: %s", connection.label, reason)
-        with suppress(OSError):
-            connection.send(pack_refusal(reason))
-        self._part(connection)
-
-    # Bytes come and go.
-
-    def _act(self, connection: Connection) -> None:
-        try:
-            if connection.stuck:
-                self._flush(connection)
-                return
-            frames = connection.receive()
-            if len(frames) == 1 and not connection.busy and not connection.backlog:
-                self._serve(connection, frames[0])
-            elif frames:
-                # A client that waits answers an inspection; what it asks for waits for its answer.
-                connection.backlog.extend(one for one in frames if not self._inspected(connection, one))
-                self._free.append(connection)
-        except WireError as error:
-            self._refuse(connection, str(error))
-        except OSError:
-            self._part(connection)
-
-    def _flush(self, connection: Connection) -> None:
-        connection.flush()
-        if not connection.stuck:
-            self._poller.change(connection.descriptor, READ)
-            self._free.append(connection)
-
-    def _go_on(self) -> None:
-        """Serve the frames that waited for their connection's earlier answer."""
-        while self._free:
-            connection = self._free.popleft()
-            try:
-                while connection.open and connection.backlog and not connection.busy:
-                    self._serve(connection, connection.backlog.popleft())
-            except WireError as error:
-                self._refuse(connection, str(error))
-
-    def _answer(self, connection: Connection, frame: bytes) -> bool:
-        """Whether the client was there to be answered."""
-        try:
-            connection.send(frame)
-        except OSError:
-            self._part(connection)
-            return False
-        if connection.stuck:
-            self._poller.change(connection.descriptor, WRITE)
-        elif connection.backlog:
-            self._free.append(connection)
-        return True
+        self.transport.go_on()
 
     # Operations.
 
-    def _serve(self, connection: Connection, frame: bytes) -> None:
-        operation = self._operations.get(frame[4])
-        if operation is None or not connection.greeted:
-            self._meet(connection, frame)
-            return
-        self._take(connection, *operation, frame)
-
-    def _take(self, connection: Connection, layout: Layout, apply: Callable[..., Any], frame: bytes) -> None:
-        """Apply a request, answer it, and answer those whom it wakes."""
+    def request(self, connection: Connection, frame: bytes) -> None:
+        """Apply a request, or ask the gate about it."""
+        operation, layout = self._rows[frame[4]]
         arguments = layout.unpack(frame)
-        seconds = arguments.pop(0) if layout.blocks else 0.0
-        if layout.blocks:  # The alarm, and what the caller knows, are for the reporter.
-            del arguments[0]
-        if layout.declares:
-            del arguments[-2:]
+        request = Request(connection, operation, arguments)
+        if operation.blocks:
+            request.seconds, request.alarm = arguments[:2]
+            del arguments[:2]
+            if operation.declares:
+                request.may_timeout, request.writers = arguments[-2:]
+                del arguments[-2:]
+        if self.gate is None or connection.label is None:
+            self._apply(request)
+            return
+        if connection.client is None:
+            connection.client = self._counts[connection.label]
+            self._counts[connection.label] += 1
+        request.client, connection.request = connection.client, request
+        connection.keep(True)
+        self.gate.asked(request)
+        if connection.kept:
+            self.transport.send(connection, HELD)
+
+    def _apply(self, request: Request) -> None:
+        """Apply a request, answer it, and answer those whom it wakes."""
+        connection, name = request.connection, request.operation.name
         reply = None
         try:
-            answer = apply(*arguments)
+            if request.instead is None:
+                answer = self._methods[name](*request.arguments)
+            else:
+                answer = request.instead(self.state)
             if type(answer) is not Waiter:
-                reply = pack_answer(layout, answer)
+                reply = pack_answer(REQUESTS[name], answer)
         except Exception as error:  # It is the caller's, whatever it is: the others must go on.
-            answer, reply = Reporter.failed, pack_error(error)
-        waits = type(answer) is Waiter and seconds > 0
-        if self.reporter is not None and (not waits or layout.name == "barrier"):
-            self.reporter.called(connection, frame, answer)
+            answer, reply = FAILED, pack_error(error)
+        waits = type(answer) is Waiter and request.seconds > 0
+        if self.gate is not None and connection.label is not None:
+            self._tell_gate(request, answer if waits else None)
+        if self.reporter is not None and (not waits or request.operation.effect is Effect.MEET):
+            self.reporter.called(request, answer)
         if waits:
-            self._hold(connection, answer, seconds, frame)
+            self._hold(request, answer)
         elif reply is None:
-            reply = self._turn_down(answer, seconds)
+            reply = self._turn_down(answer, request.seconds)
         if reply is not None:
-            self._answer(connection, reply)
+            self.transport.send(connection, reply)
         if self.state.woken:
             self._wake()
 
-    def _hold(self, connection: Connection, waiter: Waiter, seconds: float, frame: bytes) -> None:
+    def _hold(self, request: Request, waiter: Waiter) -> None:
         """Let the connection wait."""
+        connection = request.connection
         waiter.client = connection.label
-        connection.hold(waiter, self.clock.monotonic(), seconds)
+        connection.hold(waiter, self.clock.monotonic(), request.seconds)
         connection.ahead = self.clock.ahead
         self._blocked[waiter] = connection
-        self._next = min(self._next, connection.deadline)
         if self.reporter is not None:
-            self.reporter.waits(connection, frame, waiter)
+            self.reporter.waits(request, waiter)
+        if request.timeless:
+            connection.deadline = math.inf
+        self._next = min(self._next, connection.deadline)
 
     def _turn_down(self, waiter: Waiter, seconds: float) -> bytes:
         """The answer to a request that has no time."""
@@ -345,22 +212,26 @@ class Service:
                     reply = pack_answer(REQUESTS[waiter.name], waiter.result)
                 except ValueError as error:
                     reply = pack_error(error)
-                if not self._answer(connection, reply):
+                if not self.transport.send(connection, reply):
                     self.state.abandon(waiter)
+
+    # Waits end.
+
+    def _expire_due(self) -> None:
+        if self.transport.due < math.inf and (now := SYSTEM_CLOCK.monotonic()) >= self.transport.due:
+            self.transport.expire(now)
+        if self._next < math.inf and self.clock.monotonic() >= self._next:
+            self._expire()
+        self.transport.go_on()
 
     def _expire(self, jumped: float = -math.inf) -> None:
         """End the waits whose time is over; `jumped` is the deadline of those who are not spared."""
         now = self.clock.monotonic()
-        for connection in [one for one in self._strangers if one.deadline <= now]:
-            self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
         over = [(w, c) for w, c in self._blocked.items() if c.due <= now or c.deadline <= jumped]
         for waiter, connection in over:
             if connection.waiter is waiter:
                 self._end_wait(connection, waiter, now, connection.deadline <= jumped)
-        self.agenda.ring(now)
-        waiting = [*self._strangers, *self._blocked.values()]
-        self._next = min((connection.due for connection in waiting), default=math.inf)
-        self._next = min(self._next, self.agenda.at)
+        self._next = min((connection.due for connection in self._blocked.values()), default=math.inf)
 
     def _end_wait(self, connection: Connection, waiter: Waiter, now: float, jumped: bool = False) -> None:
         """Its timeout has passed, or is taken to have."""
@@ -372,7 +243,7 @@ class Service:
         elapsed = now - connection.started
         if jumped:
             elapsed = max(elapsed, connection.timeout)
-        self._answer(connection, pack_error(timeout_error(missing, connection.timeout, elapsed)))
+        self.transport.send(connection, pack_error(timeout_error(missing, connection.timeout, elapsed)))
 
     def _ended(self, connections: list[Connection], how: Ending) -> None:
         """Their waits are over."""
@@ -380,6 +251,20 @@ class Service:
             connection.release()
         if self.reporter is not None:
             self.reporter.ended(connections, how)
+        for connection in connections:
+            self._forget(connection, how)
+
+    def parted(self, connection: Connection) -> None:
+        """A client has gone; what it was about to get goes to the next one."""
+        waiter = connection.waiter
+        if waiter is not None:
+            del self._blocked[waiter]
+            self._ended([connection], "gone")
+            self.state.abandon(waiter)
+            self._wake()
+        elif self.reporter is not None:
+            self.reporter.left(connection)
+        self._forget(connection, "gone")  # It was kept.
 
     # Inspections.
 
@@ -387,46 +272,86 @@ class Service:
         """Ask a client that waits what else in its process may go on; the reporter tells what it says."""
         its = [one for one in self._blocked.values() if one.label == label]
         if its:  # The last one: an earlier one may be that of a call that was interrupted.
-            self._answer(max(its, key=lambda one: abs(one.whose[1])), INSPECT)
+            self.transport.send(max(its, key=lambda one: abs(one.whose[1])), INSPECT)
 
-    def _inspected(self, connection: Connection, frame: bytes) -> bool:
-        """Whether this is such an answer."""
-        if frame[4] != INSPECTED.code or not connection.greeted:
-            return False
-        values = INSPECTED.unpack(frame)
+    def inspected(self, connection: Connection, values: list[Any]) -> None:
+        """Tell what a client says that was asked so."""
         if self.reporter is not None:
             self.reporter.inspected(connection, values)
-        return True
 
-    # Greetings.
+    # The gate.
 
-    def _meet(self, connection: Connection, frame: bytes) -> None:
-        if self._inspected(connection, frame):
+    def pass_to(self, gate: Gate | None) -> None:
+        """Ask this gate from the next request on."""
+        self.gate = gate
+        if gate is not None:
+            gate.keeper = self
+        for connection in self.transport.connections.values():
+            connection.client = None
+        self._counts.clear()
+
+    def rested(self, label: Hashable) -> None:
+        """Tell the gate that this client asks for nothing more until it is told to."""
+        if self.gate is not None:
+            self.gate.rested(label)
+            self.transport.go_on()
+
+    def let(self, request: Request) -> None:
+        self._let_go(request)
+        self._apply(request)
+
+    def fail(self, request: Request, error: Exception) -> None:
+        self._reply(request, pack_error(error))
+
+    def end_client(self, request: Request, code: int) -> None:
+        self._reply(request, pack_exit(code))
+
+    def expire(self, request: Request) -> None:
+        connection = request.connection
+        if connection.request is request and connection.waiter is not None:
+            self._end_wait(connection, connection.waiter, self.clock.monotonic())
+
+    def time(self, request: Request) -> None:
+        connection = request.connection
+        if connection.request is request and connection.waiter is not None:
+            request.timeless = False
+            connection.deadline = connection.started + connection.timeout
+            self._next = min(self._next, connection.deadline)
+
+    def hang_up(self) -> None:
+        for connection in list(self.transport.connections.values()):
+            self.transport.part(connection)
+        self._close_server()
+
+    def _tell_gate(self, request: Request, waiter: Waiter | None) -> None:
+        """It was applied, and waits if there is a waiter."""
+        assert self.gate is not None
+        request.blocked = waiter is not None
+        if waiter is not None:
+            request.missing = self.state.missing(waiter)
+            request.connection.request = request
+        self.gate.applied(request, request.blocked)
+
+    def _reply(self, request: Request, frame: bytes) -> None:
+        """Answer a request that is kept or blocked with this instead."""
+        connection: Connection = request.connection
+        if connection.request is not request:
             return
-        if frame[4] == ADOPT.code and isinstance(connection, Door):
-            self._adopt(connection, *ADOPT.unpack(frame))
-        elif connection.greeted:
-            raise WireError(f"there is no operation with the code {frame[4]}")
-        elif frame[4] != GREETING.code:
-            raise WireError("the first frame must be a greeting")
-        else:
-            self._greet(connection, *GREETING.unpack(frame))
+        waiter = connection.waiter
+        if waiter is not None:
+            del self._blocked[waiter]
+            self._ended([connection], "gone")
+            self.state.abandon(waiter)
+        self._let_go(request)
+        self.transport.send(connection, frame)
 
-    def _adopt(self, door: Door, over: bool) -> None:
-        end = door.adopted()
-        if end is not None:
-            connection = Connection(end, door.label)
-            connection.trusted, connection.over = True, over
-            self._add(connection)
+    def _let_go(self, request: Request) -> None:
+        connection: Connection = request.connection
+        if connection.request is not None:
+            connection.request = None
+            connection.keep(False)
 
-    def _greet(self, connection: Connection, version: int, token: bytes) -> None:
-        import hmac
-
-        if version != VERSION:
-            raise WireError(f"the server speaks version {VERSION} of the protocol, the client {version}")
-        needed = b"" if connection.trusted else self.token.encode()
-        if not hmac.compare_digest(token, needed):
-            raise WireError("wrong token")
-        self._strangers.pop(connection, None)
-        connection.greet()
-        self._answer(connection, pack_answer(GREETING, None))
+    def _forget(self, connection: Connection, how: Ending) -> None:
+        request, connection.request = connection.request, None
+        if request is not None and self.gate is not None:
+            self.gate.ended(request, how)

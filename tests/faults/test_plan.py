@@ -73,7 +73,7 @@ PLANS = st.lists(single_faults(), max_size=4).map(
 
 
 @given(PLANS)
-def test_text_and_back(plan):
+def test_texts_are_parsed_to_the_same_plan(plan):
     """Printing and parsing is the identity, and the text needs no quoting."""
     text = str(plan)
     assert parse(text) == plan
@@ -81,7 +81,7 @@ def test_text_and_back(plan):
 
 
 @given(PLANS)
-def test_python_and_back(plan):
+def test_the_repr_of_a_plan_makes_it(plan):
     """What `repr` says is the Python that makes the plan."""
     assert eval(repr(plan), vars(faults)) == plan
 
@@ -119,7 +119,7 @@ def test_any_text_is_a_plan_or_one_error(text):
         (FaultPlan(), ""),
     ],
 )
-def test_spellings(plan, text):
+def test_each_plan_has_one_spelling(plan, text):
     """One spelling for each thing."""
     assert str(plan) == text
     assert parse(text) == plan
@@ -181,7 +181,7 @@ def test_plans_join_in_order():
         (lambda: parse("K1@k%FF"), "the text '%FF'", "UTF-8"),
     ],
 )
-def test_bad_plans(make, what, allowed):
+def test_a_bad_plan_is_one_error(make, what, allowed):
     """One error that says what is wrong and what is right."""
     with pytest.raises(FaultPlanError) as caught:
         make()
@@ -207,7 +207,7 @@ def test_ranks_are_checked_against_the_group():
             plan.check(2)
 
 
-def test_kill_points():
+def test_kill_points_are_every_operation_of_every_rank():
     """One plan for each rank and each of its operations."""
     assert list(map(str, kill_points({0: 2, 2: 1}))) == ["K0@1", "K0@2", "K2@1"]
 

@@ -13,6 +13,7 @@ import pytest
 from pytest_elastic.events import ClientLeft, PhaseBegan, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
 from pytest_elastic.launch._findings import annotate, explain, find
+from pytest_elastic.launch._hang_detector import Known
 from pytest_elastic.report import PhaseVerdict, RankEnd
 from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
@@ -23,11 +24,10 @@ FAILED, HUNG = RankEnd(0, "failed", 1.0, "boom"), RankEnd(0, "hung", math.inf, "
 
 def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | None = None) -> Any:
     """As far as it is looked at."""
-    lookout = SimpleNamespace(
-        diagnosis=diagnosis, stacks={}, explained=False, catch_up=lambda: None,
-        stale=lambda: stale, history=lambda: (PhaseBegan(1.0, 0, "call"), ClientLeft(1.5, 0, 7)),
-    )  # fmt: skip
-    return SimpleNamespace(lookout=lookout, nprocs=2, plan=SimpleNamespace(directory=directory / "logs"))
+    events = (PhaseBegan(1.0, 0, "call"), ClientLeft(1.5, 0, 7))
+    known = Known(diagnosis, {}, events, 0, stale)
+    plan = SimpleNamespace(directory=directory / "logs")
+    return SimpleNamespace(known=lambda: known, explained=False, nprocs=2, plan=plan)
 
 
 def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:

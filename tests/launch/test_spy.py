@@ -13,8 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
+from pytest_elastic.clock import Deadline
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.launch._spy import find, read_stacks, spy
+from pytest_elastic.launch._stacks import RankStacks, find_spy, read_stacks
+from pytest_elastic.loop import Loop
 
 CODE = """
 import ctypes, sys, threading
@@ -23,7 +25,15 @@ def waits(): print(flush=True); pause()
 threading.Thread(target=pause, daemon=True).start()
 waits()
 """
-needs_spy = pytest.mark.skipif(find() is None, reason="py-spy is not installed")
+needs_spy = pytest.mark.skipif(find_spy() is None, reason="py-spy is not installed")
+
+
+def spy(pids: dict[int, int], native: bool) -> dict[int, list[Stack]]:
+    loop, found = Loop(), []
+    RankStacks({}, loop).spy(pids, native, found.append)
+    assert loop.wait(lambda: found, Deadline.after(30))
+    loop.close()
+    return found[0]
 
 
 def stands(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""The timers of a group, in the loop that waits or in a thread of their own."""
+"""The timers of a group, in the group's loop."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_elastic.clock import Deadline
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
-from pytest_elastic.timer import PipeTimerClient, expires
+from pytest_elastic.loop import Loop
+from pytest_elastic.timer import PipeTimerClient, TimerTable, expires
 
 PATIENCE = 20.0
 
@@ -20,7 +20,9 @@ class Ranks:
     """The timers of two ranks, and the ranks' ends."""
 
     def __init__(self) -> None:
-        self.timers = GroupTimers()
+        self.loop = Loop()
+        self.loop.start()
+        self.timers = GroupTimers(self.loop, self.expire)
         self.ends = [self.timers.open(rank) for rank in (0, 1)]
         self.expired: list[int] = []
         self.seen = threading.Event()
@@ -29,14 +31,14 @@ class Ranks:
         client = PipeTimerClient(self.ends[rank])
         expires(span, scope="exchange", client=client).__enter__()
 
-    def expire(self) -> None:
-        self.expired += self.timers.expired()
-        if self.expired:
-            self.seen.set()
+    def expire(self, ranks: list[int]) -> None:
+        self.expired += ranks
+        self.seen.set()
 
     def close(self) -> None:
         self.timers.close()
         self.timers.close()
+        self.loop.close()
         for end in self.ends:
             os.close(end)
 
@@ -49,31 +51,18 @@ def ranks() -> Iterator[Ranks]:
     made.close()
 
 
-def test_in_the_loop_that_waits(ranks):
-    """It polls the channels, and knows when to look."""
-    assert len(ranks.timers.descriptors()) == 2
-    ranks.arm(1, 0)
-    ranks.expire()
-    assert ranks.expired == [1]
-    assert describe_expiry(ranks.timers.expiries[1]).startswith('timer "exchange" (test_timers.py:')
-    ranks.arm(0, 50)
-    ranks.expire()
-    assert ranks.timers.sooner(Deadline.after(None)).remaining() <= 50
-
-
-def test_in_a_thread(ranks):
-    """The loop is spared both; what expires is seen by nobody else's doing."""
-    ranks.timers.watch(ranks.expire)
-    assert (ranks.timers.descriptors(), ranks.timers.sooner(Deadline.after(None)).at) == ([], float("inf"))
+def test_a_timer_that_is_not_released_expires(ranks):
+    """Whoever waits or not; one that has time left does not."""
     ranks.arm(0, 50)
     ranks.arm(1, 0.05)
     assert ranks.seen.wait(PATIENCE)
     assert ranks.expired == [1]
+    assert describe_expiry(ranks.timers.expiries[1]).startswith('timer "exchange" (test_timers.py:')
+    assert ranks.loop.call(ranks.timers.next_deadline) - time.monotonic() <= 50
 
 
 def test_standing_still(ranks):
     """Nothing expires inside, nested or not; the rest of the span counts from the end of the outer one."""
-    ranks.timers.watch(ranks.expire)
     ranks.arm(0, 0.2)
     with ranks.timers.standing_still():
         with ranks.timers.standing_still():
@@ -83,22 +72,27 @@ def test_standing_still(ranks):
     assert ranks.timers.paused >= 0.4
 
 
-def test_a_rank_that_has_gone(ranks):
-    """Its channel wakes the thread once, not for ever."""
-    rounds = []
-    ranks.timers.watch(lambda: (rounds.append(1), ranks.expire()))
+def test_a_rank_that_has_gone(ranks, monkeypatch):
+    """Its channel wakes the loop once, not for ever; the others' timers go on."""
+    reads = []
+    read = TimerTable.read
+    monkeypatch.setattr(TimerTable, "read", lambda table, rank: (reads.append(rank), read(table, rank))[1])
     os.close(ranks.ends.pop())
     deadline = time.monotonic() + PATIENCE
-    while len(ranks.timers.channels()) == 2:
+    while not reads:
         assert time.monotonic() < deadline
-    ranks.arm(0, 0)
+        time.sleep(0.001)
+    ranks.arm(0, 0.05)
     assert ranks.seen.wait(PATIENCE)
-    assert len(rounds) < 10
+    assert ranks.expired == [0]
+    assert len(reads) < 10
 
 
 def test_disarmed(ranks):
     """What is armed is forgotten."""
-    ranks.arm(0, 0)
-    ranks.timers.disarm()
-    ranks.expire()
-    assert ranks.expired == []
+    with ranks.timers.standing_still():
+        ranks.arm(0, 0)
+        ranks.timers.disarm()
+    ranks.arm(1, 0)
+    assert ranks.seen.wait(PATIENCE)
+    assert ranks.expired == [1]

@@ -34,24 +34,22 @@ def recording_of(result):
     return path
 
 
-@pytest.mark.parametrize("given", [token_of, recording_of], ids=["token", "file"])
 @pytest.mark.parametrize("name", FAILURES)
-def test_replay(run, name, given):
-    """A failure that stress found comes back, five times of five, in the same steps."""
+def test_a_failure_that_stress_found_is_replayed(run, name):
+    """It comes back five times of five in the same steps, by the token and from the file."""
     found = run(KERNELS, "-k", f"{name}[0]", "--elastic-stress=200", "--elastic-seed=1")
     found.assert_outcomes(failed=1)
     found.stdout.fnmatch_lines(
         [FAILURES[name], "failed in round * of 200 (jitter: --elastic-stress=1 --elastic-seed=*)"]
     )
-    token = given(found)
-    assert token.startswith("R1.") == (given is token_of)
-    again = run(KERNELS, "-k", name, f"--elastic-replay={token}")
-    assert token_of(again) == token
-    again.assert_outcomes(failed=5)
-    again.stdout.fnmatch_lines([FAILURES[name]] * 5)
-    steps = re.findall(r"^replayed (\d+) of (\d+) steps in their order$", again.stdout.str(), re.MULTILINE)
-    assert len(steps) == 5
-    assert all(done == of for done, of in steps)
+    assert token_of(found).startswith("R1.")
+    for given in (token_of(found), recording_of(found)):
+        again = run(KERNELS, "-k", name, f"--elastic-replay={given}")
+        assert token_of(again) == given
+        again.assert_outcomes(failed=5)
+        again.stdout.fnmatch_lines([FAILURES[name]] * 5)
+        steps = re.findall(r"^replayed (\d+) of \1 steps in their order$", again.stdout.str(), re.MULTILINE)
+        assert len(steps) == 5
 
 
 OLD = Path(__file__).parents[1] / "replays" / "recordings_0_1"
@@ -135,7 +133,7 @@ def test_the_recording_is_a_file_of_lines(run, pytester):
     assert [str(one) for one in recording.entries if one.rank == 0] == ["rank 0: set('a')"]
 
 
-def test_divergence(run, monkeypatch):
+def test_another_program_diverges_where_it_does_something_else(run, monkeypatch):
     """Another program than the recorded one: raised in the rank, where it does something else."""
     code = """
         import os, pytest
@@ -163,8 +161,7 @@ def test_divergence(run, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("given", [token_of, recording_of], ids=["token", "file"])
-def test_what_is_of_another_test_or_size_is_refused(run, given):
+def test_a_recording_of_another_test_or_size_is_refused(run):
     """At once and in words, in both styles; a token of an older version says neither, and is replayed."""
     code = """
         import pytest
@@ -181,22 +178,22 @@ def test_what_is_of_another_test_or_size_is_refused(run, given):
         def test_run(elastic):
             elastic.run(lambda rank, n: None)
         """
-    text = given(run(code, "-k", "it", "--elastic-nprocs=2"))
-    result = run(code, "--elastic-nprocs=2", f"--elastic-replay={text}")
-    result.assert_outcomes(failed=2, errors=1)
-    refused = f"--elastic-replay: '{text}' cannot be replayed: it is of"
-    result.stdout.fnmatch_lines_random(
-        [
-            "replayed 2 of 2 steps in their order",
-            f"{refused} another test than *::test_other",
-            f"{refused} another test than *::test_run",
-        ]
-    )
-    result = run(code, "-k", "it", "--elastic-nprocs=3", f"--elastic-replay={text}")
-    result.stdout.fnmatch_lines([f"{refused} a run on 2 ranks, and here are 3"])
-    if given is token_of:
-        result = run(code, "-k", "it", "--elastic-nprocs=2", f"--elastic-replay={_unnamed(text)}")
-        result.stdout.fnmatch_lines(["replayed 2 of 2 steps in their order"])
+    found = run(code, "-k", "it", "--elastic-nprocs=2")
+    for text in (token_of(found), recording_of(found)):
+        result = run(code, "--elastic-nprocs=2", f"--elastic-replay={text}")
+        result.assert_outcomes(failed=2, errors=1)
+        refused = f"--elastic-replay: '{text}' cannot be replayed: it is of"
+        result.stdout.fnmatch_lines_random(
+            [
+                "replayed 2 of 2 steps in their order",
+                f"{refused} another test than *::test_other",
+                f"{refused} another test than *::test_run",
+            ]
+        )
+        result = run(code, "-k", "it", "--elastic-nprocs=3", f"--elastic-replay={text}")
+        result.stdout.fnmatch_lines([f"{refused} a run on 2 ranks, and here are 3"])
+    result = run(code, "-k", "it", "--elastic-nprocs=2", f"--elastic-replay={_unnamed(token_of(found))}")
+    result.stdout.fnmatch_lines(["replayed 2 of 2 steps in their order"])
 
 
 def _unnamed(token):
@@ -205,7 +202,7 @@ def _unnamed(token):
     return str(dataclasses.replace(order, mark="", nprocs=0))
 
 
-def test_a_replay_that_ends_early(run, monkeypatch):
+def test_a_replay_that_ends_early_is_a_failure(run, monkeypatch):
     """A test that passes before the recording is over has not replayed it."""
     code = """
         import os, pytest
@@ -226,7 +223,7 @@ def test_a_replay_that_ends_early(run, monkeypatch):
     result.stdout.fnmatch_lines(["the replay ended after 2 of 3 steps; the next one: rank *: set(*)"])
 
 
-def test_stress_that_finds_nothing(run):
+def test_stress_runs_a_test_several_times(run):
     """N rounds in one item, in both styles, each with ranks of its own."""
     result = run(
         """
@@ -265,7 +262,7 @@ def test_stress_that_finds_nothing(run):
         ("--elastic-seed=-1", "--elastic-seed: '-1' is not allowed; it must be a whole number"),
     ],
 )
-def test_bad_values(run, argument, text):
+def test_a_bad_value_is_a_usage_error(run, argument, text):
     """A usage error before any test."""
     result = run("import pytest\n@pytest.mark.elastic\ndef test_it(world): pass", argument)
     assert result.ret == 4
@@ -277,7 +274,7 @@ def test_bad_values(run, argument, text):
     ["nprocs=2, start_method='spawn'", "nprocs=2, lifetime='module'", "nprocs=2"],
     ids=["spawn", "kept", "fork"],
 )
-def test_whatever_becomes_of_the_ranks(run, marker):
+def test_each_test_has_its_own_faults_and_recording(run, marker):
     """Fresh interpreters and ranks that are kept from test to test: each test has its own faults and recording."""
     code = f"""
         import pytest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_elastic.launch._spy import find
+from pytest_elastic.launch._stacks import find_spy
 
 HANG = """
 import ctypes, os, signal, time
@@ -81,7 +81,7 @@ def test_ranks_that_cannot_be_asked(run, body, seen):
     result.stdout.fnmatch_lines(["ranks 0-1 did not finish within 1 s*", "  *.py:* in test_hang"])
 
 
-@pytest.mark.skipif(find() is None, reason="py-spy is not installed")
+@pytest.mark.skipif(find_spy() is None, reason="py-spy is not installed")
 def test_stacks_from_outside(run):
     """With py-spy the calls of C are shown, of a call that a signal would end, and a stopped rank stays so."""
     result = run(

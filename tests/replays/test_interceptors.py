@@ -31,7 +31,7 @@ def faulty(rig):
     return make
 
 
-def test_kill_keeps_the_request(faulty):
+def test_a_killed_ranks_request_has_no_effect(faulty):
     """It has no effect; the ones before it had."""
     rig = faulty(kill(rank=1, op=2))
     rig.ask(1, "set", "a", b"1")
@@ -39,7 +39,7 @@ def test_kill_keeps_the_request(faulty):
     assert (rig.sent, rig.state.list_keys(), rig.of(1)) == ([(1, K)], ["a"], ["ok"])
 
 
-def test_kill_of_another(faulty):
+def test_a_kill_at_another_ranks_operation(faulty):
     """Who triggers it goes on; what the victim still asks is kept."""
     rig = faulty(kill(rank=1, op=1, of=0))
     rig.ask(0, "set", "a", b"1")
@@ -47,7 +47,7 @@ def test_kill_of_another(faulty):
     assert (rig.sent, rig.state.list_keys()) == ([(1, K)], ["a"])
 
 
-def test_exit(faulty):
+def test_an_exit_is_the_answer_to_a_request(faulty):
     """The answer ends the client; a second thread of it, too."""
     rig = faulty(exit(rank=1, code=7, op=2))
     rig.ask(1, "set", "a", b"1")
@@ -56,7 +56,7 @@ def test_exit(faulty):
     assert (rig.of(1), rig.state.list_keys(), rig.sent) == (["ok", "exit 7", "exit 7"], ["a"], [])
 
 
-def test_exit_of_one_that_waits(faulty):
+def test_an_exit_ends_a_wait(faulty):
     """It does not wait any more."""
     rig = faulty(exit(rank=1, code=0, op=1, of=0))
     rig.ask(1, "get", "a")
@@ -64,7 +64,7 @@ def test_exit_of_one_that_waits(faulty):
     assert (rig.of(1), rig.of(0), rig.state.waiters()) == (["exit 0"], ["ok"], [])
 
 
-def test_stop_for_a_while(faulty, clock):
+def test_a_stopped_rank_goes_on_after_its_time(faulty, clock):
     """The request has its effect when the rank goes on."""
     rig = faulty(stop(rank=1, op=1, seconds=2.0))
     rig.ask(1, "set", "a", b"1")
@@ -75,7 +75,7 @@ def test_stop_for_a_while(faulty, clock):
     assert (rig.sent, rig.of(1), rig.stage.due()) == ([(1, S), (1, C)], ["ok"], math.inf)
 
 
-def test_stop_and_resume(faulty):
+def test_a_stopped_rank_goes_on_when_another_one_says(faulty):
     """When another rank says."""
     rig = faulty(stop(rank=1, op=1) | resume(rank=1, key="go", of=0))
     rig.ask(1, "set", "a", b"1")
@@ -85,7 +85,7 @@ def test_stop_and_resume(faulty):
     assert (rig.sent, rig.of(1)) == ([(1, S), (1, C)], ["ok"])
 
 
-def test_killed_while_stopped(faulty):
+def test_a_rank_may_be_killed_while_it_is_stopped(faulty):
     """Its request is never applied."""
     rig = faulty(stop(rank=1, op=1) | kill(rank=1, op=1, of=0) | resume(rank=1, op=2, of=0))
     rig.ask(1, "set", "a", b"1")
@@ -94,7 +94,7 @@ def test_killed_while_stopped(faulty):
     assert (rig.sent, rig.state.list_keys()) == ([(1, S), (1, K), (1, C)], [])
 
 
-def test_delays(faulty, clock):
+def test_the_longest_delay_counts(faulty, clock):
     """The longest of those that are due at one operation."""
     rig = faulty(delay(rank=0, key="a*", by=0.2) | late_join(rank=0, by=0.5) | delay(rank=1, op=1, by=0.1))
     rig.ask(0, "set", "a1", b"1")
@@ -105,7 +105,7 @@ def test_delays(faulty, clock):
     assert rig.of(0) == ["ok"]
 
 
-def test_drop(faulty):
+def test_a_dropped_write_has_an_answer_and_no_effect(faulty):
     """No effect, and the answer of one that had."""
     rig = faulty(drop(rank=0, op=1))
     rig.ask(0, "set", "a", b"1")
@@ -113,7 +113,7 @@ def test_drop(faulty):
     assert (rig.of(0), rig.state.list_keys()) == (["ok", "ok"], ["b"])
 
 
-def test_server_gone(faulty):
+def test_the_server_goes_before_the_operation(faulty):
     """The request that triggers it has no effect."""
     rig = faulty(server_gone(op=2))
     rig.ask(0, "set", "a", b"1")
@@ -165,14 +165,14 @@ def spans(rig, clock, seed):
     return found
 
 
-def test_a_seed_is_a_schedule(rig, clock):
+def test_a_seed_is_one_jitter(rig, clock):
     """The same one twice, another one for another seed."""
     one, again, other = (spans(rig, clock, seed) for seed in ("1/0", "1/0", "2/0"))
     assert one == again
     assert one != other
 
 
-def test_some_are_late(rig, clock):
+def test_jitter_delays_some_requests(rig, clock):
     """By less than 10 ms, in each of some seeds; in some a rank is always late."""
     found = [spans(rig, clock, seed) for seed in range(20)]
     assert all(0 < max(late) < 0.01 for late in found)

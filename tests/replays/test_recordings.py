@@ -51,12 +51,12 @@ def rows(recording):
     return [(one.rank, one.how, one.name, one.keys) for one in recording.entries]
 
 
-def test_everything_is_noted(rig):
+def test_a_recording_has_everything_in_order(rig):
     """Requests, and the ends of those that waited, in the store's order."""
     assert rows(recorded(rig, *HISTORY)) == ROWS
 
 
-def test_only_the_last_are_kept(rig):
+def test_a_recording_without_its_beginning_is_not_replayed(rig):
     """And it is known how many are not."""
     recording = recorded(rig, *HISTORY, most=5)
     assert (rows(recording), recording.lost) == (ROWS[-4:], 4)
@@ -64,7 +64,7 @@ def test_only_the_last_are_kept(rig):
         RecordedInterceptor(recording, OpenGate())
 
 
-def test_from_events():
+def test_entries_are_a_view_of_events():
     """What a server tells is the same history; connections are numbered for each rank."""
     events = [
         StoreCalled(5.0, 0, 31, "get", ("a",)),
@@ -89,7 +89,7 @@ def test_from_events():
     )
 
 
-def test_dump_and_load(rig):
+def test_recordings_can_be_dumped_and_loaded(rig):
     """Any number of recordings in one text."""
     one = recorded(rig, *HISTORY)
     other = Recording((), {"nprocs": 3, "faults": "K1@4"}, 2)
@@ -151,7 +151,7 @@ def test_a_file_of_version_0_1_has_all_groups_and_connections():
         ('{"format":"elastic-recording/2","faults":"Q","lost":0}', "line 1: FaultPlanError"),
     ],
 )
-def test_what_is_no_recording(text, problem):
+def test_a_text_that_is_no_recording_is_one_error(text, problem):
     """One error, with the line."""
     with pytest.raises(ValueError) as caught:
         load(text)
@@ -211,7 +211,7 @@ def test_what_comes_after_the_recording_is_free(rig):
     assert rig.of(0) == ["ok"]
 
 
-def test_more_of_one_than_was_recorded(rig):
+def test_further_requests_wait_for_the_end_of_the_order(rig):
     """Has to wait for the others' turns."""
     stage, seen, wanted = replaying(rig, (0, *A), (1, *B))
     rig.ask(0, *A)
@@ -254,7 +254,7 @@ def diverged(stage, rig, label, expected, came):
         (("multi_set", ["b", "c"], [b"1", b"1"]), "multi_set('b', 'c')"),
     ],
 )
-def test_another_operation(rig, other, shown):
+def test_another_operation_is_a_divergence(rig, other, shown):
     """Raised where it happens, before its turn; and in all that is held."""
     stage, _, _ = replaying(rig, (0, *A), (1, *B), (2, *B))
     rig.ask(2, *B)
@@ -267,7 +267,7 @@ def test_another_operation(rig, other, shown):
     assert rig.of(0)[0].startswith("held for a replay that another rank has ended")
 
 
-def test_blocked_where_it_was_not(rig):
+def test_a_new_wait_is_a_divergence(rig):
     """The write before it had no effect this time."""
     stage, _, _ = replaying(rig, (0, *A), (1, "get", "a"))
     rig.state.set = lambda *arguments: None
@@ -276,7 +276,7 @@ def test_blocked_where_it_was_not(rig):
     diverged(stage, rig, 1, "rank 1: get('a')", "came, and has to wait this time")
 
 
-def test_not_blocked_where_it_was(rig):
+def test_a_missing_wait_is_a_divergence(rig):
     """A key is there that was not."""
     stage, _, _ = replaying(rig, (1, "get", "a"), (0, *A))
     rig.state.set("a", b"0")
@@ -285,7 +285,7 @@ def test_not_blocked_where_it_was(rig):
         stage.check()
 
 
-def test_one_that_still_waits(rig):
+def test_a_wait_that_goes_on_is_a_divergence(rig):
     """A wait that had ended when recorded does not; nobody is kept waiting for it."""
     stage, _, _ = replaying(rig, (1, "get", "a"), (0, *A), (1, *B), (0, *B))
     rig.ask(1, "get", "a")
@@ -294,7 +294,7 @@ def test_one_that_still_waits(rig):
     diverged(stage, rig, 1, "rank 1: set('b')", "still waits in get('a')")
 
 
-def test_one_that_has_ended(rig):
+def test_a_rank_that_has_ended_is_a_divergence(rig):
     """Its turn will never come."""
     stage, _, _ = replaying(rig, (1, *A), (0, *B))
     stage.left(1)
@@ -305,7 +305,7 @@ def test_one_that_has_ended(rig):
     diverged(stage, rig, 0, "rank 1: set('a')", "has ended")
 
 
-def test_one_that_does_not_come(rig, clock):
+def test_a_rank_that_does_not_come_is_a_divergence(rig, clock):
     """After ten times what it took, and some."""
     recording = Recording(
         (
@@ -325,7 +325,7 @@ def test_one_that_does_not_come(rig, clock):
     diverged(stage, rig, 0, "rank 1: set('a')", "did not come for 54.0 s")
 
 
-def test_one_that_is_killed_while_held(rig):
+def test_a_request_of_a_killed_rank_is_forgotten(rig):
     """Its request is forgotten."""
     stage, _, _ = replaying(rig, (0, *A), (1, *B))
     request = rig.ask(1, *B)
@@ -334,7 +334,7 @@ def test_one_that_is_killed_while_held(rig):
     assert rig.of(1) == []
 
 
-def test_a_rank_that_timed_out_and_does_nothing(rig, clock):
+def test_the_others_go_on_after_a_rank_that_timed_out_and_does_nothing(rig, clock):
     """The others go on after a second."""
     stage, seen, wanted = replaying(rig, (0, "get", "x"), (0, "expire"), (1, *A))
     rig.ask(1, *A)

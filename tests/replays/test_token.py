@@ -164,12 +164,12 @@ def barrier(order):
         (list(barrier([2, 1, 0])), ((0, 1),)),
     ],
 )
-def test_few_delays(steps, delays):
+def test_the_order_of_independent_operations_costs_no_delay(steps, delays):
     """What does not matter costs nothing."""
     assert order_of(history(*steps)).delays == delays
 
 
-def test_the_text():
+def test_a_token_has_counts_delays_faults_and_a_seal():
     """Counts, delays, faults, seal."""
     recording = history((1, "get", "x"), (0, "set", "x", b"1"), (1, "get", "x"))
     order = order_of(Recording(recording.events, {"faults": "K1@3"}))
@@ -187,14 +187,14 @@ def test_the_text():
         ("R1.1-2.0-1+Z9.p{}0000", "no good faults"),
     ],
 )
-def test_bad_tokens(token, problem):
+def test_a_bad_token_is_one_error(token, problem):
     """One error."""
     token = token.format(f"{checksum(token.partition('.p')[0]):04x}")
     with pytest.raises(ValueError, match=problem):
         parse_order(token)
 
 
-def test_it_says_of_which_test_and_size():
+def test_a_token_says_its_test_and_size():
     """In few characters; where that is not known, it is good for any."""
     steps = ((0, "set", "a", b"1"), (1, "get", "a"))
     recording = Recording(history(*steps).events, {"test": "tests/test_x.py::T::test_y[a-b]", "nprocs": 2})
@@ -208,7 +208,7 @@ def test_it_says_of_which_test_and_size():
         assert mismatch(one, "any", 9) == ""
 
 
-def test_unsuited():
+def test_some_recordings_have_no_token():
     """The launcher's part cannot be forced by a rank's schedule."""
     with pytest.raises(UnsuitedError, match="the launcher took part"):
         order_of(history(("launcher", "set", "a", b"1")))
@@ -216,7 +216,7 @@ def test_unsuited():
         order_of(history())
 
 
-def test_threads_of_a_rank():
+def test_connections_of_a_rank_have_counts_of_their_own():
     """Each connection is a party of its own."""
     rig = Rig()
     stage = rig.use(Recorder(OpenGate()))
@@ -228,7 +228,7 @@ def test_threads_of_a_rank():
     assert parse_order(str(order)).counts == {(0, 0): 1, (0, 1): 1, (2, 0): 1}
 
 
-def test_another_program(rig):
+def test_another_program_is_known_at_the_end(rig):
     """Is known at the end, by its fingerprint."""
     order = order_of(history((0, "set", "a", b"1"), (1, "get", "a")))
     stage = rig.use(ScheduledInterceptor(order, OpenGate()))
@@ -241,7 +241,7 @@ def test_another_program(rig):
         stage.check()
 
 
-def test_one_that_does_not_come(rig, clock):
+def test_nobody_is_held_for_ever(rig, clock):
     """Nobody is held for ever."""
     stage = rig.use(
         ScheduledInterceptor(order_of(history((0, "set", "a", b"1"), (1, "get", "a"))), OpenGate(), 3.0)
@@ -252,7 +252,7 @@ def test_one_that_does_not_come(rig, clock):
     assert text.splitlines()[1:] == ["  expected rank 0 to do something", "  did not come for 4.0 s"]
 
 
-def test_one_that_has_ended(rig):
+def test_nobody_is_held_for_a_rank_that_has_ended(rig):
     """Nor for one that is gone."""
     stage = rig.use(
         ScheduledInterceptor(order_of(history((0, "set", "a", b"1"), (1, "get", "a"))), OpenGate())

@@ -138,7 +138,10 @@ def test_a_lane_for_each_rank(show, nprocs):
     [
         ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "jumped"), FAILED], "waited for “k” · call failed"),
         ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "timed out"), PASSED], "call passed"),
-        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "gone"), RankExited(4.0, 0, -15)], "waited for “k” · SIGTERM"),
+        (
+            [PHASE, WAIT, WaitEnded(3.0, 0, 0, "gone"), RankExited(4.0, 0, -15)],
+            "waited for “k” · killed by SIGTERM",
+        ),
         ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "done"), FAILED], "call failed: ValueError: boom"),
         ([PHASE, RankStood(3.0, 0, "spinning")], "spinning"),
         ([PHASE], "in call"),

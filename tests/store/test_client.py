@@ -76,7 +76,7 @@ def test_a_thread_that_ended_gives_its_connection_back(
     store = server.store()
     store.set("k", "1")
     threads(*[lambda: store.get("k")] * 20)
-    wait_for(lambda: len(server._service._connections) == 2)  # The door and this thread's.
+    wait_for(lambda: len(server._service.transport.connections) == 2)  # The door and this thread's.
 
 
 @pytest.mark.parametrize("kind", ["pair", "unix"])
@@ -258,7 +258,7 @@ def test_descriptors_are_close_on_exec(server: StoreServer) -> None:
     store = RemoteStore(given)
     store.set("k", "1")
     ends = [store._lines.mine()._end, store._lines._dialer._door._end]
-    ends += [connection.socket for connection in server._service._connections.values()]
+    ends += [connection.socket for connection in server._service.transport.connections.values()]
     assert len(ends) == 5 - 1
     assert not any(end.get_inheritable() for end in ends)
 

@@ -10,8 +10,7 @@ import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError
-from pytest_elastic.store import RemoteStore, StoreServer, _line
-from pytest_elastic.store._gate import OpenGate, Request
+from pytest_elastic.store import OpenGate, RemoteStore, Request, StoreServer, _line
 
 LONG = 10.0  # Seconds; what is meant is much less.
 
@@ -21,11 +20,13 @@ class Script(OpenGate):
 
     def __init__(self, keeps: Callable[[Request], bool] = lambda request: False) -> None:
         self.keeps = keeps
+        self.seen: list[Request] = []
         self.kept: list[Request] = []
         self.notes: list[tuple[object, str, str]] = []
         self.news = threading.Condition()
 
     def asked(self, request: Request) -> None:
+        self.seen.append(request)
         if not self.keeps(request):
             self.keeper.let(request)
             return
@@ -72,8 +73,7 @@ class Guarded:
             act()
             done.set()
 
-        with self.server._lock:
-            self.server._order(acting)
+        self.server.loop.post(acting)
         assert done.wait(LONG)
 
 
@@ -187,7 +187,7 @@ def test_failing(guarded, keeps):
 
     failing = Doing(call)
     one.gate.until(0, "get", "kept" if keeps else "blocked")
-    request = one.gate.kept[0] if keeps else next(iter(one.server._service._open.values()))
+    request = one.gate.seen[-1]
     one.act(lambda: one.gate.keeper.fail(request, DivergenceError("there")))
     caught, total = failing.outcome()
     assert (str(caught.value), total) == ("there", 1)
@@ -248,7 +248,7 @@ def test_a_client_that_goes(guarded):
         one.gate.until(number, name, before)
         one.server.drop(number)
         one.gate.until(number, name, "gone")
-    assert one.server._service._open == {}
+    assert one.server.state.waiters() == []
 
 
 def test_hanging_up(guarded):

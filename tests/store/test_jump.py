@@ -41,7 +41,7 @@ def test_a_wait_ends_at_once_as_if_its_time_had_passed(
     store, began = jumper.store(0), SYSTEM_CLOCK.monotonic()
     threads.start(lambda: store.wait(["a"], 300))
     wait_for(lambda: blocked(events, 1))
-    jumper.order(jumper.jump)
+    jumper.loop.post(jumper.jump)
     (error,) = threads.join()
     assert type(error) is DistStoreError
     assert (error.timeout, round(error.elapsed), str(error)[:32]) == (
@@ -63,10 +63,10 @@ def test_the_earliest_deadline_comes_first(
     wait_for(lambda: blocked(events, 1))
     threads.start(lambda: first.wait(["a"], 300))
     wait_for(lambda: blocked(events, 2))
-    jumper.order(jumper.jump)
+    jumper.loop.post(jumper.jump)
     wait_for(lambda: any(isinstance(event, WaitEnded) for event in list(events)))
     assert [event.rank for event in events if isinstance(event, WaitEnded)] == [0]
-    jumper.order(jumper.jump)
+    jumper.loop.post(jumper.jump)
     errors = threads.join()
     assert 1000 <= errors[long].elapsed < 1000 + 30
     for store in (first, second):
@@ -89,7 +89,7 @@ def test_others_are_spared_for_a_moment(
     wait_for(lambda: blocked(events, 1))
     number = threads.start(lambda: second.wait(["b"], 300.001))
     wait_for(lambda: blocked(events, 2))
-    jumper.order(jumper.jump)
+    jumper.loop.post(jumper.jump)
     assert threads.join()[number] is None
     for store in (first, second):
         store.close()
@@ -102,7 +102,7 @@ def test_a_wait_that_begins_after_a_jump_has_its_whole_time(
     store, other = jumper.store(0), jumper.store(1)
     threads.start(lambda: store.wait(["a"], 300))
     wait_for(lambda: blocked(events, 1))
-    jumper.order(jumper.jump)
+    jumper.loop.post(jumper.jump)
     threads.join()
     number = threads.start(lambda: store.get("b"))
     wait_for(lambda: len(events) >= 3 and blocked(events, 2))
@@ -115,8 +115,8 @@ def test_a_wait_that_begins_after_a_jump_has_its_whole_time(
 def test_without_a_wait_nothing_jumps(jumper: StoreServer) -> None:
     """A jump to no deadline is none."""
     done = threading.Event()
-    jumper.order(jumper.jump)
-    jumper.order(done.set)
+    jumper.loop.post(jumper.jump)
+    jumper.loop.post(done.set)
     assert done.wait(30)
     assert jumper._service.clock.ahead == 0.0
 
@@ -129,7 +129,7 @@ def test_a_barrier_says_how_long_it_took(
     threads.start(lambda: barrier(store, 3, "epoch", 300, rank=0, trace_timeout=10))
     for number in (1, 2):
         wait_for(lambda number=number: blocked(events, number))
-        jumper.order(jumper.jump)
+        jumper.loop.post(jumper.jump)
     (error,) = threads.join()
     assert (error.missing_ranks, error.arrived_ranks) == ([1, 2], [0])
     assert 310 <= error.elapsed < 340
@@ -146,8 +146,7 @@ def test_settled_is_when_all_that_arrived_is_served(jumper: StoreServer, events:
 
     store.set("warm", "1")
     line = store._lines.mine()
-    with jumper._lock:  # In the serving thread, so that nothing is served between the two.
-        jumper._order(lambda: (events.clear(), line._end.sendall(_SET), jumper.settle(answer)))
+    jumper.loop.post(lambda: (events.clear(), line._end.sendall(_SET), jumper.loop.settle(answer)))
     assert done.wait(30)
     assert seen == ["StoreCalled"]
     line._end.recv(100)
@@ -163,6 +162,7 @@ def test_who_looks_is_told_of_waits_that_have_just_timed_out(
     wait_for(lambda: blocked(events, 1))
 
     def answer() -> None:
+        jumper.tell()
         seen.extend(event.how for event in events if isinstance(event, WaitEnded))
         done.set()
 
@@ -170,22 +170,10 @@ def test_who_looks_is_told_of_waits_that_have_just_timed_out(
         """Through the deadline, which is found over in the round in which `answer` is called."""
         jumper.tell_when(2)
         time.sleep(0.3)
-        jumper.settle(answer)
+        jumper.loop.settle(answer)
 
-    jumper.order(lambda: jumper.settle(sleep))
+    jumper.loop.post(lambda: jumper.loop.settle(sleep))
     assert done.wait(30)
     assert seen == ["timed out"]
     assert type(threads.join()[0]) is DistStoreError
-    store.close()
-
-
-def test_an_alarm_rings_once(jumper: StoreServer) -> None:
-    """After its time, and not for a later wait."""
-    rung = threading.Semaphore(0)
-    jumper.order(lambda: jumper.after(0.01, rung.release))
-    assert rung.acquire(timeout=30)
-    store = jumper.store(0)
-    with pytest.raises(DistStoreError):
-        store.wait(["a"], 0.05)
-    assert not rung.acquire(blocking=False)
     store.close()

@@ -38,7 +38,7 @@ def handled(number: int, handler: Callable[[], object]) -> Iterator[Callable[[],
 
 def connections(server: StoreServer) -> list[int]:
     """The numbers of all that are open, but for doors."""
-    known = list(server._service._connections.values())
+    known = list(server._service.transport.connections.values())
     return sorted(one.whose[1] for one in known if type(one).__name__ == "Connection")
 
 
@@ -247,7 +247,7 @@ def test_signals_do_not_cost_a_connection_each(
                 send()
                 wait_for(lambda number=number: server.state.peek("n") == b"%d" % (3 * number))
                 wait_for(lambda: len(connections(server)) == 1)
-            server.order(lambda: (server.state.set("k", b"1"), server._service._wake()))
+            server.loop.post(lambda: (server.state.set("k", b"1"), server._service._wake()))
 
         threads.start(act)
         assert store.get("k") == b"1"

@@ -10,11 +10,19 @@ import pytest
 
 from pytest_elastic.errors import DistStoreError
 from pytest_elastic.events import BarrierJoined, ClientLeft, Event, StoreCalled, WaitBegan, WaitEnded
-from pytest_elastic.store import PrefixStore, RemoteStore, StoreServer, barrier, get_all, synchronize
-from pytest_elastic.store._arguments import Asked
-from pytest_elastic.store._reporter import Reporter
-from pytest_elastic.store._state import StoreState
-from pytest_elastic.store._wire import REQUESTS
+from pytest_elastic.store import (
+    OPERATIONS,
+    Asked,
+    PrefixStore,
+    RemoteStore,
+    Request,
+    StoreServer,
+    StoreState,
+    barrier,
+    get_all,
+    synchronize,
+)
+from pytest_elastic.store._reporter import FAILED, Reporter
 
 
 class Told:
@@ -89,10 +97,10 @@ def test_values_are_not_kept_until_they_are_told() -> None:
         ("arrive", "k" * 1000 + "/num_members", 0, 2),
     ]
     for name, *arguments in requests:
-        frame = REQUESTS[name].pack(arguments)
-        reporter.called(connection, frame, getattr(state, name)(*arguments))  # type: ignore[arg-type]
-    reporter.called(connection, REQUESTS["set"].pack(("a", long)), reporter.failed)  # type: ignore[arg-type]
-    assert not any(isinstance(one, bytes) and long in one for one in reporter.noted)
+        request = Request(connection, OPERATIONS[name], arguments)
+        reporter.called(request, getattr(state, name)(*arguments))
+    reporter.called(Request(connection, OPERATIONS["set"], ["a", long]), FAILED)
+    assert not any(isinstance(one, bytes) for noted in reporter.noted for one in noted)
     assert not events
     reporter.tell()
     joined = [event for event in events if isinstance(event, BarrierJoined)]

@@ -221,7 +221,7 @@ def test_a_poll_that_outlasts_the_close_ends_the_server(
     threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Close is bounded; what it could not end is ended when the loop comes back."""
-    monkeypatch.setattr("pytest_elastic.store._server._CLOSING_TIME", 0.01)
+    monkeypatch.setattr("pytest_elastic.loop._CLOSING_TIME", 0.01)
     before, server = open_files(), StoreServer()
     busy, go_on = threading.Event(), threading.Event()
 
@@ -229,8 +229,7 @@ def test_a_poll_that_outlasts_the_close_ends_the_server(
         busy.set()
         assert go_on.wait(30)
 
-    with server._lock:
-        server._order(act)
+    server.loop.post(act)
     threads.start(lambda: server.poll(30.0))
     assert busy.wait(30)
     server.close()
@@ -297,7 +296,7 @@ def test_a_program_that_a_rank_starts_does_not_keep_its_connection(
     child = fork(rank)
     program = psutil.Process(child.outcome())
     try:
-        wait_for(lambda: not server._service._connections)
+        wait_for(lambda: not server._service.transport.connections)
         assert program.is_running()
     finally:
         program.kill()

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import resource
+import selectors
 import signal
 import socket
 import struct
@@ -19,6 +20,7 @@ import pytest
 from pytest_elastic import pristine
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DistNetworkError, DistStoreError
+from pytest_elastic.loop import Loop
 from pytest_elastic.store import RemoteStore, StoreServer, StoreState, recording
 from pytest_elastic.store._service import Service
 from pytest_elastic.store._wire import (
@@ -78,16 +80,15 @@ def test_an_element_that_cannot_be_delivered_goes_to_the_next(server: StoreServe
 
     def make_popper() -> None:
         service.add_door(ours, "dead")
-        connection = service._connections[ours.fileno()]
+        connection = service.transport.connections[ours.fileno()]
         connection.greet()
-        service._serve(connection, REQUESTS["queue_pop"].pack((300.0, 0.0, "q", True)))
+        service.request(connection, REQUESTS["queue_pop"].pack((300.0, 0.0, "q", True)))
         theirs.close()
-        service._poller.change(connection.descriptor, 0)  # The news of its end is late.
+        service.transport.selector.modify(connection.socket, 1, lambda: None)  # The news of its end is late.
         connection.socket.shutdown(socket.SHUT_RDWR)
         made.set()
 
-    with server._lock:
-        server._order(make_popper)
+    server.loop.post(make_popper)
     assert made.wait(PROMPT)
     store.queue_push("q", "1")
     assert store.queue_pop("q") == b"1"
@@ -120,8 +121,7 @@ def test_a_client_killed_in_mid_frame_stores_nothing(server: StoreServer, raw: A
 def test_an_error_inside_the_server_is_the_callers(server: StoreServer) -> None:
     """Whatever it is, the others and the connection go on."""
     store, other = server.store(), server.store()
-    append = REQUESTS["append"]
-    server._service._operations[append.code] = (append, lambda key, value: 1 / 0)
+    server._service._methods["append"] = lambda key, value: 1 / 0
     with pytest.raises(DistStoreError, match="ZeroDivisionError"):
         store.append("k", "1")
     prompt(store)
@@ -180,7 +180,7 @@ def test_a_stranger_may_not_announce_more_than_4_kib(server: StoreServer, raw: A
 
 def test_a_stranger_who_does_not_greet_is_sent_away(server: StoreServer, raw: Any, monkeypatch: Any) -> None:
     """He must not hold descriptors for ever."""
-    monkeypatch.setattr("pytest_elastic.store._service._GREETING_TIME", 0.05)
+    monkeypatch.setattr("pytest_elastic.store._transport._GREETING_TIME", 0.05)
     assert raw(greeted=False).refusal() == "no greeting within 0.05 s"
 
 
@@ -200,8 +200,8 @@ def test_a_hang_up_in_mid_frame_is_forgotten(server: StoreServer, raw: Any, wait
         client = raw(greeted=greeted)
         client.send(b"\0\0\0\x09\1")
         client.end.close()
-    wait_for(lambda: not server._service._connections)
-    assert not server._service._strangers
+    wait_for(lambda: not server._service.transport.connections)
+    assert not server._service.transport._strangers
 
 
 def test_a_slow_reader_is_held_back(server: StoreServer, raw: Any) -> None:
@@ -310,7 +310,7 @@ def test_only_sockets_can_be_handed_in(server: StoreServer) -> None:
     door.sendall(ADOPT.pack((False,)))  # And none at all.
     door.sendall(REQUESTS["add"].pack(("n", 1)))
     assert unpack_answer(REQUESTS["add"], door.recv(100)) == 1
-    assert len(server._service._connections) == 1
+    assert len(server._service.transport.connections) == 1
     door.close()
 
 
@@ -353,12 +353,12 @@ def test_the_spare_descriptor_is_closed_once(monkeypatch: pytest.MonkeyPatch) ->
     close = os.close
 
     def note(descriptor: int) -> None:
-        seen.append(service._spare._descriptor)
+        seen.append(service.transport._reserve._descriptor)
         close(descriptor)
 
     monkeypatch.setattr(pristine.os, "close", note)
-    service.let_go()
-    service.let_go()
+    service.transport.let_go()
+    service.transport.let_go()
     assert seen == [None]
 
 
@@ -393,18 +393,21 @@ def test_a_notify_storm_loses_nobody(server: StoreServer, raw: Any, waiting: Any
 
 def test_a_write_at_the_deadline_is_seen() -> None:
     """What is ready is served before what has expired is told so."""
-    service = Service(StoreState())
+    loop = Loop()
+    service = Service(StoreState(), selector=loop.selector)
+    loop.add(service)
     ours, theirs = socket.socketpair()
     other, writer = socket.socketpair()
     for end in (ours, other):
         service.add_door(end, None)
-        service._connections[end.fileno()].greet()
+        service.transport.connections[end.fileno()].greet()
     theirs.sendall(REQUESTS["wait"].pack((1e-9, 0.0, ["k"], False, ())))
-    service._act(service._connections[ours.fileno()])
+    service.transport._act(service.transport.connections[ours.fileno()])
     writer.sendall(REQUESTS["set"].pack(("k", b"1")))
-    service.poll(0.0)
+    loop.step()
     assert unpack_answer(REQUESTS["wait"], theirs.recv(100)) is None
-    service.close()
+    service.transport.close()
+    loop.close()
     theirs.close()
     writer.close()
 
@@ -545,11 +548,34 @@ def test_fuzz(server: StoreServer, caplog: Any, wait_for: Any) -> None:
             prompt(store)
         if rounds % 1000 == 0:
             grown = max(grown, psutil.Process().memory_info().rss - before)
-            with server._lock:  # What was stored is not the connections' memory.
-                server._order(server.state._values.clear)
-                server._order(server.state._queues.clear)
+            # What was stored is not the connections' memory.
+            server.loop.post(server.state._values.clear)
+            server.loop.post(server.state._queues.clear)
     prompt(store)
-    wait_for(lambda: len(server._service._connections) == 2)  # The healthy client's door and line.
+    wait_for(lambda: len(server._service.transport.connections) == 2)  # The healthy client's door and line.
     grown = max(grown, psutil.Process().memory_info().rss - before)
     assert grown < 64 * 2**20
     print(f"seed {seed}: {fuzzer.sent} messages on {rounds} connections, {grown / 2**20:.0f} MiB grown")
+
+
+def test_another_loop_drives_the_service_with_its_own_selector() -> None:
+    """It calls the data of the keys that are ready, and keeps its selector when the service is closed."""
+    with selectors.DefaultSelector() as selector:
+        service = Service(StoreState(), selector=selector)
+        ours, theirs = socket.socketpair()
+        service.add_door(ours, None)
+        service.transport.connections[ours.fileno()].greet()
+        theirs.sendall(REQUESTS["wait"].pack((0.02, 0.0, ["k"], False, ())))
+        answers = []
+        selector.register(theirs, selectors.EVENT_READ, lambda: answers.append(theirs.recv(1000)))
+        while not answers:
+            seconds = service.due() - SYSTEM_CLOCK.monotonic()
+            ready = selector.select(min(seconds, PROMPT))
+            for key, _ in ready:
+                key.data()
+            service.step(idle=not ready)
+        with pytest.raises(DistStoreError, match="missing keys: 'k'"):
+            unpack_answer(REQUESTS["wait"], answers[0])
+        service.transport.close()
+        assert [key.fileobj for key in selector.get_map().values()] == [theirs]
+        theirs.close()

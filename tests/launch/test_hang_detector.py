@@ -1,4 +1,4 @@
-"""The lookout over a served store, whose ranks are threads here, and whose processes only sleep."""
+"""The hang detector over a served store, whose ranks are threads here, and whose processes only sleep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,21 +17,12 @@ import pytest
 
 from pytest_elastic.errors import DistStoreError
 from pytest_elastic.events import PhaseBegan, PhaseEnded, RankStood
-from pytest_elastic.launch._lookout import Lookout
+from pytest_elastic.hang import Stack
+from pytest_elastic.launch._hang_detector import HangDetector
+from pytest_elastic.loop import Loop
 from pytest_elastic.store import RemoteStore, StoreServer, barrier
 
 LONG = 20.0
-
-
-class Dumped:
-    """In place of the ranks' stacks: who was asked for them."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[int]] = []
-
-    def take(self, group: Any, ranks: list[int]) -> dict[int, list[Any]]:
-        self.asked.append(ranks)
-        return {rank: [] for rank in ranks}
 
 
 def waiting_process(child: str = "") -> subprocess.Popen[bytes]:
@@ -50,15 +41,24 @@ class Group:
 
     def __init__(self, clock: str = "auto") -> None:
         self.processes = [waiting_process() for _ in range(3)]
-        self.dumps, self.group, self.timer = Dumped(), None, float("inf")
-        self.lookout = Lookout(self, 3, clock, True)  # type: ignore[arg-type]
-        self.server = StoreServer(sink=self.lookout.sink)
-        self.server.start()
+        self.loop, self.timer = Loop(), float("inf")
+        self.asked: list[list[int]] = []  # Who was asked for its stacks.
+        self.detector = HangDetector(self, 3, clock, True)
+        self.server = StoreServer(sink=self.detector.sink, loop=self.loop)
+        self.loop.start()
         self.errors: list[Any] = [None] * 3
         self.threads: list[threading.Thread] = []
         self.stores: list[RemoteStore] = []
         for rank in range(3):
-            self.lookout.note([PhaseBegan(time.monotonic(), rank, "call")])
+            self.call("note", [PhaseBegan(time.monotonic(), rank, "call")])
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the detector, in the loop."""
+        return self.loop.call(lambda: getattr(self.detector, method)(*arguments))
+
+    def dump_stacks(self, ranks: Sequence[int], done: Callable[[dict[int, list[Stack]]], object]) -> None:
+        self.asked.append(list(ranks))
+        done({rank: [] for rank in ranks})
 
     def pids(self) -> dict[int, int]:
         return {rank: process.pid for rank, process in enumerate(self.processes)}
@@ -77,7 +77,7 @@ class Group:
                 work(store)
             except Exception as error:
                 outcome, self.errors[rank] = "failed", error
-            self.lookout.note([PhaseEnded(time.monotonic(), rank, "call", outcome)])
+            self.call("note", [PhaseEnded(time.monotonic(), rank, "call", outcome)])
 
         self.threads.append(threading.Thread(target=act, daemon=True))
         self.threads[-1].start()
@@ -91,6 +91,7 @@ class Group:
 
     def close(self) -> None:
         self.server.close()
+        self.loop.close()
         for thread in self.threads:
             thread.join(LONG)
         for store in self.stores:
@@ -125,12 +126,12 @@ def test_a_barrier_that_one_has_missed(group: Group) -> None:
     group.run(1, meet)
     group.run(2, lambda store: None)
     errors = group.join()
-    found = group.lookout.diagnosis
+    found = group.detector.diagnosis
     assert found is not None
     assert (found.verdict, found.ranks, found.doomed, found.exact) == ("MissingRank", (2,), (0, 1), True)
     assert found.elapsed is not None
     assert [round(error.elapsed / 10) for error in errors[:2]] == [30, 30]
-    assert group.dumps.asked == [[0, 1]]
+    assert group.asked == [[0, 1]]
 
 
 def test_it_is_known_while_another_rank_computes(group: Group) -> None:
@@ -139,8 +140,8 @@ def test_it_is_known_while_another_rank_computes(group: Group) -> None:
     group.run(0, meet)
     group.run(1, lambda store: None)
     group.run(2, lambda store: go.wait(LONG))
-    until(lambda: group.lookout.diagnosis is not None)
-    assert group.dumps.asked == []
+    until(lambda: group.detector.diagnosis is not None)
+    assert group.asked == []
     assert group.threads[0].is_alive()
     go.set()
     assert type(group.join()[0]) is DistStoreError
@@ -148,41 +149,41 @@ def test_it_is_known_while_another_rank_computes(group: Group) -> None:
 
 def test_a_real_clock_only_tells(group: Group) -> None:
     """The waits stay; when time is over the verdict is there."""
-    group.lookout.begin("real")
+    group.call("begin", "real")
     group.run(0, lambda store: store.wait(["never"], 300))
     for rank in (1, 2):
         group.run(rank, lambda store: None)
-    until(lambda: group.lookout.stacks)
+    until(lambda: group.detector.stacks)
     assert group.threads[0].is_alive()
-    assert group.lookout.diagnosis is not None
-    assert not group.lookout.moves
+    assert group.detector.diagnosis is not None
+    assert not group.detector.moves
 
 
 @pytest.mark.parametrize("how", ["a store of its own", "an address", "the group in its hands"])
 def test_where_somebody_else_may_write_nobody_is_accused(group: Group, how: str) -> None:
     """Neither by a verdict nor by the clock."""
     if how == "a store of its own":
-        group.lookout.launcher_writes()
+        group.call("launcher_writes")
     elif how == "an address":
         assert group.server.address
     else:
-        group.lookout.launcher_waits(False)
+        group.call("launcher_waits", False)
     for rank in range(3):
         group.run(rank, lambda store: store.wait(["go"], 300))
-    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.detector.events)) == 3)
     time.sleep(0.05)
-    assert group.lookout.diagnosis is None
+    assert group.detector.diagnosis is None
     group.server.store().set("go", "1")
     assert group.join() == [None] * 3
 
 
 def test_who_starts_to_wait_is_looked_at_again(group: Group) -> None:
     """A launcher that does nothing but wait any more cannot end the ranks' waits."""
-    group.lookout.launcher_waits(False)
+    group.call("launcher_waits", False)
     for rank in range(3):
         group.run(rank, lambda store: store.wait(["go"], 300))
-    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
-    group.lookout.launcher_waits(True)
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.detector.events)) == 3)
+    group.call("launcher_waits", True)
     assert [type(error) for error in group.join()] == [DistStoreError] * 3
 
 
@@ -198,7 +199,7 @@ def test_a_wait_that_may_time_out_is_no_hang(group: Group) -> None:
     for rank in (1, 2):
         group.run(rank, lambda store: store.wait(["go"], 300))
     assert group.join() == [None] * 3
-    assert group.lookout.diagnosis is None
+    assert group.detector.diagnosis is None
 
 
 def test_what_follows_from_a_hang_is_no_second_one(group: Group) -> None:
@@ -214,8 +215,8 @@ def test_what_follows_from_a_hang_is_no_second_one(group: Group) -> None:
 
     group.run(2, late)
     group.join()
-    assert group.lookout.diagnosis is not None
-    assert set(group.lookout.diagnosis.keys) == {"a", "b", "c"}
+    assert group.detector.diagnosis is not None
+    assert set(group.detector.diagnosis.keys) == {"a", "b", "c"}
 
 
 def test_a_hang_that_was_dealt_with_is_forgotten(group: Group) -> None:
@@ -229,7 +230,7 @@ def test_a_hang_that_was_dealt_with_is_forgotten(group: Group) -> None:
     for rank in range(3):
         group.run(rank, work)
     assert group.join() == [None] * 3
-    assert group.lookout.diagnosis is None
+    assert group.detector.diagnosis is None
 
 
 def expect_timeout(store: RemoteStore, key: str = "never", seconds: float = 100) -> None:
@@ -243,7 +244,7 @@ def test_a_rank_that_passes_after_its_timeout_has_dealt_with_it(group: Group) ->
     group.run(1, lambda store: store.wait(["never"], 200))
     group.run(2, lambda store: None)
     group.join()
-    found = group.lookout.diagnosis
+    found = group.detector.diagnosis
     assert found is not None
     assert (found.doomed, found.cause.partition(" and ")[0]) == ((1,), "ranks 0, 2 passed")
 
@@ -254,14 +255,14 @@ def test_a_rank_that_fails_of_something_else_has_dealt_with_it(group: Group) -> 
     def work(store: RemoteStore) -> None:
         expect_timeout(store)
         store.set("x", "1")
-        group.lookout.went_on(1)
+        group.call("went_on", 1)
         raise ValueError("loss is nan")
 
     group.run(0, expect_timeout)
     group.run(1, work)
     group.run(2, expect_timeout)
     group.join()
-    assert group.lookout.diagnosis is None
+    assert group.detector.diagnosis is None
 
 
 def test_a_failure_after_a_hang_that_was_dealt_with_leads(group: Group) -> None:
@@ -272,16 +273,16 @@ def test_a_failure_after_a_hang_that_was_dealt_with_leads(group: Group) -> None:
         expect_timeout(store)
         met.wait(LONG)
         if fails:
-            group.lookout.went_on(1)
+            group.call("went_on", 1)
             raise ValueError("loss is nan")
-        until(lambda: any(type(event) is PhaseEnded for event in list(group.lookout.events)))
+        until(lambda: any(type(event) is PhaseEnded for event in list(group.detector.events)))
         meet(store)
 
     group.run(0, work)
     group.run(1, lambda store: work(store, fails=True))
     group.run(2, work)
     group.join()
-    found = group.lookout.diagnosis
+    found = group.detector.diagnosis
     assert found is not None
     assert (found.verdict, found.ranks) == ("MissingRank", (1,))
 
@@ -299,7 +300,7 @@ def test_who_cleans_up_and_fails_of_its_timeout_still_hung(group: Group) -> None
     for rank in range(3):
         group.run(rank, work)
     assert [type(error) for error in group.join()] == [DistStoreError] * 3
-    found = group.lookout.diagnosis
+    found = group.detector.diagnosis
     assert found is not None
     assert "never" in found.keys
     assert found.doomed == (0, 1, 2)
@@ -317,22 +318,22 @@ def test_a_later_timeout_is_another_one(group: Group) -> None:
     group.run(0, lambda store: work(store, lambda: store.wait(["late"], 0.05)))
     for rank in (1, 2):
         group.run(rank, lambda store: work(store, lambda: go.wait(LONG)))
-    until(lambda: any(type(event) is PhaseEnded for event in list(group.lookout.events)))
+    until(lambda: any(type(event) is PhaseEnded for event in list(group.detector.events)))
     assert type(group.errors[0]) is DistStoreError
-    assert group.lookout.diagnosis is None
+    assert group.detector.diagnosis is None
     go.set()
     group.join()
 
 
 def test_who_is_late_elsewhere_is_not_late_of_the_hang(group: Group, monkeypatch: Any) -> None:
     """When time is over and all have got over their timeouts, they are named by what they do."""
-    monkeypatch.setattr("pytest_elastic.launch._lookout.CONFIRM", 0.0)
+    monkeypatch.setattr("pytest_elastic.launch._hang_detector.CONFIRM", 0.0)
     go = threading.Event()
     for rank in range(3):
         group.run(rank, lambda store: (expect_timeout(store), go.wait(LONG)))
-    until(lambda: sum(type(event).__name__ == "WaitEnded" for event in list(group.lookout.events)) == 3)
-    group.lookout.give_up([RankStood(time.monotonic(), 1, "spinning")])
-    found = group.lookout.diagnosis
+    until(lambda: sum(type(event).__name__ == "WaitEnded" for event in list(group.detector.events)) == 3)
+    group.call("give_up", [RankStood(time.monotonic(), 1, "spinning")])
+    found = group.detector.diagnosis
     go.set()
     group.join()
     assert found is not None
@@ -351,10 +352,10 @@ def test_what_a_rank_that_died_did_last(group: Group, more: bool) -> None:
 
     group.run(1, lambda store: None)
     group.run(2, lambda store: None)
-    group.lookout.went_on = lambda rank: None  # type: ignore[method-assign] # Its end is none of a phase.
+    group.detector.went_on = lambda rank: None  # type: ignore[method-assign] # Its end is none of a phase.
     group.run(0, work)
     group.join()
-    assert group.lookout.did_more(0) is more
+    assert group.call("did_more", 0) is more
 
 
 def test_a_timer_that_comes_first_is_waited_for(group: Group) -> None:
@@ -362,7 +363,7 @@ def test_a_timer_that_comes_first_is_waited_for(group: Group) -> None:
     group.timer = time.monotonic() + 50
     for rank in range(3):
         group.run(rank, lambda store: store.wait(["go"], 300))
-    until(lambda: group.lookout.stacks)
+    until(lambda: group.detector.stacks)
     time.sleep(0.05)
     assert all(thread.is_alive() for thread in group.threads)
 
@@ -373,8 +374,8 @@ def test_a_rank_with_a_child_is_only_suspected(group: Group) -> None:
     for rank in range(3):
         group.run(rank, lambda store: store.wait(["go"], 300))
     assert [type(error) for error in group.join()] == [DistStoreError] * 3
-    assert group.lookout.diagnosis is not None
-    assert not group.lookout.diagnosis.exact
+    assert group.detector.diagnosis is not None
+    assert not group.detector.diagnosis.exact
     os.killpg(group.processes[0].pid, signal.SIGKILL)  # It leads a session of its own.
 
 
@@ -385,12 +386,12 @@ def test_a_child_that_may_signal_a_handler_is_waited_for(group: Group) -> None:
     try:
         for rank in range(3):
             group.run(rank, lambda store: store.wait(["go"], 300))
-        until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 3)
+        until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.detector.events)) == 3)
         time.sleep(1.5)
-        assert group.lookout.diagnosis is None
-        group.lookout.give_up([])
-        assert group.lookout.diagnosis is not None
-        assert not group.lookout.diagnosis.exact
+        assert group.detector.diagnosis is None
+        group.call("give_up", [])
+        assert group.detector.diagnosis is not None
+        assert not group.detector.diagnosis.exact
     finally:
         signal.signal(signal.SIGUSR1, before)
         os.killpg(group.processes[0].pid, signal.SIGKILL)
@@ -413,10 +414,10 @@ def _has_child(pid: int) -> bool:
 def test_when_time_is_over_the_kernel_is_asked(group: Group) -> None:
     """A rank that does nothing in the store is named by what it does."""
     group.run(0, meet)
-    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.lookout.events)) == 1)
-    group.lookout.give_up([RankStood(time.monotonic(), 1, "stopped")])
-    assert group.lookout.diagnosis is not None
-    assert (group.lookout.diagnosis.verdict, group.lookout.diagnosis.ranks) == ("Stopped", (1,))
+    until(lambda: sum(type(event).__name__ == "WaitBegan" for event in list(group.detector.events)) == 1)
+    group.call("give_up", [RankStood(time.monotonic(), 1, "stopped")])
+    assert group.detector.diagnosis is not None
+    assert (group.detector.diagnosis.verdict, group.detector.diagnosis.ranks) == ("Stopped", (1,))
 
 
 def test_another_test_knows_nothing_of_it(group: Group) -> None:
@@ -424,9 +425,9 @@ def test_another_test_knows_nothing_of_it(group: Group) -> None:
     for rank in range(3):
         group.run(rank, lambda store: store.wait(["go"], 300))
     group.join()
-    assert group.lookout.diagnosis is not None
-    group.lookout.begin("auto")
-    assert (group.lookout.diagnosis, group.lookout.stacks, list(group.lookout.events)) == (None, {}, [])
+    assert group.detector.diagnosis is not None
+    group.call("begin", "auto")
+    assert (group.detector.diagnosis, group.detector.stacks, list(group.detector.events)) == (None, {}, [])
 
 
 def test_who_polls_loses_no_time_of_the_others(group: Group) -> None:
@@ -459,17 +460,17 @@ def test_a_poll_without_end_is_noticed(group: Group, monkeypatch: pytest.MonkeyP
     group.run(0, poll)
     for rank in (1, 2):
         group.run(rank, lambda store: None)
-    until(lambda: group.lookout.endless)
-    assert 'timeouts of wait("never")' in group.lookout.endless
-    assert group.lookout.diagnosis is not None
-    assert group.lookout.diagnosis.verdict == "DoomedWait"
+    until(lambda: group.detector.endless)
+    assert 'timeouts of wait("never")' in group.detector.endless
+    assert group.detector.diagnosis is not None
+    assert group.detector.diagnosis.verdict == "DoomedWait"
     over.set()
     group.join()
 
 
 def test_a_fault_in_the_verdict_costs_no_store(group: Group, caplog: Any, monkeypatch: Any) -> None:
     """It is logged once; the wait then ends by the machine's clock."""
-    monkeypatch.setattr("pytest_elastic.launch._lookout.diagnose", lambda graph: 1 / 0)
+    monkeypatch.setattr("pytest_elastic.launch._hang_detector.diagnose", lambda graph: 1 / 0)
     with caplog.at_level(logging.ERROR):
         for rank in range(3):
             group.run(rank, lambda store: store.wait(["go"], 0.5))
@@ -482,7 +483,7 @@ def test_a_fault_in_the_verdict_costs_no_store(group: Group, caplog: Any, monkey
 
 def test_a_fault_of_the_lookout_costs_no_store(group: Group, caplog: Any) -> None:
     """It is logged once, and the ranks go on."""
-    group.lookout._graph.take = lambda event: 1 / 0  # type: ignore[method-assign]
+    group.detector._graph.take = lambda event: 1 / 0  # type: ignore[method-assign]
     with caplog.at_level(logging.ERROR):
         group.run(0, lambda store: store.set("a", "1"))
         until(lambda: caplog.records)

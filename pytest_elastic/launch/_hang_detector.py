@@ -1,9 +1,9 @@
-"""Finds out that ranks hang, at the event that made them, and lets the time pass that would only be waited.
+"""Hang detector: names a hang at the event that made it, and lets the time pass that would only be waited.
 
-*Theory of operation.*  One lookout per group.  The store's server tells it of requests and waits, in the
-serving thread; the launcher tells it when phases begin and end and when ranks exit.  All of it goes into a
-wait graph (`hang`).  When the graph has waits that nothing can end, the server first takes up what has
-arrived meanwhile (`settle`); if they still are there, it is a verdict, with no timer involved:
+*Theory of operation.*  One detector per group, in the group's loop.  The store tells it of requests and
+waits, the group of phases and exits.  All of it goes into a wait graph (`hang`).  When the graph has waits
+that nothing can end, the loop first serves what has arrived meanwhile (`settle`); if they still are there, it
+is a verdict, with no timer involved:
 
 * *exact* if nobody but the ranks' waiting threads could have ended the waits: one look at the kernel's
   tables shows that every other thread of those ranks is parked and that they have no children.  Where there
@@ -20,10 +20,10 @@ Where the launcher itself or somebody from outside may write the store there is 
 test holds the group in its hands (`Elastic.start`) and does not wait for its end, or has made a store of its
 own.
 
-When every rank waits, the clock jumps: the stacks are taken, then the wait with the earliest deadline fails
-as if its time had passed, in the code under test and at its own line.  What that rank does then may let
-others go on; if not, the next one follows.  A wait that may time out jumps too, but is no hang.  A timer
-(`expires`) that would end a rank sooner than that is waited for.
+When every rank waits, the clock jumps: the stacks are taken, while the store goes on, then the wait with the
+earliest deadline fails as if its time had passed, in the code under test and at its own line.  What that rank
+does then may let others go on; if not, the next one follows.  A wait that may time out jumps too, but is no
+hang.  A timer (`expires`) that would end a rank sooner than that is waited for.
 
 A rank that begins the same wait again polls, and looks perhaps at a clock that does not jump: its waits end
 at once from then on, and nobody else's time passes by them.  When that has gone on for five seconds, and the
@@ -44,8 +44,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -72,37 +71,33 @@ from pytest_elastic.hang import (
     diagnose_outside,
     find_stale,
 )
-from pytest_elastic.launch._company import CONFIRM, Companies
-from pytest_elastic.launch._dumps import Dumps
 from pytest_elastic.launch._polls import Polls
-from pytest_elastic.multiprocessing import Group
-from pytest_elastic.pristine import threading
+from pytest_elastic.launch._process_state import CONFIRM, Companies
+from pytest_elastic.loop import Loop
 from pytest_elastic.processes import state
 from pytest_elastic.store import StoreServer, is_trace
 
 _log = logging.getLogger(__name__)
 
 _MOST_EVENTS = 65_536
-_PATIENCE = 0.5  # Seconds for the serving thread to tell what it knows.
 _OF_RANKS = frozenset({RankStarted, PhaseBegan, PhaseEnded, RankExited})
 _SOON = 0.02  # Seconds at least between two looks at a group.
 
 
 class Watched(Protocol):
-    """What a lookout needs of its group."""
+    """What a hang detector needs of its group."""
 
+    loop: Loop
     server: StoreServer
-    dumps: Dumps
-
-    @property
-    def group(self) -> Group:
-        """The started group."""
 
     def pids(self) -> dict[int, int]:
         """Rank -> process id."""
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock."""
+
+    def dump_stacks(self, ranks: Sequence[int], done: Callable[[dict[int, list[Stack]]], object]) -> None:
+        """Have these ranks write their stacks, and call `done` with them within half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,46 +109,67 @@ class _Lapse:
     stacks: dict[int, list[Stack]]
 
 
-class Lookout:
-    """Looks out for hangs of one group.  `sink` is the serving thread's; the rest may be called from any.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a hang detector knows.
 
     Attributes:
+        diagnosis: the verdict; `None` while there is none.
+        stacks: where the ranks stood when everybody waited.
+        events: what happened, the last 65,536, oldest first.
+        lost: how many events were before those.
+        stale: a barrier that was called too often, whether or not anybody hung.
+    """
+
+    diagnosis: Diagnosis | None
+    stacks: dict[int, list[Stack]]
+    events: tuple[Event, ...]
+    lost: int
+    stale: StalePrefix | None
+
+
+class HangDetector:
+    """Looks out for hangs of one group.  All methods belong to the group's loop.
+
+    Args:
+        group: which.
+        world_size: number of its ranks.
         clock: `"auto"`, or `"real"`: then nothing jumps.
+        launcher_waits: whether the launcher does nothing but wait for the ranks.
+
+    Attributes:
+        clock: see above.
         events: what happened, the last 65,536.
         diagnosis: the verdict; `None` while there is none.
         stacks: where the ranks stood when everybody waited.
-        explained: whether a report has told of it; the first phase that fails does.
     """
 
     def __init__(self, group: Watched, world_size: int, clock: str, launcher_waits: bool) -> None:
         self.clock, self._launcher_waits = clock, launcher_waits
-        self._group, self._world_size = group, world_size
-        self._lock = threading.RLock()
+        self._group, self._world_size, self._loop = group, world_size, group.loop
+        self._alarm = group.loop.alarm(self._settle)
         self._launcher_writes = self._broken = False
         self.renew()
 
     def renew(self) -> None:
         """Forget everything: the group has another store from now on."""
-        with self._lock:
-            self._graph = WaitGraph(self._world_size)
-            self._waiting, self._present = 0, self._world_size
-            self.begin(self.clock)
+        self._graph = WaitGraph(self._world_size)
+        self._waiting, self._present = 0, self._world_size
+        self.begin(self.clock)
 
     def begin(self, clock: str) -> None:
         """Another test begins, with such a clock: forget what was found, and what happened."""
-        with self._lock:
-            self.clock = clock
-            self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)
-            self._count = 0
-            self._known: set[Wait] = set()
-            self._counted_on: set[int] = set()  # Clients in a wait that may time out.
-            self._lapsed: dict[int, _Lapse] = {}  # Ranks whose last time-out was of a verdict's wait.
-            self._failed = self._stacks_due = False
-            self._companies = Companies(self._group)
-            self._polls = Polls()
-            self.explained = False
-            self.diagnosis: Diagnosis | None = None
-            self.stacks: dict[int, list[Stack]] = {}
+        self.clock = clock
+        self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)
+        self._count = 0
+        self._known: set[Wait] = set()
+        self._counted_on: set[int] = set()  # Clients in a wait that may time out.
+        self._lapsed: dict[int, _Lapse] = {}  # Ranks whose last time-out was of a verdict's wait.
+        self._failed = self._stacks_due = self._stacks_asked = False
+        self._companies = Companies(self._group)
+        self._polls = Polls()
+        self.diagnosis: Diagnosis | None = None
+        self.stacks: dict[int, list[Stack]] = {}
 
     @property
     def lost(self) -> int:
@@ -176,19 +192,15 @@ class Lookout:
             self._settle()
 
     def note(self, events: Iterable[Event]) -> None:
-        """What happened to ranks, as the launcher knows it."""
-        told = list(events)
-        if (self.diagnosis is not None or self._lapsed) and any(map(_is_failure, told)):
-            self.catch_up()  # What these ranks did before says what they failed of.
-        with self._lock:  # Nobody looks before all is known.
-            for event in told:
-                self._hear(event)
-        self._group.server.order(self._catch_up)
+        """What happened to ranks, after what the store has noted by now."""
+        self._group.server.tell()
+        for event in events:
+            self._hear(event)
+        self.catch_up()
 
     def _hear(self, event: Event) -> bool:
         """Whether somebody should look."""
-        with self._lock:
-            return bool(self._unless_broken(self._take, event))
+        return bool(self._unless_broken(self._take, event))
 
     def _unless_broken(self, act: Callable[..., object], *arguments: object) -> object:
         """Do this.  A fault of ours costs the verdicts, and not the store."""
@@ -207,19 +219,17 @@ class Lookout:
         """Whether all that the launcher does is to wait for the group's end."""
         self._launcher_waits = waits
         if waits:
-            self._group.server.order(self._settle)
+            self._settle()
 
     def give_up(self, stood: Iterable[RankStood]) -> None:
         """The time is over: what could only be suspected, or what the kernel says, is the verdict now."""
-        self.catch_up()
         self.note(stood)
-        with self._lock:
-            self._forget_old()
-            found = None if self._somebody_else_writes() else diagnose(self._graph)
-            if self.diagnosis is None and found is not None:
-                self.diagnosis = replace(found, exact=False)
-            elif self.diagnosis is None:
-                self.diagnosis = diagnose_outside(self._graph)
+        self._forget_old()
+        found = None if self._somebody_else_writes() else diagnose(self._graph)
+        if self.diagnosis is None and found is not None:
+            self.diagnosis = replace(found, exact=False)
+        elif self.diagnosis is None:
+            self.diagnosis = diagnose_outside(self._graph)
 
     def _forget_old(self) -> None:
         """Where all who hung have been elsewhere since long, it is not what they are late of."""
@@ -231,49 +241,31 @@ class Lookout:
                     return
             self._deal(self.diagnosis.doomed[0])
 
-    def history(self) -> tuple[Event, ...]:
-        """What happened so far, oldest first."""
-        with self._lock:
-            return tuple(self.events)
-
-    def stale(self) -> StalePrefix | None:
-        """A barrier that was called too often, whether or not anybody hung."""
-        with self._lock:
-            return find_stale(self._graph)
+    def known(self) -> Known:
+        """All that it knows by now."""
+        self.catch_up()
+        stale = find_stale(self._graph)
+        return Known(self.diagnosis, self.stacks, tuple(self.events), self.lost, stale)
 
     def outside(self) -> list[int]:
         """The ranks that are in a phase and do not wait in the store."""
-        with self._lock:
-            return [rank.number for rank in self._graph.ranks if rank.runs and not rank.gone]
+        return [rank.number for rank in self._graph.ranks if rank.runs and not rank.gone]
 
     def _somebody_else_writes(self) -> bool:
         known = self._launcher_waits and not self._launcher_writes and not self._group.server.listens
         return self._broken or not known
 
     def catch_up(self) -> None:
-        """Hear what the server has not told yet; blocks for a moment."""
-        heard = threading.Event()
-
-        def hear() -> None:
-            self._catch_up()
-            heard.set()
-
-        if self._group.server.order(hear):
-            heard.wait(_PATIENCE)
-
-    def _catch_up(self) -> None:
+        """Hear what the store has not told yet."""
         self._group.server.tell()
-        if self._is_closed_or_still():
+        if self._news() or self._is_still():
             self._settle()
 
-    def _is_closed_or_still(self) -> bool:
-        with self._lock:
-            return bool(self._graph.doomed) or self._is_still()
-
     def _settle(self) -> None:
-        self._group.server.settle(self._look_if_whole)
+        self._loop.settle(self._look_if_whole)
 
     def _look_if_whole(self) -> None:
+        self._group.server.tell()  # Of waits that have just timed out, too: who had one is at work again.
         self._unless_broken(self._look)
 
     def _take(self, event: Event) -> bool:
@@ -301,7 +293,7 @@ class Lookout:
             self._count_present()
             if isinstance(event, PhaseEnded | RankExited):
                 self._end_rank(event)
-        return bool(self._graph.doomed) or self._is_still()
+        return self._news() or self._is_still()
 
     def _count_present(self) -> None:
         """With every rank there, nothing is lost before all of them wait: that is when to be told."""
@@ -314,7 +306,7 @@ class Lookout:
         self._companies.learn(event)
         if not event.alarm:
             self._graph.disarm(event.rank)
-        return bool(self._graph.doomed) or self._is_still()
+        return self._news() or self._is_still()
 
     def _end_wait(self, event: WaitEnded) -> None:
         may_timeout = event.client in self._counted_on
@@ -341,9 +333,8 @@ class Lookout:
 
     def went_on(self, rank: int) -> None:
         """It has passed, or failed of something else than a wait."""
-        with self._lock:
-            self._lapsed.pop(rank, None)
-            self._deal(rank)
+        self._lapsed.pop(rank, None)
+        self._deal(rank)
 
     def _end_rank(self, event: PhaseEnded | RankExited) -> None:
         rank = event.rank
@@ -360,46 +351,43 @@ class Lookout:
 
     def did_more(self, rank: int) -> bool:
         """Whether a rank made requests since its wait timed out, other than those of its own barrier."""
-        with self._lock:
-            since = self._lapsed[rank].at if rank in self._lapsed else math.inf
-            calls = (one for one in self.events if type(one) is StoreCalled and one.rank == rank)
-            return any(one.at > since and not is_trace(one.name, one.keys) for one in calls)
+        since = self._lapsed[rank].at if rank in self._lapsed else math.inf
+        calls = (one for one in self.events if type(one) is StoreCalled and one.rank == rank)
+        return any(one.at > since and not is_trace(one.name, one.keys) for one in calls)
 
     def _is_still(self) -> bool:
         """Whether every rank waits; the first question is the cheap one."""
         return self._waiting >= self._present > 0 and self._graph.quiescent
 
-    # In the serving thread, when what has arrived is served.
+    # When what has arrived is served.
 
     def _look(self) -> None:
-        with self._lock:
-            still = self._is_still()
-            if self._somebody_else_writes() or not (still or self._news()):
-                self._companies.suspicion = None
-                return
-            armed = self._is_armed()
-            exact = self._companies.are_closed(self._graph, still)
-            # While events still come a suspicion need not begin.
-            early = SYSTEM_CLOCK.monotonic() - self._graph.last < _SOON
-            if not exact and (early or not self._companies.are_confirmed(self._graph, self._count)):
-                self._group.server.after(self._companies.next_look(), self._settle)
-                return
-            # Asked last: a thread that has just sent something, as a handler that makes its first call, was
-            # seen to wait for the answer.
-            if self._group.server.has_arrived():
-                self._settle()
-                return
-            self._find(exact)
-        if not still or armed:
+        still = self._is_still()
+        if self._somebody_else_writes() or not (still or self._news()):
+            self._companies.suspicion = None
+            return
+        armed = self._is_armed()
+        exact = self._companies.are_closed(self._graph, still)
+        # While events still come a suspicion need not begin.
+        early = SYSTEM_CLOCK.monotonic() - self._graph.last < _SOON
+        if not exact and (early or not self._companies.are_confirmed(self._graph, self._count)):
+            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look()
+            return
+        # Asked last: a thread that has just sent something, as a handler that makes its first call, was
+        # seen to wait for the answer.
+        if self._loop.has_arrived():
+            self._settle()
+            return
+        self._find(exact)
+        if not still or armed or self._stacks_asked:
             return
         if self._stacks_due:
-            # Meanwhile nothing changes but by a signal or an exit: the second look will tell.
             self._take_stacks()
-            self._complete()
-            self._settle()
         elif self.clock == "auto" and not self._polls.judge(self.diagnosis):
             leap = not self._polls.repeats
             self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap)
+        elif self._polls.endless:
+            self._loop.recheck()
 
     def _news(self) -> bool:
         return not self._known.issuperset(self._graph.doomed)
@@ -408,7 +396,7 @@ class Lookout:
         """Whether an interval timer of a rank that waits is yet to go off."""
         at = self._companies.next_alarm(self._graph)
         if at < math.inf:
-            self._group.server.after(max(_SOON, at - SYSTEM_CLOCK.monotonic()), self._settle)
+            self._alarm.at = max(SYSTEM_CLOCK.monotonic() + _SOON, at)
         return at < math.inf
 
     def _find(self, exact: bool) -> None:
@@ -424,23 +412,30 @@ class Lookout:
         elapsed = SYSTEM_CLOCK.monotonic() - self._graph.last
         self.diagnosis = replace(found, exact=exact and found.exact, elapsed=elapsed)
         self._failed, self._stacks_due = False, True
+        self._loop.recheck()
+
+    def _take_stacks(self) -> None:
+        pids = self._group.pids()
+        ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
+        known = self.diagnosis
+        self._stacks_due, self._stacks_asked = False, True
+
+        def done(stacks: dict[int, list[Stack]]) -> None:
+            self._stacks_asked = False
+            if self.diagnosis is known:
+                self.stacks = stacks
+                if self._is_still():
+                    self._complete()
+            self._settle()
+
+        # A stopped rank writes nothing before it is resumed, which is not ours to do.
+        self._group.dump_stacks([rank for rank in ranks if state(pids[rank]) != "T"], done)
 
     def _complete(self) -> None:
         """Tell the verdict by what the others did meanwhile: nobody runs any more."""
-        with self._lock:
-            found, known = diagnose(self._graph), self.diagnosis
-            if found is not None and known is not None:
-                self.diagnosis = replace(found, exact=known.exact and found.exact, elapsed=known.elapsed)
-
-    def _take_stacks(self) -> None:
-        self._stacks_due = False
-        pids = self._group.pids()
-        ranks = [rank.number for rank in self._graph.ranks if not rank.gone and rank.number in pids]
-        # A stopped rank writes nothing before it is resumed, which is not ours to do.
-        with suppress(OSError):
-            self.stacks = self._group.dumps.take(
-                self._group.group, [rank for rank in ranks if state(pids[rank]) != "T"]
-            )
+        found, known = diagnose(self._graph), self.diagnosis
+        if found is not None and known is not None:
+            self.diagnosis = replace(found, exact=known.exact and found.exact, elapsed=known.elapsed)
 
 
 def _is_failure(event: Event) -> bool:

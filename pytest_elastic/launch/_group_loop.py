@@ -1,0 +1,204 @@
+"""What lives in the loop of a group: its store, its channels, its timers, its guardian, its hang detector.
+
+*Theory of operation.*  One thread serves them all (`loop.py`), so that nothing between them needs a lock, and
+nothing waits for a launcher that computes, or that holds the group in its hands: timers expire, exits and
+failures are noted, hangs are found.  `RankGroup` is the handle on it; nothing here refers to the handle, so
+that a group that nobody holds any more is collected, and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pytest_elastic import events
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.hang import Stack
+from pytest_elastic.launch._debugger import Borrow
+from pytest_elastic.launch._hang_detector import HangDetector
+from pytest_elastic.launch._plan import Answers
+from pytest_elastic.launch._stacks import Done, RankStacks
+from pytest_elastic.launch._timeouts import of_timeout_in
+from pytest_elastic.launch._timers import GroupTimers, describe_expiry
+from pytest_elastic.loop import Loop
+from pytest_elastic.multiprocessing import Group, RankChannels, RankExited
+from pytest_elastic.pristine import os, signal
+from pytest_elastic.processes import state
+from pytest_elastic.report import PhaseReport, Raised
+from pytest_elastic.store import StoreServer
+from pytest_elastic.store._gate import Gate
+
+_STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
+
+
+class GroupLoop:
+    """The part of a group that its loop drives.  All methods belong to the loop.
+
+    Args:
+        loop: not started yet.
+        directories: of the ranks' files.
+        clock: see `HangDetector`.
+        launcher_waits: see `HangDetector`.
+
+    Attributes:
+        server: the group's store.
+        channels: to the ranks.
+        timers: what `expires` armed in the ranks.
+        stacks: of the ranks.
+        detector: finds out that ranks hang.
+        control: of the guardian; `None` before the start.
+    """
+
+    def __init__(self, loop: Loop, directories: Mapping[int, Path], clock: str, launcher_waits: bool) -> None:
+        self.loop, self._directories = loop, directories
+        self.control: Group | None = None
+        self.channels = RankChannels(directories, loop, self._heard)
+        self.timers = GroupTimers(loop, self._expire)
+        self.stacks = RankStacks(directories, loop)
+        self.detector = HangDetector(self, len(directories), clock, launcher_waits)
+        self._gate: Gate | None = None
+        self.server = StoreServer(sink=self.detector.sink, loop=loop)
+        loop.in_child(self._let_go)
+
+    def take_over(self, control: Group) -> None:
+        """The ranks are being started: note what becomes of them."""
+        self.control = control
+        control.on_exit = self._note_exit
+
+    def renew_store(self) -> None:
+        """Replace the store by a fresh one."""
+        self.server.close()
+        self.detector.renew()
+        self.server = StoreServer(sink=self.detector.sink, gate=self._gate, loop=self.loop)
+
+    def pass_to(self, gate: Gate | None) -> None:
+        """Have the store, and those that follow it, ask this gate; `None` is nobody."""
+        self._gate = gate
+        self.server.pass_to(gate)
+
+    def pids(self) -> dict[int, int]:
+        """Rank -> process id."""
+        return {} if self.control is None else self.control.pids
+
+    def next_timer(self) -> float:
+        """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
+        return self.timers.next_deadline()
+
+    def gather(self, answers: Answers, waiting: set[int]) -> None:
+        """Take what ranks have answered, and who has ended instead."""
+        if self.channels.fault is not None:
+            raise self.channels.fault
+        assert self.control is not None
+        for rank in sorted(waiting):
+            inbox = self.channels.inbox[rank]
+            while inbox and isinstance(inbox[0], Raised):
+                answers.raised[rank] = inbox.popleft()
+            # Past its timer a rank is dead, whatever it could still send before the kill.
+            if inbox and not isinstance(inbox[0], Borrow) and rank not in self.timers.expiries:
+                answers.replies[rank] = inbox.popleft()
+                waiting.discard(rank)
+            elif rank in self.control.exits or self.control.over:
+                missing = RankExited(rank, -signal.SIGKILL, 0.0)
+                answers.exits[rank] = self.control.exits.get(rank, missing)
+                waiting.discard(rank)
+
+    def take_stacks(self, ranks: Iterable[int], done: Done) -> None:
+        """Where these ranks stand; see `RankStacks.take`."""
+        if self.control is None:
+            done({})
+        else:
+            self.stacks.take(self.control, list(ranks), done)
+
+    def dump_stacks(self, ranks: Iterable[int], done: Done) -> None:
+        """Have these ranks write their stacks; see `RankStacks.dump`."""
+        if self.control is None:
+            done({})
+        else:
+            self.stacks.dump(self.control, list(ranks), done)
+
+    def take_stacks_in_c(self, ranks: Iterable[int], done: Done) -> None:
+        """Likewise, and of ranks that are in no store what they do in C (the extra `stacks`)."""
+        pids, outside = self.pids(), self.detector.outside()
+        inside = [rank for rank in ranks if rank not in outside]
+        # The others are not asked to write: a signal lets some calls return, and the rank goes on.
+        seen = {rank: pids[rank] for rank in ranks if rank in outside and state(pids[rank]) not in "TZ"}
+
+        def spied(first: dict[int, list[Stack]], found: dict[int, list[Stack]]) -> None:
+            found = {**first, **found}
+            self.take_stacks([r for r in ranks if r not in found], lambda rest: done({**found, **rest}))
+
+        # Those inside at once: they may go on.
+        self.take_stacks(inside, lambda first: self.stacks.spy(seen, True, partial(spied, first)))
+
+    def close(self) -> None:
+        """The group has ended: let go of everything; idempotent."""
+        self.stacks.close()
+        self.channels.close()
+        self.server.close()
+        self.timers.close()
+
+    def abandon(self) -> None:
+        """Nobody holds the group any more: end it."""
+        if self.control is not None:
+            self.control.close()
+        self.close()
+
+    def _let_go(self) -> None:
+        self.channels.close()
+        self.timers.close()
+        if self.control is not None:
+            self.control.let_go()
+
+    # What happens to ranks.
+
+    def _heard(self, rank: int, message: Any) -> None:
+        if isinstance(message, PhaseReport) and rank not in self.timers.expiries:
+            first_line = message.crash.partition("\n")[0]
+            how = (message.when, message.outcome, first_line, os.path.basename(message.place))
+            self.server.tell()
+            if message.outcome == "failed" and not message.of_timeout:
+                self.detector.went_on(rank)
+            ended = events.PhaseEnded(message.at, rank, *how)
+            self.detector.note([ended, events.RankInspected(message.at, rank, *message.inspection)])
+            self.server.rested(rank)
+
+    def _note_exit(self, exited: RankExited) -> None:
+        """Tell the detector; the store forgets the rank."""
+        rank = exited.rank
+        self.server.tell()
+        if exited.exitcode not in _STOPPED and not self._failed_of_timeout(rank):
+            self.detector.went_on(rank)
+        expiry = self.timers.expiries.get(rank)
+        text = "" if expiry is None else describe_expiry(expiry)
+        self.detector.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
+        self.server.drop(rank)
+
+    def _failed_of_timeout(self, rank: int) -> bool:
+        """Whether a rank that has exited recorded a time-out, or did nothing more after one."""
+        recorded = of_timeout_in(self._directories[rank] / "error.json")
+        return not self.detector.did_more(rank) if recorded is None else recorded
+
+    # Timers.
+
+    def _expire(self, ranks: list[int]) -> None:
+        """Kill the ranks whose timers have expired, once everybody's stacks are written."""
+        for rank in ranks:
+            self.take_stacks([rank], partial(self._note_place, rank))
+
+    def _note_place(self, rank: int, found: dict[int, list[Stack]]) -> None:
+        self.timers.stood[rank] = found.get(rank, [])
+        assert self.control is not None
+        others = [one for one in self._directories if one != rank and one not in self.control.exits]
+        self.take_stacks(others, partial(self._kill, rank))
+
+    def _kill(self, rank: int, _: object) -> None:
+        assert self.control is not None
+        self.control.signal((rank,), signal.SIGKILL)
+
+
+def begun(ranks: Iterable[int], phase: str) -> list[events.Event]:
+    """A phase begins on these ranks."""
+    now = SYSTEM_CLOCK.monotonic()
+    return [events.PhaseBegan(now, rank, phase) for rank in ranks]
