@@ -23,8 +23,7 @@ from functools import partial
 from typing import Any
 
 from pytest_elastic.errors import DebuggerError
-from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._job_control import Foreground, wait_for_foreground
+from pytest_elastic.multiprocessing import Channel, Foreground, wait_for_foreground
 from pytest_elastic.pristine import os, select, signal, socket, threading
 
 _GRANTED, _DONE, _QUIT = b"+", b"-", b"q"

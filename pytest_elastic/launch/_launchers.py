@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from pytest_elastic.launch._plan import Launcher
 from pytest_elastic.launch._spawn import FreshInterpreters, Session
-from pytest_elastic.multiprocessing._guardian import RunRank
-from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.multiprocessing import RunRank, Zygote
 from pytest_elastic.pristine import os
 from pytest_elastic.processes import lost_by_fork
 

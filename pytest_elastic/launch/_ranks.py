@@ -28,11 +28,15 @@ from pytest_elastic.launch._port import reserve_port
 from pytest_elastic.launch._rank import Hello, RankJob
 from pytest_elastic.launch._stacks import Done, Stacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
-from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
-from pytest_elastic.multiprocessing._dialect import LogPlan
-from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import DYING_LIMIT, RankExited
-from pytest_elastic.multiprocessing._logs import LogsDest
+from pytest_elastic.multiprocessing import (
+    DYING_LIMIT,
+    Group,
+    LogPlan,
+    LogsDest,
+    PContext,
+    RankExited,
+    RunProcsResult,
+)
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent

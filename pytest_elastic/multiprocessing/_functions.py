@@ -27,7 +27,8 @@ from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart, exit_now, set_environment
+from pytest_elastic.multiprocessing._guardian import exit_now, set_environment
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
 from pytest_elastic.multiprocessing._results import (
     Call,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_elastic.launch import Elastic, World
     from pytest_elastic.plugin._reproduce import ElasticFaults
     from pytest_elastic.store import HashStore, MockStore, Store
-    from pytest_elastic.timer._api import Countdown
+    from pytest_elastic.timer import Countdown
 
 
 def _world(config: pytest.Config, name: str) -> World:

@@ -24,8 +24,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RankProcess, RankTerminal
 from pytest_elastic.launch._chance import Chance
-from pytest_elastic.multiprocessing._guardian import RankStart, exit_now
-from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code, lead, let_go
+from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._other_plugins import (
     only_compare,

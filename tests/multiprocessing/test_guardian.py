@@ -13,7 +13,7 @@ import pytest
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.multiprocessing import _guardian, _stop
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.processes import descendants
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.timer import RequestQueue, TimerRequest, TimerServer
-from pytest_elastic.timer._enforcer import ProcessTimerServer
+from pytest_elastic.timer._watchdog import ProcessTimerServer
 
 from .queues import SlowQueue, UserQueue, WakingQueue
 from .rigs import Started, eventually

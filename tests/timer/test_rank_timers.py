@@ -14,7 +14,7 @@ import pytest
 from pytest_elastic.clock import VirtualClock
 from pytest_elastic.timer import _api as api
 from pytest_elastic.timer import expires
-from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
+from pytest_elastic.timer._rank_timers import PipeTimerClient, TimerTable, open_channel
 
 from .rigs import Rank
 
@@ -285,7 +285,7 @@ def test_a_timer_of_a_paused_time_has_its_whole_span(
     table.pause()
     clock.advance(100)
     monkeypatch.setattr(api, "SYSTEM_CLOCK", clock)
-    monkeypatch.setattr("pytest_elastic.timer._channel.SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("pytest_elastic.timer._rank_timers.SYSTEM_CLOCK", clock)
     client.acquire("scope", clock.time() + 10)
     table.read(0)
     clock.advance(50)
