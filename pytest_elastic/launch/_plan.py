@@ -38,6 +38,8 @@ class Plan:
         terminal: for debuggers in the ranks.
         debugging_stops_clocks: whether deadlines and timers stand still while one is open.
         test: see `RankJob`.
+        host: the interface on which ranks connect, where the launcher cannot hand them descriptors; `""`
+            where it can.
     """
 
     nprocs: int
@@ -50,6 +52,7 @@ class Plan:
     terminal: OpenTerminal = nullcontext
     debugging_stops_clocks: bool = True
     test: str = ""
+    host: str = ""
 
 
 @dataclass(slots=True)

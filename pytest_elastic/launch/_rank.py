@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import (
     Channel,
@@ -31,7 +32,7 @@ from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, signal, socket
 from pytest_elastic.processes import read_memory_file
 from pytest_elastic.store import RemoteStore
-from pytest_elastic.timer import PipeTimerClient, configure
+from pytest_elastic.timer import PipeTimerClient, StreamTimerClient, TimerClient, configure
 
 # A real-time signal that nothing else uses: code under test may have SIGUSR1 and SIGUSR2 for itself.
 DUMP_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3  # Where it has no such name no rank is started.
@@ -47,6 +48,7 @@ class RankJob:
         torch_threads: for `torch.set_num_threads` where torch is loaded; 0 leaves it alone.
         payload: whether a function travels along (descriptor `payload`); else orders come by channel.
         test: the first one that it is for, and for the how-manieth time; see `Chance`.
+        place: where its launcher is, for a rank that has no descriptors; the function comes by channel then.
     """
 
     world_size: int
@@ -54,6 +56,7 @@ class RankJob:
     torch_threads: int = 0
     payload: bool = False
     test: str = ""
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,13 @@ class Hello:
     """
 
     tests: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """To the rank: the function that it is to call, if it has connected by address."""
+
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +97,24 @@ class RankProcess:
         self.rank, self.world_size = start.rank, job.world_size
         self.directory = job.directory
         self.tests: tuple[str, ...] | None = None
-        self.channel = Channel.of(start.descriptors["channel"])
         self.world: World | None = None
         self._job, self._payload = job, start.descriptors.get("payload", -1)
-        self._timers = start.descriptors["timers"]
+        if job.place is not None:
+            self.channel = Channel(connect(job.place, CHANNEL, self.rank))
+            self._timers: TimerClient = StreamTimerClient(connect(job.place, TIMERS, self.rank).detach())
+            self.join(job.place.store)
+            return
+        self.channel = Channel.of(start.descriptors["channel"])
+        self._timers = PipeTimerClient(start.descriptors["timers"])
         if "store" in start.descriptors:
             self.join(start.descriptors["store"])
 
-    def join(self, store: int) -> None:
-        """Use the store at the other end of this socket from now on."""
-        ours = RemoteStore(socket.socket(fileno=store))
+    def join(self, store: int | StorePlace) -> None:
+        """Use the store at the other end of this socket, or at this place, from now on."""
+        if isinstance(store, StorePlace):
+            ours = RemoteStore(store.address, store.token)
+        else:
+            ours = RemoteStore(socket.socket(fileno=store))
         ours.place = (self.rank, self.world_size)
         self.world = World(self.rank, self.world_size, ours)
 
@@ -114,7 +132,7 @@ class RankProcess:
         self._stacks = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - faulthandler needs it until the end.
         faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True)
         faulthandler.enable(file=self._stacks)
-        configure(PipeTimerClient(self._timers))
+        configure(self._timers)
         forget_launcher()
         torch = sys.modules.get("torch")
         if torch is not None and self._job.torch_threads:
@@ -131,11 +149,16 @@ class RankProcess:
                 return 0
             for store in descriptors:
                 self.join(store)
+            if isinstance(order, StorePlace):
+                self.join(order)
+                continue
             obey(self, order)
 
     def _call(self) -> int:
         try:
-            last = record(_call)(read_memory_file(self._payload), self.rank, self.world_size)
+            by_channel = self._job.place is not None
+            payload = self.channel.wait()[0].data if by_channel else read_memory_file(self._payload)
+            last = record(_call)(payload, self.rank, self.world_size)
             # `record` takes `sys.exit(0)` for a return.
             self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))
         except SystemExit as end:
