@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import signal
 import termios
 from collections import deque
@@ -79,9 +78,10 @@ class Desk:
     def shown(self) -> str:
         """What the terminal showed since this was last asked."""
         found = b""
-        while select.select([self.keyboard], [], [], 0)[0]:
+        os.write(self.terminal_end, b"\0")  # The kernel brings what was written a moment later, but in order.
+        while not found.endswith(b"\0"):
             found += os.read(self.keyboard, 1 << 16)
-        return found.decode().replace("\r\n", "\n")
+        return found[:-1].decode().replace("\r\n", "\n")
 
     def end(self) -> None:
         """The rank has ended as it should."""
