@@ -15,7 +15,7 @@ from pytest_elastic import pristine
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    0: {"__version__", "pristine", "errors", "clock", "events", "logging"},
+    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
     3: {"launch", "strategies"},
