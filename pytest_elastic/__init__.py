@@ -8,9 +8,10 @@ The map, from the bottom up; a part imports only parts above it in this list:
 * `hang`: who waits for whom, and what that and the stacks say of a hang.
 * `multiprocessing`: groups of processes (`PContext`), their logs, their end.
 * `report`: how ranks ended, the verdict on a test, and its picture.
-* `faults`: what goes wrong on purpose; recordings, and orders that are forced.
+* `faults`: fault plans: what shall go wrong, and when.
 * `simulator`: rank functions under every schedule: find a hang, replay it, prove that there is none.
 * `launch`: the ranks of one test: the zygote, fresh interpreters, the group.
+* `replays`: recordings and tokens of runs on real ranks, and their order forced again.
 * `strategies`: schedules, faults, keys and values for hypothesis.
 * `plugin`: the door to pytest.  `testing` and `stateful`: the doors for suites of stores and launchers.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytest_elastic.wording import name_ranks
+
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     """Make an error again without calling its constructor (whose signature differs from `args`)."""
@@ -152,18 +154,6 @@ class DivergenceError(ElasticError):
 
 class DistNetworkError(DistError):
     """The server of a store cannot be reached, went away, or broke the protocol."""
-
-
-def name_ranks(ranks: list[int]) -> str:
-    """`[1]` -> "rank 1", `[0, 1, 2, 5]` -> "ranks 0-2, 5"."""
-    runs: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if runs and runs[-1][-1] == rank - 1:
-            runs[-1].append(rank)
-        else:
-            runs.append([rank])
-    text = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
 
 
 class GroupError(ElasticError):

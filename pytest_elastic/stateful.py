@@ -1,8 +1,7 @@
-"""A state machine for hypothesis that runs the same operations on two stores and compares what they say."""
+"""Hypothesis state machine that compares a store with a reference, operation by operation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -24,10 +23,20 @@ _amounts = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One thread's operations on a store and on a reference; each must answer, or fail, like the other.
+    """State machine that runs operations on a store and a reference; answers and errors must be equal.
 
-    Errors are compared by the names of their types.  Subclass it, say in `make_store` what to test, and
-    use its `TestCase`, or `run_state_machine_as_test`.
+    Errors are compared by the names of their types.  All operations run in one thread.  Subclass the machine,
+    define `make_store`, and use its `TestCase` or `run_state_machine_as_test`:
+
+        class MyStoreMachine(StoreMachine):
+            def make_store(self):
+                return MyStore()
+
+        TestMyStore = MyStoreMachine.TestCase
+
+    Raises:
+        NotImplementedError: `make_store` is not defined.
+        AssertionError: (from a rule) an answer or an error differs.
     """
 
     def __init__(self) -> None:
@@ -37,11 +46,11 @@ class StoreMachine(RuleBasedStateMachine):
             store.set_timeout(_SOON)
 
     def make_store(self) -> Any:
-        """A new, empty store: the one to test."""
-        raise NotImplementedError("say in make_store() which store to test")
+        """A new, empty store to test."""
+        raise NotImplementedError("make_store() must return the store to test")
 
     def make_reference(self) -> Any:
-        """A new, empty store that is right."""
+        """A new, empty reference store; by default a `HashStore`."""
         return HashStore()
 
     @rule(key=_keys, value=_values)
@@ -111,15 +120,15 @@ class StoreMachine(RuleBasedStateMachine):
         self._compare("barrier", key, world_size)
 
     def _compare(self, name: str, *arguments: Any) -> None:
-        ours = _outcome(getattr(self._store, name), arguments)
-        reference = _outcome(getattr(self._reference, name), arguments)
+        ours, reference = (outcome(store, name, arguments) for store in (self._store, self._reference))
         if ours != reference:
             raise AssertionError(f"{name}{arguments!r}: {ours}, the reference {reference}")
 
 
-def _outcome(operation: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+def outcome(store: Any, name: str, arguments: tuple[Any, ...]) -> str:
+    """The outcome of an operation, in words."""
     try:
-        answer = operation(*arguments)
+        answer = getattr(store, name)(*arguments)
     except Exception as error:
         return f"raised {type(error).__name__}"
-    return f"returned {sorted(answer) if operation.__name__ == 'list_keys' else answer!r}"
+    return f"returned {sorted(answer) if name == 'list_keys' else answer!r}"

@@ -1,8 +1,12 @@
-"""Hypothesis strategies for code that runs on ranks: schedules, faults, world sizes, keys and values.
+"""Hypothesis strategies for code that runs on ranks: schedules, fault plans, world sizes, keys and values.
 
 A schedule is drawn as a short list of delays from the default schedule, so that Hypothesis shrinks a failure
 to the few delays that matter; a failing example shows it as `parse_token('E1.3.l.1-1')`, whose token
 `replay` and `simulate` take as it is.
+
+    @given(schedule=schedules(ranks=3), plan=fault_plans(ranks=3))
+    def test_election(schedule, plan):
+        simulate(elect, schedule, plan, may_timeout=True).check()
 """
 
 from __future__ import annotations
@@ -22,9 +26,16 @@ def schedules(ranks: int = 3, max_delays: int = 4, wake: str = "latched") -> st.
     """Schedules for `simulate`: the default one first, then few and early delays.
 
     Args:
-        ranks: of the group.
-        max_delays: how many delays there may be; a defect of depth d needs d of them.
+        ranks: number of ranks.
+        max_delays: greatest number of delays; a defect of depth d needs d of them.
         wake: the store's rule, `"latched"` or `"level"`.
+
+    Raises:
+        ValueError: `ranks` or `wake` is not allowed.
+
+    >>> from hypothesis import find
+    >>> print(find(schedules(ranks=3), lambda schedule: len(schedule.delays) == 1))
+    E1.3.l.0-1
     """
     setting = Setting(ranks, wake)  # type: ignore[arg-type]  # It says what is wrong with it.
     gaps = st.integers(0, _EARLY) | st.integers(0, _LATEST)
@@ -34,15 +45,20 @@ def schedules(ranks: int = 3, max_delays: int = 4, wake: str = "latched") -> st.
 
 
 def fault_plans(ranks: int = 3, max_faults: int = 1, operations: int = 4) -> st.SearchStrategy[FaultPlan]:
-    """Plans of no fault at first, then of kills, exits, stops, delays and late joins, each of another rank.
+    """Fault plans for `simulate`: none at first, then kills, exits, stops, delays and late joins.
+
+    Each fault of a plan has another victim.
 
     Args:
-        ranks: of the group.
-        max_faults: how many faults there may be in one plan.
-        operations: how many operations every rank comes to for certain; faults strike at one of those,
-            since a fault that never happens is an error.
-    """
+        ranks: number of ranks.
+        max_faults: greatest number of faults in one plan.
+        operations: number of store operations that every rank does for certain; faults are planned for one of
+            those, since a fault that never happens is an error.
 
+    >>> from hypothesis import find
+    >>> find(fault_plans(), bool)
+    kill(rank=0, op=1)
+    """
     if not max_faults:
         return st.just(FaultPlan())
     faults = st.lists(
@@ -68,19 +84,34 @@ def _faults(ranks: int, operations: int) -> st.SearchStrategy[Fault]:
 
 
 def world_sizes(largest: int = 4) -> st.SearchStrategy[int]:
-    """How many ranks: 1 to `largest`, small ones first."""
+    """Numbers of ranks: 1 to `largest`, small ones first.
+
+    >>> from hypothesis import find
+    >>> find(world_sizes(), lambda size: size > 1)
+    2
+    """
     return st.integers(1, largest)
 
 
 def keys() -> st.SearchStrategy[str]:
-    """Keys of a store: short words first, then paths, blanks, the empty key, any text."""
+    """Keys of a store: short words first, then paths, blanks, the empty key, any text.
+
+    >>> from hypothesis import find
+    >>> find(keys(), lambda key: "/" in key)
+    '/'
+    """
     words = st.text("abcdefgh", min_size=1, max_size=3)
     paths = st.lists(words, min_size=2, max_size=4).map("/".join)
     return st.one_of(words, paths, st.sampled_from(["", " ", "/", "a/", "ü", "\0"]), _texts())
 
 
 def values() -> st.SearchStrategy[bytes]:
-    """Values of a store: numbers as `add` writes them, texts, any bytes."""
+    """Values of a store: numbers as `add` writes them, texts, any bytes.
+
+    >>> from hypothesis import find
+    >>> find(values(), lambda value: True)
+    b'0'
+    """
     numbers = st.integers(-(2**63), 2**63 - 1).map(lambda number: b"%d" % number)
     return st.one_of(numbers, _texts().map(str.encode), st.binary(max_size=100))
 

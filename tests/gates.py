@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.faults._recording import Entry, How, Recording, party_of
-from pytest_elastic.faults._stage import Stage
+from pytest_elastic.events import Event, StoreCalled, WaitBegan, WaitEnded
+from pytest_elastic.replays import Recording
+from pytest_elastic.replays._interceptors import Interceptor
 from pytest_elastic.store import OPERATIONS, Ending, Gate, OpenGate, Request, StoreState, Waiter
 
 
@@ -118,40 +119,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return move
 
 
-class RecordStage(Stage):
-    """Notes everything that passes; the last `most` entries are kept."""
+class Recorder(Interceptor):
+    """Makes the events that a server would, of everything that passes; the last `most` are kept."""
 
     def __init__(self, following: Gate, most: int = 1000) -> None:
         super().__init__(following)
-        self._began = SYSTEM_CLOCK.monotonic()
-        self._rows: deque[tuple[Request, How, float]] = deque(maxlen=most)
+        self._events: deque[Event] = deque(maxlen=most)
+        self._connections: dict[tuple[object, int], int] = {}
         self._count = 0
 
     def applied(self, request: Request, blocked: bool) -> None:
-        self._note(request, "blocked" if blocked else "applied")
+        self._note(StoreCalled, request, request.name, tuple(request.keys))
+        if blocked:
+            self._note(
+                WaitBegan, request, request.name, tuple(request.keys), request.missing, request.seconds
+            )
         super().applied(request, blocked)
 
     def ended(self, request: Request, how: Ending) -> None:
         if request.blocked:
-            self._note(request, how)
+            self._note(WaitEnded, request, how)
         super().ended(request, how)
 
-    def _note(self, request: Request, how: How) -> None:
+    def _note(self, kind: type[Event], request: Request, *more: Any) -> None:
         self._count += 1
-        self._rows.append((request, how, SYSTEM_CLOCK.monotonic()))
+        rank = request.label if isinstance(request.label, int) else None
+        connection = self._connections.setdefault((request.label, request.client), len(self._connections))
+        self._events.append(kind(SYSTEM_CLOCK.monotonic(), rank, connection, *more))
 
     def recording(self, header: dict[str, Any]) -> Recording:
         """What was noted so far; from any thread, once the server is closed or its clients are idle."""
-        rows = self._rows.copy()
-        entries = [
-            Entry(
-                *party_of(request),
-                how,
-                request.name,
-                tuple(request.keys),
-                at - self._began,
-                request.missing if how == "blocked" else (),
-            )
-            for request, how, at in rows
-        ]
-        return Recording(tuple(entries), header, self._count - len(rows))
+        events = tuple(self._events)
+        return Recording(events, header, self._count - len(events))

@@ -15,24 +15,26 @@ from pytest_elastic import pristine
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop"},
+    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop", "processes", "wording"},
     1: {"store", "timer", "hang"},
     2: {"multiprocessing", "simulator", "faults", "report"},
-    3: {"launch", "strategies"},
+    3: {"launch", "replays", "strategies"},
     4: {"plugin", "testing", "stateful"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
-BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging")}
+BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
+BESIDE["errors"] = {"wording"}
 BESIDE |= {
     "loop": {"pristine", "clock"},
     "hang": {"store"},
     "simulator": {"faults"},
+    "replays": {"launch"},
     "strategies": set(),
     "stateful": {"testing"},
 }
 THIRD_PARTIES = {
-    "psutil": {"multiprocessing"},
+    "psutil": {"processes"},
     "hypothesis": {"strategies", "stateful"},
     "pytest": {"plugin"},
     "pytest_timeout": {"plugin"},

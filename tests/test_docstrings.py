@@ -16,6 +16,7 @@ PARTS = [
     for _, name, _ in pkgutil.iter_modules(pytest_elastic.__path__, "pytest_elastic.")
     if name != "pytest_elastic.plugin"
 ]
+PARTS += ["pytest_elastic.replays.bridge"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -15,7 +15,13 @@ from pytest_elastic.simulator import HangUntilTimeout, Schedule, simulate
 from pytest_elastic.store import HashStore
 from pytest_elastic.strategies import fault_plans, keys, schedules, values, world_sizes
 
-quiet = settings(database=None, deadline=None, derandomize=True, max_examples=300)
+quiet = settings(
+    database=None,
+    deadline=None,
+    derandomize=True,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 def failing(function: Any, **given_settings: Any) -> Any:
@@ -114,7 +120,7 @@ def test_world_sizes_go_in_place_of_a_schedules(schedule: Schedule, size: int) -
     assert simulate(atomic_counter, schedule, ranks=size).check().results == [None] * size
 
 
-@settings(quiet, suppress_health_check=[HealthCheck.too_slow])
+@settings(quiet)
 @given(schedule=schedules(ranks=2), plan=fault_plans(ranks=2, max_faults=2, operations=2))
 def test_fault_plans_happen(schedule: Schedule, plan: FaultPlan) -> None:
     """Each fault has a victim of its own, and strikes at an operation that every rank comes to."""

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pytest_elastic.store import HashStore, MockStore, PrefixStore, RemoteStore, Store, StoreServer
-from pytest_elastic.testing import _spans, _store_clauses, check_store
-from pytest_elastic.testing._store import CLAUSES, refused, together
+from pytest_elastic.testing import _clauses, _store, check_store
+from pytest_elastic.testing._clauses import Clauses, refused, together
+from pytest_elastic.testing._store import CLAUSES
 
 Make = Callable[[], Any]
 _KINDS = ["hash", "pair", "unix", "tcp", "prefix over hash", "prefix over pair"]
@@ -53,7 +54,7 @@ def test_every_store_of_ours_conforms(make_store: Make, name: str) -> None:
 
 def test_every_operation_has_a_clause() -> None:
     """What a store can do is named in the code of some clause."""
-    code = inspect.getsource(_store_clauses) + inspect.getsource(_spans)
+    code = inspect.getsource(_store)
     operations = {name for name in vars(Store) if not name.startswith("_")}
     assert operations - {name for name in operations if f".{name}" in code} == set()
 
@@ -80,17 +81,26 @@ def test_a_bad_store_is_told_all_that_is_wrong() -> None:
     lines = str(info.value).splitlines()
     names = [line.partition(":")[0] for line in lines]
     assert names == [name for name in CLAUSES if name in names]
-    assert {"add", "add_to_text", "amounts", "delete_key", "append", "queues", "empty_queues"} <= set(names)
-    assert "add: add 0, 5, -7: [1, 6, -1], expected [0, 5, -2]" in lines
-    assert any(line.startswith("empty_queues: queue_pop of nothing: NotImplementedError") for line in lines)
+    assert {
+        "add counts from 0",
+        "add reads the number that a value begins with",
+        "an amount of add is a 64-bit integer",
+        "delete_key tells whether the key existed",
+        "append extends the value",
+        "a queue is separate from the value of its name",
+        "queue_pop of an empty queue waits or fails",
+    } <= set(names)
+    assert "add counts from 0: add 0, 5, -7: [1, 6, -1], expected [0, 5, -2]" in lines
+    pops = "queue_pop of an empty queue waits or fails: queue_pop of nothing: NotImplementedError"
+    assert any(line.startswith(pops) for line in lines)
 
 
 def test_a_store_that_blocks_for_ever_is_a_complaint(
     monkeypatch: pytest.MonkeyPatch, threads_end: Any
 ) -> None:
     """After a limit."""
-    monkeypatch.setattr("pytest_elastic.testing._store.LIMIT", 0.05)
-    monkeypatch.setattr("pytest_elastic.testing._store.CLAUSES", {"values": lambda make: threads_end.wait()})
+    monkeypatch.setattr(_clauses, "LIMIT", 0.05)
+    monkeypatch.setattr(_store, "CLAUSES", Clauses({"values": lambda make: threads_end.wait()}))
     with pytest.raises(AssertionError, match=r"^values: did not end$"):
         check_store(MockStore)
 
@@ -106,8 +116,8 @@ def test_a_clause_that_is_only_slow_is_no_complaint(monkeypatch: pytest.MonkeyPa
         order.append("quick")
         ended.set()
 
-    monkeypatch.setattr("pytest_elastic.testing._store.PATIENCE", 0.01)
-    monkeypatch.setattr("pytest_elastic.testing._store.CLAUSES", {"keys": slow, "values": quick})
+    monkeypatch.setattr(_clauses, "PATIENCE", 0.01)
+    monkeypatch.setattr(_store, "CLAUSES", Clauses({"keys": slow, "values": quick}))
     check_store(MockStore)
     assert order == ["quick", True]
 
@@ -146,51 +156,54 @@ TORCH = """
 import json, os, sys, tempfile
 from datetime import timedelta
 from torch import distributed
-from pytest_elastic.testing import _spans, _store
+from pytest_elastic.testing import _clauses, _store
 
-_store.LIMIT, _spans._PROMPT = 15.0, 0.5
+_clauses.LIMIT, _store.PROMPT = 15.0, 0.5
 makers = {
     "HashStore": distributed.HashStore,
     "TCPStore": lambda: distributed.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=300), wait_for_workers=False),
     "FileStore": lambda: distributed.FileStore(os.path.join(tempfile.mkdtemp(dir=sys.argv[2]), "file"), -1),
 }
-print(json.dumps(_store.complaints(makers[sys.argv[1]])), flush=True)
+print(json.dumps(_store.CLAUSES.complaints(makers[sys.argv[1]])), flush=True)
 os._exit(0)
 """
 
-# Bytes as keys, keys as any iterable, arguments by name, lengths that differ, a barrier of 0, numbers as
-# spans, a timeout of 0, the text and the fields of a timeout's error.
 EVERYWHERE = {
-    "keys",
-    "iterables",
-    "argument_names",
-    "multi_set",
-    "barrier_sizes",
-    "spans",
-    "no_time",
-    "timeout_errors",
+    "a key is any text or its UTF-8 bytes",
+    "several keys are any iterable",
+    "arguments can be given by name",
+    "multi_set sets several keys in order",
+    "a barrier has a positive number of ranks",
+    "a timeout is a number of seconds or a timedelta",
+    "a timeout may be 0, negative or very long",
+    "a timeout's error has the missing keys and the time",
 }
+CLONE = "a clone shares the data and has its own timeout"
+POPPERS = "waiting poppers are served in order"
+WAKING = "every write wakes all waiters for its key"
 DIFFERENCES = {
-    "HashStore": EVERYWHERE | {"clone", "waking"},  # `clone` is the same object; `add` wakes nobody.
+    "HashStore": EVERYWHERE | {CLONE, WAKING},  # `clone` is the same object; `add` wakes nobody.
     "TCPStore": EVERYWHERE
-    | {"add_to_text", "barrier", "waking"},  # A lost connection; no last_member; one is woken.
-    "FileStore": EVERYWHERE
-    # Deletes what is not there; lists `efcount/`; no queues; no extended API; `clone` starts at 300 s; a
-    # waiter blocks `set_timeout`; and `queue_push` is what wakes nobody.
     | {
-        "delete_key",
-        "listing",
-        "queues",
-        "empty_queues",
-        "poppers",
-        "pickling",
-        "clone",
-        "own_timeout",
-        "waking",
+        "add reads the number that a value begins with",  # A lost connection.
+        "a barrier ends when the last rank arrives",  # No `last_member`.
+        WAKING,  # One waiter is woken.
+    },
+    "FileStore": EVERYWHERE
+    | {
+        "delete_key tells whether the key existed",  # It deletes a key that does not exist.
+        "num_keys and list_keys see every key",  # It lists `efcount/`.
+        "a queue is separate from the value of its name",  # It has no queues.
+        "queue_pop of an empty queue waits or fails",
+        POPPERS,
+        "a store cannot be pickled or copied",  # It has no extended API.
+        CLONE,  # Its clone starts at 300 s.
+        "a wait keeps the timeout that it began with",  # A waiter blocks `set_timeout`.
+        WAKING,  # `queue_push` wakes nobody.
     },
 }
 # Which of several poppers gets an element is the scheduler's choice in torch: now the first, now another.
-BY_CHANCE = {"HashStore": {"poppers"}, "TCPStore": {"poppers"}, "FileStore": set()}
+BY_CHANCE = {"HashStore": {POPPERS}, "TCPStore": {POPPERS}, "FileStore": set()}
 
 
 def test_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:

@@ -1,10 +1,9 @@
-"""What goes wrong on purpose: fault plans as data, and the matcher that says when each fault is due.
+"""Fault plans: what shall go wrong on which rank, and when.
 
 A plan is written in Python (`kill(rank=1, op=4) | delay(rank=0, key="a*", by=0.2)`) or as text
-(`K1@4+D0@ka%2A=200ms`).  The simulator and real ranks ask the same `Watch`.
+(`K1@4+D0@ka%2A=200ms`).  The simulator and real ranks ask the same `Watch` when a fault is due.
 """
 
-from pytest_elastic.faults._lost import WRITES, lost_answer
 from pytest_elastic.faults._plan import (
     Fault,
     FaultPlan,
@@ -15,15 +14,14 @@ from pytest_elastic.faults._plan import (
     kill,
     kill_points,
     late_join,
+    parse,
     resume,
     server_gone,
     stop,
 )
-from pytest_elastic.faults._text import parse
-from pytest_elastic.faults._watch import Watch
+from pytest_elastic.faults._watch import WRITES, Watch, lost_answer
 
 __all__ = [
-    "WRITES",
     "Fault",
     "FaultPlan",
     "Trigger",
@@ -34,7 +32,6 @@ __all__ = [
     "kill",
     "kill_points",
     "late_join",
-    "lost_answer",
     "parse",
     "resume",
     "server_gone",

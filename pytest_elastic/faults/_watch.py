@@ -1,4 +1,7 @@
-"""Says which faults of a plan are due now: fed with what ranks do, the same for simulated and real ones."""
+"""The watch over a plan: which faults are due now; and the answer of a write that a fault loses.
+
+Simulated and real ranks feed the same `Watch` with their operations and lines.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from pytest_elastic.errors import UnfiredFaultError
-from pytest_elastic.faults._lost import WRITES
 from pytest_elastic.faults._plan import Fault, FaultPlan
-from pytest_elastic.store import OPERATIONS
+from pytest_elastic.store import OPERATIONS, Call, StoreState, Waiter
 
+WRITES = frozenset(name for name, operation in OPERATIONS.items() if operation.writes)
 _SHOWN = 8
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What a rank did so far."""
+    """The history of one rank, for the story of a fault that never fired."""
 
     operations: int = 0
     last: str = "none"
@@ -26,7 +29,7 @@ class _Seen:
 
     def take(self, name: str, keys: Sequence[str], prefix: str) -> None:
         self.operations += 1
-        self.last = f"{name}({_named(keys)})"
+        self.last = f"{name}({named(keys)})"
         self.keys.update(dict.fromkeys(keys))
         if prefix:
             self.barriers[prefix] = None
@@ -40,19 +43,24 @@ class _Armed:
     matches: int = 0
 
     def counts(self) -> bool:
-        """Count a match; whether it is the one."""
+        """Count a match of the trigger; whether it is the n-th."""
         self.matches += 1
         return self.matches == self.fault.trigger.nth
 
 
 class Watch:
-    """The faults of one run that have not fired yet.  Not thread-safe, no clock.
+    """The matcher of a plan's triggers: fed with operations and lines, it says which faults are due.
 
-    Feed it each operation of each rank before it is applied, and each line that a rank writes.  It costs
-    one test where no fault is left.
+    Feed it each operation of each rank before it is applied, and each line that a rank writes.  It is not
+    thread-safe, has no clock, and costs one test where no fault is left.
 
     Attributes:
         fired: the faults that have fired, in their order.
+
+    >>> from pytest_elastic.faults import kill
+    >>> watch = Watch(kill(rank=1, op=2))
+    >>> watch.called(1, "set", ["a"]), watch.called(1, "get", ["a"])
+    ([], [kill(rank=1, op=2)])
     """
 
     __slots__ = ("_armed", "_operations", "_seen", "_stopped", "fired")
@@ -70,7 +78,13 @@ class Watch:
         return tuple(armed.fault for armed in self._armed)
 
     def called(self, rank: int, name: str, keys: Sequence[str]) -> Sequence[Fault]:
-        """The faults that are due at this operation of the rank, in the plan's order."""
+        """The faults that are due at an operation of a rank, in the plan's order.
+
+        Args:
+            rank: whose operation.
+            name: the operation's.
+            keys: those that it concerns, in the order asked.
+        """
         if not self._armed:
             return ()
         seen = self._seen.setdefault(rank, _Seen())
@@ -82,7 +96,7 @@ class Watch:
         )
 
     def wrote(self, rank: int, line: str) -> Sequence[Fault]:
-        """The faults that are due at this line of the rank's output."""
+        """The faults that are due at a line of a rank's output."""
         if not self._armed:
             return ()
         self._seen.setdefault(rank, _Seen()).lines += 1
@@ -93,13 +107,13 @@ class Watch:
         """Check that every fault has fired.
 
         Raises:
-            UnfiredFaultError: some have not; with what was seen instead.
+            UnfiredFaultError: some have not; with what the ranks did instead.
         """
         if self._armed:
             raise UnfiredFaultError([(repr(one.fault), self._story(one)) for one in self._armed])
 
     def _of(self, rank: int) -> list[_Armed]:
-        """The faults that what this rank does may trigger; only a stopped rank can be resumed."""
+        """The faults that a rank may trigger; only a stopped rank can be resumed."""
         return [
             one
             for one in self._armed
@@ -126,7 +140,7 @@ class Watch:
         return faults
 
     def _story(self, one: _Armed) -> str:
-        """What was seen of a fault's trigger, in words."""
+        """The history of a fault's trigger, in words."""
         rank, trigger = one.fault.watched, one.fault.trigger
         whose = [seen for owner, seen in self._seen.items() if rank in (owner, None)]
         operations = sum(seen.operations for seen in whose)
@@ -141,7 +155,7 @@ class Watch:
             return f"{text} and wrote {sum(seen.lines for seen in whose)} lines, {matches}"
         met = [seen.keys if trigger.where == "key" else seen.barriers for seen in whose]
         names = list(dict.fromkeys(name for names in met for name in names))
-        return f"{text}, {matches} among the {trigger.where}s {_named(names) or '(none)'}"
+        return f"{text}, {matches} among the {trigger.where}s {named(names) or '(none)'}"
 
 
 def barrier_of(name: str, keys: Sequence[str]) -> str:
@@ -154,7 +168,30 @@ def is_barrier(prefix: str, name: str) -> bool:
     return bool(prefix) and (fnmatchcase(prefix, name) or fnmatchcase(prefix, f"world/barrier/{name}/*"))
 
 
-def _named(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
     shown = list(names)
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(map(repr, shown[:_SHOWN])) + more
+
+
+def lost_answer(state: StoreState, operation: Call) -> object:
+    """The answer of a write that is lost: it has no effect on the state, and its caller does not know.
+
+    Args:
+        state: is not changed.
+        operation: name and arguments, one of `WRITES`.
+
+    Raises:
+        Exception: what the operation would raise.
+    """
+    name, *arguments = operation
+    if not OPERATIONS[name].answer:
+        return None
+    other = StoreState(state.wake)
+    key = str(arguments[0])
+    value = state.get(key)
+    if isinstance(value, Waiter):
+        state.abandon(value)
+    else:
+        other.set(key, value)
+    return other.apply(operation)

@@ -1,4 +1,4 @@
-"""What hangs, and why: the graph of who waits for whom, verdicts, and what the ranks' stacks say."""
+"""Hangs and their causes: the wait graph of a group, verdicts on it, and the ranks' stacks."""
 
 from pytest_elastic.hang._diagnosis import (
     BlockedOutside,

@@ -1,4 +1,4 @@
-"""The doomed waits of a verdict: the targets that they wait for, who blocks whom, and circles of waits."""
+"""The doomed waits of a verdict: their targets, the waits that block each other, and circles of these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Target:
     """A key, barrier or collective that cannot come; ranks join a collective by writing its keys.
 
     Attributes:
-        name: the key, or the prefix of what is joined.
+        name: the key, or the prefix of the barrier or collective.
         key: the first of its keys that somebody lacks.
         barrier: `None` for a key or a collective.
         joined: whether ranks join it; else they write it.
@@ -40,7 +40,7 @@ class Target:
 
     @property
     def end(self) -> str:
-        """The verb for what would end the waits: a barrier is released, a key is written."""
+        """The verb for the end of its waits: a barrier is released, a key is written."""
         return "release" if self.key.endswith(LAST_MEMBER) else "write"
 
     @property
@@ -53,7 +53,7 @@ class Target:
 
 
 class Case:
-    """The doomed waits of a graph, and what blocks each.
+    """The doomed waits of a graph, and their targets.
 
     Attributes:
         stuck: for each wait the keys that cannot come.

@@ -1,4 +1,4 @@
-"""What is said of a hang, as data: one verdict, whom it is about, and the picture around it."""
+"""Diagnoses of a hang: a class for each verdict."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Diagnosis:
     """Base of the verdicts.
 
     Attributes:
-        ranks: whom it is about, ascending; each verdict says who that is.
-        keys: the keys, or prefixes of barriers, that it is about.
+        ranks: the ranks named by the verdict, ascending; each verdict says which these are.
+        keys: the keys, or prefixes of barriers, named by the verdict.
         cause: one sentence.
         place: `file:line` where the cause is known to be; else empty.
         exact: whether nothing but the ranks' known threads could end it; else it is suspected.
@@ -57,13 +57,13 @@ class Deadlock(Diagnosis):
 
 
 class DoomedWait(Diagnosis):
-    """Nobody is left to write a key, or it was deleted too early: `ranks` are those who wait for it."""
+    """No rank is left to write a key, or it was deleted too early: `ranks` are those that wait for it."""
 
     __slots__ = ()
 
 
 class MissingRank(Diagnosis):
-    """A rank ended its phase without joining what others wait at: `ranks` are those missing."""
+    """A rank ended its phase without joining a barrier or collective: `ranks` are those missing there."""
 
     __slots__ = ()
 
@@ -87,7 +87,7 @@ class StalePrefix(Diagnosis):
 
 
 class HangUntilTimeout(Diagnosis):
-    """Everybody waits for a key that nobody wrote: `ranks` are those who wait."""
+    """All ranks wait for a key that no rank wrote: `ranks` are those that wait."""
 
     __slots__ = ()
 

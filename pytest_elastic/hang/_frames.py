@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 
 _THREAD = re.compile(r"^(Current thread|Thread) (0x[0-9a-f]+)(?: \[.*\])? \(most recent call first\):")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
@@ -31,6 +32,11 @@ class Frame:
     line: int
     function: str
     native: bool = False
+
+    @property
+    def short(self) -> str:
+        """Without directories, the function first: `train test_x.py:12`."""
+        return f"{self.function} {PurePath(self.file).name}" + (f":{self.line}" if self.line else "")
 
     def __str__(self) -> str:
         line = f":{self.line}" if self.line else ""
@@ -63,8 +69,10 @@ def parse_stacks(text: str) -> list[Stack]:
 
 def cut_harness(stack: Stack) -> Stack:
     """The stack from the user's first frame on, to where a store is entered; whole where there is none."""
-    last = max((i for i, frame in enumerate(stack.frames) if _HARNESS.search(frame.file)), default=-1)
-    users = stack.frames[last + 1 :] or stack.frames
+    first = len(stack.frames)
+    while first and not _HARNESS.search(stack.frames[first - 1].file):
+        first -= 1
+    users = stack.frames[first:] or stack.frames
     inside = next((i for i, frame in enumerate(users) if _INSIDE.search(frame.file)), len(users))
     return Stack(users[: inside + 1], stack.current)
 

@@ -1,4 +1,4 @@
-"""What a wait graph consists of: ranks, waits and barriers.  Only the graph changes them."""
+"""Nodes of a wait graph: ranks, waits and barriers.  Only the graph changes them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Wait:
     """A blocked request.
 
     Attributes:
-        event: as it was told.
-        rank: whose it is; `client` is the thread.
+        event: its begin.
+        rank: the rank; `client` is its thread.
         writers: for each of its keys the one rank that may write it; empty where any rank may.
         lacks: the keys that are not there yet, in the order asked; a dictionary, to cross one out quickly.
         free: whether any rank may end it: it is for plain keys only.
-        alarmed: whether a signal's handler will run, which may end it.
+        alarmed: whether a signal's handler is due, which may end it.
     """
 
     event: WaitBegan
@@ -31,7 +31,7 @@ class Wait:
 
     @property
     def patient(self) -> bool:
-        """Whether it will end, or its rank go on, without any other rank."""
+        """Whether it will end, or its rank will go on, without any other rank."""
         return self.alarmed or self.event.may_timeout
 
     @property
@@ -61,9 +61,9 @@ class Barrier:
     """A barrier of ours that has not been released.
 
     Attributes:
-        count: how many calls have come.
+        count: number of calls so far.
         joined: bits of the ranks that called it; of those, `left` have given up waiting.
-        releaser: the rank whose call was the last one, and who is about to release the others.
+        releaser: the rank whose call was the last one, and which is about to release the others.
         declared: whether its members are ranks, each of which calls it once, and all say one `world_size`.
     """
 
@@ -86,19 +86,19 @@ class Barrier:
 
 @dataclass(slots=True, eq=False)
 class Rank:
-    """A rank, as its events tell it.
+    """A rank, as known from its events.
 
     Attributes:
         bit: of the number.
         clients: its threads that use the store, and (negative) the calls in the middle of a call of one of
             those; `waits` are those of them that are blocked.
-        ended: how its phase ended; `None` while it is in one.
-        stood: what the kernel said of it last; `None` once it was heard of again.
-        extra_threads: how many threads it has that never used the store.
+        ended: the end of its phase; `None` while it is in one.
+        stood: its last state by the kernel; `None` once it made another request.
+        extra_threads: number of its threads that never used the store.
         unseen: whether its main thread runs but is none of `clients`: all those were blocked when a phase
             began.
-        phased: whether it is told to run phases, so that an exit without a report is an accident.
-        calls: how many requests it made; `barriers` of them joined a barrier.
+        phased: whether it was told to run phases, so that an exit without a report is an accident.
+        calls: number of its requests; `barriers` of them joined a barrier.
     """
 
     number: int

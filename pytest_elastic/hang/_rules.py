@@ -5,17 +5,17 @@ that, until it is no wait any more, or a circle.  Several verdicts may fit; the 
 in this order:
 
 1. A rank failed (`MissingRank` where others wait for it to join, `DoomedWait` for a key) or its process ended
-   without a report (`Exited`).  The first accident in time explains the others; of what lacks that rank, the
-   one where most wait is named.
+   without a report (`Exited`).  The first accident in time explains the others; of the
+   targets that lack that rank, the one with most waits is named.
 2. `DoomedWait` for a key that was there and was deleted, though nobody had read it: a lost wake-up.
 3. A rank ended its phase in peace, absent from a barrier or a collective: `CountMismatch` if it had called
    some, but fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
 4. Ranks at different barriers or collectives, absent from each other's: `OrderMismatch`; `StalePrefix` where
    these are two uses of one name.
-5. `Deadlock`: a circle of waits, each for what a rank of the circle alone can bring.
+5. `Deadlock`: a circle of waits, each for a key that only a rank of the circle can bring.
 6. `DoomedWait`: a rank that has ended in peace could have written a key.  One that passed its setup or call
    may still write it in a later phase, but waits until all have ended this one.
-7. `Deadlock`: a circle of waits for what any rank may write.
+7. `Deadlock`: a circle of waits for keys that any rank may write.
 8. `HangUntilTimeout`: all wait for the same; nothing but the timeout will happen, and no rank is the cause.
 
 So a rank that has ended leads, whichever ranks may wait for each other besides, unless these are known to do.
@@ -37,7 +37,7 @@ end nobody's wait.  These are, in this order:
 5. one that sleeps: a library that waits may look, and sleep, and look again.
 
 There is one verdict over all ranks.  Those that are blocked are not called the cause while such a rank is
-known; where none is, no rank is known to be the cause, but for whom a pipe leads to.  It is never exact.
+known; where there is none, the cause is not known, but for the holder of a pipe's end.  It is never exact.
 """
 
 from __future__ import annotations
@@ -69,19 +69,18 @@ from pytest_elastic.hang._naming import (
     joined_name,
     key_name,
     key_names,
-    names,
     place_name,
     place_of,
-    plural,
     stand_text,
     use_of,
 )
 from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._waitgraph import WaitGraph
+from pytest_elastic.processes import sleeps
+from pytest_elastic.wording import name_ranks, plural
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
-_SLEEP = "nanosleep"  # Part of the kernel's wait channel of a rank that sleeps.
 
 
 def diagnose(graph: WaitGraph) -> Diagnosis | None:
@@ -103,7 +102,7 @@ def find_stale(graph: WaitGraph) -> StalePrefix | None:
     first = graph.stale[0]
     again = {call.rank for call in graph.stale if call.prefix == first.prefix and call.rank is not None}
     what = f"barrier {barrier_name(first.prefix)} again (call {first.count} of {first.world_size})"
-    cause = f"{names(again)} called {what}: a prefix synchronises only once"
+    cause = f"{name_ranks(again)} called {what}: a prefix synchronises only once"
     return StalePrefix(tuple(sorted(again)), (first.prefix,), cause)
 
 
@@ -123,8 +122,8 @@ def accident(case: Case) -> Diagnosis | None:
     ranks = sorted(case.ranks(target.writers & case.accidents), key=lambda rank: rank.gone_at)
     first = ranks[0]
     alike = _numbers(rank for rank in ranks if (rank.died, rank.reason) == (first.died, first.reason))
-    ended = f": {first.reason}" if first.reason else f" {end_text(first)}"
-    cause = f"{names(alike)}{ended} {_before(target, first)}"
+    ended = f": {first.reason}" if first.reason else f" {plural(end_text(first), alike)}"
+    cause = f"{name_ranks(alike)}{ended} {_before(target, first)}"
     if first.died:
         return Exited(alike, (place_of(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
@@ -140,8 +139,10 @@ def early_deletion(case: Case) -> Diagnosis | None:
         waiting = tuple(rank for rank in target.waiting if not joined >> rank & 1)
         if waiting and key in case.graph.deleted and case.graph.unread(key):
             by = case.graph.deleted[key]
-            who = "somebody outside of the group" if by is None else names([by])
-            cause = f"{key_name(key)} was there, but {who} deleted it before {names(waiting)} waited for it"
+            who = "somebody outside of the group" if by is None else name_ranks([by])
+            cause = (
+                f"{key_name(key)} was there, but {who} deleted it before {name_ranks(waiting)} waited for it"
+            )
             return DoomedWait(waiting, (key,), cause)
     return None
 
@@ -155,12 +156,12 @@ def absence(case: Case) -> Diagnosis | None:
             return DoomedWait(target.waiting, (target.key,), cause)
         if gone:
             cause = f"{ends_text(gone)} without joining {joined_name(target.name)}"
-            return _fewer(case, target, gone) or MissingRank(_numbers(gone), (target.name,), cause)
+            return count_mismatch(case, target, gone) or MissingRank(_numbers(gone), (target.name,), cause)
     return None
 
 
-def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
-    """Some of them have joined before, but not as often as those who wait."""
+def count_mismatch(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
+    """Rule 3, where some of the ranks have joined before, but fewer times than those that wait."""
     if target.barrier is None:  # Whoever is at use 3 of a gather has had everybody's part of two.
         most, noun = use_of(target.name), "gather"
         counts = dict.fromkeys(gone, most - 1)
@@ -173,7 +174,7 @@ def _fewer(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
     for count in sorted(set(counts.values()), reverse=True):
         calls = f"{count} {noun}{'' if count == 1 else 's'}"
         said.append(f"{ends_text([rank for rank in counts if counts[rank] == count])} after {calls}")
-    others = f"{names(target.waiting)} {plural('is', target.waiting)} at number {most}"
+    others = f"{name_ranks(target.waiting)} {plural('is', target.waiting)} at number {most}"
     cause = f"{', '.join(said)}; {others}, {joined_name(target.name)}"
     return CountMismatch(_numbers(counts), (target.name,), cause)
 
@@ -185,12 +186,15 @@ def mismatch(case: Case) -> Diagnosis | None:
         absent = {rank.number for rank in case.graph.ranks if target.absent & rank.bit}
         others = [one for one in joined if one is not target and absent.intersection(one.waiting)]
         if others:
-            return _mismatch([target, *others])
+            return mismatch_of([target, *others])
     return None
 
 
-def _mismatch(places: list[Target]) -> Diagnosis:
-    at = [f"{names(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places]
+def mismatch_of(places: Sequence[Target]) -> Diagnosis:
+    """The verdict on ranks that wait at these places."""
+    at = [
+        f"{name_ranks(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places
+    ]
     ranks = tuple(sorted({rank for one in places for rank in one.waiting}))
     keys = tuple(one.name for one in places)
     if len(set(map(family, keys))) > 1:
@@ -201,22 +205,23 @@ def _mismatch(places: list[Target]) -> Diagnosis:
 
 def known_circle(case: Case) -> Diagnosis | None:
     """Rule 5."""
-    return _deadlock(case, case.circle(guess=False))
+    return deadlock(case, case.circle(guess=False))
 
 
 def guessed_circle(case: Case) -> Diagnosis | None:
     """Rule 7."""
-    return _deadlock(case, case.circle(guess=True))
+    return deadlock(case, case.circle(guess=True))
 
 
-def _deadlock(case: Case, circle: list[Wait]) -> Deadlock | None:
+def deadlock(case: Case, circle: Sequence[Wait]) -> Deadlock | None:
+    """The verdict on a circle of waits; `None` for an empty one."""
     if not circle:
         return None
     ranks = tuple(sorted({wait.rank for wait in circle}))
     keys = tuple(dict.fromkeys(place_of(key) for wait in circle for key in case.stuck[wait]))
     shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
     more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
-    who = f"{names(ranks)} wait" if len(ranks) > 1 else f"threads of {names(ranks)} wait"
+    who = f"{name_ranks(ranks)} wait" if len(ranks) > 1 else f"threads of {name_ranks(ranks)} wait"
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
 
 
@@ -245,7 +250,7 @@ def timeout(case: Case) -> Diagnosis:
     did = "wrote" if _verb(case.targets) == "write" else "releases"
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
     what = _listed(case.targets) + _came(case)
-    cause = f"{names(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
+    cause = f"{name_ranks(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
     return HangUntilTimeout(ranks, tuple(place_of(target.key) for target in case.targets), cause)
 
 
@@ -260,17 +265,18 @@ def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
     kinds: dict[str, list[Rank]] = {}
     for rank in graph.ranks:
         if rank.runs and rank.stood is not None:
-            asleep = rank.stood.state == "blocked" and _SLEEP in rank.stood.channel
+            asleep = rank.stood.state == "blocked" and sleeps(rank.stood.channel)
             kinds.setdefault("sleeping" if asleep else rank.stood.state, []).append(rank)
     if not kinds:
         return None
-    verdict, ranks, cause = _judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
+    verdict, ranks, cause = judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
     return verdict(_numbers(ranks), (), cause, exact=False, snapshot=take_snapshot(graph))
 
 
-def _judge_outside(
+def judge_outside(
     kinds: Mapping[str, list[Rank]], gone: Sequence[Rank]
 ) -> tuple[type[Diagnosis], Sequence[Rank], str]:
+    """The verdict, its ranks and the cause, for ranks that run (by kind), and those that are gone."""
     accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
     idle = "and did nothing in the store"
     verdict: type[Diagnosis]
@@ -278,29 +284,29 @@ def _judge_outside(
         ranks = kinds.get(kind)
         if ranks and not accidents and not (gone and blocked and kind == "sleeping"):
             also = f"; {ends_text(gone)}" if gone and (blocked or kind == "sleeping") else ""
-            return verdict, ranks, f"{_stand(ranks)}, {idle}{also}"
+            return verdict, ranks, f"{stances_text(ranks)}, {idle}{also}"
     if gone:
         ended, running = accidents or gone, sorted(chain(*kinds.values()), key=lambda rank: rank.number)
-        cause = f"{ends_text(ended)}, while {_stand(running)}"
+        cause = f"{ends_text(ended)}, while {stances_text(running)}"
         return Exited if ended[0].died else MissingRank, ended, cause
     known = all(rank.stood is not None and rank.stood.peer for rank in blocked)
     unknown = "" if known else "; nobody is known to be the cause"
-    return BlockedOutside, blocked, f"{_stand(blocked)}, {idle}{unknown}"
+    return BlockedOutside, blocked, f"{stances_text(blocked)}, {idle}{unknown}"
 
 
-def _stand(ranks: Sequence[Rank]) -> str:
-    """How they stand, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
+def stances_text(ranks: Sequence[Rank]) -> str:
+    """States by the kernel, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
     alike: dict[str, list[int]] = {}
     for rank in ranks:
         alike.setdefault(stand_text(rank), []).append(rank.number)
-    return ", ".join(f"{names(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
+    return ", ".join(f"{name_ranks(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
 
 
 # Words.
 
 
 def _before(target: Target, rank: Rank) -> str:
-    """What the rank had not done when it went."""
+    """The missing deed of a rank that is gone, as the end of a sentence."""
     if target.barrier is not None and target.barrier.releaser == rank.number:
         return f"between joining {joined_name(target.name)} and releasing the others"
     if target.joined and target.absent & rank.bit:
@@ -311,7 +317,7 @@ def _before(target: Target, rank: Rank) -> str:
 
 
 def _end_of(targets: list[Target]) -> str:
-    """What would end the waits for these: `write "a", "b"`."""
+    """The end of the waits for these, as a verb and names: `write "a", "b"`."""
     return f"{_verb(targets)} {_listed(targets)}"
 
 
@@ -325,7 +331,7 @@ def _listed(targets: list[Target]) -> str:
 
 
 def _came(case: Case) -> str:
-    """How many keys are there of those that all ask for."""
+    """How many of the keys came, where all waits are for the same."""
     asked = {(wait.event.keys, wait.missing) for wait in case.graph.doomed}
     keys, missing = next(iter(asked))
     if len(asked) > 1 or len(keys) == len(missing):

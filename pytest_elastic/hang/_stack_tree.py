@@ -1,8 +1,8 @@
 """The stacks of all ranks as one prefix tree.
 
-*Theory.*  Ranks mostly run the same program, so their stacks share their outer calls; where they part is what
-one wants to see.  A node is a run of calls that a set of ranks has in common, up to where the set splits;
-the innermost entry may be a word on what the rank waits for.  Of ranks that run one program, the one that
+*Theory.*  Ranks mostly run the same program, so their stacks share their outer calls; the point where they
+part is of interest.  A node is a run of calls that a set of ranks has in common, up to where the set splits;
+the innermost entry may be the name of the rank's wait.  Of ranks that run one program, the one that
 came least far is the likely culprit (the ranks that wait have come further and wait for it), so siblings are
 ordered by progress, least first; with equal progress the smaller line comes first.  The idea is STAT's
 (Ahn et al., "Scalable Temporal Order Analysis for Large Scale Debugging", SC 2009).
@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness
@@ -21,8 +20,8 @@ from pytest_elastic.hang._naming import bracket
 
 Progress = tuple[int, ...]
 Entry = Frame | str
+Path = tuple[int, tuple[Entry, ...]]  # A rank and the entries of one of its stacks, or the rest of them.
 
-_OURS = re.compile(r"/pytest_elastic/")
 _LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
 _SHOWN = 3  # Calls of a run that are shown; the middle ones of a longer run are left out.
 
@@ -32,10 +31,10 @@ class Branch:
     """A run of calls that some ranks share.
 
     Attributes:
-        entries: the calls, outermost first, and at the end perhaps what is waited for, in words.
-        ranks: who is there, ascending.
-        branches: where they part, least progress first; empty at the end of a stack.
-        least: whether the ranks here, and no others, came least far.
+        entries: the calls, outermost first; the last may be the name of a wait.
+        ranks: those that share the run, ascending.
+        branches: the runs after it, least progress first; empty at the end of a stack.
+        least: whether the ranks here, and no others, made the least progress.
     """
 
     entries: tuple[Entry, ...]
@@ -43,9 +42,15 @@ class Branch:
     branches: tuple[Branch, ...] = ()
     least: bool = False
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its order among siblings of equal progress."""
+        first = self.entries[0]
+        return first.line if isinstance(first, Frame) else 0, self.ranks[0]
+
     def text(self) -> str:
         """One line."""
-        shown: list[str] = [_entry_text(entry) for entry in self.entries]
+        shown: list[str] = [*map(entry_text, self.entries)]
         calls = len(shown) - isinstance(self.entries[-1], str)
         if calls > _SHOWN:
             shown[1 : calls - _SHOWN + 1] = ["…"]
@@ -53,6 +58,14 @@ class Branch:
         if isinstance(self.entries[-1], str) and len(shown) > 1:
             line = f"{' → '.join(shown[:-1])} {shown[-1]}"
         return f"{line} {bracket(self.ranks)}{'   ← least progress' if self.least else ''}"
+
+    def leaves(self) -> list[Branch]:
+        """The ends of stacks in it."""
+        return [leaf for child in self.branches for leaf in child.leaves()] or [self]
+
+    def marked(self, leaf: Branch) -> Branch:
+        """The same with this leaf of it marked as `least`."""
+        return replace(self, branches=tuple(one.marked(leaf) for one in self.branches), least=self is leaf)
 
     def to_json(self) -> dict[str, Any]:
         """As values that `json.dumps` takes."""
@@ -77,23 +90,31 @@ def merge(
     """One tree of all ranks' stacks, without frames of the harness.
 
     Args:
-        stacks: by rank; those of threads other than the main one count where they are in the user's code.
-        progress: by rank, how far it came; what is compared.
-        waits: by rank, what the main thread waits for; ranks that differ in it part there.
+        stacks: by rank; other threads than the main one count where they are in the user's code.
+        progress: by rank; compared to order branches and to mark the least.
+        waits: by rank, the name of its main thread's wait; ranks that differ in it part there.
     """
-    paths: list[tuple[int, tuple[Entry, ...]]] = []
+    progress, waits = progress or {}, waits or {}
+    paths: list[Path] = []
     for rank, threads in sorted(stacks.items()):
-        for stack in _worth_showing(threads):
-            word = (waits or {}).get(rank, "") if stack is main_stack(threads) else ""
-            entries: tuple[Entry, ...] = (*_users(stack), *([word] if word else []))
-            if entries:
-                paths.append((rank, entries))
-    branches = _grow(paths, progress or {})
-    return _mark(branches, progress or {})
+        main = main_stack(threads)
+        for stack in threads:
+            frames = users_frames(stack)
+            if stack is main:
+                word = waits.get(rank, "")
+                paths.append((rank, (*frames, word) if word else frames))
+            elif not all(_LIBRARY.search(frame.file) for frame in frames):
+                paths.append((rank, frames))
+    branches = grow(paths, progress)
+    leaves = [leaf for branch in branches for leaf in branch.leaves()]
+    leaves.sort(key=lambda leaf: least_of(leaf.ranks, progress))
+    if len(leaves) < 2 or least_of(leaves[0].ranks, progress) == least_of(leaves[1].ranks, progress):
+        return branches
+    return tuple(branch.marked(leaves[0]) for branch in branches)
 
 
 def main_stack(threads: Sequence[Stack]) -> Stack | None:
-    """The one that handled the signal, or the last one of the dump; `None` if there is none."""
+    """The stack of the thread that handled the signal, or the last of the dump; `None` if there is none."""
     return next((stack for stack in threads if stack.current), threads[-1] if threads else None)
 
 
@@ -102,7 +123,7 @@ def tree_text(branches: Sequence[Branch], indent: str = "") -> str:
     lines: list[str] = []
     for branch in branches:
         lines.append(indent + branch.text())
-        _draw(branch, indent, lines)
+        draw(branch, indent, lines)
     return "\n".join(lines)
 
 
@@ -110,7 +131,7 @@ def tree_dot(branches: Sequence[Branch]) -> list[str]:
     """The tree as statements of a DOT graph."""
     lines: list[str] = []
     for branch in branches:
-        _dot(branch, lines)
+        dot_name(branch, lines)
     return lines
 
 
@@ -120,43 +141,30 @@ def quote(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _worth_showing(threads: Sequence[Stack]) -> list[Stack]:
-    main = main_stack(threads)
-    found = [main] if main is not None else []
-    for stack in threads:
-        users = [frame for frame in _users(stack) if not _LIBRARY.search(frame.file)]
-        if stack is not main and users:
-            found.append(stack)
-    return found
-
-
-def _users(stack: Stack) -> tuple[Frame, ...]:
+def users_frames(stack: Stack) -> tuple[Frame, ...]:
     """The frames from the user's first one to where the package is entered; of those in C, the innermost."""
     frames = cut_harness(stack).frames
-    inside = next((i for i, frame in enumerate(frames) if _OURS.search(frame.file)), len(frames))
+    inside = next((i for i, frame in enumerate(frames) if "/pytest_elastic/" in frame.file), len(frames))
     users = frames[:inside] or frames
     return (*(frame for frame in users[:-1] if not frame.native), *users[-1:])
 
 
-def _grow(paths: list[tuple[int, tuple[Entry, ...]]], progress: Mapping[int, Progress]) -> tuple[Branch, ...]:
-    """The branches that these paths make; a path is a rank and the rest of its entries."""
-    groups: dict[Entry, list[tuple[int, tuple[Entry, ...]]]] = {}
+def grow(paths: Sequence[Path], progress: Mapping[int, Progress]) -> tuple[Branch, ...]:
+    """The branches that these paths make, least progress first."""
+    groups: dict[Entry, list[Path]] = {}
     for rank, entries in paths:
         if entries:
             groups.setdefault(entries[0], []).append((rank, entries))
-    branches = [_branch(group, progress) for group in groups.values()]
-    return tuple(sorted(branches, key=lambda branch: (_progress(branch.ranks, progress), _place(branch))))
+    branches = []
+    for group in groups.values():
+        shared = shared_beginning([entries for _, entries in group])
+        rest = [(rank, entries[len(shared) :]) for rank, entries in group]
+        branches.append(Branch(shared, tuple(sorted({rank for rank, _ in group})), grow(rest, progress)))
+    return tuple(sorted(branches, key=lambda branch: (least_of(branch.ranks, progress), branch.place)))
 
 
-def _branch(group: list[tuple[int, tuple[Entry, ...]]], progress: Mapping[int, Progress]) -> Branch:
-    shared = _shared([entries for _, entries in group])
-    ranks = tuple(sorted({rank for rank, _ in group}))
-    rest = [(rank, entries[len(shared) :]) for rank, entries in group]
-    return Branch(shared, ranks, _grow(rest, progress))
-
-
-def _shared(paths: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
-    """The longest beginning that all have; what a wait is called never stands among calls."""
+def shared_beginning(paths: Sequence[tuple[Entry, ...]]) -> tuple[Entry, ...]:
+    """The longest beginning that all have; the name of a wait never stands among calls."""
     shortest = min(paths, key=len)
     for number, entry in enumerate(shortest):
         if any(path[number] != entry for path in paths):
@@ -164,53 +172,28 @@ def _shared(paths: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
     return shortest
 
 
-def _progress(ranks: Iterable[int], progress: Mapping[int, Progress]) -> Progress:
+def least_of(ranks: Iterable[int], progress: Mapping[int, Progress]) -> Progress:
+    """The least progress of these ranks; `()` where it is not known."""
     return min((progress[rank] for rank in ranks if rank in progress), default=())
 
 
-def _place(branch: Branch) -> tuple[int, int]:
-    first = branch.entries[0]
-    return (first.line if isinstance(first, Frame) else 0, branch.ranks[0])
+def entry_text(entry: Entry) -> str:
+    """The entry in a line: `train test_x.py:12`, `barrier("done")`."""
+    return entry if isinstance(entry, str) else entry.short
 
 
-def _mark(branches: tuple[Branch, ...], progress: Mapping[int, Progress]) -> tuple[Branch, ...]:
-    """Mark the one leaf whose ranks came less far than all others."""
-    leaves = [leaf for branch in branches for leaf in _leaves(branch)]
-    leaves.sort(key=lambda leaf: _progress(leaf.ranks, progress))
-    if len(leaves) < 2 or _progress(leaves[0].ranks, progress) == _progress(leaves[1].ranks, progress):
-        return branches
-    return tuple(_with_mark(branch, leaves[0]) for branch in branches)
-
-
-def _leaves(branch: Branch) -> list[Branch]:
-    if not branch.branches:
-        return [branch]
-    return [leaf for child in branch.branches for leaf in _leaves(child)]
-
-
-def _with_mark(branch: Branch, leaf: Branch) -> Branch:
-    children = tuple(_with_mark(child, leaf) for child in branch.branches)
-    return Branch(branch.entries, branch.ranks, children, branch is leaf)
-
-
-def _entry_text(entry: Entry) -> str:
-    if isinstance(entry, str):
-        return entry
-    return f"{entry.function} {PurePath(entry.file).name}" + (f":{entry.line}" if entry.line else "")
-
-
-def _draw(branch: Branch, indent: str, lines: list[str]) -> None:
+def draw(branch: Branch, indent: str, lines: list[str]) -> None:
     for child in branch.branches:
         last = child is branch.branches[-1]
         lines.append(f"{indent}{'└' if last else '├'} {child.text()}")
-        _draw(child, f"{indent}{' ' if last else '│'} ", lines)
+        draw(child, f"{indent}{' ' if last else '│'} ", lines)
 
 
-def _dot(branch: Branch, lines: list[str]) -> str:
+def dot_name(branch: Branch, lines: list[str]) -> str:
     name = f"s{len(lines)}"
-    label = "\n".join(map(_entry_text, branch.entries))
+    label = "\n".join(map(entry_text, branch.entries))
     style = ", style=bold" if branch.least else ""
     lines.append(f"{name} [shape=box, label={quote(label)}{style}];")
     for child in branch.branches:
-        lines.append(f"{name} -> {_dot(child, lines)} [label={quote(bracket(child.ranks))}];")
+        lines.append(f"{name} -> {dot_name(child, lines)} [label={quote(bracket(child.ranks))}];")
     return name

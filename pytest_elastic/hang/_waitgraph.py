@@ -1,4 +1,4 @@
-"""Who waits for whom, kept event by event: the waits that nothing can end any more.
+"""The wait graph of a group, kept event by event: the waits that nothing can end any more.
 
 *Theory of operation.*  A thread of a rank is either blocked in the store or able to do anything.  A wait is
 an AND over its missing keys; a key is an OR over those who may write it:
@@ -100,7 +100,7 @@ class WaitGraph:
         }
 
     def take(self, event: Event) -> bool:
-        """Note what happened; whether it doomed a wait that was not doomed before."""
+        """Take an event up; whether it doomed a wait that was not doomed before."""
         take = self._takers.get(type(event))
         if take is None:
             return False
@@ -115,24 +115,24 @@ class WaitGraph:
         return not self._running and self._present != 0
 
     def waits(self) -> list[Wait]:
-        """All of ranks that are in a phase, in the order in which they began."""
+        """The waits of ranks that are in a phase, in the order in which they began."""
         waits = [wait for rank in self.ranks if not rank.gone for wait in rank.waits.values()]
         return sorted(waits, key=lambda wait: wait.event.at)
 
     def barrier(self, key: str) -> Barrier | None:
-        """The barrier that this key releases, if somebody has called it and it is closed."""
+        """The barrier that this key releases, if it was called and is closed."""
         return self._barriers.get(key)
 
     def barriers(self) -> list[Barrier]:
-        """Those at which somebody waits, in the order in which the first one did."""
+        """The barriers at which a rank waits, in the order of their first waits."""
         return list(self._closed.values())
 
     def stuck(self, wait: Wait) -> list[str]:
-        """The keys that nobody who can go on may write; not empty for a doomed wait."""
+        """The keys that no rank that can go on may write; not empty for a doomed wait."""
         return wait.stuck(self._can, self._barriers)
 
     def unread(self, key: str) -> bool:
-        """Whether nobody read a deleted key after it was written; a barrier's is there for all to read."""
+        """Whether no rank read a deleted key after it was written; a barrier's is there for all to read."""
         deleted = False
         for event in reversed(self._done):
             if key not in event.keys:

@@ -6,8 +6,8 @@ collected the tests) or fresh interpreters that collect the same tests again.
 
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
-from pytest_elastic.launch._exits import describe_exit, read_ends
-from pytest_elastic.launch._launchers import Launchers
+from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
+from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
 from pytest_elastic.launch._outcomes import raises_on_ranks
 from pytest_elastic.launch._plan import Answers, Launcher, Plan
 from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
@@ -17,11 +17,13 @@ from pytest_elastic.launch._world import World
 
 __all__ = [
     "GRACE",
+    "START_METHODS",
     "Answers",
     "Bye",
     "Elastic",
     "FreshInterpreters",
     "Hello",
+    "Here",
     "Launcher",
     "Launchers",
     "Plan",
@@ -30,10 +32,10 @@ __all__ = [
     "RankProcess",
     "RankTerminal",
     "Session",
+    "Source",
+    "StartMethod",
     "Terminal",
     "World",
     "current_world",
-    "describe_exit",
     "raises_on_ranks",
-    "read_ends",
 ]

@@ -1,16 +1,20 @@
-"""A debugger in a rank, at the terminal of pytest.
+"""A debugger in a rank, at the terminal of pytest, by job control.
 
-*Theory of operation.*  A rank has no terminal: its input is at its end, and it is not the terminal's
-foreground.  When a debugger opens in it, the rank sends one end of a socket pair to the launcher
-(`Borrow`) and waits.  The launcher, whenever it waits for ranks, hands lines to and fro between that
-socket and the terminal until the rank gives it back, or ends.  Several ranks take turns.  Ctrl-C goes to
-the rank that has the terminal.  Where there is none, the rank is told so, and the debugger is an error;
-likewise once somebody has quit the debugger of one rank, so that it need not be quit on all others.
+*Theory of operation.* The standard streams of a rank are files, and its process group is not in the
+foreground. When a debugger opens in it, the rank sends one end of a socket pair to the launcher (`Borrow`)
+and waits. The launcher, whenever it waits for ranks, sends back the standard streams of pytest, and moves
+the rank's process group to the foreground: the rank reads and writes the terminal itself, with line
+editing, and Ctrl-C and Ctrl-Z are its own. It gives the terminal back by a byte, or ends. Several ranks
+take turns. Where there is no terminal, the rank is told so, and the debugger is an error; likewise once
+somebody has quit the debugger of one rank, so that it need not be quit on all others.
+
+A SIGINT that was sent to pytest meanwhile is for the rank.  If pytest is killed, the guardian restores the
+terminal.
 """
 
 from __future__ import annotations
 
-import codecs
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -19,25 +23,26 @@ from functools import partial
 from typing import Any
 
 from pytest_elastic.errors import DebuggerError
-from pytest_elastic.multiprocessing._channel import Channel
+from pytest_elastic.multiprocessing import Channel, Foreground, wait_for_foreground
 from pytest_elastic.pristine import os, select, signal, socket, threading
 
-_GRANTED = b"+"
-_ENOUGH = "\0"  # The last character of a rank whose debugger was quit.
-_LOOK_UP = 0.1
+_GRANTED, _DONE, _QUIT = b"+", b"-", b"q"
+_STREAMS = (0, 1, 2)
+_PERIOD = 0.1  # Seconds between two looks at a rank that has the terminal.
 
 
 @dataclass(frozen=True, slots=True)
 class Borrow:
-    """From the rank: it wants the terminal, and talks to it through the socket that comes along.
+    """From the rank: a request for the terminal; the answer goes to the socket that comes along.
 
     Attributes:
-        rank: which.
+        rank, pid: which.
         post_mortem: it has failed; the first one's failure is shown, and no other's.
         descriptor: of the socket, in the launcher.
     """
 
     rank: int
+    pid: int
     post_mortem: bool = False
     descriptor: int = -1
 
@@ -47,11 +52,11 @@ class Terminal:
     """The terminal of pytest, free to be used.
 
     Attributes:
-        descriptor: to read from.
-        write: takes text.
+        streams: its descriptors for standard input, output and error.
+        write: shows text.
     """
 
-    descriptor: int
+    streams: tuple[int, int, int]
     write: Callable[[str], object]
 
 
@@ -60,55 +65,53 @@ OpenTerminal = Callable[[], AbstractContextManager[Terminal | None]]
 
 
 class RankTerminal:
-    """In a rank: the terminal of pytest as a text stream for a debugger.  Borrowed at its first use."""
-
-    encoding = "utf-8"
+    """In a rank: borrows the standard streams of pytest for a debugger."""
 
     def __init__(self, rank: int, channel: Channel) -> None:
         self._rank, self._channel = rank, channel
-        self._file: Any = None
+        self._loan: socket.socket | None = None
+        self._own: list[int] = []
 
-    def borrow(self, post_mortem: bool = False) -> Any:
-        """Have it; blocks until the launcher waits for this rank and no other rank has it.
+    def borrow(self, post_mortem: bool = False) -> None:
+        """Make the standard streams those of pytest; idempotent.
+
+        Blocks until the launcher waits for this rank and no other rank has the terminal.
 
         Raises:
             DebuggerError: pytest has no terminal, or lends it to this rank no more.
         """
         __tracebackhide__ = True
-        if self._file is None:
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                self._channel.send(Borrow(self._rank, post_mortem), (theirs.fileno(),))
-                theirs.close()
-                if ours.recv(1) != _GRANTED:
-                    raise DebuggerError(self._rank)
-                self._file = ours.makefile("rw", encoding=self.encoding, errors="replace")
-        return self._file
+        if self._loan is not None:
+            return
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._channel.send(Borrow(self._rank, os.getpid(), post_mortem), (theirs.fileno(),))
+        granted, streams, _, _ = socket.recv_fds(ours, 1, len(_STREAMS))
+        if not granted:
+            ours.close()
+            raise DebuggerError(self._rank)
+        self._loan, self._own = ours, [os.dup(number) for number in _STREAMS]
+        _replace_streams(streams)
+
+    def give_back(self, answer: bytes = _DONE) -> None:
+        """Have the rank's own streams again; idempotent."""
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            _replace_streams(self._own)
+            with loan, suppress(OSError):  # The launcher took it away.
+                loan.send(answer)
 
     def quit(self) -> None:
         """Give it back, for all ranks of the group."""
-        self.write(_ENOUGH)
-        self.give_back()
+        self.give_back(_QUIT)
 
-    def give_back(self) -> None:
-        """Until its next use; idempotent."""
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):  # The launcher took it away.
-                file.close()
 
-    def readline(self) -> str:
-        """A line that was typed; `""` at the end of input."""
-        return str(self.borrow().readline())
-
-    def write(self, text: str) -> None:
-        """Show text."""
-        self.borrow().write(text)
-
-    def flush(self) -> None:
-        """Show it now."""
-        if self._file is not None:
-            self._file.flush()
+def _replace_streams(descriptors: list[int]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number, descriptor in zip(_STREAMS, descriptors, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
 
 
 class Loans:
@@ -165,55 +168,37 @@ class Loans:
         refused = self._enough or (borrow.post_mortem and self.shown)
         with nullcontext() if refused else self._open() as terminal:
             rank = socket.socket(fileno=borrow.descriptor)
-            if terminal is None:
+            if terminal is None or not wait_for_foreground(terminal.streams[0]):
                 rank.close()
                 return
             # Kept open: a rank whose time is over shall be seen in its debugger, and not on its way out.
             self._lent.append(rank)
             what = "has failed" if borrow.post_mortem else "is in a debugger"
             terminal.write(f"\nrank {borrow.rank} {what}, the other ranks run on\n")
-            rank.sendall(_GRANTED)
             self.shown |= borrow.post_mortem
-            self._enough |= _Exchange(terminal, rank).run(interrupt, over)
+            foreground = Foreground(terminal.streams[0], borrow.pid)
+            try:
+                with _interrupts_noted() as interrupted:
+                    with suppress(OSError):  # The rank was killed.
+                        socket.send_fds(rank, [_GRANTED], terminal.streams)
+                    while not (_has_answered(rank) or over()):
+                        foreground.follow_stop()
+                        if interrupted():
+                            interrupt()
+            finally:
+                foreground.take_back()
+            self._enough |= _answer(rank) == _QUIT
 
 
-class _Exchange:
-    """What is typed goes to the rank, what the rank writes is shown."""
+def _has_answered(rank: socket.socket) -> bool:
+    """Whether a rank gave the terminal back, or is gone; asks for some time."""
+    return bool(select.select([rank], [], [], _PERIOD)[0])
 
-    def __init__(self, terminal: Terminal, rank: socket.socket) -> None:
-        self._terminal, self._rank = terminal, rank
-        self._ended = self._enough = False
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._poll = select.poll()
-        for descriptor in (terminal.descriptor, rank.fileno()):
-            self._poll.register(descriptor, select.POLLIN)
 
-    def run(self, interrupt: Callable[[], object], over: Callable[[], bool]) -> bool:
-        with _interrupts_noted() as interrupted:
-            while not (self._ended or over()):
-                try:
-                    for descriptor, _ in self._poll.poll(_LOOK_UP * 1000):
-                        self._show() if descriptor == self._rank.fileno() else self._type()
-                except OSError:  # The rank was killed with our bytes unread.
-                    break
-                if interrupted():
-                    interrupt()
-        return self._enough
-
-    def _show(self) -> None:
-        data = self._rank.recv(1 << 16)
-        text = self._decode(data)
-        self._enough = text.endswith(_ENOUGH)
-        self._ended = self._enough or not data
-        self._terminal.write(text.removesuffix(_ENOUGH))
-
-    def _type(self) -> None:
-        data = os.read(self._terminal.descriptor, 1 << 16)
-        if data:
-            self._rank.sendall(data)
-        else:  # Ctrl-D, or the terminal is gone: the debugger ends by it.
-            self._poll.unregister(self._terminal.descriptor)
-            self._rank.shutdown(socket.SHUT_WR)
+def _answer(rank: socket.socket) -> bytes:
+    with suppress(OSError):
+        return rank.recv(1, socket.MSG_DONTWAIT)
+    return b""
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pytest_elastic.errors import GroupTimeoutError
-from pytest_elastic.launch._exits import describe_exit, read_ends
 from pytest_elastic.launch._findings import annotate, give_up
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import stack_text
+from pytest_elastic.wording import exit_text, read_exits
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Elastic:
         """
         __tracebackhide__ = True
         try:
-            ends = read_ends(expect or {}, nprocs or self.default_nprocs)
+            ends = read_exits(expect or {}, nprocs or self.default_nprocs)
         except ValueError as error:
             raise ValueError(f"elastic.run(expect={expect!r}): {error}") from None
         group = self.start(fn, nprocs, args, env)
@@ -116,5 +116,5 @@ def _survivors(group: RankGroup) -> dict[int, ProcessFailure]:
         exited = group.group.exits.get(rank)
         if exited is not None and exited.exitcode == 0 != code:
             failures[rank] = ProcessFailure.observed(rank, group.pids()[rank], 0, "")
-            failures[rank].message = f"rank {rank} returned, but was to be one that {describe_exit(code)}"
+            failures[rank].message = f"rank {rank} returned, but was to be one that {exit_text(code)}"
     return failures

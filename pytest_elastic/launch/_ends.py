@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_elastic.errors import name_ranks
 from pytest_elastic.events import BarrierJoined, StoreCalled, WaitBegan
-from pytest_elastic.launch._exits import describe_exit
 from pytest_elastic.launch._findings import give_up
 from pytest_elastic.launch._plan import Answers
 from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.report import PhaseReport, RankEnd
+from pytest_elastic.wording import exit_text, name_ranks
 
 
 def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit: str) -> list[RankEnd]:
@@ -25,7 +24,7 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
     """
     ends = [_reported(report) for report in answers.replies.values()]
     for rank, exited in answers.exits.items():
-        how = describe_exit(exited.exitcode)
+        how = exit_text(exited.exitcode)
         at = answers.raised[rank].at if rank in answers.raised else exited.at
         if group.group.lost:
             text = "died with the guardian of their group, which was killed"
@@ -74,7 +73,7 @@ def expected_but_alive(ends: list[RankEnd], expect: Mapping[int, int]) -> list[R
     judged = []
     for end in ends:
         if end.rank in expect and end.report is not None and end.kind == "passed":
-            text = f"passed, but it was expected to be one that {describe_exit(expect[end.rank])}"
+            text = f"passed, but it was expected to be one that {exit_text(expect[end.rank])}"
             end = RankEnd(end.rank, "died", math.inf, text)
         judged.append(end)
     return judged
@@ -94,7 +93,7 @@ def unclean_ends(group: RankGroup, ranks: list[int], late: list[int]) -> list[Ra
     for rank in ranks:
         exited = group.group.exits.get(rank)
         if exited is not None and exited.exitcode != 0:
-            text = f"{describe_exit(exited.exitcode)} after the last report"
+            text = f"{exit_text(exited.exitcode)} after the last report"
             ends.append(RankEnd(rank, "died", exited.at, text))
     return ends
 

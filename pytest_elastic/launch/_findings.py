@@ -20,7 +20,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import Event, RankStood
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
 from pytest_elastic.launch._ranks import RankGroup
-from pytest_elastic.multiprocessing._standing import stand
+from pytest_elastic.processes import stand
 from pytest_elastic.report import PhaseVerdict, RankEnd
 
 Stacks = Mapping[int, Sequence[Stack]]

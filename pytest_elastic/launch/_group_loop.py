@@ -24,14 +24,11 @@ from pytest_elastic.launch._stacks import Done, RankStacks
 from pytest_elastic.launch._timeouts import of_timeout_in
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankExited
-from pytest_elastic.multiprocessing._kernel import state
-from pytest_elastic.multiprocessing._results import RankChannels
+from pytest_elastic.multiprocessing import Group, RankChannels, RankExited
 from pytest_elastic.pristine import os, signal, socket
+from pytest_elastic.processes import state
 from pytest_elastic.report import PhaseReport, Raised
-from pytest_elastic.store import StoreServer
-from pytest_elastic.store._gate import Gate
+from pytest_elastic.store import Gate, StoreServer
 
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 

@@ -74,7 +74,7 @@ from pytest_elastic.hang import (
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.launch._process_state import CONFIRM, Companies
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing._kernel import state
+from pytest_elastic.processes import state
 from pytest_elastic.store import StoreServer, is_trace
 
 _log = logging.getLogger(__name__)

@@ -1,73 +1,131 @@
-"""How ranks are made in this run, and why."""
+"""Start methods: how ranks are made, which of them can be used here, and the launchers of the run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from pytest_elastic.launch._plan import Launcher
-from pytest_elastic.multiprocessing._guardian import RunRank
-from pytest_elastic.multiprocessing._pools import lost_by_fork
-from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.launch._spawn import FreshInterpreters, Session
+from pytest_elastic.multiprocessing import RunRank, Zygote
 from pytest_elastic.pristine import os
+from pytest_elastic.processes import lost_by_fork
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The process that starts ranks.
+
+    Attributes:
+        threads: in words, threads of Python that may do or hold anything; `""` for none.
+        native: the kernel's numbers of other such threads.
+        torch_is_single: whether ranks have torch use one thread.
+    """
+
+    threads: str
+    native: set[int]
+    torch_is_single: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What launchers make ranks from.
+
+    Attributes:
+        run_rank: the life of a rank that is a fork of this process.
+        prepare: runs in that fork before, once for all ranks.
+        session: the session of pytest that ranks repeat which are no forks.
+    """
+
+    run_rank: RunRank
+    prepare: Callable[[], None]
+    session: Callable[[], Session]
+
+
+@dataclass(frozen=True, slots=True)
+class StartMethod:
+    """How ranks are made.
+
+    Attributes:
+        name: in options, markers and reports.
+        warm: whether ranks are dear to start, and run one test after the other while they stay clean.
+        early: whether its launcher must be opened before the first test runs.
+        can_start: asks why it cannot be used in a process, in words; `""` if it can.
+        open: makes its launcher.
+    """
+
+    name: str
+    warm: bool
+    early: bool
+    can_start: Callable[[Here], str]
+    open: Callable[[Source], Launcher]
+
+
+def _lost_by_fork(here: Here) -> str:
+    if here.threads:
+        return here.threads
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "CUDA was initialised while the tests were collected"
+    harmless = os.path.dirname(str(torch.__file__)) if torch is not None and here.torch_is_single else ""
+    pools = lost_by_fork(here.native, harmless)
+    return f"native threads that a fork would lose are alive: {', '.join(pools)}" if pools else ""
+
+
+_FORK = StartMethod(
+    "fork", False, True, _lost_by_fork, lambda source: Zygote.fork(source.run_rank, source.prepare)
+)
+_SPAWN = StartMethod("spawn", True, False, lambda _: "", lambda source: FreshInterpreters(source.session()))
+START_METHODS = {method.name: method for method in (_FORK, _SPAWN)}
+"""By name; `auto` is the first that can start."""
 
 
 class Launchers:
     """The launchers of the run, each made at its first use.
 
     Attributes:
-        why: the reason for what `auto` decided.
+        default: the start method of tests that do not say which.
+        why: the reason for it.
     """
 
-    def __init__(
-        self,
-        asked: str,
-        foreign: tuple[str, set[int]],
-        torch_is_single: bool,
-        spawn: Callable[[], Launcher],
-    ) -> None:
-        """Decide.
+    def __init__(self, asked: str, here: Here) -> None:
+        """Choose the default: `asked` is a name, or `auto`."""
+        self.default, self.why = _choose(asked, here)
+        self._source: Source | None = None
+        self._open: dict[str, Launcher] = {}
 
-        Args:
-            asked: the start method, or `auto`.
-            foreign: living threads that may do or hold anything: Python's in words, numbers of others.
-            torch_is_single: whether ranks have torch use one thread.
-            spawn: makes the launcher of fresh interpreters.
-        """
-        self._default, self.why = _decide(asked, *foreign, torch_is_single)
-        self._spawn = spawn
-        self._made: dict[str, Launcher] = {}
+    def method(self, asked: str | None) -> StartMethod:
+        """The start method where a marker says `asked`."""
+        return self.default if asked in (None, "auto") else START_METHODS[str(asked)]
 
-    def method(self, asked: str | None) -> str:
-        """What is used where a marker says `asked`."""
-        return self._default if asked in (None, "auto") else str(asked)
+    def prepare(self, methods: Iterable[StartMethod], source: Source) -> None:
+        """Open now what cannot be opened once tests run, for these and the default."""
+        self._source = source
+        for method in {self.default, *methods}:
+            if method.early:
+                self.get(method)
 
-    def set_zygote_aside(self, run_rank: RunRank, prepare: Callable[[], None]) -> None:
-        """Fork the zygote: now, before any test has run."""
-        self._made["fork"] = Zygote.fork(run_rank, prepare)
-
-    def get(self, method: str) -> Launcher:
+    def get(self, method: StartMethod) -> Launcher:
         """The launcher for a start method."""
-        if method not in self._made:
-            self._made[method] = self._spawn()
-        return self._made[method]
+        if method.name not in self._open:
+            assert self._source is not None
+            self._open[method.name] = method.open(self._source)
+        return self._open[method.name]
 
     def close(self) -> list[str]:
         """End them, and every group of theirs; bounded.  The start methods of those that had to be killed."""
-        killed = [method for method, launcher in self._made.items() if not launcher.close()]
-        self._made.clear()
+        killed = [name for name, launcher in self._open.items() if not launcher.close()]
+        self._open.clear()
         return killed
 
 
-def _decide(asked: str, said: str, native: set[int], torch_is_single: bool) -> tuple[str, str]:
+def _choose(asked: str, here: Here) -> tuple[StartMethod, str]:
     if asked != "auto":
-        return asked, "as asked"
-    torch = sys.modules.get("torch")
-    if said:
-        return "spawn", said
-    if torch is not None and torch.cuda.is_initialized():
-        return "spawn", "CUDA was initialised while the tests were collected"
-    harmless = os.path.dirname(str(torch.__file__)) if torch is not None and torch_is_single else ""
-    if pools := lost_by_fork(native, harmless):
-        return "spawn", f"native threads that a fork would lose are alive: {', '.join(pools)}"
-    return "fork", "the modules of the tests started no threads"
+        return START_METHODS[asked], "as asked"
+    why = "the modules of the tests started no threads"
+    for method in START_METHODS.values():
+        if not (lacking := method.can_start(here)):
+            break
+        why = lacking
+    return method, why

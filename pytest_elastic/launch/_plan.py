@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
-from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
+from pytest_elastic.multiprocessing import Channel, RankExited, RankStart
 from pytest_elastic.report import Raised
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import RankInspected
 from pytest_elastic.hang import Rank, WaitGraph
-from pytest_elastic.multiprocessing._standing import Family, catches_signals, children, has_timers
+from pytest_elastic.processes import Family, catches_signals, children, has_timers
 from pytest_elastic.store import StoreServer
 
 CONFIRM = 1.0  # Seconds without any use of the processor.

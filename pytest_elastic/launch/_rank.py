@@ -18,16 +18,21 @@ from typing import Any
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
 from pytest_elastic.launch._world import World
-from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._guardian import RankStart
-from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
-from pytest_elastic.multiprocessing._results import Left, Returned, load_call, read_memory
+from pytest_elastic.multiprocessing import (
+    Channel,
+    Left,
+    RankStart,
+    Returned,
+    end_well,
+    exit_code,
+    forget_launcher,
+    load_call,
+)
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, signal, socket
+from pytest_elastic.processes import read_memory_file
 from pytest_elastic.store import RemoteStore
-from pytest_elastic.timer import configure
-from pytest_elastic.timer._api import TimerClient
-from pytest_elastic.timer._channel import PipeTimerClient, StreamTimerClient
+from pytest_elastic.timer import PipeTimerClient, StreamTimerClient, TimerClient, configure
 
 # A real-time signal that nothing else uses: code under test may have SIGUSR1 and SIGUSR2 for itself.
 DUMP_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3  # Where it has no such name no rank is started.
@@ -152,7 +157,7 @@ class RankProcess:
     def _call(self) -> int:
         try:
             by_channel = self._job.place is not None
-            payload = self.channel.wait()[0].data if by_channel else read_memory(self._payload)
+            payload = self.channel.wait()[0].data if by_channel else read_memory_file(self._payload)
             last = record(_call)(payload, self.rank, self.world_size)
             # `record` takes `sys.exit(0)` for a return.
             self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))

@@ -29,16 +29,18 @@ from pytest_elastic.launch._rank import Hello, Payload, RankJob
 from pytest_elastic.launch._rendezvous import Place
 from pytest_elastic.launch._stacks import Done, Stacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
-from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
-from pytest_elastic.multiprocessing._dialect import LogPlan
-from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import DYING_LIMIT, RankExited
-from pytest_elastic.multiprocessing._helper import is_helper
-from pytest_elastic.multiprocessing._kernel import descendants, dying, parent
-from pytest_elastic.multiprocessing._logs import LogsDest
-from pytest_elastic.multiprocessing._results import in_memory
+from pytest_elastic.multiprocessing import (
+    DYING_LIMIT,
+    Group,
+    LogPlan,
+    LogsDest,
+    PContext,
+    RankExited,
+    RunProcsResult,
+)
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
+from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent
 from pytest_elastic.report import stack_text
 from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
@@ -133,7 +135,7 @@ class RankGroup(PContext):
         if self.plan.host:
             self._places = self.loop.call(partial(self.core.listen, self.plan.host))
             return self._fork({})
-        payload = in_memory(_byvalue.dumps(self._payload)) if self._payload is not None else None
+        payload = memory_file(_byvalue.dumps(self._payload)) if self._payload is not None else None
         ends = {
             rank: (self.core.channels.open(rank), self.server.pair(rank), self.timers.open(rank))
             for rank in self.directories
@@ -299,7 +301,7 @@ class RankGroup(PContext):
         pids = set(self.group.pids.values())
         guardian = parent(next(iter(pids)))
         started = [process for process in descendants(guardian) if process.pid not in pids]
-        return [process.command() for process in started if not is_helper(process.pid)]
+        return [command(process.pid) for process in started if not is_helper(process.pid)]
 
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
         """Block until these ranks have ended; returns those that have not after `timeout` seconds.

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.launch._rank import RankJob
-from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._guardian import RankStart
-from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.multiprocessing import Channel, RankStart, Zygote
 from pytest_elastic.pristine import os, pickle
 
 _START = "pytest_elastic_start"  # Name of the plugin by which a fresh interpreter is told that it is a rank.

@@ -29,9 +29,9 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.hang import Frame, Stack, parse_stacks
 from pytest_elastic.launch._rank import DUMP_SIGNAL
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._kernel import state
+from pytest_elastic.multiprocessing import Group
 from pytest_elastic.pristine import json, os, signal
+from pytest_elastic.processes import state
 
 _log = logging.getLogger(__name__)
 

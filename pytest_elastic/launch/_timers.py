@@ -11,7 +11,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.hang import Stack
 from pytest_elastic.loop import Loop
 from pytest_elastic.pristine import os
-from pytest_elastic.timer._channel import Expiry, TimerTable, open_channel
+from pytest_elastic.timer import Expiry, TimerTable, open_channel
 
 
 class GroupTimers:

@@ -6,29 +6,39 @@ replacing the import path.  Torch is not needed.  `start_processes` begins a run
 """
 
 from pytest_elastic.multiprocessing._binaries import SubprocessContext
+from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
+from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._functions import MultiprocessContext
+from pytest_elastic.multiprocessing._group import Group
+from pytest_elastic.multiprocessing._guardian import (
+    DYING_LIMIT,
+    RunRank,
+    exit_now,
+    open_streams,
+    set_environment,
+)
+from pytest_elastic.multiprocessing._job_control import Foreground, wait_for_foreground
 from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs
+from pytest_elastic.multiprocessing._messages import RankExited, RankStart
+from pytest_elastic.multiprocessing._rankside import (
+    copies_of,
+    end_well,
+    exit_code,
+    forget_launcher,
+    lead,
+    let_go,
+)
+from pytest_elastic.multiprocessing._results import Left, RankChannels, Returned, load_call
 from pytest_elastic.multiprocessing._signals import SignalException
 from pytest_elastic.multiprocessing._start import start_processes
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map
+from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.multiprocessing.tail_log import TailLog, tail_logfile
 
 __all__ = [
-    "IS_WINDOWS",
-    "DefaultLogsSpecs",
-    "LogsDest",
-    "LogsSpecs",
-    "MultiprocessContext",
-    "PContext",
-    "ProcessFailure",
-    "RunProcsResult",
-    "SignalException",
-    "Std",
-    "SubprocessContext",
-    "TailLog",
-    "start_processes",
-    "tail_logfile",
-    "to_map",
-]
+    "IS_WINDOWS", "DefaultLogsSpecs", "LogsDest", "LogsSpecs", "MultiprocessContext", "PContext",
+    "ProcessFailure", "RunProcsResult", "SignalException", "Std", "SubprocessContext", "TailLog",
+    "start_processes", "tail_logfile", "to_map",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.pristine import os
 

@@ -25,12 +25,12 @@ from pytest_elastic.errors import GuardianError, SurvivorsError
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankExited, RankStart
-from pytest_elastic.multiprocessing._kernel import descriptor_limit, provide_descriptors, supported
+from pytest_elastic.multiprocessing._messages import RankExited, RankStart
 from pytest_elastic.multiprocessing._signals import SignalHold
 from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal, threading
+from pytest_elastic.processes import descriptor_limit, provide_descriptors, supported
 
 logger = logging.getLogger(__name__)
 

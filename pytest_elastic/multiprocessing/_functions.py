@@ -27,20 +27,20 @@ from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart, exit_now, set_environment
+from pytest_elastic.multiprocessing._guardian import exit_now, set_environment
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
 from pytest_elastic.multiprocessing._results import (
     Call,
     RankChannels,
     Returned,
-    in_memory,
     load_call,
-    read_memory,
 )
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, pickle, signal
+from pytest_elastic.processes import memory_file, read_memory_file
 
 _PLACE = "PYTEST_ELASTIC_FUNCTION"
 
@@ -132,7 +132,7 @@ class Parcel:
         try:
             content = bytes(ForkingPickler.dumps((function, arguments)))
             preparation = multiprocessing.spawn.get_preparation_data(name)
-            self._named["payload"] = in_memory(pickle.dumps((preparation, content)))
+            self._named["payload"] = memory_file(pickle.dumps((preparation, content)))
             # Shared memory belongs to the launcher's tracker; a rank's own one would unlink it at its end.
             tracker = vars(resource_tracker)["_resource_tracker"]._fd
             if tracker is not None:
@@ -219,7 +219,7 @@ def _unpack(descriptors: dict[str, int]) -> int:
     Carried.arrived = descriptors
     if "tracker" in descriptors:
         vars(resource_tracker)["_resource_tracker"]._fd = descriptors["tracker"]
-    preparation, content = pickle.loads(read_memory(descriptors["payload"]))
+    preparation, content = pickle.loads(read_memory_file(descriptors["payload"]))
     return _call(descriptors["channel"], lambda: _load(preparation, content))
 
 

@@ -10,8 +10,8 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError, SurvivorsError
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._guardian import (
-    DYING_LIMIT,
+from pytest_elastic.multiprocessing._guardian import DYING_LIMIT
+from pytest_elastic.multiprocessing._messages import (
     Dying,
     Ended,
     RankExited,

@@ -12,7 +12,7 @@ group.  It waits for four things at once:
 When a rank has ended, what is left of its process group and session gets `LINGER` to end by itself
 (helpers such as a resource tracker do), and when the last one has ended, so does all else.  What stays is
 a leak: named, then killed.  (Whose a process in a session of its own is cannot be told while ranks run.)
-Helpers (`_helper`), and what belongs to a rank that the launcher ended, are killed without a word.
+Helpers, and what belongs to a rank that the launcher ended, are killed without a word.
 A stop signals the ranks that run and what is below them, and no leak.
 The last message, `Ended`, is sent when the kernel has said that no process is left.  It takes long to take
 apart one that has mapped much memory: what is dying is waited for, since it is no survivor and does nothing.
@@ -27,26 +27,38 @@ import contextlib
 import io
 import math
 import sys
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._helper import is_helper
-from pytest_elastic.multiprocessing._kernel import (
+from pytest_elastic.multiprocessing._job_control import reclaim_terminal, remember_launcher
+from pytest_elastic.multiprocessing._messages import (
+    Dying,
+    Ended,
+    Leak,
+    RankExited,
+    RankStart,
+    Started,
+    StartFailed,
+    Stop,
+)
+from pytest_elastic.multiprocessing._rankside import lead
+from pytest_elastic.multiprocessing._stop import reap_all, send, signal_all, sweep
+from pytest_elastic.pristine import os, select, signal
+from pytest_elastic.processes import (
     Process,
     become_subreaper,
+    command,
     descendants,
     die_with_parent,
     dying,
+    environment,
+    fork,
+    is_helper,
     raise_descriptor_limit,
     restore_descriptor_limit,
 )
-from pytest_elastic.multiprocessing._rankside import lead
-from pytest_elastic.multiprocessing._stop import reap_all, signal_all, sweep
-from pytest_elastic.pristine import os, select, signal
 
 LINGER = 0.2
 DYING_LIMIT = 30.0
@@ -55,96 +67,8 @@ _ENDING = (signal.SIGTERM, signal.SIGKILL)  # Commands that a rank is not expect
 _LEFT_TO_LAUNCHER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-@dataclass(frozen=True, slots=True)
-class RankStart:
-    """How one rank begins.
-
-    Attributes:
-        rank: its number.
-        env: added to the environment; `None` removes a name.
-        stdout: file for descriptor 1, `""` to inherit it.
-        stderr: likewise for descriptor 2.
-        job: what the zygote's `run_rank` makes of it; anything that pickles.
-        descriptors: names of the descriptors that travel with it; in the rank, their numbers.  One named
-            `stdout` or `stderr` becomes that stream where there is no file for it.
-        session: whether the rank leads a session of its own, not only a process group.
-        descriptor_limit: soft limit of open descriptors in the rank, 0 to leave it.
-    """
-
-    rank: int
-    env: dict[str, str | None]
-    stdout: str
-    stderr: str
-    job: Any
-    descriptors: dict[str, int] = field(default_factory=dict)
-    session: bool = False
-    descriptor_limit: int = 0
-
-
 RunRank = Callable[[RankStart], int]
 _on_child: Any = signal.SIG_DFL  # What the launcher does about SIGCHLD, for the ranks.
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """All ranks were forked: rank -> pid."""
-
-    pids: dict[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class StartFailed:
-    """A rank could not be forked; those before it are gone again."""
-
-    rank: int
-    error: OSError
-
-
-@dataclass(frozen=True, slots=True)
-class RankExited:
-    """A rank has ended; `exitcode` is -n for signal n, `at` is on the monotonic clock."""
-
-    rank: int
-    exitcode: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """A process that outlived its group's ranks; `rank` is `None` where it cannot be told."""
-
-    pid: int
-    command: str
-    rank: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Dying:
-    """What is left was killed, and the kernel takes its time to take it apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing of the group is left but `survivors` (pid -> command)."""
-
-    leaks: tuple[Leak, ...]
-    survivors: dict[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Command: send `signum` to these ranks' processes."""
-
-    ranks: tuple[int, ...]
-    signum: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Command: the stop sequence; a second one may only shorten the grace (seconds)."""
-
-    signum: int
-    grace: float
 
 
 def guard(starts: list[RankStart], control: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
@@ -226,19 +150,19 @@ class _Guardian:
         self.tell(RankExited(rank, os.waitstatus_to_exitcode(status), at))
 
     def _obey(self) -> None:
-        for command, _ in self.control.receive():
-            if isinstance(command, Stop):
-                self.grace = self.grace.earlier(Deadline.after(command.grace))
+        for order, _ in self.control.receive():
+            if isinstance(order, Stop):
+                self.grace = self.grace.earlier(Deadline.after(order.grace))
                 self.stopped.update(self.alive.values())
-                if command.grace > 0:
+                if order.grace > 0:
                     # Whether a rank has ended when this arrives is chance: what it left must not end by the
                     # signal, unnamed.
-                    signal_all(command.signum, [self.pids[rank] for rank in self.alive.values()])
+                    signal_all(order.signum, [self.pids[rank] for rank in self.alive.values()])
             else:
                 for descriptor, rank in self.alive.items():
-                    if rank in command.ranks:
-                        self.stopped |= {rank} if command.signum in _ENDING else set()
-                        signal.pidfd_send_signal(descriptor, command.signum)
+                    if rank in order.ranks:
+                        self.stopped |= {rank} if order.signum in _ENDING else set()
+                        signal.pidfd_send_signal(descriptor, order.signum)
         if self.control.closed:
             self._abandon()
 
@@ -249,8 +173,7 @@ class _Guardian:
             theirs = [process for process in self._running() if not groups.isdisjoint(_groups(process.pid))]
             self._note(theirs)
             for process in theirs:
-                with contextlib.suppress(PermissionError):  # The last sweep will name it.
-                    process.send(signal.SIGKILL)
+                send(process, signal.SIGKILL)
 
     def _linger(self) -> None:
         deadline = Deadline.after(LINGER).earlier(self.grace)
@@ -273,11 +196,12 @@ class _Guardian:
             owner = _owner(process.pid, ranks)
             owners = self.pids.keys() if owner is None else {owner}
             if not (owners <= self.stopped or is_helper(process.pid)):
-                self.leaks.setdefault(process.pid, Leak(process.pid, process.command(), owner))
+                self.leaks.setdefault(process.pid, Leak(process.pid, command(process.pid), owner))
 
     def _abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""
         sweep()
+        reclaim_terminal(self.pids.values())
         os._exit(1)
 
 
@@ -295,9 +219,7 @@ def _owner(pid: int, ranks: dict[int, int]) -> int | None:
         group = os.getpgid(pid)
         if group in ranks:
             return ranks[group]
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            names = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
-        return int(names[b"RANK"])
+        return int(environment(pid)[b"RANK"])
     except (OSError, KeyError, ValueError):
         return None
 
@@ -410,6 +332,7 @@ def _close_all(descriptors: Any) -> None:
 
 def become_caretaker() -> None:
     """What a zygote and a guardian have in common: signals are for the launcher, orphans are ours."""
+    remember_launcher()
     os.setpgid(0, 0)
     become_subreaper()
     raise_descriptor_limit()  # A guardian holds those of all its ranks.
@@ -421,14 +344,3 @@ def become_caretaker() -> None:
     if handler not in (None, signal.SIG_DFL):
         global _on_child
         _on_child = handler
-
-
-def fork() -> int:
-    """`os.fork` from a process of one Python thread.
-
-    Python warns where it sees native threads, and with warnings as errors it raises *after* the child
-    exists; the idle pool threads of numerical libraries do not run in the child, which is what we rely on.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()

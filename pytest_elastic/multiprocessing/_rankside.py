@@ -20,6 +20,7 @@ from functools import partial
 
 from pytest_elastic.multiprocessing import _signals
 from pytest_elastic.pristine import os, signal, threading
+from pytest_elastic.processes import open_descriptors
 
 
 def forget_launcher() -> None:
@@ -60,11 +61,11 @@ def copies_of(streams: Iterable[os.stat_result]) -> list[int]:
     """Descriptors of this process that are the same pipe, socket or terminal as one of these."""
     files = {(status.st_dev, status.st_ino) for status in streams if not stat.S_ISREG(status.st_mode)}
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    for number in open_descriptors():
         with contextlib.suppress(OSError):  # The one that the list was read from.
-            status = os.fstat(int(name))
+            status = os.fstat(number)
             if (status.st_dev, status.st_ino) in files:
-                found.append(int(name))
+                found.append(number)
     return found
 
 

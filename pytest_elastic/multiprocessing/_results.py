@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.pristine import os, socket
+from pytest_elastic.pristine import socket
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -133,19 +133,3 @@ def load_call(data: bytes, loads: Callable[[bytes], Any]) -> Call:
         what = "the function or its arguments cannot be unpickled in the rank"
         raise TypeError(f"{what}: {type(error).__name__}: {error}") from error
     return call
-
-
-def in_memory(data: bytes) -> int:
-    """A descriptor to read `data` from; see `read_memory`."""
-    number = os.memfd_create("payload")
-    with open(number, "wb", closefd=False) as file:
-        file.write(data)
-    return number
-
-
-def read_memory(number: int) -> bytes:
-    """What `in_memory` put there; opened anew, since ranks share the descriptor's offset."""
-    with open(f"/proc/self/fd/{number}", "rb") as file:
-        data = file.read()
-    os.close(number)
-    return data

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
-from pytest_elastic.multiprocessing._kernel import dying
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.pristine import os, threading
+from pytest_elastic.processes import dying
 
 _lock = threading.Lock()
 _zygotes: dict[tuple[object, ...], Zygote] = {}

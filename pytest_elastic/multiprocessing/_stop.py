@@ -16,11 +16,12 @@ Nobody outside the group is ever signalled: not the launcher's process group, no
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from pytest_elastic.clock import Deadline
-from pytest_elastic.multiprocessing._kernel import Process, descendants, start_time
 from pytest_elastic.pristine import os, signal, time
+from pytest_elastic.processes import Process, command, descendants, identify
 
 SWEEP_LIMIT = 0.9  # With the way there and back, `close` takes its grace and a second.
 _FREEZE_PASSES = 3
@@ -31,10 +32,10 @@ def signal_all(signum: int, ranks: Iterable[int]) -> None:
     """Send `signum` and then SIGCONT to these children of the guardian, by pid, and to all below them."""
     for pid in ranks:
         # Nobody but the guardian reaps a rank, so that there is one by this pid.
-        for process in (Process(pid, start_time(pid) or 0), *descendants(pid)):
-            _send(process, signum)
+        for process in filter(None, (identify(pid), *descendants(pid))):
+            send(process, signum)
             if signum not in (signal.SIGKILL, signal.SIGSTOP):
-                _send(process, signal.SIGCONT)
+                send(process, signal.SIGCONT)
 
 
 def sweep(spare: frozenset[int] = frozenset(), limit: float = SWEEP_LIMIT) -> dict[int, str]:
@@ -47,9 +48,9 @@ def sweep(spare: frozenset[int] = frozenset(), limit: float = SWEEP_LIMIT) -> di
     while not reap_all(spare):
         victims = _freeze(spare)
         if deadline.passed():
-            return {victim.pid: victim.command() for victim in victims}
+            return {victim.pid: command(victim.pid) for victim in victims}
         for victim in victims:
-            _send(victim, signal.SIGKILL)
+            send(victim, signal.SIGKILL)
         time.sleep(limit / _LOOKS)
     return {}
 
@@ -75,13 +76,13 @@ def _freeze(spare: frozenset[int]) -> list[Process]:
         if not fresh:
             break
         for process in fresh:
-            _send(process, signal.SIGSTOP)
+            send(process, signal.SIGSTOP)
         known.update(fresh)
     return found
 
 
-def _send(process: Process, signum: int) -> None:
-    try:
-        process.send(signum)
-    except PermissionError:  # A process that took another identity; the sweep will name it as a survivor.
-        pass
+def send(process: Process, signum: int) -> None:
+    """Signal a process if it is still there and may be signalled."""
+    # One that took another user's identity may not: the sweep will name it as a survivor.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        process.signal(signum)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing._follow import LogFile
 from pytest_elastic.pristine import os, select, struct
+from pytest_elastic.processes import Wakeup, path_of
 
 _IN_MODIFY = 0x2
 _IN_MOVED_TO = 0x80
@@ -83,8 +84,8 @@ class Watcher:
         self._contents: dict[int, list[LogFile]] = defaultdict(list)
         self._look_at = Deadline.after(interval)
         self._poll = select.poll()
-        self._woken, self._waker = os.pipe()
-        self._poll.register(self._woken, select.POLLIN)
+        self._wakeup = Wakeup()
+        self._poll.register(self._wakeup, select.POLLIN)
         self._inotify = _open_inotify()
         if self._inotify is not None:
             self._poll.register(self._inotify.descriptor, select.POLLIN)
@@ -107,7 +108,7 @@ class Watcher:
 
     def wake(self) -> None:
         """End this and every later `wait` at once."""
-        os.write(self._waker, b"\0")
+        self._wakeup.set()
 
     def look(self, files: Iterable[LogFile] | None = None) -> set[LogFile]:
         """Open what has the names of these files (default: of all) and have it watched; returns them."""
@@ -125,8 +126,7 @@ class Watcher:
 
     def close(self) -> None:
         """Let go of the means to wait and wake; not while another thread waits."""
-        os.close(self._woken)
-        os.close(self._waker)
+        self._wakeup.close()
 
     def _look(self, file: LogFile) -> None:
         named = self._watch_name(file)
@@ -148,7 +148,7 @@ class Watcher:
         return not os.path.islink(file.path)
 
     def _watch_content(self, file: LogFile, descriptor: int) -> bool:
-        watch = -1 if self._inotify is None else self._inotify.add(f"/proc/self/fd/{descriptor}", _CONTENT)
+        watch = -1 if self._inotify is None else self._inotify.add(path_of(descriptor), _CONTENT)
         if watch < 0:
             return False
         self._contents[watch].append(file)

@@ -26,19 +26,12 @@ from typing import NoReturn
 from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._guardian import (
-    RankStart,
-    RunRank,
-    StartFailed,
-    become_caretaker,
-    fork,
-    guard,
-    in_child,
-)
-from pytest_elastic.multiprocessing._kernel import collapse_memory, dying
+from pytest_elastic.multiprocessing._guardian import RunRank, become_caretaker, guard, in_child
+from pytest_elastic.multiprocessing._messages import RankStart, StartFailed
 from pytest_elastic.multiprocessing._rankside import let_go
 from pytest_elastic.multiprocessing._stop import sweep
 from pytest_elastic.pristine import os, select, signal, threading, time
+from pytest_elastic.processes import collapse_memory, dying, fork
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The door to pytest: its hooks, each one call into a part.
+"""The pytest plugin: its hooks, each one call into a module.
 
 Nothing heavy is imported before a test needs ranks: a run without such tests pays for a few small modules.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._census import ThreadCensus
 from pytest_elastic.plugin._fixtures import (
     _elastic_nprocs,
     elastic,
@@ -36,17 +35,16 @@ from pytest_elastic.plugin._marker import (
     parametrize_sizes,
 )
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._refusal import refuse, unable
+from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
+    EXPERIMENTS,
     FRESH,
-    LAUNCHERS,
     PATH,
     RANK,
     REPORT,
     TIMEOUT,
-    TRIALS,
     VERDICT,
 )
 from pytest_elastic.pristine import os
@@ -92,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
-    Options.read(config)  # A bad option is an error now, and not after a minute of collection.
+    Options(config)  # A bad option is an error now, and not after a minute of collection.
 
 
 @pytest.hookimpl(trylast=True)
@@ -127,12 +125,13 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     on_ranks = list(filter(is_elastic, items))
     if not on_ranks:
         return []
-    if why := unable():
+    if why := unable(config):
         return [f"elastic: {len(on_ranks)} on ranks, and none can be: {why}"]
-    from pytest_elastic.plugin._neighbours import words
+    from pytest_elastic.plugin._other_plugins import words
+    from pytest_elastic.plugin._session import launchers_of
 
-    launchers = _launchers_of(config)
-    how = f"start method {launchers.method(None)} ({launchers.why})"
+    launchers = launchers_of(config)
+    how = f"start method {launchers.default.name} ({launchers.why})"
     return [f"elastic: {len(on_ranks)} on ranks, {how}", *words(config, on_ranks)]
 
 
@@ -146,19 +145,19 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     ]
     if not wanted or session.config.option.collectonly or session.config.getoption("setupplan", False):
         return (yield)
-    if why := unable():
-        refuse(wanted, why, alone=len(wanted) == len(session.items))
+    if why := unable(session.config):
+        refuse(session, wanted, why)
         return (yield)
-    from pytest_elastic.plugin._loop import conduct
+    from pytest_elastic.plugin._session import conduct
 
-    return (yield from conduct(session, list(on_ranks), wanted, _launchers_of(session.config)))
+    return (yield from conduct(session, list(on_ranks), wanted))
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
     verdict = item.stash.get(VERDICT, None)
     if verdict is None:
         return None
-    from pytest_elastic.plugin._accounting import report_of
+    from pytest_elastic.plugin._reporting import report_of
 
     item.stash[REPORT] = report_of(item, call, verdict)
     return item.stash[REPORT]
@@ -169,7 +168,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     __tracebackhide__ = True
     if "hypothesis" not in sys.modules or not is_elastic(item):
         return (yield)
-    from pytest_elastic.plugin._given import in_lockstep, unlooked_at
+    from pytest_elastic.plugin._hypothesis import in_lockstep, unlooked_at
 
     with in_lockstep(item) if RANK in item.config.stash else unlooked_at(item):
         return (yield)
@@ -182,14 +181,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
             text = "elastic() came while the test ran in pytest itself, too late to have it run on ranks"
             pytest.fail(text, pytrace=False)
         return (yield)
-    trials = pyfuncitem.stash.get(TRIALS, None)
-    if trials is None:
+    experiments = pyfuncitem.stash.get(EXPERIMENTS, None)
+    if experiments is None:
         return (yield)
     from pytest_elastic.plugin._reproduce import again
 
     again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction)
     result = yield
-    pyfuncitem.stash[TRIALS].check()
+    pyfuncitem.stash[EXPERIMENTS].check()
     return result
 
 
@@ -204,19 +203,3 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
     return True if isinstance(item, pytest.Item) and is_elastic(item) else None
-
-
-def _launchers_of(config: pytest.Config) -> Any:
-    """Made once per run, when the tests have been collected."""
-    from pytest_elastic.launch import Launchers
-    from pytest_elastic.plugin._fresh import interpreters
-
-    if LAUNCHERS not in config.stash:
-        options, foreign = Options.read(config), config.stash[CENSUS].foreign()
-        config.stash[LAUNCHERS] = Launchers(
-            options.start_method,
-            foreign,
-            options.torch_threads == 1,
-            lambda: interpreters(config, config.stash[PATH]),
-        )
-    return config.stash[LAUNCHERS]

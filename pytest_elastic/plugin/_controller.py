@@ -1,4 +1,4 @@
-"""The launcher's side of an item: its phases in lockstep on all ranks, its end, its groups.
+"""Controller of an item: runs its phases in lockstep on all ranks, and ends its group.
 
 *Theory of operation.*  The item's own `setup`, `runtest` and `teardown` are replaced on the instance, so
 that selection, reports, reruns and everything else of pytest see an ordinary item.  Each of them gives
@@ -11,177 +11,38 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
-from pytest_elastic.errors import ElasticError
-from pytest_elastic.launch import GRACE, Answers, Bye, Elastic, Launchers, Plan, RankGroup
+from pytest_elastic.launch import GRACE, Answers, Bye, RankGroup
 from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
 from pytest_elastic.launch._findings import explain
-from pytest_elastic.plugin._accounting import raise_verdict, report_leaks
-from pytest_elastic.plugin._debugging import Debugging
-from pytest_elastic.plugin._fresh import check_collected
-from pytest_elastic.plugin._home import LauncherValues
+from pytest_elastic.plugin._launcher_hooks import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
-from pytest_elastic.plugin._marks import take_marks
-from pytest_elastic.plugin._neighbours import outcomes_before, take_recorded
-from pytest_elastic.plugin._options import Options, timeout_is_off
-from pytest_elastic.plugin._rank import Phase, RunItem, names_of
-from pytest_elastic.plugin._reproduce import Reproduction
-from pytest_elastic.plugin._stash import DEBUGGED, PLAN, TIMEOUT, TRIALS, VERDICT
-from pytest_elastic.plugin._subtests import merge_subtests
+from pytest_elastic.plugin._options import timeout_is_off
+from pytest_elastic.plugin._other_plugins import outcomes_before, take_recorded
+from pytest_elastic.plugin._phase_report import take_marks
+from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, report_leaks
+from pytest_elastic.plugin._runner import Phase, RunItem
+from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.report import PhaseReport, PhaseVerdict, RankEnd, judge, stack_text
 
-
-class Conductor:
-    """One for the run: the launchers, the kept groups, the settings."""
-
-    def __init__(self, session: pytest.Session, options: Options, launchers: Launchers) -> None:
-        self.session, self.options, self.launchers = session, options, launchers
-        self._directory: Path = session.config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
-        self.names = names_of(session.items)
-        self._groups: Counter[str] = Counter()  # How many were made, by node id.
-        self.reproduction = Reproduction(session.config, options)
-        self._kept: dict[Any, RankGroup] = {}
-        self._last_use: dict[Any, pytest.Item] = {}
-        self.debugging = Debugging(session.config)
-
-    def adopt(self, items: list[pytest.Item]) -> None:
-        """Make these items run on ranks."""
-        for item in items:
-            controller = ItemController(item, self)
-            item.setup = controller.setup  # type: ignore[method-assign]
-            item.runtest = controller.call  # type: ignore[method-assign]
-            item.teardown = controller.teardown  # type: ignore[method-assign]
-            self._last_use[controller.key] = item
-
-    def make(
-        self,
-        item: pytest.Item,
-        nprocs: int,
-        env: Mapping[str, str],
-        payload: Any,
-        method: str,
-        name: str = "rank",
-    ) -> RankGroup:
-        """A new group, not started."""
-        self._groups[item.nodeid] += 1
-        options = self.options
-        plan = Plan(
-            nprocs,
-            self._directory / str(self._groups.total()),
-            dict(env),
-            options.live,
-            options.start_timeout,
-            options.torch_threads,
-            options.clock,
-            self.debugging.terminal,
-            options.debugging_stops_clocks,
-            f"{item.nodeid} {self._groups[item.nodeid]}",
-        )
-        return RankGroup(name, self.launchers.get(method), plan, payload)
-
-    def controller(self, item: pytest.Item) -> Elastic:
-        """What the `elastic` fixture gives to this test."""
-
-        def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
-            plan = item.stash.get(PLAN, None)
-            if plan is not None:
-                plan.check(nprocs)
-            self.reproduction.check(item, nprocs)
-            group = self.make(item, nprocs, env, payload, self.launchers.method(None), name)
-            self.reproduction.attach(item, group, plan)
-            return group
-
-        self.reproduction.begin(item)
-        self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
-        return self.debugging.elastic
-
-    def acquire(self, controller: ItemController) -> RankGroup:
-        """The kept group for this item, or a new one, started."""
-        group = self._kept.pop(controller.key, None)
-        if group is None or group.group.exits or group.group.over:
-            marker = controller.marker
-            group = self.make(controller.item, controller.size, marker.env, None, controller.method)
-            group.start()
-        self._kept[controller.key] = group
-        check_collected(group, controller.item.nodeid)
-        return group
-
-    def next_use(self, controller: ItemController) -> pytest.Item | None:
-        """The next item that shares this one's fixtures of higher scope; `None` where none does."""
-        if controller.marker.lifetime == "test":
-            return None
-        items = self.session.items
-        later = items[items.index(controller.item) + 1 :]
-        return next((item for item in later if key_of(item, self) == controller.key), None)
-
-    def keeps(self, controller: ItemController) -> bool:
-        """Whether the item's group has work after it."""
-        kept = controller.marker.lifetime != "test" or controller.method == "spawn"
-        return kept and self._last_use[controller.key] is not controller.item
-
-    def discard(self, controller: ItemController) -> None:
-        """Forget the item's group."""
-        self._kept.pop(controller.key, None)
-
-    def write(self, text: str) -> None:
-        """Write to the terminal, past the capture of output."""
-        if self.session.config.pluginmanager.has_plugin("terminalreporter"):
-            with self.uncaptured():
-                self.session.config.get_terminal_writer().write(text)
-
-    def uncaptured(self) -> AbstractContextManager[None]:
-        """Inside, what is written goes to the terminal."""
-        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
-        return capture.global_and_fixture_disabled() if capture else nullcontext()
-
-    def close(self) -> None:
-        """End every kept group, then the launchers; bounded.
-
-        The tests are over: what goes wrong is told, and changes nothing.
-        """
-        for group in self._kept.values():
-            group.order(group.directories, Bye())
-        for group in self._kept.values():
-            group.wait_exits(list(group.directories), GRACE)
-            try:
-                group.close(timeout=0)
-            except ElasticError as error:
-                self.write(f"\nelastic: {error}\n")
-        self._kept.clear()
-        for method in self.launchers.close():
-            self.write(f"\nelastic: the process that starts ranks by {method} did not end and was killed\n")
-
-
-def key_of(item: pytest.Item, conductor: Conductor) -> Any:
-    """Items with equal keys may share a group; ranks of one test are no other's by default."""
-    marker = read_marker(item)
-    method = conductor.launchers.method(marker.start_method)
-    shape = (size_of(item, conductor.options.nprocs), method, tuple(sorted(marker.env.items())))
-    if marker.lifetime == "module":
-        return (*shape, item.path)
-    if marker.lifetime == "session":
-        return (*shape, "session")
-    return (*shape, "warm") if method == "spawn" else (item,)
+if TYPE_CHECKING:
+    from pytest_elastic.plugin._session import Conductor
 
 
 class ItemController:
-    """One item: what pytest calls in place of the item's own phases."""
+    """The phases of one item, in place of the item's own."""
 
     def __init__(self, item: pytest.Item, conductor: Conductor) -> None:
         self.item, self.conductor = item, conductor
         self.marker: Marker = read_marker(item)
         self.size = size_of(item, conductor.options.nprocs)
         self.method = conductor.launchers.method(self.marker.start_method)
-        self.key = key_of(item, conductor)
+        self.key = self._key()
         self._group: RankGroup | None = None
         self._finished = True
         self._alive: list[int] = []
@@ -192,6 +53,21 @@ class ItemController:
         self._values = LauncherValues()
         self._debugged: set[str] = set()  # Phases whose failure was seen in a rank's debugger.
         self._left = math.inf  # Seconds; what passes between two phases is not charged.
+
+    def _key(self) -> Any:
+        """Items with equal keys may share a group; ranks of one test are no other's by default."""
+        shape = (self.size, self.method, tuple(sorted(self.marker.env.items())))
+        if self.marker.lifetime == "module":
+            return (*shape, self.item.path)
+        if self.marker.lifetime == "session":
+            return (*shape, "session")
+        return (*shape, "warm") if self.method.warm else (self.item,)
+
+    def adopt(self) -> None:
+        """Make the item run on ranks."""
+        self.item.setup = self.setup  # type: ignore[method-assign]
+        self.item.runtest = self.call  # type: ignore[method-assign]
+        self.item.teardown = self.teardown  # type: ignore[method-assign]
 
     # The three phases.
 
@@ -227,7 +103,7 @@ class ItemController:
         else:
             group.renew_store(order)
         group.fresh = False
-        self._conclude("setup", self._phase("setup"))
+        self._raise("setup", self._judge(self._phase("setup")))
 
     def call(self) -> None:
         """Run the call phase on all ranks, then their teardown and their exit; again if under stress."""
@@ -248,11 +124,11 @@ class ItemController:
         ends = self._phase("call")
         ends += self._finish()
         if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
-            self.item.stash[TRIALS].check()
-        self._conclude("call", expected_but_alive(ends, self.marker.expect))
+            self.item.stash[EXPERIMENTS].check()
+        self._raise("call", self._judge(expected_but_alive(ends, self.marker.expect)))
 
     def teardown(self) -> None:
-        """What the teardown on the ranks said; run it now where there was no call."""
+        """Report the teardown phase of the ranks; run it now if there was no call."""
         __tracebackhide__ = True
         ends = self._finish()
         verdict, self._teardown = self._teardown, PhaseVerdict("passed")
@@ -301,7 +177,7 @@ class ItemController:
         return ends
 
     def _answers(self, group: RankGroup, seconds: float) -> Answers:
-        """What the ranks answer within so many seconds; what is left of them is for the next phase."""
+        """The answers of the ranks within `seconds`; the rest of the time is for the next phase."""
         if self.conductor.debugging.is_debugged():
             return group.collect(self._alive, Deadline.after(None), self._is_failure)
         deadline, paused = Deadline.after(seconds), group.timers.paused
@@ -329,19 +205,16 @@ class ItemController:
             and self._teardown.kind == "passed"
             and not any(r.outcome == "failed" for r in self._reports)
         )
-        if clean and self.conductor.keeps(self) and not self._left_something(group):
-            return []
+        if clean and self.conductor.keeps(self):
+            # Ranks that run another test next must have no work left from this one; their end will tell.
+            own = self.marker.lifetime == "test"
+            if not own or not (any(report.threads for report in self._reports) or group.leftovers()):
+                return []
         self.conductor.discard(self)
         return self._end(group, clean)
 
-    def _left_something(self, group: RankGroup) -> bool:
-        """Whether ranks that run another test next have work left from this one; their end will tell."""
-        if self.marker.lifetime != "test":
-            return False
-        return any(report.threads for report in self._reports) or bool(group.leftovers())
-
     def _end(self, group: RankGroup, clean: bool) -> list[RankEnd]:
-        """Have the ranks exit; stop what does not."""
+        """End the ranks; stop those that do not exit."""
         try:
             group.begin(self._alive, "exit", Bye())
             late = group.wait_exits(self._alive, GRACE)
@@ -368,7 +241,7 @@ class ItemController:
         group.close(timeout=GRACE)
 
     def _take_extras(self, report: PhaseReport) -> None:
-        """What a rank's phase has besides its outcome goes to the item."""
+        """Copy properties, output and warnings of a rank's report to the item."""
         for name, value in report.properties:
             self.item.user_properties.append((f"{name}[rank{report.rank}]", value))
         if report.shown and report.rank == 0:
@@ -396,10 +269,6 @@ class ItemController:
                 }
             )
 
-    def _conclude(self, when: str, ends: list[RankEnd]) -> None:
-        __tracebackhide__ = True
-        self._raise(when, self._judge(ends))
-
     def _judge(self, ends: list[RankEnd]) -> PhaseVerdict:
         together, base = self.conductor.reproduction.together, self.item.config.invocation_params.dir
         verdict = judge(ends, self.size, self.conductor.options.partial_skip, together)
@@ -411,7 +280,10 @@ class ItemController:
     def _raise(self, when: str, verdict: PhaseVerdict) -> None:
         __tracebackhide__ = True
         reports = [report for report in self._reports if report.when == when]
-        self._take_values(verdict, reports)
+        # Hooks that look at fixtures see the plain ones of the rank that decided, else the first's.
+        decisive = (verdict.primary and verdict.primary.report) or next(iter(reports), None)
+        if decisive is not None and decisive.when != "teardown":
+            self._values.take(decisive, getattr(getattr(self.item, "callspec", None), "params", {}))
         take_recorded(self.item, reports)
         failed_subtests = self._report_subtests(reports)
         if failed_subtests and verdict.kind == "passed":  # As some ranks skipped them.
@@ -430,12 +302,6 @@ class ItemController:
                 self.item.add_report_section(when, name, text)
             return
         raise_verdict(verdict, self.item)
-
-    def _take_values(self, verdict: PhaseVerdict, reports: list[PhaseReport]) -> None:
-        """Hooks that look at fixtures see the plain ones of the rank that decided, else the first's."""
-        report = (verdict.primary and verdict.primary.report) or next(iter(reports), None)
-        if report is not None and report.when != "teardown":
-            self._values.take(report, getattr(getattr(self.item, "callspec", None), "params", {}))
 
     def _report_subtests(self, reports: list[PhaseReport]) -> int:
         """Report the subtests of a phase; how many failed."""

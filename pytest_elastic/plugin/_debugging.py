@@ -1,4 +1,4 @@
-"""Debuggers of pytest beside ranks: the terminal that ranks borrow, and what `--pdb` opens on.
+"""Debuggers: lends the terminal of pytest to ranks, and opens `--pdb` in pytest only if no rank has.
 
 A rank that fails under `--pdb` opens its debugger itself, where it failed; pytest's own one is for what no
 rank could show (ranks that died or hung, no terminal).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,19 +31,19 @@ class Debugging:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._stop_clocks = Options.read(config).debugging_stops_clocks
+        self._stop_clocks = Options(config).debugging_stops_clocks
         self._standing = ExitStack()
         self._invoke: Any = None
         self.elastic: Elastic | None = None
 
     def begin(self) -> None:
-        """Take the place of what `--pdb` calls."""
+        """Replace the plugin of `--pdb`."""
         manager = self._config.pluginmanager
         self._invoke = manager.unregister(name=_PDB) if manager.has_plugin(_PDB) else None
         manager.register(self)
 
     def end(self) -> None:
-        """Give it back."""
+        """Restore it."""
         self._config.pluginmanager.unregister(self)
         if self._invoke is not None:
             self._config.pluginmanager.register(self._invoke, _PDB)
@@ -54,12 +55,10 @@ class Debugging:
         capture.suspend(in_=True) if capture else None
         try:
             shown = os.isatty(0) and self._config.pluginmanager.has_plugin("terminalreporter")
-            yield Terminal(0, self._show) if shown else None
+            write = partial(self._config.get_terminal_writer().write, flush=True) if shown else None
+            yield Terminal((0, 1, 2), write) if write else None
         finally:
             capture.resume() if capture else None
-
-    def _show(self, text: str) -> None:
-        self._config.get_terminal_writer().write(text, flush=True)
 
     def is_debugged(self) -> bool:
         """Whether pytest itself runs in a debugger, as far as pytest-timeout can tell: limits are off then.

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_elastic.plugin._process_group import open_group
+from pytest_elastic.plugin._marker import PAIRS, read_backend
 from pytest_elastic.plugin._stash import CONDUCTOR, RANK
 
 if TYPE_CHECKING:
     from pytest_elastic.launch import Elastic, World
     from pytest_elastic.plugin._reproduce import ElasticFaults
     from pytest_elastic.store import HashStore, MockStore, Store
-    from pytest_elastic.timer._api import Countdown
+    from pytest_elastic.timer import Countdown
 
 
 def _world(config: pytest.Config, name: str) -> World:
@@ -100,7 +100,39 @@ def process_group(world: World, request: pytest.FixtureRequest) -> Iterator[Any]
 
     Its backend is gloo, or that of the marker `process_group`; one that cannot be had is a skip.
     """
-    yield from open_group(request.node, world)
+    # A backend that nobody knows is an error only here, since a fixture may register it.
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+    from pytest_elastic.store import torch_store
+
+    distributed = torch.distributed
+    if not distributed.is_available():
+        pytest.skip("this torch is built without torch.distributed")
+    backend = read_backend(request.node)
+    known = sorted(set(distributed.Backend.backend_list) - {distributed.Backend.UNDEFINED})
+    for name in (pair.rpartition(":")[2].lower() for pair in backend.split(",")):
+        if name not in known:
+            path, line, _ = request.node.reportinfo()
+            text = f"process_group(backend={backend!r}): allowed are {', '.join(map(repr, known))}, {PAIRS}"
+            pytest.fail(f"{path}:{(line or 0) + 1}: {text}", pytrace=False)
+        missing = _missing(torch, name)
+        if missing:
+            pytest.skip(f"process_group(backend={backend!r}): {missing}")
+    distributed.init_process_group(
+        backend, store=torch_store(world.store), rank=world.rank, world_size=world.size
+    )
+    yield distributed.group.WORLD
+    distributed.destroy_process_group()
+
+
+def _missing(torch: Any, name: str) -> str:
+    """Why the backend cannot be used on this machine, in words; `""` if nothing is known."""
+    if not torch.distributed.is_backend_available(name):
+        return f"this torch is built without {name}"
+    devices = torch.distributed.Backend.backend_capability.get(name, ["cpu"])
+    modules = [getattr(torch, device, None) for device in devices if device != "cpu"]
+    if len(modules) < len(devices) or any(module and module.is_available() for module in modules):
+        return ""
+    return f"{name} needs a {' or '.join(devices).upper()} device, and there is none"
 
 
 @pytest.fixture
@@ -133,11 +165,11 @@ def elastic(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iter
 def elastic_faults(
     pytestconfig: pytest.Config, request: pytest.FixtureRequest, elastic: Elastic
 ) -> ElasticFaults:
-    """`elastic_faults(kill(rank=1, op=4))` plans faults for what `elastic` starts from then on.
+    """`elastic_faults(kill(rank=1, op=4))` plans faults for all groups that `elastic` starts from then on.
 
     A planned fault that never happens fails the test.
     """
     from pytest_elastic.plugin._options import Options
     from pytest_elastic.plugin._reproduce import ElasticFaults
 
-    return ElasticFaults(request.node, elastic, Options.read(pytestconfig).seed or 0)
+    return ElasticFaults(request.node, elastic, Options.seed.read(pytestconfig) or 0)

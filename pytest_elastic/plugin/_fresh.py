@@ -16,20 +16,21 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.launch import FreshInterpreters, RankGroup, Session
+from pytest_elastic.launch import RankGroup, Session
 from pytest_elastic.launch._spawn import measure, measured, start_of_this_interpreter
-from pytest_elastic.multiprocessing._guardian import exit_now, open_streams, set_environment
+from pytest_elastic.multiprocessing import exit_now, open_streams, set_environment
 from pytest_elastic.plugin._options import Options
-from pytest_elastic.plugin._rank import RankRunner
+from pytest_elastic.plugin._runner import RankRunner
+from pytest_elastic.plugin._stash import PATH
 
 # Options that have a file opened or removed when a run begins: of pytest, -reportlog, -html and allure.
 _ONCE = ("log_file", "cacheclear", "report_log", "htmlpath", "allure_report_dir", "clean_alluredir")
 
 
-def interpreters(config: pytest.Config, path: list[str]) -> FreshInterpreters:
-    """Fresh interpreters that collect what this run collected."""
+def session_of(config: pytest.Config) -> Session:
+    """The session in which fresh interpreters collect what this run collected."""
     arguments = [str(argument) for argument in config.invocation_params.args]
-    if not Options.read(config).setup_show:  # Which is written through the terminal's reporter.
+    if not Options(config).setup_show:  # Which is written through the terminal's reporter.
         arguments += ["-p", "no:terminalreporter"]
     for plugin, argument in (("xdist", "-n0"), ("_cov", "--no-cov")):
         if config.pluginmanager.has_plugin(plugin) or config.pluginmanager.has_plugin(f"pytest{plugin}"):
@@ -39,11 +40,11 @@ def interpreters(config: pytest.Config, path: list[str]) -> FreshInterpreters:
         arguments.append(f"--randomly-seed={seed}")
     state = {"worker": getattr(config, "workerinput", None), "coverage": measured()}
     directory = str(config.invocation_params.dir)
-    return FreshInterpreters(Session(arguments, directory, path, sys.argv[0], state))
+    return Session(arguments, directory, config.stash[PATH], sys.argv[0], state)
 
 
 def check_collected(group: RankGroup, nodeid: str) -> None:
-    """Fail where ranks that collected the tests by themselves do not have this one: say what they have."""
+    """Fail if a fresh interpreter has not collected this test, and list what it has collected."""
     lacking = sorted(rank for rank, tests in group.tests.items() if tests is not None and nodeid not in tests)
     if not lacking:
         return
@@ -96,13 +97,13 @@ class FreshRank:
         return call
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Where no test will run somebody shall read why."""
+        """Print errors of the collection: no other report of the rank is shown."""
         if report.failed:
             print(report.longreprtext, file=sys.stderr)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Not a rank: the tests did not come to run.  What others write at the end is pytest's to write."""
+        """End here if no test will run, before other plugins write their reports."""
         capture: Any = session.config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             capture.stop_global_capturing()  # What it holds may say why.
@@ -111,7 +112,7 @@ class FreshRank:
     def become(self, session: pytest.Session) -> None:
         """The tests are collected: be the rank, to the end of this process."""
         set_environment(self._start.env)  # As in a fork: after what conftest files have set.
-        runner = RankRunner(session, Options.read(session.config).setup_show, fresh=True)
+        runner = RankRunner(session, Options(session.config).setup_show, fresh=True)
         runner.prepare()
         open_streams()
         runner.remarks = self._skipped

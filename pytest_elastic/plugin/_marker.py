@@ -1,4 +1,4 @@
-"""Which tests run on ranks, and how: the `elastic` marker and the rank fixtures."""
+"""Which tests run on ranks, and how: the markers `elastic` and `process_group`, and the rank fixtures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._options import CLOCKS, START_METHODS, Options
-from pytest_elastic.plugin._process_group import read_backend
+from pytest_elastic.plugin._options import CLOCKS, Options
 from pytest_elastic.plugin._stash import SIZE
+from pytest_elastic.wording import read_exits
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
@@ -23,6 +23,7 @@ RANK_FIXTURES = frozenset(
     {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "expires", "process_group"}
 )
 NPROCS_FIXTURE = "_elastic_nprocs"
+PAIRS = "or 'cpu:gloo,cuda:nccl'"  # How the backends of several devices are written.
 _LIFETIMES = ("test", "module", "session")
 _KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults")
 
@@ -70,7 +71,7 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         sizes,
         isinstance(nprocs, list | tuple),
         _timeout(given.get("timeout")),
-        _one_of("start_method", given.get("start_method"), (None, *START_METHODS)),
+        _start_method(given.get("start_method")),
         _one_of("lifetime", given.get("lifetime", "test"), _LIFETIMES),
         _env(given.get("env")),
         {**ends, **_expect(given.get("expect"), max(sizes, default=0))},
@@ -105,6 +106,14 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
+def _start_method(value: Any) -> Any:
+    if value in (None, "auto"):
+        return value
+    from pytest_elastic.launch import START_METHODS
+
+    return _one_of("start_method", value, (None, "auto", *START_METHODS))
+
+
 def _faults(value: Any, size: int) -> tuple[Any, dict[int, int]]:
     """The plan, and how ranks end by it."""
     if value is None:
@@ -135,10 +144,8 @@ def _env(value: Any) -> dict[str, str]:
 def _expect(value: Any, size: int) -> dict[int, int]:
     if value is None:
         return {}
-    from pytest_elastic.launch import read_ends
-
     try:
-        return read_ends(value, size)
+        return read_exits(value, size)
     except ValueError as error:
         raise MarkerError(f"elastic(expect={value!r}): {error}") from None
 
@@ -240,7 +247,7 @@ def check_marker(item: pytest.Item) -> None:
         marker = read_marker(item)
     except MarkerError as error:
         raise MarkerError(error.text, where) from None
-    default = Options.read(item.config).nprocs
+    default = Options.nprocs.read(item.config)
     planned = marker.faults.ends if marker.faults is not None else {}  # Which the group checks.
     if not marker.sizes and (
         beyond := [rank for rank in marker.expect if rank >= default and rank not in planned]
@@ -277,7 +284,7 @@ def adoptable(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def fail_instead(item: pytest.Item, text: str) -> None:
-    """Have the test fail in its setup, with this text."""
+    """Replace the test by a failure in its setup, with this text."""
 
     def setup() -> None:
         pytest.fail(text, pytrace=False)
@@ -303,3 +310,35 @@ def _check_fixtures(item: pytest.Item, where: str) -> None:
     if "expires" in asked:
         text += "; those functions import it: from pytest_elastic.timer import expires"
     raise MarkerError(text, where)
+
+
+def read_backend(node: pytest.Item | Any) -> str:
+    """The backend of the closest marker `process_group`, or gloo; whether there is such a one is not asked.
+
+    Raises:
+        MarkerError: something in it is not allowed; without the place, which the caller knows.
+    """
+    mark = node.get_closest_marker("process_group")
+    if mark is None:
+        return "gloo"
+    if len(mark.args) > 1:
+        raise MarkerError(f"process_group() takes one positional argument, backend, not {len(mark.args)}")
+    for key in mark.kwargs:
+        if key != "backend":
+            raise MarkerError(f"process_group() has no argument {key!r}; allowed is backend")
+    if mark.args and mark.kwargs:
+        raise MarkerError("process_group() got backend twice")
+    backend = mark.kwargs.get("backend", mark.args[0] if mark.args else "gloo")
+    if not isinstance(backend, str) or not _is_well_formed(backend):
+        allowed = f"allowed are the name of a backend such as 'gloo', {PAIRS}"
+        raise MarkerError(f"process_group(backend={backend!r}): {allowed}")
+    return backend
+
+
+def _is_well_formed(backend: str) -> bool:
+    """Whether it is a name, or pairs of different devices and names."""
+    pairs = [pair.split(":") for pair in backend.split(",")]
+    if pairs == [[backend]]:
+        return bool(backend)
+    devices = {pair[0] for pair in pairs}
+    return all(len(pair) == 2 and all(pair) for pair in pairs) and len(devices) == len(pairs)

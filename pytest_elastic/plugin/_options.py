@@ -1,113 +1,188 @@
-"""Options, their ini twins, and the one place that reads them.  Precedence: marker, command line, ini."""
+"""Options and their ini twins: a table of one row each.  Precedence: marker, command line, ini."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import pytest
 
 if TYPE_CHECKING:
     from pytest_elastic.report import PartialSkip
 
-START_METHODS = ("auto", "fork", "spawn")
-CLOCKS = ("auto", "real")
-_CHOICES = {
-    "log": ("failed", "all", "none"),
-    "start_method": START_METHODS,
-    "clock": CLOCKS,
-    "partial_skip": ("fail", "skip", "pass"),
-    "leaks": ("warn", "fail"),
-}
-_INI = {
-    "nprocs": ("2", "ranks of a test that does not say how many"),
-    "timeout": ("60", "seconds for a test on ranks, 0 for none; starting the ranks is not counted"),
-    "start_timeout": ("60", "seconds for the ranks of a test to come up"),
-    "start_method": ("auto", "how ranks are made: auto, fork (from a process set aside) or spawn"),
-    "log": ("failed", "whose output is reported: failed, all or none"),
-    "partial_skip": ("fail", "what a skip on some of the ranks is: fail, skip or pass"),
-    "leaks": ("warn", "what a process that a passing test leaves behind is: warn or fail"),
-    "clock": (
-        "auto",
-        "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real",
-    ),
-    "artifacts": (".pytest_elastic", "directory for the files of failed tests on ranks, empty for none"),
-    "torch_threads": ("1", "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone"),
-}
+T = TypeVar("T")
+Number = TypeVar("Number", int, float)
+Choice = TypeVar("Choice", bound=str)
 
-_ONLY = {  # On the command line only: they are for one run.
-    "replay": ("TOKEN|FILE", "force the order of a recorded run on the ranks, as a failure report says"),
-    "stress": ("N", "run each test on ranks N times or until it fails, with seeded jitter at its store"),
-    "seed": ("N", "of the jitter; by default a new one each time"),
-}
+
+class NotAllowedError(Exception):
+    """The value of an option is not allowed; the text says which are."""
+
+
+def at_least(
+    least: int, read: Callable[[str], Number], kind: str = "a whole number"
+) -> Callable[[str], Number]:
+    """The check of a number."""
+
+    def check(text: str) -> Number:
+        with suppress(ValueError):
+            if least <= (value := read(text)) < math.inf:
+                return value
+        raise NotAllowedError(f"it must be {kind}, at least {least}")
+
+    return check
+
+
+def digits(text: str) -> int | None:
+    """The check of a number that may be left out."""
+    if text and not (text.isascii() and text.isdigit()):
+        raise NotAllowedError("it must be a whole number")
+    return int(text) if text else None
+
+
+def one_of(*allowed: Choice) -> Callable[[str], Choice]:
+    """The check of a choice."""
+
+    def check(text: str) -> Choice:
+        if text not in allowed:
+            raise NotAllowedError(f"it must be one of {', '.join(allowed)}")
+        return text
+
+    check.choices = allowed  # type: ignore[attr-defined]
+    return check
+
+
+def start_method(text: str) -> str:
+    """The check of a start method; most runs have the default, and need not load the launchers."""
+    if text == "auto":
+        return text
+    from pytest_elastic.launch import START_METHODS
+
+    return one_of("auto", *START_METHODS)(text)
+
+
+class Option(Generic[T]):
+    """A row of the table, and the attribute of `Options` with its value.
+
+    Attributes:
+        check: makes a value of the text; raises `NotAllowedError`.
+        default: as text.
+        metavar: of the flag, `""` for its choices; `None` where there is no flag.
+        help: what it says.
+        ini: whether a file may set it; not what is for one run.
+    """
+
+    def __init__(
+        self, check: Callable[[str], T], default: str, metavar: str | None, help: str, ini: bool = True
+    ) -> None:
+        self.check, self.default, self.metavar, self.help, self.ini = check, default, metavar, help, ini
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self.name, self.flag = name, f"--elastic-{name.replace('_', '-')}"
+
+    @overload
+    def __get__(self, options: None, owner: type[object]) -> Option[T]: ...
+    @overload
+    def __get__(self, options: object, owner: type[object]) -> T: ...
+    def __get__(self, options: object | None, owner: type[object]) -> Option[T] | T:
+        return self if options is None else cast("T", vars(options)[self.name])
+
+    def declare(self, parser: pytest.Parser, group: pytest.OptionGroup) -> None:
+        """Declare its flag and its ini."""
+        if self.metavar is not None:
+            choices = getattr(self.check, "choices", None)
+            metavar = self.metavar or None
+            group.addoption(self.flag, metavar=metavar, choices=choices, default=None, help=self.help)
+        if self.ini:
+            parser.addini(f"elastic_{self.name}", self.help, type="string", default=self.default)
+
+    def read(self, config: pytest.Config) -> T:
+        """Its value in this run.
+
+        Raises:
+            pytest.UsageError: it is not allowed.
+        """
+        source, text = self.flag, config.getoption(self.flag, None)
+        if text is None and self.ini:
+            source, text = f"elastic_{self.name}", config.getini(f"elastic_{self.name}")
+        try:
+            return self.check(self.default if text is None else text)
+        except NotAllowedError as error:
+            raise pytest.UsageError(f"{source}: {text!r} is not allowed; {error}") from None
+
+
+CLOCKS = ("auto", "real")
+
+
+class Options:
+    """The run's settings; spans in seconds."""
+
+    # fmt: off
+    nprocs = Option(at_least(1, int), "2", "N", "ranks of a test that does not say how many")
+    timeout = Option(
+        at_least(0, float, "a number of seconds"), "60", "SECONDS",
+        "seconds for a test on ranks, 0 for none; starting the ranks is not counted")
+    start_timeout = Option(
+        at_least(0, float, "a number of seconds"), "60", None, "seconds for the ranks of a test to come up")
+    start_method = Option(
+        start_method, "auto", "METHOD", "how ranks are made: auto, fork (from a process set aside) or spawn")
+    log = Option(
+        one_of("failed", "all", "none"), "failed", "", "whose output is reported: failed, all or none")
+    partial_skip: Option[PartialSkip] = Option(
+        one_of("fail", "skip", "pass"), "fail", None,
+        "what a skip on some of the ranks is: fail, skip or pass")
+    leaks = Option(
+        one_of("warn", "fail"), "warn", None,
+        "what a process that a passing test leaves behind is: warn or fail")
+    clock = Option(
+        one_of(*CLOCKS), "auto", "",
+        "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real")
+    artifacts = Option(
+        lambda text: Path(text) if text else None, ".pytest_elastic", "DIR",
+        "directory for the files of failed tests on ranks, empty for none")
+    torch_threads = Option(
+        at_least(0, int), "1", None,
+        "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone")
+    replay = Option(
+        str, "", "TOKEN|FILE",
+        "force the order of a recorded run on the ranks, as a failure report says", False)
+    stress = Option(
+        lambda text: digits(text) or 0, "", "N",
+        "run each test on ranks N times or until it fails, with seeded jitter at its store", False)
+    seed = Option(digits, "", "N", "of the jitter; by default a new one each time", False)
+    # fmt: on
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Read and check all of them, and those of pytest's own that matter here.
+
+        Raises:
+            pytest.UsageError: a value that is not allowed; the text says which are.
+        """
+        vars(self).update({option.name: option.read(config) for option in TABLE})
+        if self.artifacts is not None:
+            vars(self)["artifacts"] = config.rootpath / self.artifacts
+        # Options of plugins that `-p no:...` may have switched off.
+        self.live: bool = config.getoption("capture", None) == "no"
+        self.setup_show = bool(config.getoption("setupshow", False) or config.getoption("setuponly", False))
+        self.full_trace = bool(config.getoption("fulltrace", False))
+        self.debugging_stops_clocks = not _of_timeout(config, "timeout_disable_debugger_detection")
+
+
+TABLE: list[Option[Any]] = [row for row in vars(Options).values() if isinstance(row, Option)]
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
     group = parser.getgroup("elastic", "tests on many ranks")
-    for name in ("nprocs", "timeout", "start_method", "clock", "artifacts", "log"):
-        flag = "--elastic-" + name.replace("_", "-")
-        metavar = {"nprocs": "N", "timeout": "SECONDS", "artifacts": "DIR"}.get(name)
-        choices = _CHOICES.get(name)
-        group.addoption(flag, metavar=metavar, choices=choices, default=None, help=_INI[name][1])
-    for name, (metavar, text) in _ONLY.items():
-        group.addoption(f"--elastic-{name}", metavar=metavar, default=None, help=text)
-    for name, (default, text) in _INI.items():
-        parser.addini(f"elastic_{name}", text, type="string", default=default)
-
-
-class Options(NamedTuple):  # Every run pays for making this class: a dataclass takes four times as long.
-    """The run's settings; spans in seconds."""
-
-    nprocs: int
-    timeout: float
-    start_timeout: float
-    start_method: str
-    log: str
-    partial_skip: PartialSkip
-    leaks: str
-    torch_threads: int
-    replay: str
-    stress: int
-    seed: int | None
-    clock: str
-    artifacts: Path | None
-    live: bool
-    setup_show: bool
-    full_trace: bool
-    debugging_stops_clocks: bool
-
-    @classmethod
-    def read(cls, config: pytest.Config) -> Options:
-        """Read and check them.
-
-        Raises:
-            pytest.UsageError: a value that is not allowed; the text says which are.
-        """
-        return cls(
-            nprocs=int(_number(config, "nprocs", 1, whole=True)),
-            timeout=_number(config, "timeout", 0),
-            start_timeout=_number(config, "start_timeout", 0),
-            start_method=_choice(config, "start_method"),
-            log=_choice(config, "log"),
-            partial_skip=cast("PartialSkip", _choice(config, "partial_skip")),
-            leaks=_choice(config, "leaks"),
-            torch_threads=int(_number(config, "torch_threads", 0, whole=True)),
-            replay=config.getoption("--elastic-replay") or "",
-            stress=_whole(config, "stress") or 0,
-            seed=_whole(config, "seed"),
-            clock=_choice(config, "clock"),
-            artifacts=config.rootpath / where if (where := _value(config, "artifacts")[1]) else None,
-            # Options of pytest's own plugins, which `-p no:...` may have switched off.
-            live=config.getoption("capture", None) == "no",
-            setup_show=bool(config.getoption("setupshow", False) or config.getoption("setuponly", False)),
-            full_trace=bool(config.getoption("fulltrace", False)),
-            debugging_stops_clocks=not _of_timeout(config, "timeout_disable_debugger_detection"),
-        )
+    for option in TABLE:
+        option.declare(parser, group)
 
 
 def timeout_is_off(item: pytest.Item) -> bool:
-    """Whether pytest-timeout was asked for no limit, of which it tells nobody."""
+    """Whether a time limit of 0 was asked of pytest-timeout, which calls no hook then."""
     mark = item.get_closest_marker("timeout")
     of_mark = mark and (mark.args[0] if mark.args else mark.kwargs.get("timeout"))
     of_run = _of_timeout(item.config, "timeout")
@@ -121,39 +196,3 @@ def _of_timeout(config: pytest.Config, name: str) -> Any:
         return None
     given = config.getoption(name, None)
     return (config.getini(name) or None) if given is None else given
-
-
-def _value(config: pytest.Config, name: str) -> tuple[str, Any]:
-    flag = f"--elastic-{name.replace('_', '-')}"
-    given = config.getoption(flag, None)
-    return (flag, given) if given is not None else (f"elastic_{name}", config.getini(f"elastic_{name}"))
-
-
-def _number(config: pytest.Config, name: str, least: int, whole: bool = False) -> float:
-    source, text = _value(config, name)
-    try:
-        number = int(text) if whole else float(text)
-    except ValueError:
-        number = float("nan")
-    if not least <= number < float("inf"):
-        kind = "a whole number" if whole else "a number of seconds"
-        raise pytest.UsageError(f"{source}: {text!r} is not allowed; it must be {kind}, at least {least}")
-    return number
-
-
-def _whole(config: pytest.Config, name: str) -> int | None:
-    text = config.getoption(f"--elastic-{name}")
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit():
-        raise pytest.UsageError(f"--elastic-{name}: {text!r} is not allowed; it must be a whole number")
-    return int(text)
-
-
-def _choice(config: pytest.Config, name: str) -> str:
-    source, text = _value(config, name)
-    if text not in _CHOICES[name]:
-        raise pytest.UsageError(
-            f"{source}: {text!r} is not allowed; it must be one of {', '.join(_CHOICES[name])}"
-        )
-    return str(text)

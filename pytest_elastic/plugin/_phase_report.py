@@ -1,19 +1,26 @@
-"""A rank's report of a phase: what was raised, and what hooks in the rank made of it.
+"""Report of a phase from a rank: outcome, error, values of fixtures, marks.
 
 *Rules.*  The report as it leaves `pytest_runtest_makereport` in the rank is what counts, with one exception:
 what an `xfail` mark made of it is judged once, by the launcher, on the merged outcome.  The rank says only
 whether the mark expected its error, for errors that the launcher cannot have.
+
+A mark that is made while a test runs counts in the launcher if all ranks have made it.  It is the same on two
+ranks if name, arguments and node are; reasons may differ, and the first rank's is shown.  If only some have
+made it the others decide: their item has no such mark, and so the launcher's has none.  A rank that died as
+expected does not count; another end without a report has made no mark.  Marks of the teardown come too late
+for the outcome, as in pytest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 
 from pytest_elastic.launch._timeouts import of_timeout
 from pytest_elastic.pristine import os, pickle
-from pytest_elastic.report import Outcome, follows
+from pytest_elastic.report import Outcome, RankEnd, follows
 
 Made = Literal["", "pass", "skip", "xfail", "fail"]
 
@@ -36,7 +43,7 @@ def raised_outcome(call: pytest.CallInfo[Any]) -> Outcome:
 
 
 def made_by_hooks(item: pytest.Item, call: pytest.CallInfo[Any], report: Any) -> Made:
-    """What hooks made of the phase, `""` where they left it what it was."""
+    """The outcome that hooks made of the phase, `""` if they did not change it."""
     bare = raised_outcome(call)
     marked = next(item.iter_markers("xfail"), None) is not None
     if bare == "exit":
@@ -135,3 +142,44 @@ def pickles(value: object) -> bool:
     except Exception:
         return False
     return True
+
+
+def marks_of(item: pytest.Item) -> list[list[pytest.Mark]]:
+    """The marks of the item and of each node above it, from the top."""
+    return [list(node.own_markers) for node in item.listchain()]
+
+
+def new_marks(
+    item: pytest.Item, known: list[list[pytest.Mark]], warn: Callable[[str], None]
+) -> dict[bytes, bytes]:
+    """In a rank: new marks, pickled, by a key that is equal for equal marks of all ranks."""
+    found = {}
+    for depth, (marks, before) in enumerate(zip(marks_of(item), known, strict=True)):
+        for mark in marks:
+            if any(mark is one for one in before):
+                continue
+            decisive = {key: value for key, value in mark.kwargs.items() if key != "reason"}
+            try:
+                key = pickle.dumps((depth, mark.name, mark.args, decisive))
+                found[key] = pickle.dumps((depth, mark.name, mark.args, dict(mark.kwargs)))
+            except Exception as error:
+                warn(f"the mark {mark.name!r} of a rank cannot be sent, so it does not count: {error}")
+    return found
+
+
+def take_marks(item: pytest.Item, ends: list[RankEnd]) -> None:
+    """In the launcher: give the item and the nodes above it the marks that all ranks have made."""
+    reports = [end.report for end in ends if end.report is not None]
+    if not reports or any(end.report is None and end.kind != "passed" for end in ends):
+        return
+    for key, pickled in reports[0].marks.items():
+        if not all(key in report.marks for report in reports):
+            continue
+        try:
+            depth, name, args, kwargs = pickle.loads(pickled)
+        except Exception:  # As of a class in a module that only the ranks have.
+            continue
+        node, made = item.listchain()[depth], getattr(pytest.mark, name).with_args(*args, **kwargs)
+        # Hooks mark the item here too, and a fixture of a module marks it on each of its ranks.
+        if repr(made.mark) not in map(repr, node.own_markers):
+            node.add_marker(made)

@@ -1,11 +1,11 @@
-"""Faults, stress and replay, as pytest sees them: the trials of an item, and the line that repeats it."""
+"""Faults, stress and replay in pytest: an item's experiments, and the line that repeats them."""
 
 from __future__ import annotations
 
 import platform
 import random
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,103 +13,101 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_elastic import __version__
-from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
-from pytest_elastic.launch._trial import Trial
+from pytest_elastic.errors import DivergenceError, UnfiredFaultError
+from pytest_elastic.faults import FaultPlan, kill_points, parse
+from pytest_elastic.launch import RECORDING, forget, name_of, shorter
+from pytest_elastic.multiprocessing.errors import ChildFailedError
 from pytest_elastic.plugin._options import Options
-from pytest_elastic.plugin._stash import PLAN, TRIALS
+from pytest_elastic.plugin._stash import EXPERIMENTS, PLAN
+from pytest_elastic.replays import Experiment, Order, Recording, mismatch, read_orders, token_of
 from pytest_elastic.report import FORCED_TOGETHER, TOGETHER
 
 if TYPE_CHECKING:
-    from pytest_elastic.faults import FaultPlan
-    from pytest_elastic.faults._recording import Recording
     from pytest_elastic.launch import Elastic, RankGroup
-    from pytest_elastic.launch._token import Order
-
-
-_LONGEST = 200  # Characters of a token that is better than the name of a file.
 
 
 class Reproduction:
-    """The run's settings: what is forced, how often a test is repeated, by which seed.
+    """The options `--elastic-replay`, `--elastic-stress` and `--elastic-seed` of a run.
 
     Attributes:
-        rounds: how often each test is run.
+        rounds: number of runs of each test.
     """
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
-        """Read them.
+        """Read the options.
 
         Raises:
-            pytest.UsageError: what is to be replayed cannot be.
+            pytest.UsageError: `--elastic-replay` names nothing that can be replayed.
         """
         self._config = config
         self._given, self._artifacts = options.replay, options.artifacts
-        self._replay = _read(config, options.replay) if options.replay else []
+        self._orders: Sequence[Order] = []
+        try:
+            if options.replay:
+                self._orders = read_orders(options.replay, config.invocation_params.dir)
+        except (OSError, ValueError) as error:
+            text = f"--elastic-replay: {options.replay!r} cannot be replayed: {error}"
+            raise pytest.UsageError(text) from None
         self.rounds = max(1, options.stress)
         self._jitter = options.stress > 0 and not options.replay
         self._seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
 
     @property
     def together(self) -> float:
-        """Seconds within which failures came together."""
-        return FORCED_TOGETHER if self._replay else TOGETHER
+        """Seconds within which failures count as simultaneous."""
+        return FORCED_TOGETHER if self._orders else TOGETHER
 
     def begin(self, item: pytest.Item, first_round: bool = True) -> None:
-        """A run of the item begins."""
-        number = 0 if first_round else item.stash[TRIALS].round + 1
-        item.stash[TRIALS] = Trials(number)
+        """Begin a run of the item, the first one or the next one under stress."""
+        number = 0 if first_round else item.stash[EXPERIMENTS].round + 1
+        item.stash[EXPERIMENTS] = Experiments(number)
 
     def check(self, item: pytest.Item, nprocs: int) -> None:
-        """Fail if what is to be replayed is no run of this item, on so many ranks."""
+        """Fail if the next order is none of this item on so many ranks."""
         __tracebackhide__ = True
-        from pytest_elastic.launch._token import mismatch
-
-        number = len(item.stash[TRIALS].trials)
-        for replay in self._replay[number : number + 1]:
-            if why := mismatch(replay, item.nodeid, nprocs):
+        number = len(item.stash[EXPERIMENTS].groups)
+        for order in self._orders[number : number + 1]:
+            if why := mismatch(order, item.nodeid, nprocs):
                 pytest.fail(f"--elastic-replay: {self._given!r} cannot be replayed: {why}", pytrace=False)
 
-    def attach(self, item: pytest.Item, group: RankGroup, plan: FaultPlan | None) -> Trial:
-        """Observe a group that is about to work for the item."""
-        trials = item.stash[TRIALS]
-        number = len(trials.trials)
-        replay = self._replay[number] if number < len(self._replay) else None
-        seed = f"{self._seed + trials.round}/{number}" if self._jitter else None
-        trials.trials.append(Trial(group, plan, replay, seed))
-        return trials.trials[-1]
+    def attach(self, item: pytest.Item, group: RankGroup, plan: FaultPlan | None) -> None:
+        """Begin an experiment with a group that is about to work for the item."""
+        experiments = item.stash[EXPERIMENTS]
+        number = len(experiments.groups)
+        order = self._orders[number] if number < len(self._orders) else None
+        seed = f"{self._seed + experiments.round}/{number}" if self._jitter else None
+        experiments.groups.append(Experiment(group, plan, order, seed))
 
     def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """End the report of a failed item with how to repeat it."""
-        trials = item.stash[TRIALS]
-        recordings = [self._recorded(item, trial) for trial in trials.trials]
+        """Add to the report of a failed item the command that replays it."""
+        experiments = item.stash[EXPERIMENTS]
+        header = {"version": __version__, "test": item.nodeid, "python": platform.python_version()}
+        recordings = [experiment.recording(**header) for experiment in experiments.groups]
         if not any(recording.entries for recording in recordings):
             return
-        path = "" if self._given else self._write(item, recordings, trials.trials[0].directory)
-        token = self._given or _token(recordings) or path
+        path = "" if self._given else self._write(item, recordings, experiments.groups[0].directory)
+        token = self._given or token_of(recordings) or path
         if not token:
             return
         line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
         if path:
             line = f"recording: {path}\n{line}"
         if self._jitter:
-            again = f"--elastic-stress=1 --elastic-seed={self._seed + trials.round}"
-            line = f"failed in round {trials.round + 1} of {self.rounds} (jitter: {again})\n{line}"
+            again = f"--elastic-stress=1 --elastic-seed={self._seed + experiments.round}"
+            line = f"failed in round {experiments.round + 1} of {self.rounds} (jitter: {again})\n{line}"
         if self._given:
-            line = "\n".join([*(trial.progress() for trial in trials.trials if trial.progress()), line])
+            line = "\n".join([*filter(None, (one.progress() for one in experiments.groups)), line])
         report.sections.append(("elastic replay", line))
         for properties in (item.user_properties, report.user_properties):
             properties.append(("elastic.replay", token))
 
-    def _recorded(self, item: pytest.Item, trial: Trial) -> Recording:
-        return trial.recording(version=__version__, test=item.nodeid, python=platform.python_version())
-
     def forget(self, item: pytest.Item) -> None:
-        """An item has not failed: what an earlier failure left goes, if it is not just replayed."""
+        """Remove the files of an earlier failure of an item that has passed, unless this is a replay."""
         if self._artifacts is not None and not self._given:
             forget(item.nodeid, self._artifacts)
 
     def _write(self, item: pytest.Item, recordings: list[Recording], directory: Path) -> str:
-        """A file among the test's artifacts, or in the ranks' directory where there shall be none."""
+        """Write a file among the test's artifacts, in the ranks' directory where there are none; its path."""
         # A full or read-only disk must not hide the failure itself.
         with suppress(OSError):
             where = directory if self._artifacts is None else self._artifacts / name_of(item.nodeid)
@@ -120,26 +118,24 @@ class Reproduction:
         return ""
 
 
-class Trials:
-    """The trials of one run of an item.
+class Experiments:
+    """The experiments of one run of an item.
 
     Attributes:
-        round: how often it ran before.
-        trials: one for each group, in the order in which they started.
+        round: number of runs before this one.
+        groups: one experiment for each group, in the order in which they started.
     """
 
     def __init__(self, number: int) -> None:
         self.round = number
-        self.trials: list[Trial] = []
+        self.groups: list[Experiment] = []
 
     def check(self) -> None:
-        """Fail where what was planned has not happened."""
+        """Fail where a planned fault or a forced order has not happened."""
         __tracebackhide__ = True
-        from pytest_elastic.errors import DivergenceError, UnfiredFaultError
-
-        for trial in self.trials:
+        for experiment in self.groups:
             try:
-                trial.check()
+                experiment.check()
             except (DivergenceError, UnfiredFaultError) as error:
                 pytest.fail(str(error), pytrace=False)
 
@@ -156,42 +152,47 @@ class ElasticFaults:
 
     @property
     def plan(self) -> FaultPlan:
-        from pytest_elastic.faults import FaultPlan
-
         return self._item.stash.get(PLAN, None) or FaultPlan()
 
     def __call__(self, plan: FaultPlan | str) -> None:
-        """Plan these faults, in place of those before, for each group that is started from now on."""
-        from pytest_elastic.faults import parse
+        """Plan these faults, in place of those before, for each group that is started from now on.
 
+        Args:
+            plan: of `pytest_elastic.faults`, or its text such as `"K1@4"`; `""` for none.
+        """
         self._item.stash[PLAN] = parse(plan) if isinstance(plan, str) else plan
 
     def kill_points(self, fn: Callable[..., Any], nprocs: int, sample: int = 10) -> list[FaultPlan]:
-        """Single kills for `fn`: before an operation of a rank, among all that a run without faults does.
+        """A sample of the single kills of `fn`: one for each operation of a rank in a run without faults.
 
         Args:
-            fn: is run once.
-            nprocs: on how many ranks.
-            sample: how many, chosen by `--elastic-seed` (0 where it is not given); all if there are fewer.
+            fn: rank function `fn(rank, nprocs)`; is run once.
+            nprocs: number of ranks.
+            sample: number of kills, chosen by `--elastic-seed` (0 where it is not given); all if there are
+                fewer.
         """
         points = self._points(fn, nprocs)
         chosen = sorted(random.Random(self._seed).sample(range(len(points)), min(sample, len(points))))
         return [points[number] for number in chosen]
 
     def survive(self, fn: Callable[..., Any], nprocs: int, sample: int = 10) -> list[FaultPlan]:
-        """Run `fn` with so many single kills, each besides what is planned: all other ranks must return.
+        """Check that `fn` bears single kills, each besides the plan: every other rank must return.
+
+        Args:
+            fn: rank function `fn(rank, nprocs)`; is run once without faults, and once for each kill.
+            nprocs: number of ranks.
+            sample: number of kills, chosen as `kill_points` does.
 
         Returns:
-            The kills; those that did not happen, since the rank came to fewer operations than in a run
-            without faults, are left out, and others taken.
+            The kills.  One that did not happen, since the rank came to fewer operations than in the run
+            without faults, is left out, and another one is tried.
 
         Raises:
-            ChildFailedError: others failed; a note says with which faults.
+            ChildFailedError: another rank failed; a note says with which faults.
         """
         __tracebackhide__ = True
-        from pytest_elastic.multiprocessing.errors import ChildFailedError
-
-        points, planned, trials = self._points(fn, nprocs), self.plan, self._item.stash[TRIALS].trials
+        points, planned = self._points(fn, nprocs), self.plan
+        experiments = self._item.stash[EXPERIMENTS].groups
         done: list[FaultPlan] = []
         for point in random.Random(self._seed).sample(points, len(points)):
             if len(done) == sample:
@@ -201,78 +202,26 @@ class ElasticFaults:
                 self._elastic.run(fn, nprocs, expect=self.plan.ends)
                 done.append(point)
             except ChildFailedError as error:
-                if set(error.failures) != set(point.ends) or _happened(trials[-1]):
+                if set(error.failures) != set(point.ends) or not experiments[-1].pending:
                     error.add_note(f"with the faults {self.plan}")
                     raise
-                trials.pop()
+                experiments.pop()
         self(planned)
         return done
 
     def _points(self, fn: Callable[..., Any], nprocs: int) -> list[FaultPlan]:
-        from pytest_elastic.faults import FaultPlan, kill_points
-
         planned = self.plan
         self(FaultPlan())
         self._elastic.run(fn, nprocs)
-        counts = self._item.stash[TRIALS].trials[-1].operations()
+        counts = self._item.stash[EXPERIMENTS].groups[-1].operations()
         self(planned)
         return kill_points(counts)
 
 
-def _happened(trial: Trial) -> bool:
-    """Whether all planned faults did."""
-    from pytest_elastic.errors import UnfiredFaultError
-
-    try:
-        trial.check()
-    except UnfiredFaultError:
-        return False
-    return True
-
-
 def again(item: pytest.Function, reproduction: Reproduction) -> None:
-    """Run the body of a test that uses `elastic`, under stress, all times but the last one."""
+    """Run the body of a test that uses `elastic` under stress: all rounds but the last one."""
     __tracebackhide__ = True
     for _ in range(1, reproduction.rounds):
         item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
-        item.stash[TRIALS].check()
+        item.stash[EXPERIMENTS].check()
         reproduction.begin(item, first_round=False)
-
-
-def _token(recordings: list[Recording]) -> str:
-    """One word for them, `""` where there is none that is short."""
-    from pytest_elastic.launch._canonical import UnsuitedError
-    from pytest_elastic.launch._token import order_of
-
-    if len(recordings) > 1:
-        return ""
-    try:
-        token = str(order_of(recordings[0]))
-    except UnsuitedError:
-        return ""
-    return token if len(token) <= _LONGEST else ""
-
-
-def _read(config: pytest.Config, text: str) -> list[Recording | Order]:
-    from pytest_elastic.faults._recording import load
-    from pytest_elastic.launch._token import PREFIX, parse_order
-
-    if text.startswith(PREFIX):
-        try:
-            return [parse_order(text)]
-        except ValueError as error:
-            raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None
-    path = config.invocation_params.dir / text
-    if text.startswith("E1."):
-        what = (
-            "it is the simulator's; `real_token` of `pytest_elastic.launch.bridge` makes one for real ranks"
-        )
-        raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed on ranks: {what}")
-    try:
-        recordings = load(path.read_text("utf-8"))
-        lost = next((recording.lost for recording in recordings if recording.lost), 0)
-        if lost:
-            raise ValueError(f"its first {lost} entries are missing")
-        return [*recordings]
-    except (OSError, ValueError) as error:
-        raise pytest.UsageError(f"--elastic-replay: {text!r} cannot be replayed: {error}") from None

@@ -1,4 +1,4 @@
-"""Keys of what the plugin keeps on pytest's objects."""
+"""Stash keys of the plugin, on the config of a run and on items."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pytest_elastic.pristine import os
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
     from pytest_elastic.launch import Launchers, RankProcess
-    from pytest_elastic.plugin._census import ThreadCensus
-    from pytest_elastic.plugin._controller import Conductor
     from pytest_elastic.plugin._fresh import FreshRank
-    from pytest_elastic.plugin._reproduce import Trials
+    from pytest_elastic.plugin._preconditions import ThreadCensus
+    from pytest_elastic.plugin._reproduce import Experiments
+    from pytest_elastic.plugin._session import Conductor
     from pytest_elastic.report import PhaseVerdict
 
 # The standard streams that pytest was called with, before it captures them.
@@ -43,4 +43,4 @@ VERDICT: pytest.StashKey[PhaseVerdict] = pytest.StashKey()
 REPORT: pytest.StashKey[pytest.TestReport] = pytest.StashKey()
 # The faults that it plans, and what became of its groups.
 PLAN: pytest.StashKey[FaultPlan] = pytest.StashKey()
-TRIALS: pytest.StashKey[Trials] = pytest.StashKey()
+EXPERIMENTS: pytest.StashKey[Experiments] = pytest.StashKey()

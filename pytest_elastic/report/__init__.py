@@ -1,4 +1,4 @@
-"""What became of the ranks of a phase, and the one verdict on it."""
+"""Outcomes of a phase on its ranks and the verdict merged from them; `exporters`: files of a failed test."""
 
 from pytest_elastic.report._follower import Follows, follows
 from pytest_elastic.report._merge import (

@@ -1,7 +1,7 @@
-"""Whether an error only says that a peer was not there; told in the rank that raised it, by its origin.
+"""Followers: errors that only say that a peer was not there.  The rank that raised one tells, by its origin.
 
 *Rules.*
-1. `"peer"`: a store's time-out or lost server (ours, torch's), or what gloo and nccl say of a peer: a
+1. `"peer"`: a store's time-out or lost server (ours, torch's), or an error of gloo or nccl on a peer: a
    time-out, a connection that was lost or refused.  It is a consequence, also of a slow peer's later error.
 2. `"connection"`: a lost connection of the rank's own code.  Only if a peer has ended is it a consequence.
 3. An error raised `from` such a one is such a one; so is a group of nothing else.
@@ -35,27 +35,27 @@ _CONNECTED = frozenset({"asyncio", "http", "multiprocessing.connection", "socket
 
 
 def follows(error: BaseException) -> Follows:
-    """What the error says of a peer; `""` for the rank's own failure."""
+    """The kind of follower that an error is; `""` for the rank's own failure."""
     if isinstance(error, BaseExceptionGroup):
         kinds = {follows(one) for one in error.exceptions}
         return kinds.pop() if len(kinds) == 1 else ""
-    return _kind(error) or (follows(error.__cause__) if error.__cause__ is not None else "")
+    return kind_of(error) or (follows(error.__cause__) if error.__cause__ is not None else "")
 
 
-def _kind(error: BaseException) -> Follows:
-    if _is_of_store(error):
-        return "" if _OWN_STORE_ERROR.search(_text(error)) else "peer"
+def kind_of(error: BaseException) -> Follows:
+    if is_of_store(error):
+        return "" if _OWN_STORE_ERROR.search(text_of(error)) else "peer"
     if isinstance(error, ConnectionError | EOFError):
-        return "connection" if _is_connected(_innermost(error)) else ""
+        return "connection" if is_connected(innermost_frame(error)) else ""
     if isinstance(error, RuntimeError):
-        frame, text = _innermost(error), _text(error)
-        in_torch = frame is not None and _module(frame).startswith("torch.distributed")
+        frame, text = innermost_frame(error), text_of(error)
+        in_torch = frame is not None and module_of(frame).startswith("torch.distributed")
         if _PEER_TEXT.search(text) or (in_torch and _TORCHS_TEXT.search(text)):
             return "peer"
     return ""
 
 
-def _is_of_store(error: BaseException) -> bool:
+def is_of_store(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith(_PACKAGES)}
     return bool(names & _STORES) and "QueueEmptyError" not in names
 
@@ -63,29 +63,29 @@ def _is_of_store(error: BaseException) -> bool:
 _PACKAGES = ("pytest_elastic.", "torch.")
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
         return ""
 
 
-def _innermost(error: BaseException) -> FrameType | None:
+def innermost_frame(error: BaseException) -> FrameType | None:
     frame, trace = None, error.__traceback__
     while trace is not None:
         frame, trace = trace.tb_frame, trace.tb_next
     return frame
 
 
-def _module(frame: FrameType) -> str:
+def module_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-def _is_connected(frame: FrameType | None) -> bool:
+def is_connected(frame: FrameType | None) -> bool:
     """Whether the frame is one of a connection's code, or has a socket in its hands."""
     if frame is None:
         return False
-    module = _module(frame)
+    module = module_of(frame)
     if module in _CONNECTED or module.partition(".")[0] in _CONNECTED:
         return True
     local = frame.f_locals

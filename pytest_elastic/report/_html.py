@@ -30,9 +30,9 @@ from pytest_elastic.report._timeline import (
     Timeline,
     WaitSpan,
     cut,
-    exit_text,
     timeline_of,
 )
+from pytest_elastic.wording import exit_label
 
 _FOLDER = files("pytest_elastic.report") / "page"  # The package may be in a zip.
 SCRIPTS = ("time.js", "model.js", "layout.js", "paint.js", "card.js", "lists.js", "main.js")
@@ -94,7 +94,7 @@ class Packer:
             },
             "starts": [[self.time(one.at), one.rank, one.pid] for one in timeline.starts],
             "exits": [
-                [self.time(one.at), one.rank, one.exitcode, one.text or exit_text(one.exitcode)]
+                [self.time(one.at), one.rank, one.exitcode, one.text or exit_label(one.exitcode)]
                 for one in timeline.exits
             ],
             "stood": self.fit("states", timeline.stood, _OTHERS, self.stood_row),

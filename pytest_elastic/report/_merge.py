@@ -1,8 +1,7 @@
-"""N ends of a phase, one verdict.
+"""The verdict on a phase, merged from the ends of all ranks.
 
 *Rules.*
-1. A pass is N passes.  Whatever else came of a rank decides before it: an exit request, then failures,
-   then skips.
+1. A pass is N passes.  Other ends decide before it: an exit request, then failures, then skips.
 2. The first failure in time is the cause: a timer's expiry, a death, an exception when it left the test.
    Followers come after it, whenever they came: errors that say that another rank was not there
    (`_follower`).  A lost connection of the test's own is one if a rank had ended before it, or was seen to
@@ -22,22 +21,22 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_elastic.errors import name_ranks
 from pytest_elastic.hang import Stack, cut_harness, fold
 from pytest_elastic.report._outcome import PhaseReport, RankEnd
+from pytest_elastic.wording import name_ranks, plural
 
 PartialSkip = Literal["fail", "skip", "pass"]
 
-TOGETHER, FORCED_TOGETHER = 0.02, 0.1  # Seconds.
+TOGETHER, FORCED_TOGETHER = 0.02, 0.5  # Seconds.
 _SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it is seen.
 _NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ failed")
-# What differs from rank to rank in what libraries say of a peer: addresses, ports, sizes, spans.
+# Parts of a library's message on a peer that differ from rank to rank: addresses, ports, sizes, spans.
 _VARYING = re.compile(r"\[[\d.:a-fA-F]+\](:\d+)?|0x[\da-f]+|\d+")
 
 
 @dataclass(slots=True)
 class PhaseVerdict:
-    """What the launcher makes of a phase.
+    """The outcome of a phase on all ranks.
 
     Attributes:
         kind: the phase's outcome; `partial` is a skip of some ranks that counts as a failure.
@@ -57,7 +56,7 @@ class PhaseVerdict:
 def judge(
     ends: list[RankEnd], world_size: int, partial_skip: PartialSkip = "fail", together: float = TOGETHER
 ) -> PhaseVerdict:
-    """The verdict on what ended a phase: at least one end for every rank that was in it.
+    """The verdict on a phase, by its ends: at least one for every rank that was in it.
 
     Args:
         together: seconds within which failures came together (rule 3).
@@ -65,18 +64,18 @@ def judge(
     exits = [end for end in ends if end.kind == "exit"]
     if exits:
         return PhaseVerdict("exit", exits[0])
-    failures = _ordered([end for end in ends if end.kind in ("failed", "died", "hung")], together)
+    failures = by_cause([end for end in ends if end.kind in ("failed", "died", "hung")], together)
     stopped = [end for end in ends if end.kind == "stopped"]
     if failures:
-        return _failed(failures, stopped, world_size)
+        return failure(failures, stopped, world_size)
     skips = [end for end in ends if end.kind == "skipped"]
     if not skips or (len(skips) < len(ends) and partial_skip == "pass"):
-        return PhaseVerdict("passed", sections=[_skip_section(skips)] if skips else [])
+        return PhaseVerdict("passed", sections=[skip_section(skips)] if skips else [])
     if len(skips) == len(ends) or partial_skip == "skip":
         return PhaseVerdict("skipped", skips[0])
     others = [end.rank for end in ends if end.kind != "skipped"]
     line = f"{name_ranks([end.rank for end in skips])} skipped the test and {name_ranks(others)} did not"
-    return PhaseVerdict("partial", skips[0], line, [_skip_section(skips)])
+    return PhaseVerdict("partial", skips[0], line, [skip_section(skips)])
 
 
 def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
@@ -89,40 +88,40 @@ def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
     return "\n".join(lines) or f"{indent}(no Python stack could be had)"
 
 
-def _failed(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) -> PhaseVerdict:
+def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) -> PhaseVerdict:
+    """The verdict on these failures, the cause first."""
     primary = failures[0]
-    alike = [end for end in failures if _same(end, primary)]
-    others = [end for end in failures if not _same(end, primary)]
-    first = name_ranks([end.rank for end in alike])
+    alike = [end for end in failures if are_alike(end, primary)]
+    others = [end for end in failures if not are_alike(end, primary)]
     count = f"{len({end.rank for end in failures})} of {world_size} ranks failed"
     if primary.report is None:
-        line = f"{_sentence(first, primary.text)} ({count})"
+        line = f"{_sentence(alike, primary.text)} ({count})"
     elif world_size == 1:
         line = ""
     else:
-        line = f"{count}: {first} {'first' if others else 'alike' if len(alike) > 1 else 'alone'}"
+        how = "first" if others else "alike" if len(alike) > 1 else "alone"
+        line = f"{count}: {name_ranks(end.rank for end in alike)} {how}"
     if stopped:
-        verb = "was" if len(stopped) == 1 else "were"
-        line += f"; {name_ranks([end.rank for end in stopped])} {verb} stopped"
+        line += f"; {name_ranks(end.rank for end in stopped)} {plural('was stopped', stopped)}"
     sections = []
     while others:
-        same = [end for end in others if _same(end, others[0])]
-        sections.append(_also(same, primary))
+        same = [end for end in others if are_alike(end, others[0])]
+        sections.append(further_section(same, primary))
         others = [end for end in others if end not in same]
-    sections += _where("died here", [end for end in failures if end.kind == "died" and end.stacks])
-    sections += _where("hung here", [end for end in failures if end.kind == "hung"])
-    sections += _where(
+    sections += stack_sections("died here", [end for end in failures if end.kind == "died" and end.stacks])
+    sections += stack_sections("hung here", [end for end in failures if end.kind == "hung"])
+    sections += stack_sections(
         "failed, and stood here then", [e for e in failures if e.kind == "failed" and e.stacks]
     )
-    sections += _where("stood here when stopped", stopped)
+    sections += stack_sections("stood here when stopped", stopped)
     return PhaseVerdict("failed", primary, line, sections)
 
 
-def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
+def further_section(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     """A section for a further failure; short where it came from the primary's own line."""
     ranks, report = name_ranks([end.rank for end in ends]), ends[0].report
     if report is None:
-        return f"{ranks} failed too", _sentence(ranks, ends[0].text)
+        return f"{ranks} failed too", _sentence(ends, ends[0].text)
     if report.follows:
         return f"{ranks} failed too", f"{report.crash} ({report.place})" if report.place else report.crash
     if primary.report is not None and report.place and report.place == primary.report.place:
@@ -130,38 +129,41 @@ def _also(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
     return f"{ranks} failed too", report.details.get("text") or report.crash
 
 
-def _sentence(ranks: str, text: str) -> str:
-    return f"{ranks}{text}" if text.startswith(":") else f"{ranks} {text}"
+def _sentence(ends: list[RankEnd], text: str) -> str:
+    ranks = {end.rank for end in ends}
+    return f"{name_ranks(ranks)}{'' if text.startswith(':') else ' '}{plural(text, ranks)}"
 
 
-def _where(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
+def stack_sections(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
+    """A section for each stack, equal ones of several ranks together."""
     stacks = {end.rank: [cut_harness(stack) for stack in end.stacks] for end in ends}
     return [(f"{name_ranks(ranks)} {what}", stack_text(folded)) for ranks, folded in fold(stacks)]
 
 
-def _ordered(failures: list[RankEnd], together: float) -> list[RankEnd]:
-    """Rules 2 and 3."""
-    left = sorted(failures, key=lambda end: (_place(end, failures), end.at, end.rank))
+def by_cause(failures: list[RankEnd], together: float) -> list[RankEnd]:
+    """Failures in the order of rules 2 and 3."""
+    left = sorted(failures, key=lambda end: (cause_row(end, failures), end.at, end.rank))
     ordered: list[RankEnd] = []
     while left:
-        first = _place(left[0], failures), left[0].at + together
-        same = [end for end in left if (_place(end, failures), end.at) <= first]
+        first = cause_row(left[0], failures), left[0].at + together
+        same = [end for end in left if (cause_row(end, failures), end.at) <= first]
         ordered += sorted(same, key=lambda end: (end.kind != "died", end.turn, end.rank))
         left = left[len(same) :]
     return ordered
 
 
-def _place(end: RankEnd, failures: list[RankEnd]) -> int:
-    """Its row of causes: own failures, expected ones, followers that name ranks, followers, the hung."""
+def cause_row(end: RankEnd, failures: list[RankEnd]) -> int:
+    """The class of a failure: 0 own, 1 expected, 2 followers that name ranks, 3 followers, 4 hung."""
     if end.kind == "hung":
         return 4
-    if not _is_follower(end, failures):
+    if not is_follower(end, failures):
         return int(end.report is not None and end.report.expected)
     assert end.report is not None
     return 2 if _NAMES_RANKS.search(end.report.crash) else 3
 
 
-def _is_follower(end: RankEnd, failures: list[RankEnd]) -> bool:
+def is_follower(end: RankEnd, failures: list[RankEnd]) -> bool:
+    """Whether the failure followed from another one, as far as rule 2 can tell."""
     kind = end.report.follows if end.report is not None else ""
     if kind != "connection":
         return kind == "peer"
@@ -172,20 +174,22 @@ def _is_follower(end: RankEnd, failures: list[RankEnd]) -> bool:
     )
 
 
-def _same(one: RankEnd, other: RankEnd) -> bool:
+def are_alike(one: RankEnd, other: RankEnd) -> bool:
+    """Whether two failures are one to the reader."""
     if one.report is None or other.report is None:
         return one.kind == other.kind and one.text == other.text
     first, second = one.report, other.report
     if first.error_type == second.error_type == "DistStoreError":  # Each rank says it in words of its own.
         return first.place == second.place
-    return _key(first) == _key(second)
+    return crash_of(first) == crash_of(second)
 
 
-def _key(report: PhaseReport) -> tuple[str, str, str]:
+def crash_of(report: PhaseReport) -> tuple[str, str, str]:
+    """The parts of a failure that are the same on ranks that failed alike."""
     crash = _VARYING.sub("#", report.crash) if report.follows else report.crash
     return crash, report.place, report.error_type
 
 
-def _skip_section(skips: list[RankEnd]) -> tuple[str, str]:
+def skip_section(skips: list[RankEnd]) -> tuple[str, str]:
     reasons = [f"rank {end.rank}: {end.report.crash if end.report else end.text}" for end in skips]
     return "skipped on some ranks", "\n".join(reasons)

@@ -1,4 +1,4 @@
-"""What one rank tells of one phase of a test, and what became of the ranks that told nothing."""
+"""Outcomes of one phase on one rank: its own report, and its end where there is none."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class PhaseReport:
     """A rank's own report; everything in it pickles.
 
     Attributes:
-        outcome: as hooks in the rank left it, before any judgement of `xfail` marks, which is the launcher's.
-        at: when the phase ended, or what failed left it (monotonic clock, which all processes share).
+        outcome: as hooks in the rank left it; `xfail` marks are judged by the launcher.
+        at: when the phase ended, or its error left it (monotonic clock, which all processes share).
         duration: seconds.
         data: the runner's serialised report.
         crash: the error's message, `""` if there was none.
         place: `file:line` of it.
         error: the pickled exception, `None` where there is none or it does not pickle.
         error_type: the exception's type name.
-        follows: whether it says that a peer was not there.
-        details: what the runner needs to raise a skip or an exit again.
-        shown: what the runner printed about fixtures, if asked for.
+        follows: whether the error only says that a peer was not there.
+        details: for the runner, to raise a skip or an exit again.
+        shown: the runner's output about fixtures, if asked for.
         properties: recorded by the test.
         warnings: (message, category, file, line) of each.
-        marks: those that the test made until then, pickled, by what makes them the same on each rank.
+        marks: made by the test until then, pickled, by a key that is the same on each rank.
         threads: non-daemon threads that run after the teardown.
-        inspection: what else may go on in the rank's process, as `store/_inspection.py` gives it.
+        inspection: of the rank's process, as `store/_inspection.py` gives it.
         of_timeout: whether a failure is a time-out of the store, or came of one.
         expected: whether the failure is one that an `xfail` mark expects, as the rank sees it.
         subtests: reports of the parts that the test reports by themselves.
@@ -94,7 +94,7 @@ class RankEnd:
     """How a phase ended on one rank.
 
     Attributes:
-        kind: `died` is an end that nobody asked for, `hung` is silence at the deadline, `stopped` is ours:
+        kind: `died` is an unexpected exit, `hung` is silence at the deadline, `stopped` is ours:
             the rank still worked when others had failed.  A rank that `failed` has a report, unless that
             did not come.
         at: when; `inf` where it had no end of its own.

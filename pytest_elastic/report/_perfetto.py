@@ -20,9 +20,9 @@ from pytest_elastic.report._timeline import (
     RunHistory,
     WaitSpan,
     cut,
-    exit_text,
     timeline_of,
 )
+from pytest_elastic.wording import exit_label
 
 _PID = 1
 _INSIDE = 0.001  # Microseconds before a wait's end: an arrow binds to the slice that encloses its head.
@@ -119,7 +119,7 @@ class TraceRecords:
             yield self.moment(stood.rank, stood.state, stood.at, args)
         for end in self._timeline.exits:
             yield self.moment(
-                end.rank, end.text or exit_text(end.exitcode), end.at, {"exitcode": end.exitcode}
+                end.rank, end.text or exit_label(end.exitcode), end.at, {"exitcode": end.exitcode}
             )
 
     def moment(self, rank: int | None, name: str, at: float, args: Record) -> Record:

@@ -27,10 +27,9 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang import Stack
-from pytest_elastic.pristine import signal
 from pytest_elastic.store import OPERATIONS
 
-MOST_KEYS = 16  # Of a call, in what people read.
+MOST_KEYS = 16  # Of a call, in a text.
 LONGEST_KEY, LONGEST_LINE = 200, 2000
 
 _CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
@@ -134,16 +133,6 @@ def timeline_of(history: RunHistory) -> Timeline:
             arrived = {join.rank for join in meeting.joins}
             meeting.absent = [rank for rank in range(history.nprocs) if rank not in arrived]
     return timeline
-
-
-def exit_text(code: int) -> str:
-    """An exit code for people: `exit 1`, `SIGKILL`."""
-    if code >= 0:
-        return f"exit {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
 
 
 def cut(text: str, most: int) -> str:

@@ -1,4 +1,4 @@
-"""The files that a failed test leaves, each with what makes it: a new exporter is a row of `EXPORTERS`.
+"""Exporters: the files that a failed test leaves, a row of `EXPORTERS` for each.
 
 Not imported with the part: most runs export nothing.
 """

@@ -30,7 +30,7 @@ from pytest_elastic.simulator._failures import (
     compare,
 )
 from pytest_elastic.simulator._patches import point
-from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
+from pytest_elastic.simulator._schedule import Schedule, TokenError, checksum, parse_token, schedule_of
 from pytest_elastic.simulator._scheduler import (
     Cut,
     Decision,

@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from pytest_elastic.pristine import os, signal, threading
+from pytest_elastic.processes import processor_time
 
 HOME = -1
 PATIENCE = 5.0
@@ -135,9 +136,9 @@ class ThreadCrew:
             if baton.locked():
                 baton.release()
         for thread in self._threads:
-            used = _time_used(thread)
+            used = processor_time(thread.native_id or 0)
             thread.join(_MOMENT)
-            if thread.is_alive() and _time_used(thread) > used:
+            if thread.is_alive() and processor_time(thread.native_id or 0) > used:
                 raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
                 raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted))
                 thread.join(_MOMENT)
@@ -268,11 +269,3 @@ def _held() -> _thread.LockType:
     lock = _thread.allocate_lock()
     lock.acquire()
     return lock
-
-
-def _time_used(thread: threading.Thread) -> int:
-    """CPU time of a thread in nanoseconds; 0 if unknown or if the thread has ended."""
-    try:
-        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text("utf-8").split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -97,12 +97,12 @@ def commute(one: Footprint, other: Footprint) -> bool:
 
 
 def footprint(call: Call, state: StoreState, eager: bool, drops: bool = False) -> Footprint:
-    """What the operation would touch if it came now.
+    """The accesses of an operation in the current state of the store.
 
     Args:
-        call: the operation.
-        state: that of the store.
-        eager: about waits, see above.
+        call: the operation and its arguments.
+        state: the store's state.
+        eager: whether waits are eager, see above.
         drops: whether arrivals may be lost, so that they do not commute.
     """
     name, *arguments = call
@@ -111,47 +111,47 @@ def footprint(call: Call, state: StoreState, eager: bool, drops: bool = False) -
         access = AWAIT_VALUE if operation.blocks and not eager else VALUE
         return dict.fromkeys(operation.keys(arguments), access)
     if operation.effect is Effect.WRITE:
-        return _writing(state, operation.keys(arguments))
+        return writing(state, operation.keys(arguments))
     if operation.effect is Effect.ARRIVE and drops:
-        return _updating(state, eager, *arguments)
+        return updating(state, eager, *arguments)
     return _OF[operation.effect](state, eager or not operation.blocks, *arguments)
 
 
-def _writing(state: StoreState, keys: Sequence[str]) -> Footprint:
+def writing(state: StoreState, keys: Sequence[str]) -> Footprint:
     found: Footprint = {}
     for key in keys:
         found |= {key: CREATE, EVERYTHING: MEET} if state.peek(key) is None else {key: OVERWRITE}
     return found
 
 
-def _updating(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
-    found = _writing(state, [key])
+def updating(state: StoreState, _: bool, key: str, *__: Any) -> Footprint:
+    found = writing(state, [key])
     found[key] |= VALUE
     return found
 
 
-def _arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int = 0) -> Footprint:
-    place = _place(state, key)
-    if not 0 < place < world_size or _is_awaited(state, key):
-        return _updating(state, eager, key)
+def arriving(state: StoreState, eager: bool, key: str, _: int, world_size: int = 0) -> Footprint:
+    place = next_count(state, key)
+    if not 0 < place < world_size or is_awaited(state, key):
+        return updating(state, eager, key)
     access = (NEXT if place + 1 == world_size else ARRIVE) | 1 << _SIZES + world_size
     return {key: access, EVERYTHING: MEET}
 
 
-def _comparing(state: StoreState, eager: bool, key: str, expected: bytes, _: bytes) -> Footprint:
+def comparing(state: StoreState, eager: bool, key: str, expected: bytes, _: bytes) -> Footprint:
     present = state.peek(key)
     if present == expected or (present is None and not expected):
-        return _updating(state, eager, key)
+        return updating(state, eager, key)
     return {key: VALUE}
 
 
-def _deleting(state: StoreState, _: bool, key: str) -> Footprint:
+def deleting(state: StoreState, _: bool, key: str) -> Footprint:
     if state.peek(key) is None:
         return {key: PRESENCE}
     return {key: DELETE, EVERYTHING: MEET}
 
 
-def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
+def waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
     found: Footprint = {}
     for key in keys:
         found[key] = PRESENCE if eager or state.queue_len(key) else AWAIT
@@ -159,51 +159,39 @@ def _waiting(state: StoreState, eager: bool, keys: Sequence[str]) -> Footprint:
     return found
 
 
-def _meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footprint:
+def meeting(state: StoreState, eager: bool, key: str, world_size: int) -> Footprint:
     members, last = barrier_keys(key)
-    place = _place(state, members)
-    if not eager and 0 < place <= world_size and state.peek(last) is None and not _is_awaited(state, members):
+    place = next_count(state, members)
+    if not eager and 0 < place <= world_size and state.peek(last) is None and not is_awaited(state, members):
         access = LAST if place == world_size else MEET
         access |= 1 << _SIZES + world_size
         return {members: access, last: access, EVERYTHING: MEET}
-    found = _updating(state, eager, members)
-    found |= _writing(state, [last]) if place == world_size else {}
-    for each, access in _waiting(state, eager, [last]).items():
+    found = updating(state, eager, members)
+    found |= writing(state, [last]) if place == world_size else {}
+    for each, access in waiting(state, eager, [last]).items():
         found[each] = found.get(each, 0) | access
     return found
 
 
-def _place(state: StoreState, key: str) -> int:
+def next_count(state: StoreState, key: str) -> int:
     """The number that the next `add` of 1 returns; 0 if the value is no number."""
     count = state.peek(key) or b"0"
     return int(count) + 1 if count.isdigit() else 0
 
 
-def _is_awaited(state: StoreState, key: str) -> bool:
+def is_awaited(state: StoreState, key: str) -> bool:
     return any(key in waiter.keys for waiter in state.waiters())
 
 
-def _seeing_all(_: StoreState, __: bool) -> Footprint:
-    return {EVERYTHING: VALUE}
-
-
-def _queueing(_: StoreState, __: bool, key: str, *___: Any) -> Footprint:
-    return {("queue", key): _WRITES, key: PRESENCE}
-
-
-def _measuring(_: StoreState, __: bool, key: str) -> Footprint:
-    return {("queue", key): VALUE}
-
-
 _OF: dict[Effect, Callable[..., Footprint]] = {
-    Effect.UPDATE: _updating,
-    Effect.COMPARE: _comparing,
-    Effect.DELETE: _deleting,
-    Effect.PRESENCE: _waiting,
-    Effect.LIST: _seeing_all,
-    Effect.ARRIVE: _arriving,
-    Effect.MEET: _meeting,
-    Effect.PUSH: _queueing,
-    Effect.POP: _queueing,
-    Effect.LENGTH: _measuring,
+    Effect.UPDATE: updating,
+    Effect.COMPARE: comparing,
+    Effect.DELETE: deleting,
+    Effect.PRESENCE: waiting,
+    Effect.LIST: lambda _, __: {EVERYTHING: VALUE},
+    Effect.ARRIVE: arriving,
+    Effect.MEET: meeting,
+    Effect.PUSH: lambda _, __, key, *___: {("queue", key): _WRITES, key: PRESENCE},
+    Effect.POP: lambda _, __, key, *___: {("queue", key): _WRITES, key: PRESENCE},
+    Effect.LENGTH: lambda _, __, key: {("queue", key): VALUE},
 }

@@ -113,12 +113,12 @@ class Dpor:
             self._open = self._depth == len(self._frames) - 1
         else:
             if self._open:
-                self._settle(decision.steps)
+                self.settle(decision.steps)
             if self._run.clock.now > self._now:
                 self._now = self._run.clock.now
                 if not self._explored:
                     self.trace.jump()
-            frame = self._grow(decision)
+            frame = self.grow(decision)
             self._frames.append(frame)
             self._open = True
         self._depth += 1
@@ -132,8 +132,8 @@ class Dpor:
     def finish(self) -> None:
         """After an execution: add the last step, so that `trace` is complete."""
         if self._open:
-            self._settle(())
-            self._ring_after_the_end()
+            self.settle(())
+            self.reverse_deadlines_left()
 
     def advance(self) -> bool:
         """After an execution: prepare the next one; false if none is left."""
@@ -160,12 +160,12 @@ class Dpor:
             done += width * len(frame.tried)
         return done if self._frames else 1.0
 
-    def _grow(self, decision: Decision) -> _Frame:
+    def grow(self, decision: Decision) -> _Frame:
         """A new frame for a decision that was not made before."""
         steps, indices, touched = {}, {}, {}
         for index in ring_order(decision.steps, decision.last):
             step = decision.steps[index]
-            process = self._process(step)
+            process = self.process_of(step)
             steps[process], indices[process], touched[process] = step, index, self.footprint_of(step)
         before = self.trace.mark(), self._now, tuple(self._calls)
         frame = _Frame(steps, indices, touched, self.sleepers(steps), before)
@@ -194,7 +194,7 @@ class Dpor:
             and commute(mine, parent.touched[process])
         }
 
-    def _process(self, step: Step) -> int:
+    def process_of(self, step: Step) -> int:
         return step.rank + self._ranks if step.kind == "expire" else step.rank
 
     def footprint_of(self, step: Step) -> Footprint:
@@ -206,7 +206,7 @@ class Dpor:
             keys = () if rank.waiter is None else keys_of(rank.step.name, rank.step.arguments) or ()
             for key in keys:
                 found[key] = found["queue", key] = PRESENCE
-        elif step.kind in ("call", "resume") and not self._is_held(step):
+        elif step.kind in ("call", "resume") and not self.is_held(step):
             eager = self._eager or rank.seconds <= 0
             found = footprint((step.name, *step.arguments), run.state, eager, self._drops)
         if self._explored:
@@ -217,7 +217,7 @@ class Dpor:
             found[_CLOCK] = OVERWRITE
         return found
 
-    def _is_held(self, step: Step) -> bool:
+    def is_held(self, step: Step) -> bool:
         """Whether a fault holds the operation back."""
         faults = self._simulation.setting.faults
         if not faults or step.kind != "call" or self._run.ranks[step.rank].struck:
@@ -229,7 +229,7 @@ class Dpor:
             if fault.kind in _HOLDING and fault.trigger.where == "op"
         )
 
-    def _settle(self, steps: Sequence[Step]) -> None:
+    def settle(self, steps: Sequence[Step]) -> None:
         """Add the last step to the trace, now that its effects are known."""
         number, self._open = self._depth - 1, False
         frame, trace = self._frames[number], self.trace
@@ -238,13 +238,13 @@ class Dpor:
         if step.kind == "call" and not self._struck:
             self._calls[step.rank] += 1
         races = trace.add(frame.current, step, touched)
-        self._wait(step)
+        self.note_wait(step)
         for other in steps:
-            if other.rank != step.rank and self._process(other) not in frame.steps:
-                trace.wake(number, self._process(other))
+            if other.rank != step.rank and self.process_of(other) not in frame.steps:
+                trace.wake(number, self.process_of(other))
         self.find_more(steps, races)
 
-    def _wait(self, step: Step) -> None:
+    def note_wait(self, step: Step) -> None:
         """Add to the trace the keys that the rank waits for, if it waits."""
         if step.kind in ("call", "resume") and step.name in _WAITING:
             state, waiter = self._run.state, self._run.ranks[step.rank].waiter
@@ -257,24 +257,24 @@ class Dpor:
         """Add to earlier frames the processes that must be tried because of the last step."""
         frame = self._frames[self._depth - 1]
         for race in races:
-            self._reverse(self._frames[race], self.trace.initials(race, self._depth - 1))
+            self.reverse(self._frames[race], self.trace.initials(race, self._depth - 1))
         rank = frame.current % self._ranks
         for process, step in frame.steps.items():
             if process != frame.current and (step.rank == rank or step not in steps):
                 frame.todo.add(process)
 
-    def _reverse(self, frame: _Frame, initials: list[int]) -> None:
+    def reverse(self, frame: _Frame, initials: list[int]) -> None:
         if not any(process in frame.todo or process in frame.asleep for process in initials):
             frame.todo.update([process for process in initials if process in frame.steps][-1:])
 
-    def _ring_after_the_end(self) -> None:
+    def reverse_deadlines_left(self) -> None:
         """Reverse the deadlines left at the end: they could have fired before."""
         ranks = self._run.ranks
         due = min(rank.due for rank in ranks)
         if self._explored and due < math.inf:
             for process in [rank.number + self._ranks for rank in ranks if rank.due == due]:
                 for race, initials in self.trace.would_race(process, {_CLOCK: OVERWRITE}):
-                    self._reverse(self._frames[race], initials)
+                    self.reverse(self._frames[race], initials)
 
 
 def _is_far(fault: Fault) -> bool:

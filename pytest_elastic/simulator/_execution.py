@@ -102,6 +102,11 @@ class Execution:
         now: virtual seconds at the end.
         cut: whether the scheduler cut the execution short.
         verdict: the failure, `None` for none.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> execution = simulate(lambda rank, world_size, store: rank, ranks=2)
+    >>> execution.results, execution.verdict
+    ([0, 1], None)
     """
 
     setting: Setting

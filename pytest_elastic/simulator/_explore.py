@@ -45,6 +45,9 @@ class Exploration:
         schedules: number of executions.
         tries: number of executions by strategy.
         exhausted: whether every trace was seen, so that this is a proof.
+
+    >>> explore(lambda rank, world_size, store: store.add("count", 1), ranks=2, strategy="dpor").tries
+    {'dpor': 2}
     """
 
     schedules: int

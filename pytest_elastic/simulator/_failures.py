@@ -27,10 +27,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from pytest_elastic.errors import ElasticError, name_ranks
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.simulator._crew import Stuck
 from pytest_elastic.simulator._execution import Blocked, Execution
 from pytest_elastic.simulator._scheduler import Step
+from pytest_elastic.wording import name_ranks
 
 _PACKAGE = str(Path(__file__).parent.parent)
 
@@ -64,6 +65,10 @@ class RankFailed(Verdict):
         place: `file:line` in the rank's code.
         trace: the traceback, as text.
         blocked: the ranks that waited at the end.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> simulate(lambda rank, world_size, store: 1 // rank, ranks=2).verdict.type_name
+    'ZeroDivisionError'
     """
 
     def __init__(self, rank: int, error: BaseException, blocked: tuple[Blocked, ...]) -> None:
@@ -123,6 +128,10 @@ class HangUntilTimeout(Verdict):
         blocked: the waiting ranks and their keys.
         seconds: virtual seconds until the first deadline.
         fates: how the other ranks ended, in words.
+
+    >>> from pytest_elastic.simulator import simulate
+    >>> simulate(lambda rank, world_size, store: store.get("never"), ranks=2).verdict.seconds
+    300.0
     """
 
     def __init__(self, blocked: tuple[Blocked, ...], seconds: float, fates: tuple[str, ...] = ()) -> None:

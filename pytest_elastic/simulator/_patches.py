@@ -18,8 +18,7 @@ from typing import Any
 
 from pytest_elastic.clock import SystemClock
 from pytest_elastic.simulator._simulated_rank import SimulatedRank
-from pytest_elastic.timer import TimerClient, configure
-from pytest_elastic.timer._api import configured
+from pytest_elastic.timer import TimerClient, configure, configured
 
 _RANDOM = (
     "random", "seed", "uniform", "triangular", "randint", "choice", "randrange", "sample", "shuffle",

@@ -79,7 +79,7 @@ class Schedule:
         if setting.skew:
             clock += "s" + ",".join(str(round(skew * _PARTS)) for skew in setting.skew)
         body += f"~{clock}" if clock else ""
-        return body if self.program is None else f"{body}.p{_checksum(body):04x}{self.program:04x}"
+        return body if self.program is None else f"{body}.p{checksum(body):04x}{self.program:04x}"
 
 
 def schedule_of(execution: Execution) -> Schedule:
@@ -118,7 +118,7 @@ def parse_token(token: str) -> Schedule:
     body, program = token, None
     if sealed := _SEAL.fullmatch(token):
         body, program = sealed["body"], int(sealed["program"], 16)
-        if int(sealed["check"], 16) != _checksum(body):
+        if int(sealed["check"], 16) != checksum(body):
             raise TokenError(token, "is damaged: its checksum does not fit")
     match = _TOKEN.fullmatch(body)
     if match is None:
@@ -132,8 +132,9 @@ def fingerprint(steps: Sequence[Step]) -> int:
     return zlib.crc32(text.encode()) & 0xFFFF
 
 
-def _checksum(body: str) -> int:
-    return zlib.crc32(body.encode()) >> 16
+def checksum(body: str) -> int:
+    """Checksum of a token, 16 bits."""
+    return zlib.crc32(body.encode("utf-8", "replace")) >> 16
 
 
 def _readable(body: str) -> int:

@@ -21,7 +21,7 @@ from pytest_elastic.store._gate import Ending, Gate, Keeper, OpenGate, Request
 from pytest_elastic.store._handle import Handle, timeout_error
 from pytest_elastic.store._hash import HashStore
 from pytest_elastic.store._inspection import inspect_process
-from pytest_elastic.store._mock import MockStore
+from pytest_elastic.store._mock import MockStore, assert_ops, recording
 from pytest_elastic.store._operations import (
     LAST_MEMBER,
     NUM_MEMBERS,
@@ -32,7 +32,6 @@ from pytest_elastic.store._operations import (
     with_effect,
 )
 from pytest_elastic.store._prefix import PrefixStore
-from pytest_elastic.store._recording import assert_ops, recording
 from pytest_elastic.store._server import StoreServer
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._torch import as_torchs, torch_store

@@ -1,4 +1,4 @@
-"""What a store is: the operations of torch's `Store`, as a Protocol.
+"""The operations of torch's `Store`: as a Protocol, and as methods that forward to one function.
 
 Keys are text (`bytes` that are UTF-8 mean the same key), values are bytes (`str` is stored as UTF-8).
 Spans of time are seconds or a `timedelta`; a span of zero or less looks once and never blocks.
@@ -6,9 +6,12 @@ Spans of time are seconds or a `timedelta`; a span of zero or less looks once an
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol, cast
+
+from pytest_elastic.store._arguments import as_asked
 
 Key = str | bytes
 Value = str | bytes | bytearray
@@ -82,3 +85,66 @@ class Store(Protocol):
 
     def clone(self) -> Store:
         """A handle on the same data with a timeout of its own."""
+
+
+class Forwarder(abc.ABC):
+    """Base class of stores that pass each call on: every operation calls `_forward` with its name.
+
+    A timeout that was left out is passed only where torch's stores have it: for `barrier`, as `None`.
+    """
+
+    @abc.abstractmethod
+    def _forward(self, name: str, *arguments: Any) -> Any:
+        """The answer of an operation, whose arguments are as they were passed."""
+
+    def set(self, key: Key, value: Value) -> None:
+        self._forward("set", key, value)
+
+    def get(self, key: Key) -> bytes:
+        return cast(bytes, self._forward("get", key))
+
+    def add(self, key: Key, amount: int) -> int:
+        return cast(int, self._forward("add", key, amount))
+
+    def compare_set(self, key: Key, expected: Value, desired: Value) -> bytes:
+        return cast(bytes, self._forward("compare_set", key, expected, desired))
+
+    def wait(self, keys: Iterable[Key], timeout: Span | None = None, may_timeout: bool = False) -> None:
+        keys = as_asked(keys, may_timeout=True) if may_timeout else keys
+        self._forward("wait", keys, *([] if timeout is None else [timeout]))
+
+    def check(self, keys: Iterable[Key]) -> bool:
+        return cast(bool, self._forward("check", keys))
+
+    def delete_key(self, key: Key) -> bool:
+        return cast(bool, self._forward("delete_key", key))
+
+    def append(self, key: Key, value: Value) -> None:
+        self._forward("append", key, value)
+
+    def multi_set(self, keys: Iterable[Key], values: Iterable[Value]) -> None:
+        self._forward("multi_set", keys, values)
+
+    def multi_get(self, keys: Iterable[Key]) -> list[bytes]:
+        return cast(list[bytes], self._forward("multi_get", keys))
+
+    def num_keys(self) -> int:
+        return cast(int, self._forward("num_keys"))
+
+    def list_keys(self) -> list[str]:
+        return cast(list[str], self._forward("list_keys"))
+
+    def queue_push(self, key: Key, value: Value) -> None:
+        self._forward("queue_push", key, value)
+
+    def queue_pop(self, key: Key, block: bool = True) -> bytes:
+        return cast(bytes, self._forward("queue_pop", key, block))
+
+    def queue_len(self, key: Key) -> int:
+        return cast(int, self._forward("queue_len", key))
+
+    def barrier(self, key: Key, world_size: int, timeout: Span | None = None) -> None:
+        self._forward("barrier", key, world_size, timeout)
+
+    def has_extended_api(self) -> bool:
+        return cast(bool, self._forward("has_extended_api"))

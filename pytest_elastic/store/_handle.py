@@ -8,12 +8,14 @@ numbers.  Carriers implement these two.
 from __future__ import annotations
 
 import abc
+import weakref
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pytest_elastic.clock import to_seconds
 from pytest_elastic.errors import DistStoreError
+from pytest_elastic.pristine import os
 from pytest_elastic.store._api import Key, Span, Value
 from pytest_elastic.store._arguments import (
     Arrival,
@@ -221,3 +223,27 @@ def timeout_error(keys: tuple[str, ...], timeout: float, elapsed: float) -> Dist
     rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     text = f"Wait timeout after {elapsed * 1000:.0f} ms, missing keys: {names}{rest}"
     return DistStoreError(text, keys=keys, timeout=timeout, elapsed=elapsed)
+
+
+class Forked(Protocol):
+    """An object with locks or descriptors that only the process which made it may use."""
+
+    def after_fork(self) -> None:
+        """Let go of them, in the child; those of the parent are untouched."""
+
+
+_watched: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def watch_forks(one: Forked) -> None:
+    """Call its `after_fork` in every child that this process forks, while it lives."""
+    _watched.add(one)
+
+
+def _let_go() -> None:
+    for one in list(_watched):
+        one.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

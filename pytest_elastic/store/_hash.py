@@ -11,14 +11,13 @@ from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.pristine import threading
-from pytest_elastic.store._fork import watch
-from pytest_elastic.store._handle import Handle, timeout_error
+from pytest_elastic.store._handle import Handle, timeout_error, watch_forks
 from pytest_elastic.store._operations import OPERATIONS
 from pytest_elastic.store._state import StoreState, Waiter
 
 
 class _Data:
-    """What the clones of a store share: the state, its lock, and a bell (a held lock) for each waiter."""
+    """The data of a store and its clones: the state, its lock, and a bell (a held lock) for each waiter."""
 
     def __init__(self) -> None:
         self.state = StoreState(wake="level")
@@ -26,7 +25,7 @@ class _Data:
         self.lock = threading.RLock()
         self.bells: dict[Waiter, threading.Lock] = {}
         self.hanging = 0  # Operations whose bell may not be hung yet.
-        watch(self)
+        watch_forks(self)
 
     def ring(self) -> None:
         """Wake those whom the last write concerns; the caller holds the lock."""
@@ -61,11 +60,21 @@ class _Data:
 
 
 class HashStore(Handle):
-    """A store for any number of threads of one process.
+    """An in-memory store for the threads of one process.
 
-    Operations are atomic.  A waiter that was woken looks again, so it may miss a key that was deleted at
-    once.  Threads that share one object share its timeout, which `barrier` and `synchronize` change while
-    they run: give each thread a `clone()`.
+    Operations are atomic.  A woken waiter looks again, so it may miss a key that was deleted at once.
+    Threads that share one object share its timeout, which `barrier` and `synchronize` change while they run:
+    give each thread a `clone()`.
+
+    >>> store = HashStore()
+    >>> store.set("epoch", "1")
+    >>> store.add("epoch", 4)
+    5
+    >>> store.set_timeout(0)  # Seconds, or a `timedelta`; 300 s at first.
+    >>> store.get("missing")
+    Traceback (most recent call last):
+    ...
+    pytest_elastic.errors.DistStoreError: Wait timeout after 0 ms, missing keys: 'missing'
     """
 
     def __init__(self) -> None:
@@ -112,7 +121,7 @@ class HashStore(Handle):
 
 
 def _wait(data: _Data, waiter: Waiter, bell: threading.Lock, seconds: float) -> Any:
-    """Wait for the bell until the waiter is done."""
+    """The waiter's answer, once its bell has rung and it is done."""
     started = SYSTEM_CLOCK.monotonic()
     deadline = Deadline(started + seconds)
     while True:  # First a look: it may have been done before its bell hung.

@@ -1,4 +1,4 @@
-"""A store that answers what the test says, and remembers what it was asked."""
+"""Recorders of store operations: a mock that answers what a test says, and one that passes calls on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from pytest_elastic.store._api import Key, Span, Value
-from pytest_elastic.store._arguments import as_asked, as_span
+from pytest_elastic.store._api import Forwarder, Span
+from pytest_elastic.store._arguments import as_span
+from pytest_elastic.store._handle import members_of
 from pytest_elastic.store._operations import OPERATIONS, Call
 
 _OPERATIONS = {one.name for one in OPERATIONS.values() if one.torch is not None}
@@ -18,7 +19,7 @@ _OPERATIONS |= {"timeout", "set_timeout", "clone", "has_extended_api"}
 _GIVE_LISTS = {one.name for one in OPERATIONS.values() if one.answer in ("L", "T")}
 
 
-class Recorder(abc.ABC):
+class Recorder(Forwarder, abc.ABC):
     """Notes each operation in `ops` as a tuple of its name and its arguments, as they were passed.
 
     Calls may come from any thread; `ops` is then in the order in which they began.  A spare argument that
@@ -53,68 +54,16 @@ class Recorder(abc.ABC):
 
     @property
     def timeout(self) -> timedelta:
-        span: timedelta = self._play("timeout")
+        span: timedelta = self._forward("timeout")
         return span
 
     def set_timeout(self, timeout: Span) -> None:
-        self._play("set_timeout", timeout)
-
-    def set(self, key: Key, value: Value) -> None:
-        self._play("set", key, value)
-
-    def get(self, key: Key) -> Any:
-        return self._play("get", key)
-
-    def add(self, key: Key, amount: int) -> Any:
-        return self._play("add", key, amount)
-
-    def compare_set(self, key: Key, expected: Value, desired: Value) -> Any:
-        return self._play("compare_set", key, expected, desired)
-
-    def wait(self, keys: Iterable[Key], timeout: Span | None = None, may_timeout: bool = False) -> Any:
-        keys = as_asked(keys, may_timeout=True) if may_timeout else keys
-        return self._play("wait", keys) if timeout is None else self._play("wait", keys, timeout)
-
-    def check(self, keys: Iterable[Key]) -> Any:
-        return self._play("check", keys)
-
-    def delete_key(self, key: Key) -> Any:
-        return self._play("delete_key", key)
-
-    def append(self, key: Key, value: Value) -> None:
-        self._play("append", key, value)
-
-    def multi_set(self, keys: Iterable[Key], values: Iterable[Value]) -> None:
-        self._play("multi_set", keys, values)
-
-    def multi_get(self, keys: Iterable[Key]) -> Any:
-        return self._play("multi_get", keys)
-
-    def num_keys(self) -> Any:
-        return self._play("num_keys")
-
-    def list_keys(self) -> Any:
-        return self._play("list_keys")
-
-    def queue_push(self, key: Key, value: Value) -> None:
-        self._play("queue_push", key, value)
-
-    def queue_pop(self, key: Key, block: bool = True) -> Any:
-        return self._play("queue_pop", key, block)
-
-    def queue_len(self, key: Key) -> Any:
-        return self._play("queue_len", key)
-
-    def barrier(self, key: Key, world_size: int, timeout: Span | None = None) -> Any:
-        return self._play("barrier", key, world_size, timeout)
-
-    def has_extended_api(self) -> Any:
-        return self._play("has_extended_api")
+        self._forward("set_timeout", timeout)
 
     def clone(self) -> Any:
-        return self._play("clone")
+        return self._forward("clone")
 
-    def _play(self, name: str, *arguments: Any) -> Any:
+    def _forward(self, name: str, *arguments: Any) -> Any:
         self.ops.append((name, *arguments))
         if name in self._delays:
             time.sleep(self._delays[name])
@@ -137,7 +86,13 @@ class Recorder(abc.ABC):
 
 
 class MockStore(Recorder):
-    """A store without data: every operation is noted and answered at once.
+    """A store without data: it notes every operation, and answers at once what the test says.
+
+    >>> store = MockStore(get=[b"1", b"2"], add=7)
+    >>> store.get("a"), store.get("a"), store.add("n", 1)
+    (b'1', b'2', 7)
+    >>> store.ops
+    [('get', 'a'), ('get', 'a'), ('add', 'n', 1)]
 
     Args:
         answers: an operation's name and its answer: a value, a callable of the operation's arguments, or an
@@ -183,7 +138,7 @@ class MockStore(Recorder):
 
 
 def _one_by_one(name: str, answer: Any) -> Any:
-    """A sequence of answers as an iterator; everything else as it is."""
+    """An iterator over a sequence of answers; anything else as it is."""
     if not isinstance(answer, Sequence) or isinstance(answer, str | bytes | bytearray):
         return answer
     if name in _GIVE_LISTS and not any(isinstance(one, list | tuple) for one in answer):
@@ -195,3 +150,63 @@ def _known(name: str) -> str:
     if name not in _OPERATIONS:
         raise ValueError(f"a store has no operation {name!r}; it has {', '.join(sorted(_OPERATIONS))}")
     return name
+
+
+class Recording(Recorder):
+    """Passes each call on to a store, after it noted it; see `recording`."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__()
+        self._store = store
+
+    def members(self, key: str) -> list[int] | None:
+        """As the store knows them; not noted."""
+        return members_of(self._store, key)
+
+    def _answer(self, name: str, arguments: Call) -> Any:
+        if name == "timeout":
+            return self._store.timeout
+        if name == "barrier" and arguments[2] is None:
+            arguments = arguments[:2]
+        answer = getattr(self._store, name)(*arguments)
+        return self._of_clone(answer) if name == "clone" else answer
+
+    def _of_clone(self, store: Any) -> Recording:
+        other = Recording(store)
+        other.ops = self.ops
+        return other
+
+
+def recording(store: Any) -> Recording:
+    """A store that passes every call on to this one and notes it in `.ops`, as `MockStore` does.
+
+    A call that raises is noted, too; `fail`, `delay` and `drop` work as on a `MockStore`.  Clones note into
+    the same list.  Thread-safe, as far as the store is.
+
+    >>> from pytest_elastic.store import HashStore
+    >>> store = recording(HashStore())
+    >>> store.set("a", "1")
+    >>> store.ops
+    [('set', 'a', '1')]
+    """
+    return Recording(store)
+
+
+def assert_ops(store: Any, expected: Iterable[Call]) -> None:
+    """Compare the notes of a store (or a list of such tuples) with what was to be called.
+
+    Raises:
+        AssertionError: they differ; its text has one line for each operation.
+
+    >>> store = MockStore()
+    >>> store.set("a", "1")
+    >>> assert_ops(store, [("set", "a", "1")])
+    """
+    import difflib
+
+    called, wanted = list(getattr(store, "ops", store)), list(expected)
+    if called == wanted:
+        return
+    lines = difflib.ndiff([repr(call) for call in wanted], [repr(call) for call in called])
+    text = "\n".join(line for line in lines if not line.startswith("?"))
+    raise AssertionError(f"store operations differ (- expected, + called):\n{text}")

@@ -1,4 +1,4 @@
-"""A store that other threads and other processes use."""
+"""The server of a store for other threads and processes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,16 @@ class StoreServer:
     Everything but `poll` may be called from any thread.  A context manager, which starts and closes.
     Nothing listens until `address` is asked for; ranks that were given a `pair` need no address.
 
+    >>> from pytest_elastic.store import RemoteStore, StoreServer
+    >>> with StoreServer() as server:  # Here, or in any other process of this user:
+    ...     store = RemoteStore(server.address)
+    ...     store.set("epoch", "1")
+    ...     store.get("epoch")
+    b'1'
+
     Args:
         timeout: of the handles that `store` gives.
-        sink: is told of every request and wait, in the loop; it must be quick and must not raise.
+        sink: receives an event for every request and wait, in the loop; it must be quick and must not raise.
         gate: is asked about each request of a labelled client, see `Gate`; `None` for nobody.
         loop: of the caller; `close` leaves it running.
 

@@ -93,7 +93,9 @@ class Service:
 
     def due(self) -> float:
         """The moment of the monotonic clock at which `step` has something to do, `inf` for never."""
-        due = min(self._next - self.clock.ahead, self.transport.due)
+        due = self._next - self.clock.ahead
+        if self.transport.due < due:
+            due = self.transport.due
         if self.gate is not None:
             due = min(due, self.gate.due())
         if self.reporter is not None and self.reporter.noted:
@@ -102,10 +104,13 @@ class Service:
 
     def step(self, idle: bool = True) -> None:
         """Do what is due; `idle` where nothing was ready in this round."""
-        if self.reporter is not None and idle:
+        if idle and self.reporter is not None:
             self.reporter.tell()
-        if min(self._next, self.transport.due) < math.inf:
-            self._expire_due()
+        if self.transport.due < math.inf:
+            self.transport.expire()
+        if self._next < math.inf and self.clock.monotonic() >= self._next:
+            self._expire()
+            self.transport.go_on()
         if self.gate is not None and self.gate.due() <= (now := SYSTEM_CLOCK.monotonic()):
             self.gate.tick(now)
             self.transport.go_on()
@@ -135,11 +140,9 @@ class Service:
         arguments = layout.unpack(frame)
         request = Request(connection, operation, arguments)
         if operation.blocks:
-            request.seconds, request.alarm = arguments[:2]
-            del arguments[:2]
+            request.seconds, request.alarm = arguments.pop(0), arguments.pop(0)
             if operation.declares:
-                request.may_timeout, request.writers = arguments[-2:]
-                del arguments[-2:]
+                request.writers, request.may_timeout = arguments.pop(), arguments.pop()
         if self.gate is None or connection.label is None:
             self._apply(request)
             return
@@ -215,13 +218,6 @@ class Service:
 
     # Waits end.
 
-    def _expire_due(self) -> None:
-        if self.transport.due < math.inf and (now := SYSTEM_CLOCK.monotonic()) >= self.transport.due:
-            self.transport.expire(now)
-        if self._next < math.inf and self.clock.monotonic() >= self._next:
-            self._expire()
-        self.transport.go_on()
-
     def _expire(self, jumped: float = -math.inf) -> None:
         """End the waits whose time is over; `jumped` is the deadline of those who are not spared."""
         now = self.clock.monotonic()
@@ -250,7 +246,8 @@ class Service:
         if self.reporter is not None:
             self.reporter.ended(connections, how)
         for connection in connections:
-            self._forget(connection, how)
+            if connection.request is not None:
+                self._forget(connection, how)
 
     def parted(self, connection: Connection) -> None:
         """A client has gone; what it was about to get goes to the next one."""

@@ -131,8 +131,10 @@ class Transport:
             except WireError as error:
                 self._refuse(connection, str(error))
 
-    def expire(self, now: float) -> None:
+    def expire(self) -> None:
         """Refuse those who have not greeted in time."""
+        if (now := SYSTEM_CLOCK.monotonic()) < self.due:
+            return
         for connection in [one for one, due in self._strangers.items() if due <= now]:
             self._refuse(connection, f"no greeting within {_GREETING_TIME:g} s")
         self.due = min(self._strangers.values(), default=math.inf)
@@ -192,8 +194,15 @@ class Transport:
         try:
             if connection.stuck:
                 self._flush(connection)
+                frames = []
             else:
-                self._receive(connection)
+                frames = connection.receive()
+            if len(frames) == 1 and not connection.busy and not connection.backlog:
+                self._serve(connection, frames[0])
+            elif frames:
+                # A client that waits answers an inspection; what it asks for waits for its answer.
+                connection.backlog.extend(one for one in frames if not self._inspected(connection, one))
+                self._free.append(connection)
         except WireError as error:
             self._refuse(connection, str(error))
         except OSError:
@@ -205,15 +214,6 @@ class Transport:
         connection.flush()
         if not connection.stuck:
             self._select(connection, selectors.EVENT_READ)
-            self._free.append(connection)
-
-    def _receive(self, connection: Connection) -> None:
-        frames = connection.receive()
-        if len(frames) == 1 and not connection.busy and not connection.backlog:
-            self._serve(connection, frames[0])
-        elif frames:
-            # A client that waits answers an inspection; what it asks for waits for its answer.
-            connection.backlog.extend(one for one in frames if not self._inspected(connection, one))
             self._free.append(connection)
 
     def _serve(self, connection: Connection, frame: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Test suites and decorators for authors of stores and of functions on ranks.
+"""Test suites and decorators for authors of stores and of rank functions.
 
-`check_store` holds a store to the contract, `faults` makes a test of a rank function and what goes wrong,
-`raises_on_ranks` expects an error on some ranks.  No runner is needed: all raise `AssertionError`.
+`check_store` checks a store against the contract, `faults` tests a rank function under faults,
+`raises_on_ranks` expects an error on some ranks.  All raise `AssertionError` and need no test runner.
 """
 
 from pytest_elastic.launch import raises_on_ranks

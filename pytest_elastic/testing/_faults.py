@@ -1,4 +1,4 @@
-"""Rank functions as tests that they bear faults, in the simulator and on real ranks."""
+"""Tests of rank functions under faults, in the simulator and on real ranks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ RankFunction = Callable[[int, int, Any], Any]
 def faults(
     plan: FaultPlan | str = "", *, single: bool = False, ranks: int = 3, sample: int = 10
 ) -> Callable[[RankFunction], Callable[..., None]]:
-    """Make a rank function `function(rank, world_size, store)` a test that it bears faults.
+    """Decorator that makes a rank function `function(rank, world_size, store)` a test under faults.
 
-    First in the simulator, under every schedule; then on real ranks.  Whom a fault ends may die; all others
-    must return, whatever timeouts they meet.  The function itself is the test's attribute `function`, for
-    `replay`.
+    The test runs the function in the simulator, under every schedule, and then on real ranks.  A rank killed
+    by a fault may die; every other rank must return, even when operations time out.  The test's attribute
+    `function` is the rank function, for `replay`.
+
+        @faults("K1@2", ranks=3)
+        def test_survivors_return(rank, world_size, store):
+            try:
+                store.barrier("start", world_size, 1.0)
+            except DistStoreError:
+                pass
 
     Args:
-        plan: what goes wrong in each run.
-        single: whether one kill more goes wrong: in the simulator each rank is killed before each of its
+        plan: the faults that happen in each run, as a plan or its text.
+        single: whether to test single kills besides: in the simulator each rank is killed before each of its
             operations, on real ranks `sample` of these kills are tried.
-        ranks: how many.
-        sample: how many; 0 for the simulator alone.
+        ranks: number of ranks.
+        sample: number of kills on real ranks; 0 tests in the simulator only.
 
     Raises:
         ValueError: neither `plan` nor `single` is given.
@@ -56,7 +63,7 @@ def faults(
                 elastic.run(on_rank, ranks, expect=planned.ends)
 
         on_rank.__name__ = function.__name__
-        in_simulator.__name__ = f"{function.__name__}.function"  # So it is called in what `replay` is to run.
+        in_simulator.__name__ = f"{function.__name__}.function"  # The name for `replay` in a failure's note.
         functools.update_wrapper(test, function)
         del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for its arguments.
         test.function = function  # type: ignore[attr-defined]

@@ -8,11 +8,25 @@ block did not end in time.  Two pairs of them are here: over a `multiprocessing`
 `LocalTimerServer`) and over a named pipe (`FileTimerClient`, `FileTimerServer`).  Linux only.
 """
 
-from pytest_elastic.timer._api import RequestQueue, TimerClient, TimerRequest, configure, expires
-from pytest_elastic.timer._fifo import FileTimerRequest
-from pytest_elastic.timer._file import FileTimerClient, FileTimerServer
+from pytest_elastic.timer._api import (
+    Countdown,
+    RequestQueue,
+    TimerClient,
+    TimerRequest,
+    configure,
+    configured,
+    expires,
+)
+from pytest_elastic.timer._file import FileTimerClient, FileTimerRequest, FileTimerServer
 from pytest_elastic.timer._local import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
-from pytest_elastic.timer._server import TimerServer
+from pytest_elastic.timer._rank_timers import (
+    Expiry,
+    PipeTimerClient,
+    StreamTimerClient,
+    TimerTable,
+    open_channel,
+)
+from pytest_elastic.timer._watchdog import TimerServer
 
 __all__ = [
     "FileTimerClient",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Span, to_seconds
 from pytest_elastic.pristine import threading
-from pytest_elastic.timer._process import this_process
+from pytest_elastic.processes import this_process
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
-from pytest_elastic.timer._process import Process
+from pytest_elastic.processes import Process
 
 What = TypeVar("What")
 

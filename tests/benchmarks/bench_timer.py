@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pytest_elastic import timer as ours
-from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
+from pytest_elastic.timer import PipeTimerClient, TimerTable, open_channel
 
 FORK = multiprocessing.get_context("fork")
 

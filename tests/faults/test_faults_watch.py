@@ -1,4 +1,4 @@
-"""The matcher: fed with what ranks do, it says what is due."""
+"""The watch over a plan, and the answers of lost writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from pytest_elastic.errors import UnfiredFaultError
 from pytest_elastic.faults import (
+    WRITES,
     FaultPlan,
     Watch,
     delay,
@@ -13,10 +14,12 @@ from pytest_elastic.faults import (
     exit,
     kill,
     late_join,
+    lost_answer,
     resume,
     server_gone,
     stop,
 )
+from pytest_elastic.store import StoreState
 
 
 def fired(plan, history):
@@ -73,7 +76,7 @@ def test_when_faults_fire(plan, steps):
         (("barrier", ["epoch3"]), "epoch?"),
     ],
 )
-def test_barriers(arrival, prefix):
+def test_every_arrival_at_a_barrier_is_a_trigger(arrival, prefix):
     """Every way to arrive at a barrier is one, by its prefix or by the name given to `world.barrier`."""
     history = [(0, "set", ["epoch3"]), (0, "wait", ["epoch3/last_member"]), (0, *arrival)]
     assert fired(kill(rank=0, barrier=prefix), history) == [(3, str(kill(rank=0, barrier=prefix)))]
@@ -84,14 +87,14 @@ def test_another_barrier_is_none():
     assert fired(kill(rank=0, barrier="epoch3"), [(0, "barrier", ["epoch33"])]) == []
 
 
-def test_lines():
+def test_lines_of_output_are_triggers():
     """A part of a line of the rank's output, by number."""
     history = [(0, "step 1"), (1, "step 2"), (0, "  step 2 of 3"), (0, "step 2 again")]
     assert [step for step, _ in fired(kill(rank=0, line="step 2"), history)] == [3]
     assert [step for step, _ in fired(kill(rank=0, line="step", nth=3), history)] == [4]
 
 
-def test_what_fired_and_what_did_not():
+def test_faults_move_from_pending_to_fired():
     """Faults move from one to the other, in order."""
     plan = kill(rank=0, op=2) | delay(rank=0, op=1, by=1)
     watch = Watch(plan)
@@ -99,7 +102,7 @@ def test_what_fired_and_what_did_not():
     assert (list(map(str, watch.fired)), list(map(str, watch.pending))) == (["D0@1=1s"], ["K0@2"])
 
 
-def test_a_plan_that_fired_is_content():
+def test_a_plan_that_fired_is_no_error():
     """So is the empty one."""
     watch = Watch(kill(rank=0, op=1))
     watch.called(0, "set", ["a"])
@@ -132,3 +135,54 @@ def test_what_never_fired_is_an_error(plan, story):
         watch.check()
     assert story in str(caught.value)
     assert [fault for fault, _ in caught.value.unfired] == [repr(plan)]
+
+
+LOST = [
+    ("set", "a", b"9"),
+    ("add", "a", 5),
+    ("add", "new", 5),
+    ("arrive", "a", 1),
+    ("compare_set", "a", b"1", b"2"),
+    ("compare_set", "a", b"7", b"2"),
+    ("compare_set", "new", b"", b"2"),
+    ("delete_key", "a"),
+    ("delete_key", "new"),
+    ("append", "a", b"x"),
+    ("multi_set", ["a", "b"], [b"1", b"2"]),
+    ("queue_push", "q", b"1"),
+    ("barrier", "a", 1),
+]
+
+
+def a_state():
+    state = StoreState()
+    state.set("a", b"1")
+    state.queue_push("q", b"0")
+    return state
+
+
+def contents(state):
+    return {key: state.get(key) for key in state.list_keys()}, state.queue_len("q"), len(state.waiters())
+
+
+@pytest.mark.parametrize("operation", LOST, ids=str)
+def test_a_lost_write_has_its_answer_and_no_effect(operation):
+    """The caller hears what it would hear, and the state does not change."""
+    state, other = a_state(), a_state()
+    before = contents(state)
+    answer = lost_answer(state, operation)
+    assert contents(state) == before
+    assert answer == other.apply(operation)
+
+
+def test_every_write_is_among_the_cases():
+    """No write is forgotten in the cases."""
+    assert {name for name, *_ in LOST} == WRITES
+
+
+def test_a_lost_write_fails_as_it_would():
+    """An `add` to what is no number fails as it would."""
+    state = StoreState()
+    state.set("a", b"x")
+    with pytest.raises(ValueError, match="no number"):
+        lost_answer(state, ("add", "a", 1))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_elastic import faults
@@ -26,6 +27,8 @@ from pytest_elastic.faults import (
     stop,
 )
 
+# A busy machine is slow to draw.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RANKS = st.integers(0, 40)
 TEXTS = st.text("ab09_*?[]!/%+.-~@=,:#&'\" \t\né漢\U0001f600", min_size=1, max_size=12)
 SPANS = st.integers(1, 10**9).map(lambda micros: micros / 1e6)
@@ -71,20 +74,23 @@ PLANS = st.lists(single_faults(), max_size=4).map(
 )
 
 
+@patient
 @given(PLANS)
-def test_text_and_back(plan):
+def test_texts_are_parsed_to_the_same_plan(plan):
     """Printing and parsing is the identity, and the text needs no quoting."""
     text = str(plan)
     assert parse(text) == plan
     assert not set(text) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@:=,%_/+")
 
 
+@patient
 @given(PLANS)
-def test_python_and_back(plan):
+def test_the_repr_of_a_plan_makes_it(plan):
     """What `repr` says is the Python that makes the plan."""
     assert eval(repr(plan), vars(faults)) == plan
 
 
+@patient
 @given(PLANS)
 def test_plans_pickle_and_hash(plan):
     """A plan travels and is a key."""
@@ -92,6 +98,7 @@ def test_plans_pickle_and_hash(plan):
     assert len({plan, parse(str(plan))}) == 1
 
 
+@patient
 @given(st.text(alphabet="KXSRDPLG0123@:=,%abkl+sm", max_size=20))
 def test_any_text_is_a_plan_or_one_error(text):
     """Nothing else is raised, and what is accepted prints as something that is accepted."""
@@ -118,7 +125,7 @@ def test_any_text_is_a_plan_or_one_error(text):
         (FaultPlan(), ""),
     ],
 )
-def test_spellings(plan, text):
+def test_each_plan_has_one_spelling(plan, text):
     """One spelling for each thing."""
     assert str(plan) == text
     assert parse(text) == plan
@@ -180,7 +187,7 @@ def test_plans_join_in_order():
         (lambda: parse("K1@k%FF"), "the text '%FF'", "UTF-8"),
     ],
 )
-def test_bad_plans(make, what, allowed):
+def test_a_bad_plan_is_one_error(make, what, allowed):
     """One error that says what is wrong and what is right."""
     with pytest.raises(FaultPlanError) as caught:
         make()
@@ -206,7 +213,7 @@ def test_ranks_are_checked_against_the_group():
             plan.check(2)
 
 
-def test_kill_points():
+def test_kill_points_are_every_operation_of_every_rank():
     """One plan for each rank and each of its operations."""
     assert list(map(str, kill_points({0: 2, 2: 1}))) == ["K0@1", "K0@2", "K2@1"]
 
@@ -214,3 +221,13 @@ def test_kill_points():
 def test_spans_are_whole_microseconds():
     """What text cannot say exactly is rounded when it is made."""
     assert delay(rank=0, op=1, by=0.1234567) == delay(rank=0, op=1, by=0.123457)
+
+
+@pytest.mark.parametrize(
+    "make", [kill, exit, stop, resume, delay, drop, server_gone], ids=lambda make: make.__name__
+)
+def test_signatures_show_the_keywords_of_triggers(make):
+    """To `help`, notebooks and editors; `None` is a trigger that is not given."""
+    shown = [name for name, one in inspect.signature(make).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    assert shown == ["op", "key", "barrier", "line", "nth", "of"]
+    assert kill(rank=1, op=4, key=None, nth=None, of=None) == kill(rank=1, op=4)

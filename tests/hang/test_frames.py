@@ -43,7 +43,7 @@ def test_cut_harness():
 def test_cut_the_inside_of_a_store():
     """A wait in a store is one line, not the way of its bytes."""
     files = ["t.py", "/pytest_elastic/launch/_world.py", "/pytest_elastic/store/_collective.py"]
-    files += ["/pytest_elastic/store/_handle.py", "/pytest_elastic/store/_line.py"]
+    files += ["/pytest_elastic/store/_handle.py", "/pytest_elastic/store/_client.py"]
     stack = Stack(tuple(Frame(file, 1, "f") for file in files), True)
     assert [frame.file for frame in cut_harness(stack).frames] == files[:4]
 

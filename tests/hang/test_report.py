@@ -47,7 +47,7 @@ def test_whole_report() -> None:
     diagnosis = replace(found(4, HISTORY), elapsed=0.0002)
     assert report_text(diagnosis, {0: AT_TRAIN, 2: AT_TRAIN, 3: AT_EVALUATE}).splitlines() == [
         "HANG  3 of 4 ranks can never go on (known 0.2 ms after the last event; the barrier's timeout is 300 s)",
-        '  barrier "epoch3": arrived 0, 2; absent 1 (exited 1: ValueError: boom, t.py:41), 3 (waits for barrier "eval")',
+        '  barrier "epoch3": arrived 0, 2; absent 1 (exited with code 1: ValueError: boom, t.py:41), 3 (waits for barrier "eval")',
         '  barrier "eval":   arrived 3;    absent 0, 1, 2',
         '  cause: rank 1 failed before joining "epoch3"',
         "  main t.py:12 [0,2-3]",
@@ -182,7 +182,7 @@ def test_json() -> None:
     """The same as data: the verdict, the picture, the tree."""
     data = json.loads(json.dumps(report_json(found(4, HISTORY), {0: AT_TRAIN, 3: AT_EVALUATE})))
     assert (data["verdict"], data["ranks"], data["doomed"]) == ("MissingRank", [1], [0, 2, 3])
-    assert data["picture"]["states"][1] == "exited 1: ValueError: boom, t.py:41"
+    assert data["picture"]["states"][1] == "exited with code 1: ValueError: boom, t.py:41"
     assert [branch["ranks"] for branch in data["stacks"][0]["branches"]] == [[3], [0]]
 
 

@@ -81,7 +81,7 @@ BUGS: dict[str, tuple[World, Expected]] = {
     "a rank leaves without its acknowledgement": (
         (3, [(0, "set", "request"), (0, "wait", "ack1", "ack2"), (1, "wait", "request"), (1, "set", "ack1"),
              (1, "wait", "done"), (2, "wait", "request"), (2, "exits", 0)]),
-        (DoomedWait, (0, 1), ("ack2", "done"), 'rank 2 exited 0 and nobody is left to write "ack2", "done"'),
+        (DoomedWait, (0, 1), ("ack2", "done"), 'rank 2 exited with code 0 and nobody is left to write "ack2", "done"'),
     ),
     "circle that is known, beside a rank that passed": (
         (3, [(2, "passes"), (0, "receive", "x", 1), (1, "receive", "y", 0)]),
@@ -117,7 +117,7 @@ BUGS: dict[str, tuple[World, Expected]] = {
     ),
     "one has more to do, and one has not": (
         (3, [(0, "passes"), (2, "exits", 0), (1, "wait", "k")]),
-        (DoomedWait, (1,), ("k",), rests("rank 0", '"k"; rank 2 exited 0')),
+        (DoomedWait, (1,), ("k",), rests("rank 0", '"k"; rank 2 exited with code 0')),
     ),
     "deleted by who had read it": (
         (2, [(0, "set", "token"), (1, "wait", "token"), (1, "delete_key", "token"), (1, "passes"),
@@ -202,11 +202,11 @@ BUGS: dict[str, tuple[World, Expected]] = {
     ),
     "rank exits 0 early": (
         (3, [(1, "begins"), (0, "barrier", "b"), (1, "exits", 0)]),
-        (Exited, (1,), ("b",), 'rank 1 exited 0 before joining "b"'),
+        (Exited, (1,), ("b",), 'rank 1 exited with code 0 before joining "b"'),
     ),
     "function returned early": (
         (3, [(0, "barrier", "b"), (1, "exits", 0)]),
-        (MissingRank, (1,), ("b",), 'rank 1 exited 0 without joining "b"'),
+        (MissingRank, (1,), ("b",), 'rank 1 exited with code 0 without joining "b"'),
     ),
     "killed before the barrier": (
         (3, [(0, "barrier", "b"), (1, "set", "x"), (1, "exits", -9)]),
@@ -551,7 +551,7 @@ STOPPED = (5, "stands", "stopped")
         (
             [POLL, (3, "stands", "blocked", "do_poll"), PIPE, (0, "passes"), (4, "exits", 0)],
             "MissingRank", (0, 4),
-            "rank 0 passed, rank 4 exited 0, while ranks 1, 3 are blocked in do_poll,"
+            "rank 0 passed, rank 4 exited with code 0, while ranks 1, 3 are blocked in do_poll,"
             " rank 2 is blocked in pipe_write, on a pipe of pid 7 (cat)",
         ),
         (

@@ -1,16 +1,15 @@
-"""A rank borrows the terminal of pytest, and what is typed and shown goes to and fro."""
+"""A rank borrows the terminal of pytest: its standard streams are pytest's until it gives them back."""
 
 from __future__ import annotations
 
 import os
+import pty
 import signal
-import threading
-import time
+import termios
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -21,29 +20,41 @@ from pytest_elastic.multiprocessing._channel import Channel
 
 
 class Desk:
-    """A terminal whose keyboard is a pipe, the launcher that lends it, and a rank that wants it."""
+    """A terminal, the launcher that lends it, and a rank, which is a process, that wants it."""
 
     def __init__(self) -> None:
-        self.launcher, theirs = Channel.pair()
-        self.rank = RankTerminal(3, Channel(theirs))
-        self.keys, self.keyboard = os.pipe()
-        self.shown: list[str] = []
+        self.launcher, self._theirs = Channel.pair()
+        self.keyboard, self.terminal_end = pty.openpty()
         self.freed = self.stood = 0
         self.inbox: deque[Any] = deque()
-        self.ends: list[Any] = [self.launcher, self.rank._channel]
+        self.made: list[Loans] = []
+        self.pid = 0
 
     @contextmanager
     def terminal(self) -> Iterator[Terminal | None]:
         self.freed += 1
-        yield Terminal(self.keys, self.shown.append)
+        yield Terminal((self.terminal_end,) * 3, lambda text: os.write(self.terminal_end, text.encode()))
 
     @contextmanager
     def nothing(self) -> Iterator[Terminal | None]:
         yield None
 
+    def rank(self, debug: Callable[[RankTerminal], object]) -> None:
+        """Start the rank: it does this, and ends with 0 if nothing was wrong."""
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.close(self.keyboard)
+                self.launcher.close()
+                debug(RankTerminal(3, Channel(self._theirs)))
+                code = 0
+            finally:
+                os._exit(code)
+
     def loans(self, open_terminal: OpenTerminal) -> Loans:
-        self.ends.append(made := Loans(open_terminal, {3: self.inbox}, self.clocks))
-        return made
+        self.made.append(Loans(open_terminal, {3: self.inbox}, self.clocks))
+        return self.made[-1]
 
     def serve(
         self,
@@ -52,6 +63,7 @@ class Desk:
         over: Callable[[int], bool] = lambda _: False,
     ) -> None:
         borrow, (descriptor,) = self.launcher.wait()
+        assert borrow.pid == self.pid
         self.inbox.append(replace(borrow, descriptor=descriptor))
         loans.serve(interrupt, over)
 
@@ -63,11 +75,29 @@ class Desk:
     def type(self, text: str) -> None:
         os.write(self.keyboard, text.encode())
 
+    def shown(self) -> str:
+        """What the terminal showed since this was last asked."""
+        found = b""
+        os.write(self.terminal_end, b"\0")  # The kernel brings what was written a moment later, but in order.
+        while not found.endswith(b"\0"):
+            found += os.read(self.keyboard, 1 << 16)
+        return found[:-1].decode().replace("\r\n", "\n")
+
+    def end(self) -> None:
+        """The rank has ended as it should."""
+        pid, self.pid = self.pid, 0
+        assert os.waitpid(pid, 0)[1] == 0
+
     def close(self) -> None:
-        for end in self.ends:
-            end.close()
-        os.close(self.keys)
+        for loans in self.made:
+            loans.close()
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.launcher.close()
+        self._theirs.close()
         os.close(self.keyboard)
+        os.close(self.terminal_end)
 
 
 @pytest.fixture
@@ -78,190 +108,187 @@ def desk() -> Iterator[Desk]:
     made.close()
 
 
-@pytest.fixture
-def aside() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Do something in a thread that ends with the test."""
-    threads: list[threading.Thread] = []
-
-    def start(work: Callable[[], object]) -> None:
-        threads.append(threading.Thread(target=work))
-        threads[-1].start()
-
-    yield start
-    for thread in threads:
-        thread.join(10)
+def write(text: str) -> None:
+    os.write(1, text.encode())
 
 
-def test_to_and_fro(desk, aside):
-    """What the rank writes is shown, what is typed is its line; then the terminal is free again."""
+def test_to_and_fro(desk):
+    """What the rank writes is shown, what is typed is its line; then its streams are its own again."""
 
-    def debug() -> None:
-        desk.rank.write("prompt ä ")
-        desk.rank.flush()
-        desk.rank.write(desk.rank.readline().upper())
-        desk.rank.give_back()
+    def debug(terminal: RankTerminal) -> None:
+        before = os.fstat(1)
+        terminal.borrow()
+        terminal.borrow()
+        write("prompt ä ")
+        write(os.read(0, 100).decode().upper())
+        terminal.give_back()
+        terminal.give_back()
+        assert os.path.samestat(os.fstat(1), before)
+        assert len(os.listdir("/proc/self/fd")) == count
 
-    aside(debug)
     desk.type("line\n")
+    count = len(os.listdir("/proc/self/fd")) - 2  # Without the ends of the keyboard and of the channel.
+    desk.rank(debug)
     desk.serve(desk.loans(desk.terminal))
+    desk.end()
     assert desk.stood == 1
-    assert "".join(desk.shown) == "\nrank 3 is in a debugger, the other ranks run on\nprompt ä LINE\n"
+    assert desk.shown() == "line\n\nrank 3 is in a debugger, the other ranks run on\nprompt ä LINE\n"
 
 
-def test_borrowed_again(desk, aside):
+def test_borrowed_again(desk):
     """A debugger that stops at a breakpoint of its own borrows it anew."""
 
-    def debug() -> None:
+    def debug(terminal: RankTerminal) -> None:
         for _ in range(2):
-            desk.rank.write("again\n")
-            desk.rank.give_back()
-            desk.rank.give_back()
+            terminal.borrow()
+            write("again\n")
+            terminal.give_back()
 
-    aside(debug)
+    desk.rank(debug)
     loans = desk.loans(desk.terminal)
     for _ in range(2):
         desk.serve(loans)
-    assert ("".join(desk.shown).count("again"), desk.freed) == (2, 2)
+    assert (desk.shown().count("again"), desk.freed) == (2, 2)
+    desk.end()
 
 
-def refused(desk, post_mortem=False):
-    with pytest.raises(DebuggerError):
-        desk.rank.borrow(post_mortem)
+def refused(terminal: RankTerminal, post_mortem: bool = False) -> None:
+    with pytest.raises(DebuggerError, match="rank 3 cannot open a debugger"):
+        terminal.borrow(post_mortem)
 
 
-def test_quit(desk, aside):
-    """Nobody gets it any more; the mark itself is not shown."""
+def test_quit(desk):
+    """Nobody gets it any more."""
+
+    def debug(terminal: RankTerminal) -> None:
+        terminal.borrow()
+        write("bye\n")
+        terminal.quit()
+        refused(terminal)
+
+    desk.rank(debug)
     loans = desk.loans(desk.terminal)
-    aside(lambda: (desk.rank.write("bye\n"), desk.rank.quit(), refused(desk)))
     desk.serve(loans)
     desk.serve(loans)
-    assert "".join(desk.shown).endswith("\nbye\n")
+    desk.end()
+    assert desk.shown().endswith("\nbye\n")
     assert desk.freed == 1
 
 
-def test_the_first_failure_is_shown(desk, aside):
+def test_the_first_failure_is_shown(desk):
     """Others are refused, until there is another phase; breakpoints are not concerned."""
-    loans = desk.loans(desk.terminal)
 
-    def debug() -> None:
+    def debug(terminal: RankTerminal) -> None:
         for _ in range(2):
-            desk.rank.borrow(post_mortem=True)
-            desk.rank.give_back()
-            refused(desk, post_mortem=True)
-        desk.rank.borrow()
-        desk.rank.give_back()
+            terminal.borrow(post_mortem=True)
+            terminal.give_back()
+            refused(terminal, post_mortem=True)
+        terminal.borrow()
+        terminal.give_back()
 
-    aside(debug)
+    desk.rank(debug)
+    loans = desk.loans(desk.terminal)
     for shown in (False, True, False, True, True):
         loans.shown = shown
         desk.serve(loans)
-    assert desk.shown.count("\nrank 3 has failed, the other ranks run on\n") == 2
-    assert desk.shown.count("\nrank 3 is in a debugger, the other ranks run on\n") == 1
+    desk.end()
+    text = desk.shown()
+    assert text.count("\nrank 3 has failed, the other ranks run on\n") == 2
+    assert text.count("\nrank 3 is in a debugger, the other ranks run on\n") == 1
 
 
-def test_no_terminal(desk, aside):
+def test_no_terminal(desk):
     """The rank is told so."""
-    errors = []
-
-    def debug() -> None:
-        with pytest.raises(DebuggerError, match="rank 3 cannot open a debugger") as caught:
-            desk.rank.borrow()
-        errors.append(caught.value.rank)
-
-    aside(debug)
-    aside(partial(desk.serve, desk.loans(desk.nothing)))
-    while not errors:
-        time.sleep(0.001)
-    assert errors == [3]
+    desk.rank(refused)
+    desk.serve(desk.loans(desk.nothing))
+    desk.end()
 
 
-def test_the_end_of_input_is_the_ranks_too(desk, aside):
+def test_the_end_of_input_is_the_ranks_too(desk):
     """Ctrl-D ends its debugger."""
-    lines = []
 
-    def debug() -> None:
-        lines.append(desk.rank.readline())
-        desk.rank.give_back()
+    def debug(terminal: RankTerminal) -> None:
+        terminal.borrow()
+        assert os.read(0, 100) == b""
+        terminal.give_back()
 
-    aside(debug)
-    os.close(desk.keyboard)
-    desk.keyboard = os.dup(desk.keys)
+    desk.rank(debug)
+    desk.type("\x04")
     desk.serve(desk.loans(desk.terminal))
-    assert lines == [""]
+    desk.end()
 
 
-@pytest.mark.parametrize("place", ["while it shows", "while it asks"])
-def test_interrupted(desk, aside, place):
-    """Ctrl-C is for the rank wherever it comes, and the exchange goes on."""
+def read_a_line(terminal: RankTerminal) -> None:
+    terminal.borrow()
+    os.read(0, 100)
+    terminal.give_back()
+
+
+def test_interrupted(desk):
+    """A SIGINT that is sent to pytest is for the rank, and the loan goes on."""
     interrupts = []
 
-    def show(text: str) -> None:
-        desk.shown.append(text)
-        if text == "now" and place == "while it shows":
-            signal.raise_signal(signal.SIGINT)
-
     def over(rank: int) -> bool:
-        if "now" in desk.shown and place == "while it asks" and not interrupts:
+        if not interrupts:
             signal.raise_signal(signal.SIGINT)
         return False
-
-    @contextmanager
-    def terminal() -> Iterator[Terminal]:
-        yield Terminal(desk.keys, show)
-
-    def debug() -> None:
-        desk.rank.write("now")
-        desk.rank.flush()
-        desk.rank.write(desk.rank.readline())
-        desk.rank.give_back()
 
     def interrupt(rank: int) -> None:
         interrupts.append(rank)
         desk.type("typed after it\n")
 
-    aside(debug)
+    desk.rank(read_a_line)
     before = signal.getsignal(signal.SIGINT)
-    desk.serve(desk.loans(terminal), interrupt, over)
-    assert (interrupts, desk.shown[-2]) == ([3], "typed after it\n")
+    desk.serve(desk.loans(desk.terminal), interrupt, over)
+    desk.end()
+    assert interrupts == [3]
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_interrupted_too_late(desk, aside):
-    """What came when the rank had given the terminal back is pytest's."""
+def interrupted_and_over(rank: int) -> bool:
+    signal.raise_signal(signal.SIGINT)
+    return True
+
+
+def test_interrupted_too_late(desk):
+    """What came when the rank had the terminal no more is pytest's."""
+    desk.rank(read_a_line)
+    with pytest.raises(KeyboardInterrupt):
+        desk.serve(desk.loans(desk.terminal), over=interrupted_and_over)
+
+
+@pytest.mark.parametrize("end", ["over", "killed", "interrupted"])
+def test_the_modes_of_the_terminal_are_restored(desk, end):
+    """However the loan ends: time is over, the rank is killed, an error comes."""
+
+    def debug(terminal: RankTerminal) -> None:
+        terminal.borrow()
+        modes = termios.tcgetattr(0)
+        modes[3] &= ~(termios.ECHO | termios.ICANON)
+        termios.tcsetattr(0, termios.TCSANOW, modes)
+        write("raw")
+        os.kill(os.getpid(), signal.SIGKILL if end == "killed" else signal.SIGSTOP)
 
     def over(rank: int) -> bool:
-        if "x" in desk.shown:
-            signal.raise_signal(signal.SIGINT)
-        return "x" in desk.shown
+        if not termios.tcgetattr(desk.terminal_end)[3] & termios.ECHO:
+            if end == "interrupted":
+                raise ZeroDivisionError
+            return end == "over"
+        return False
 
-    def debug() -> None:
-        desk.rank.write("x")
-        desk.rank.flush()
-        desk.rank.readline()
-        desk.rank.give_back()
-
-    aside(debug)
-    loans = desk.loans(desk.terminal)
-    with pytest.raises(KeyboardInterrupt):
-        desk.serve(loans, over=over)
-    loans.close()
+    before = termios.tcgetattr(desk.terminal_end)
+    desk.rank(debug)
+    try:
+        desk.serve(desk.loans(desk.terminal), over=over)
+    except ZeroDivisionError:
+        assert end == "interrupted"
+    assert termios.tcgetattr(desk.terminal_end) == before
 
 
-def test_taken_away(desk, aside):
-    """Where time is over the rank stays in its debugger, until nobody gets the terminal any more."""
-    lines = []
-
-    def debug() -> None:
-        desk.rank.write("x")
-        desk.rank.flush()
-        lines.append(desk.rank.readline())
-        desk.rank.give_back()
-
-    aside(debug)
-    loans = desk.loans(desk.terminal)
-    desk.serve(loans, over=lambda _: "x" in desk.shown)
-    assert lines == []
-    loans.close()
-    while not lines:
-        time.sleep(0.001)
-    assert lines == [""]
+def test_taken_away(desk):
+    """Where time is over the rank stays in its debugger."""
+    desk.rank(read_a_line)
+    desk.serve(desk.loans(desk.terminal), over=lambda _: True)
+    assert os.waitpid(desk.pid, os.WNOHANG) == (0, 0)
+    desk.type("line\n")
+    desk.end()

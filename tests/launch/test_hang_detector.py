@@ -406,7 +406,7 @@ def give_a_child(group: Group) -> None:
 
 
 def _has_child(pid: int) -> bool:
-    from pytest_elastic.multiprocessing._standing import children
+    from pytest_elastic.processes import children
 
     return bool(children(pid))
 

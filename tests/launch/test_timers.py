@@ -11,8 +11,7 @@ import pytest
 
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
-from pytest_elastic.timer import expires
-from pytest_elastic.timer._channel import PipeTimerClient, TimerTable
+from pytest_elastic.timer import PipeTimerClient, TimerTable, expires
 
 PATIENCE = 20.0
 

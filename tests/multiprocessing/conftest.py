@@ -18,7 +18,7 @@ import pytest
 from pytest_elastic.errors import SurvivorsError
 from pytest_elastic.multiprocessing import PContext, RunProcsResult, Std, _shared, start_processes
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
 
 

@@ -14,10 +14,8 @@ import psutil
 import pytest
 
 from pytest_elastic.errors import SurvivorsError
-from pytest_elastic.multiprocessing import (
-    SignalException,
-)
-from pytest_elastic.multiprocessing._kernel import Process
+from pytest_elastic.multiprocessing import SignalException
+from pytest_elastic.processes import Process
 
 
 def sleep_on(rank):
@@ -214,10 +212,11 @@ def test_a_stopped_rank_sees_the_signal(launch, until):
 def test_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
     """It cannot hold `close`: the others are gone, and the error names it."""
     immortal = tmp_path / "immortal"
-    send = Process.send
+    send = Process.signal
 
     def spare(process, signum):
-        return str(process.pid) == immortal.read_text() or send(process, signum)
+        if str(process.pid) != immortal.read_text():
+            send(process, signum)
 
     def live(rank):
         if rank == 1:
@@ -225,7 +224,7 @@ def test_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
             (tmp_path / "new").rename(immortal)
         time.sleep(1000)
 
-    monkeypatch.setattr(Process, "send", spare)  # The fork that will be the guardian has it too.
+    monkeypatch.setattr(Process, "signal", spare)  # The fork that will be the guardian has it too.
     context = launch(live)
     until(immortal.exists)
     begin = time.monotonic()

@@ -20,7 +20,7 @@ import pytest
 from jobs import sleep_on
 
 from pytest_elastic.multiprocessing import MultiprocessContext
-from pytest_elastic.multiprocessing._kernel import Process
+from pytest_elastic.processes import Process
 
 
 @pytest.fixture
@@ -290,6 +290,7 @@ def test_a_failure_while_others_still_begin(launch, result_of):
 def test_a_reused_pid(launch, monkeypatch):
     """A process with another start time than was recorded is a stranger, and gets no signal."""
     with subprocess.Popen(["sleep", "1000"]) as stranger:
-        assert Process(stranger.pid, 1).send(signal.SIGKILL) is False
+        with pytest.raises(ProcessLookupError):
+            Process(stranger.pid, 1).signal(signal.SIGKILL)
         assert stranger.poll() is None
         stranger.kill()

@@ -13,9 +13,9 @@ import pytest
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.multiprocessing import _guardian, _stop
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
-from pytest_elastic.multiprocessing._kernel import descendants
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.processes import descendants
 
 
 def ended(group, grace=20.0):
@@ -207,7 +207,7 @@ def impatient_sweep(limit: float = 0.0) -> dict[int, str]:
     """Kills, and does not wait unless it is told how long."""
     victims = descendants(os.getpid())
     for victim in victims:
-        victim.send(signal.SIGKILL)
+        _stop.send(victim, signal.SIGKILL)
     return _stop.sweep(limit=limit) if limit else {victim.pid: "sleeper" for victim in victims}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_elastic.multiprocessing import _zygote
 from pytest_elastic.multiprocessing._group import Group
-from pytest_elastic.multiprocessing._guardian import RankStart
+from pytest_elastic.multiprocessing._messages import RankStart
 from pytest_elastic.multiprocessing._zygote import Zygote
 
 
@@ -57,7 +57,7 @@ def test_a_launcher_that_ends_takes_all_along(tmp_path):
         """
         import os, subprocess, sys, time
         from pytest_elastic.multiprocessing._group import Group
-        from pytest_elastic.multiprocessing._guardian import RankStart
+        from pytest_elastic.multiprocessing._messages import RankStart
         from pytest_elastic.multiprocessing._zygote import Zygote
         zygote = Zygote.fork(lambda start: time.sleep(1000) or 0)
         group = Group(zygote.start_group([RankStart(0, {}, "", "", None)]))

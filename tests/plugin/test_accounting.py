@@ -15,9 +15,12 @@ pytestmark = pytest.mark.elastic(nprocs=3, timeout=20)
 # (body of the test on rank 1 of 3, a line that the report must hold)
 BAD_ENDS = {
     "exception": ("raise ValueError('boom')", "E*ValueError: boom"),
-    "segfault": ("ctypes.string_at(0)", "rank 1 died by SIGSEGV without a report (1 of 3 ranks failed)*"),
-    "sigkill": ("os.kill(os.getpid(), 9)", "rank 1 died by SIGKILL without a report*"),
-    "abort": ("os.abort()", "rank 1 died by SIGABRT without a report*"),
+    "segfault": (
+        "ctypes.string_at(0)",
+        "rank 1 was killed by SIGSEGV without a report (1 of 3 ranks failed)*",
+    ),
+    "sigkill": ("os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL without a report*"),
+    "abort": ("os.abort()", "rank 1 was killed by SIGABRT without a report*"),
     "hard_exit_0": ("os._exit(0)", "rank 1 exited with code 0 without a report*"),
     "hard_exit_3": ("os._exit(3)", "rank 1 exited with code 3 without a report*"),
     "sys_exit_0": ("sys.exit(0)", "E*SystemExit: 0"),
@@ -25,7 +28,7 @@ BAD_ENDS = {
     "interrupt": ("raise KeyboardInterrupt", "E*KeyboardInterrupt"),
     "atexit_crash": (
         "atexit.register(lambda: os.kill(os.getpid(), 11))",
-        "rank 1 died by SIGSEGV after the last report*",
+        "rank 1 was killed by SIGSEGV after the last report*",
     ),
     "atexit_error": ("atexit.register(lambda: 1 / 0)", "rank 1 exited with code 1 after the last report*"),
     "atexit_hang": ("atexit.register(time.sleep, 100)", "rank 1 did not exit after the test*"),
@@ -200,7 +203,10 @@ def test_dies_otherwise(rank):
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
-        ["rank 1 passed, but it was expected to be one that died by SIGKILL*", "rank 1 died by SIGABRT*"]
+        [
+            "rank 1 passed, but it was expected to be one that was killed by SIGKILL*",
+            "rank 1 was killed by SIGABRT*",
+        ]
     )
 
 

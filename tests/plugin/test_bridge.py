@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from pytest_elastic.errors import DistStoreError, DivergenceError
 from pytest_elastic.faults import drop, kill, stop
-from pytest_elastic.launch._token import order_of
-from pytest_elastic.launch.bridge import UnsuitedError, load, real_token, simulated
+from pytest_elastic.replays import token_of
+from pytest_elastic.replays.bridge import UnsuitedError, load, real_token, simulated
 from pytest_elastic.simulator import HangUntilTimeout, schedule_of, shrink, simulate
 
 SHARED = """
@@ -65,7 +66,7 @@ def test_a_passing_execution_on_real_ranks(run):
     run(TEST, f"--elastic-replay={real_token(execution)}").assert_outcomes(passed=1)
 
 
-def test_there_and_back(run, pytester):
+def test_a_failure_of_real_ranks_shrinks_in_the_simulator(run, pytester):
     """A failure of real ranks is one of the simulator, shrinks there, and comes back smaller."""
     found = run(TEST, "--elastic-stress=300", "--elastic-seed=3")
     found.assert_outcomes(failed=1)
@@ -73,7 +74,7 @@ def test_there_and_back(run, pytester):
     (recording,) = load((pytester.path / path).read_text())
     execution = simulated(wake, recording)
     assert isinstance(execution.errors[1], DistStoreError)
-    assert str(order_of(recording)).rpartition(".p")[0].startswith("R1.")
+    assert token_of([recording]).rpartition(".p")[0].startswith("R1.")
     smallest = shrink(wake, execution)
     assert len(smallest.delays) <= len(execution.delays)
     assert str(schedule_of(smallest)).startswith("E1.2.l.")
@@ -103,21 +104,25 @@ def test_kills_and_lost_writes_travel(run):
     assert "+P0@kgo." in real_token(execution)
 
 
-def test_another_function(run, pytester):
+def test_another_function_than_the_recorded_one_diverges():
     """What the ranks did when recorded must be what the function does."""
-    found = run(TEST, "--elastic-stress=300", "--elastic-seed=3")
-    (path,) = re.findall(r"^recording: (\S+)$", found.stdout.str(), re.MULTILINE)
-    (recording,) = load((pytester.path / path).read_text())
+    (recording,) = load((Path(__file__).parents[1] / "replays/recordings_0_1/wake_up.jsonl").read_text())
 
-    def other(rank, world_size, store):
-        store.set("other", "1")
-        wake(rank, world_size, store)
+    def same(rank, world_size, store):
+        if rank == 0:
+            store.get("ready")
+            store.set("go", "1")
+            store.delete_key("go")
+        else:
+            store.set("ready", "1")
+            store.wait(["go"], 0.2)
 
+    assert isinstance(simulated(same, recording).errors[1], DistStoreError)
     with pytest.raises(DivergenceError):
-        simulated(other, recording)
+        simulated(wake, recording)
 
 
-def test_what_real_ranks_cannot_do():
+def test_some_executions_have_no_token_for_real_ranks():
     """Spans, and the store's other rule."""
     with pytest.raises(UnsuitedError):
         real_token(simulate(wake, (), stop(rank=0, op=1, seconds=1), ranks=2, may_timeout=True))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -24,21 +28,27 @@ pytestmark = pytest.mark.elastic(nprocs=2)
 PROMPT = "(Pdb) "
 
 
-class Console:
-    """A pytest at a terminal, and who sits at it."""
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
 
-    def __init__(self, directory: Path, code: str, *arguments: str) -> None:
+
+class Console:
+    """A pytest, or a shell, at a terminal, and who sits at it."""
+
+    def __init__(self, directory: Path, code: str, *arguments: str, shell: bool = False) -> None:
+        self.directory = directory
         (directory / "test_console.py").write_text(textwrap.dedent(code))
         self._terminal, theirs = pty.openpty()
         self._seen, self.output = 0, ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", *arguments],
+            ["bash", "--norc", "--noprofile", "-i"] if shell else [*PYTEST, *arguments],
             cwd=directory,
-            env={**os.environ, "COLUMNS": "160"},
+            env={**os.environ, "COLUMNS": "160", "TERM": "xterm", "PS1": "shell> "},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            # The shell has the terminal for its own; pytest alone does not.
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if shell else None,
         )
         os.close(theirs)
 
@@ -52,6 +62,10 @@ class Console:
     def type(self, line: str) -> None:
         """A line, and its end."""
         os.write(self._terminal, f"{line}\n".encode())
+
+    def press(self, keys: str) -> None:
+        """Without an end of line."""
+        os.write(self._terminal, keys.encode())
 
     def end(self) -> str:
         """Read until pytest has ended; all that it showed."""
@@ -78,11 +92,11 @@ class Console:
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[Callable[..., Console]]:
-    """Start a pytest at a terminal: `console(code, *arguments)`."""
+    """Start a pytest at a terminal: `console(code, *arguments)`; a shell: `console(code, shell=True)`."""
     made: list[Console] = []
 
-    def start(code: str, *arguments: str) -> Console:
-        made.append(Console(tmp_path, code, *arguments))
+    def start(code: str, *arguments: str, shell: bool = False) -> Console:
+        made.append(Console(tmp_path, code, *arguments, shell=shell))
         return made[-1]
 
     yield start
@@ -196,7 +210,7 @@ def test_ranks_take_turns_and_one_may_die(console):
         running.expect(PROMPT)
     running.type("c")
     output = running.end()
-    assert "rank 0 died by SIGKILL without a report" in output
+    assert "rank 0 was killed by SIGKILL without a report" in output
     assert "1 failed, 1 passed" in output
 
 
@@ -209,6 +223,112 @@ def test_quit_ends_the_session(console):
     output = running.end()
     assert "Exit: Quitting debugger" in output
     assert "passed" not in output
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with job control")
+def test_line_editing_and_job_control(console):
+    """History, completion, Ctrl-C, Ctrl-Z and `fg` are the terminal's own; then Ctrl-C is pytest's again."""
+    code = """
+    def test_it(rank, world):
+        number = rank + 40
+        breakpoint()
+        number += 1
+        assert sorted(world.gather(number)) == [41, 42]
+        time.sleep(100)
+    """
+    running = console(HEAD + textwrap.dedent(code), shell=True)
+    running.expect("shell> ")
+    running.type(shlex.join(PYTEST))
+    running.expect(PROMPT)
+    running.type("p number * 1000")
+    running.expect("000\r\n")
+    running.expect(PROMPT)
+    running.press("\x1b[A")
+    running.expect("p number * 1000")
+    running.type(" + 7")
+    running.expect("007\r\n")
+    running.expect(PROMPT)
+    running.press("p numb\t")
+    running.expect("number")
+    running.type(" + 200")
+    running.expect("24")
+    running.expect(PROMPT)
+    running.type("time.sleep(100)")
+    time.sleep(0.5)
+    running.press("\x03")
+    running.expect("KeyboardInterrupt")
+    running.expect(PROMPT)
+    running.press("\x1a")
+    running.expect("Stopped")
+    running.expect("shell> ")
+    running.type("stty -a | grep -o ' icanon .* echo ' && echo so said stty")
+    running.expect("\nso said stty")
+    running.expect("shell> ")
+    running.type("fg")
+    running.expect("pytest")
+    running.type("p number + 300")
+    running.expect("34")
+    for _ in range(2):  # The next rank's turn.
+        running.expect(PROMPT)
+        running.type("c")
+    time.sleep(1)
+    running.press("\x03")
+    running.expect("! KeyboardInterrupt !")
+    running.expect("shell> ")
+    running.type("exit")
+    running.end()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with job control")
+def test_the_terminal_is_usable_after_a_kill(console):
+    """Of a rank in its debugger, or of pytest; also by a caller of pytest that is no shell."""
+    code = """
+    PID = os.getpid()
+
+    def test_it(rank):
+        time.sleep(100 * rank)
+        breakpoint()
+    """
+    caller = """
+import subprocess, sys, termios, time
+subprocess.run(sys.argv[1:])
+time.sleep(1)
+print("echo" if termios.tcgetattr(0)[3] & termios.ECHO else "mute", input("say: "))
+"""
+    running = console(HEAD + textwrap.dedent(code), shell=True)
+    (running.directory / "caller.py").write_text(caller)
+    running.expect("shell> ")
+    for command, victim in [
+        (PYTEST, "os.getpid()"),
+        (PYTEST, "PID"),
+        ([sys.executable, "caller.py", *PYTEST], "PID"),
+    ]:
+        running.type(shlex.join(command))
+        running.expect(PROMPT)
+        running.type(f"os.kill({victim}, signal.SIGKILL)")
+        if command is not PYTEST:
+            running.expect("say: ")
+            running.type("hello")
+            running.expect("echo hello")
+        running.expect("shell> ")
+        running.type("stty -a | grep -o ' icanon .* echo ' && echo so said stty")
+        running.expect("\nso said stty")
+        running.expect("shell> ")
+    running.type("exit")
+    running.end()
+
+
+def test_trace_begins_in_the_debugger(console):
+    """`--trace`: each rank stops at the first line of its test."""
+    running = console(HEAD + "\ndef test_it(rank):\n    number = rank + 40\n    assert number\n", "--trace")
+    for _ in range(2):
+        running.expect("-> number = rank + 40")
+        running.expect(PROMPT)
+        running.type("n")
+        running.expect("-> assert number")
+        running.expect(PROMPT)
+        running.type("c")
+    assert "1 passed" in running.end()
 
 
 def test_functions_of_the_controller(console):

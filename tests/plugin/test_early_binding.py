@@ -329,24 +329,19 @@ def test_lone_surrogates_are_shown(run, monkeypatch):
 
 
 def test_green_threads_are_refused_in_one_sentence(run):
-    """As gevent and eventlet make them in a conftest file."""
-    result = run(
-        """
-        import pytest
-
-        @pytest.mark.elastic(nprocs=2)
-        def test_it(rank): pass
-        """,
-        conftest="""
+    """As gevent and eventlet make them in a conftest file; other tests run."""
+    conftest = """
         import threading
 
         def start(*arguments): raise RuntimeError
 
         start.__module__ = "green.thread"
         threading._start_new_thread = threading._start_joinable_thread = start
-        """,
-    )
+        """
+    text = "tests on ranks need Python's own threads, and green has put others*"
+    result = run("def test_it(rank): pass", conftest=conftest)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ["ERROR: tests on ranks need Python's own threads, and green has put others*"]
-    )
+    result.stderr.fnmatch_lines([f"ERROR: {text}"])
+    result = run("def test_it(rank): pass\ndef test_plain(): pass", conftest=conftest)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines([text])

@@ -8,7 +8,7 @@ from pytest_elastic.errors import FaultPlanError
 from pytest_elastic.testing import faults
 
 
-def test_by_the_marker(run):
+def test_faults_of_the_marker_happen(run):
     """Ranks die as planned, the others see what follows, and that is a pass."""
     run(
         """
@@ -159,7 +159,7 @@ def test_a_plan_for_a_size_from_elsewhere(run):
     result.stdout.fnmatch_lines(["*FaultPlanError: fault plan: rank 3 in kill(rank=3, op=1) is not allowed*"])
 
 
-def test_single_kills(run):
+def test_kill_points_are_all_or_a_sample(run):
     """Every kill point of a function, or a sample of them that the seed chooses."""
     code = """
         import pytest
@@ -180,21 +180,20 @@ def test_single_kills(run):
                 (rank,) = caught.value.failures
                 assert (rank, caught.value.failures[rank].exitcode) == (plan.faults[0].rank, -9)
 
-        def test_sample(elastic, elastic_faults):
+        @pytest.mark.parametrize("again", range(2))
+        def test_sample(elastic, elastic_faults, again):
             print("sample:", *elastic_faults.kill_points(exchange, nprocs=3, sample=2))
             assert elastic_faults.plan.faults == ()
         """
-    run(code, "-k", "all").assert_outcomes(passed=1)
     found = []
-    for seed in ("1", "1", "2"):
-        result = run(code, "-k", "sample", "-s", f"--elastic-seed={seed}")
-        result.assert_outcomes(passed=1)
-        (line,) = [line for line in result.outlines if "sample:" in line]
-        found.append(line)
+    for seed, tests in (("1", "all or sample"), ("2", "sample and 0")):
+        result = run(code, "-k", tests, "-s", f"--elastic-seed={seed}")
+        result.assert_outcomes(passed=3 if "all" in tests else 1)
+        found += [line.rpartition("sample:")[2] for line in result.outlines if "sample:" in line]
     assert found[0] == found[1] != found[2]
 
 
-def test_ranks_that_are_to_die(run):
+def test_ranks_may_be_expected_to_die(run):
     """The others run on, and their values count; one that lives is a failure."""
     result = run(
         """
@@ -226,7 +225,7 @@ def test_ranks_that_are_to_die(run):
             "* rank * : 2 *",
             "* exitcode * : 3 *",
             "*test_lives*",
-            "* rank 1 returned, but was to be one that died by SIGKILL*",
+            "* rank 1 returned, but was to be one that was killed by SIGKILL*",
         ]
     )
 
@@ -318,7 +317,7 @@ def test_on_ranks(rank, world_size, store):
     )
 
 
-def test_faults_of_a_function_that_cannot_be():
+def test_an_impossible_plan_is_an_error_of_the_decorator():
     """Said where it is decorated."""
     with pytest.raises(ValueError, match=r"faults\(\) takes a plan, such as 'K1@4', or single=True"):
         faults()

@@ -224,3 +224,6 @@ def test_without_temporary_directories_there_are_no_ranks(run):
     result = run("def test_it(rank): pass", "-p", "no:tmpdir")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*tests on ranks need pytest's plugin for temporary directories*"])
+    result = run("def test_plain(): pass\ndef test_it(rank): pass", "-p", "no:tmpdir")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*tests on ranks need pytest's plugin for temporary directories*"])

@@ -112,7 +112,7 @@ refuse(*CALLS[sys.argv[1]])
 )
 def test_a_system_call_that_a_container_refuses_is_named(call):
     """It is there, and no `hasattr` tells that it is refused."""
-    code = f"{SECCOMP}\nfrom pytest_elastic.multiprocessing._kernel import supported\nprint(supported())"
+    code = f"{SECCOMP}\nfrom pytest_elastic.processes import supported\nprint(supported())"
     told = subprocess.run([sys.executable, "-c", code, call], capture_output=True, text=True, cwd=ROOT)
     if "AssertionError" in told.stderr:
         pytest.skip("no filter of system calls can be set here")

@@ -57,7 +57,7 @@ def test_the_same_outcomes(run, method):
         [
             f"elastic: 8 on ranks, start method {method} (as asked)",
             "FAILED *::test_fails - assert 1 == 0",
-            "FAILED *::test_dies - ranks 0-1 died by SIGKILL*",
+            "FAILED *::test_dies - ranks 0-1 were killed by SIGKILL*",
             "FAILED *::test_leaves_a_thread - rank 1 did not exit*",
             "*::TestIt::test_leaks",
         ]

@@ -1,4 +1,4 @@
-"""Small histories of runs, as events: what the pictures' tests draw."""
+"""Small histories of runs, as events, for the tests of exporters."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def test_a_name_makes_no_follower():
     [
         (reported(1, "failed", 1.005, "boom"), 1),
         (reported(1, "failed", 1.1, "boom"), 0),
-        (RankEnd(1, "died", 1.3, "died by SIGKILL"), 1),
-        (RankEnd(1, "died", 3.0, "died by SIGKILL"), 0),
+        (RankEnd(1, "died", 1.3, "was killed by SIGKILL"), 1),
+        (RankEnd(1, "died", 3.0, "was killed by SIGKILL"), 0),
         (reported(1, "failed", 0.5, "lost too", "b.py:1", follows="peer"), 0),
     ],
     ids=["it raised just before", "later", "its death is seen late", "it died later", "it follows itself"],
@@ -82,9 +82,9 @@ def test_followers_fold_though_ports_and_spans_differ():
     ends = [
         reported(rank, "failed", rank, said.format(9000 + rank, 10 * rank), follows="peer") for rank in (1, 2)
     ]
-    ends.append(RankEnd(0, "died", 0.5, "died by SIGKILL"))
+    ends.append(RankEnd(0, "died", 0.5, "was killed by SIGKILL"))
     verdict = judge(ends, 3)
-    assert verdict.headline == "rank 0 died by SIGKILL (3 of 3 ranks failed)"
+    assert verdict.headline == "rank 0 was killed by SIGKILL (3 of 3 ranks failed)"
     assert [title for title, _ in verdict.sections] == ["ranks 1-2 failed too"]
 
 
@@ -94,7 +94,7 @@ def test_what_came_together_is_in_the_order_of_the_store():
     assert judge(ends, 3).primary.rank == 0
     ends[0].turn = 9
     assert judge(ends, 3).primary.rank == 2
-    died = RankEnd(1, "died", 1.01, "died by SIGSEGV")
+    died = RankEnd(1, "died", 1.01, "was killed by SIGSEGV")
     assert judge([ends[0], died, ends[2]], 3).primary.rank == 1
     ends[1].at = 0.95
     assert judge(ends, 3).primary.rank == 1
@@ -115,9 +115,9 @@ def test_a_failure_whose_report_did_not_come():
 
 def test_a_death_is_ordered_by_its_time():
     """A rank that died first is the cause of the error that came after it."""
-    died = RankEnd(1, "died", 1.0, "died by SIGKILL without a report")
+    died = RankEnd(1, "died", 1.0, "was killed by SIGKILL without a report")
     verdict = judge([reported(0, "failed", 1.5, "boom"), died], 2)
-    assert verdict.headline == "rank 1 died by SIGKILL without a report (2 of 2 ranks failed)"
+    assert verdict.headline == "rank 1 was killed by SIGKILL without a report (2 of 2 ranks failed)"
 
 
 def test_hung_comes_last_and_shows_stacks():

@@ -127,7 +127,7 @@ def test_a_lane_for_each_rank(show, nprocs):
     names = [lane.accessible_name for lane in page.all("[role=list] [role=listitem]")]
     waits = "waits at barrier “epoch1”"
     ends = [
-        f"rank {rank}: {'call failed: ValueError: boom · SIGKILL' if rank == 1 else waits}"
+        f"rank {rank}: {'call failed: ValueError: boom · killed by SIGKILL' if rank == 1 else waits}"
         for rank in range(nprocs)
     ]
     assert names == ends
@@ -138,11 +138,14 @@ def test_a_lane_for_each_rank(show, nprocs):
     [
         ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "jumped"), FAILED], "waited for “k” · call failed"),
         ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "timed out"), PASSED], "call passed"),
-        ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "gone"), RankExited(4.0, 0, -15)], "waited for “k” · SIGTERM"),
+        (
+            [PHASE, WAIT, WaitEnded(3.0, 0, 0, "gone"), RankExited(4.0, 0, -15)],
+            "waited for “k” · killed by SIGTERM",
+        ),
         ([PHASE, WAIT, WaitEnded(3.0, 0, 0, "done"), FAILED], "call failed: ValueError: boom"),
         ([PHASE, RankStood(3.0, 0, "spinning")], "spinning"),
         ([PHASE], "in call"),
-        ([PHASE, PASSED, RankExited(4.0, 0, 0)], "exit 0"),
+        ([PHASE, PASSED, RankExited(4.0, 0, 0)], "exited with code 0"),
     ],
 )
 def test_what_became_of_a_rank(show, events, state):
@@ -176,7 +179,7 @@ def test_hover_shows_a_wait_and_the_stack(show):
     ("selector", "words"),
     [
         ("rect.wait.done", ["rank 0 waited", "released by", "rank 1: set at 9.100 ms"]),
-        ("path.exit", ["rank 1 ended: SIGKILL", "-9", "4001"]),
+        ("path.exit", ["rank 1 ended: killed by SIGKILL", "-9", "4001"]),
         ("circle.absent", ["rank 1 never joined barrier “epoch1”", "0, 2 (2 of 3)"]),
         ("path.join.complete", ["joined barrier “epoch0”", "0–2 (3 of 3)", "nobody"]),
     ],
@@ -266,7 +269,7 @@ def test_a_click_keeps_the_card(show):
     page = show(failed_barrier())
     page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
     for other in ("h1", "[data-lane='2'] rect.wait.done"):
-        assert page.hover(page.one(other)).startswith("rank 1 ended: SIGKILL")
+        assert page.hover(page.one(other)).startswith("rank 1 ended: killed by SIGKILL")
     page.mouse().move_to_element(page.one("#lanes path.exit")).click().perform()
     assert not page.one("#card").is_displayed()
 

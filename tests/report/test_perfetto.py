@@ -66,7 +66,7 @@ def test_moments(trace):
     """Calls, joins, lines and exits, on the threads of their ranks."""
     names = [one["name"] for one in only(trace(failed_barrier()), ph="i", tid=1)]
     assert names == [
-        "started", "set shard/1", "set epoch0/last", "barrier epoch0 3/3", "hello from rank 1", "ValueError: boom", "SIGKILL",
+        "started", "set shard/1", "set epoch0/last", "barrier epoch0 3/3", "hello from rank 1", "ValueError: boom", "killed by SIGKILL",
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.report._timeline import cut, exit_text, timeline_of
+from pytest_elastic.report._timeline import cut, timeline_of
 from pytest_elastic.report.exporters import RunHistory
 
 
@@ -111,14 +111,6 @@ def test_a_run_without_events():
     """Nothing happened: nothing is there, and it is no error."""
     scene = scene_of()
     assert (scene.first, scene.last, scene.waits, scene.meetings) == (0.0, 0.0, [], [])
-
-
-@pytest.mark.parametrize(
-    ("code", "text"), [(0, "exit 0"), (3, "exit 3"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-63, "signal 63")]
-)
-def test_exits_for_people(code, text):
-    """Signals by name, where they have one."""
-    assert exit_text(code) == text
 
 
 def test_cut_says_how_much():

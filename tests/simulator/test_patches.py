@@ -11,8 +11,7 @@ import pytest
 
 from pytest_elastic.simulator import simulate
 from pytest_elastic.simulator._patches import installed
-from pytest_elastic.timer import TimerClient, configure, expires
-from pytest_elastic.timer._api import configured
+from pytest_elastic.timer import TimerClient, configure, configured, expires
 
 
 def alone(function, **named):

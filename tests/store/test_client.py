@@ -144,8 +144,8 @@ def test_a_server_that_is_killed_is_noticed_by_all_who_wait(server_process: Any,
 
 def test_a_stopped_server_is_given_up(server_process: Any, wait_for: Any, monkeypatch: Any) -> None:
     """Some seconds after the operation's own timeout (one here instead of five)."""
-    monkeypatch.setattr("pytest_elastic.store._line.GRACE", 1)
-    monkeypatch.setattr("pytest_elastic.store._line._GRACE_OPTION", b"\1" + bytes(15))
+    monkeypatch.setattr("pytest_elastic.store._client.GRACE", 1)
+    monkeypatch.setattr("pytest_elastic.store._client._GRACE_OPTION", b"\1" + bytes(15))
     store = RemoteStore(server_process.stdout.readline().strip())
     process = psutil.Process(server_process.pid)
     for operation, least in ((lambda: store.add("n", 1), 1.0), (lambda: store.wait(["x"], 0.5), 1.5)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from datetime import timedelta
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import DistStoreError
+from pytest_elastic.store import _handle
 from pytest_elastic.store._arguments import Arrival, Asked
-from pytest_elastic.store._handle import members_of, timeout_error
+from pytest_elastic.store._handle import members_of, timeout_error, watch_forks
 
 
 def test_nothing_changes_when_an_argument_is_wrong(any_store: Any) -> None:
@@ -96,3 +98,28 @@ def test_a_brief_wait_is_brief(any_store: Any) -> None:
     with pytest.raises(DistStoreError) as info:
         any_store.wait(Asked(["a"], 10.0), 0.02)
     assert info.value.timeout == 0.02
+
+
+class Watched:
+    def __init__(self) -> None:
+        self.forked = False
+
+    def after_fork(self) -> None:
+        self.forked = True
+
+
+def test_the_child_lets_go_and_the_parent_does_not(fork: Any) -> None:
+    """Each of those that are alive."""
+    one, other = Watched(), Watched()
+    watch_forks(one)
+    watch_forks(other)
+    assert fork(lambda: (one.forked, other.forked)).outcome() == (True, True)
+    assert (one.forked, other.forked) == (False, False)
+
+
+def test_watching_keeps_nothing_alive() -> None:
+    """What is gone is not asked."""
+    before = len(_handle._watched)
+    watch_forks(Watched())
+    gc.collect()
+    assert len(_handle._watched) <= before

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import DistNetworkError, DistStoreError
-from pytest_elastic.store import HashStore, PrefixStore, RemoteStore, StoreServer, _hash, _line
+from pytest_elastic.store import HashStore, PrefixStore, RemoteStore, StoreServer, _client, _hash
 
 LONG = 30.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGVTALRM)
@@ -130,7 +130,7 @@ def prepare(server: StoreServer) -> None:
 
 
 @contextmanager
-def interrupted(at: int, act: Callable[[], object], file: str = _line.__file__) -> Iterator[None]:
+def interrupted(at: int, act: Callable[[], object], file: str = _client.__file__) -> Iterator[None]:
     """Call `act` before the line with this number, of those of a file that are run."""
     count = 0
 

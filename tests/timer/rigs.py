@@ -33,7 +33,7 @@ from pytest_elastic.timer import (
     expires,
 )
 from pytest_elastic.timer._api import Origin
-from pytest_elastic.timer._channel import _HEAD, MAGIC, Expiry, PipeTimerClient, TimerTable, open_channel
+from pytest_elastic.timer._rank_timers import _HEAD, MAGIC, Expiry, PipeTimerClient, TimerTable, open_channel
 
 LATE = 0.75
 """Seconds by which a kill may be late here: other work runs on the machine.  The benchmark measures it."""

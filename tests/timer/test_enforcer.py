@@ -13,10 +13,10 @@ import pytest
 
 from pytest_elastic import pristine
 from pytest_elastic.clock import SystemClock
+from pytest_elastic.processes import this_process
 from pytest_elastic.timer import TimerRequest
 from pytest_elastic.timer._api import Origin
-from pytest_elastic.timer._enforcer import ProcessTimerServer
-from pytest_elastic.timer._process import this_process
+from pytest_elastic.timer._watchdog import ProcessTimerServer
 
 from .queues import SlowQueue, UserQueue, WakingQueue
 from .rigs import Started, eventually
@@ -136,7 +136,7 @@ def test_a_look_that_fails_is_tried_again_after_the_interval(
             raise OSError(24, "too many open files")
         return False
 
-    monkeypatch.setattr("pytest_elastic.timer._process.Process.ended", ended)
+    monkeypatch.setattr("pytest_elastic.processes.Process.ended", ended)
     with subprocess.Popen(["sleep", "30"]) as process:
         started(ProcessTimerServer(WakingQueue(TimerRequest(process.pid, "scope", 0)), 0.05))
         assert process.wait(5) == -signal.SIGKILL

@@ -15,9 +15,9 @@ import time
 import pytest
 
 from pytest_elastic.clock import SystemClock
+from pytest_elastic.processes import identify
 from pytest_elastic.timer import _api as api
 from pytest_elastic.timer import expires
-from pytest_elastic.timer._process import identify
 
 from .rigs import Rig, Rounds, assert_killed, deadlock, eventually, hang, note
 

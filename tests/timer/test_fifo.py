@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_elastic.processes import wait_for
 from pytest_elastic.timer import FileTimerClient, FileTimerRequest, FileTimerServer
 from pytest_elastic.timer._api import Origin
-from pytest_elastic.timer._process import wait_for
 
 from .rigs import known, write
 

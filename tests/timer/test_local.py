@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_elastic.processes import this_process
 from pytest_elastic.timer import (
     LocalTimerClient,
     LocalTimerServer,
@@ -22,7 +23,6 @@ from pytest_elastic.timer import (
     TimerRequest,
     expires,
 )
-from pytest_elastic.timer._process import this_process
 
 from .rigs import LATE, Rank, eventually
 

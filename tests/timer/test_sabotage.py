@@ -18,11 +18,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from pytest_elastic.processes import identify
 from pytest_elastic.timer import FileTimerClient, FileTimerServer, LocalTimerClient, LocalTimerServer, expires
 from pytest_elastic.timer import _api as api
 from pytest_elastic.timer._api import Origin
-from pytest_elastic.timer._channel import PipeTimerClient, TimerTable, open_channel
-from pytest_elastic.timer._process import identify
+from pytest_elastic.timer._rank_timers import PipeTimerClient, TimerTable, open_channel
 
 from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, Rounds, assert_killed, eventually, hang, note
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from pytest_elastic.timer._process import Process, identify, this_process
+from pytest_elastic.processes import Process, identify, this_process
 from pytest_elastic.timer._table import Key, Timer, Timers
 
 

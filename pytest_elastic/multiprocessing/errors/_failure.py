@@ -8,7 +8,8 @@ from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.pristine import json, os, signal, socket
+from pytest_elastic.pristine import json, os, socket
+from pytest_elastic.wording import signal_name
 
 NOT_AVAILABLE = "<N/A>"
 _NO_TRACEBACK = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
@@ -68,10 +69,8 @@ class ProcessFailure:
 
     def signal_name(self) -> str:
         """`"SIGSEGV"` and such, `"<N/A>"` where no known signal ended the process."""
-        try:
-            return signal.Signals(-self.exitcode).name
-        except ValueError:
-            return NOT_AVAILABLE
+        name = signal_name(-self.exitcode)
+        return name if name.startswith("SIG") else NOT_AVAILABLE
 
     def timestamp_isoformat(self) -> str:
         """`YYYY-MM-DD_HH:MM:SS` in local time."""

@@ -1,0 +1,100 @@
+"""Preconditions of tests on ranks: platform, plugins, and which threads are alive when ranks are forked.
+
+Where there can be no ranks, the tests that want some fail and say why, and all others run.  Nothing of the
+parts is imported here before the platform is known to have what they need.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pytest_elastic.plugin._marker import fail_instead
+from pytest_elastic.pristine import os, threading
+from pytest_elastic.processes import thread_numbers
+
+
+def _replaced_threads() -> str:
+    """The package that has put threads of its own in the place of Python's, `""` for none."""
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # The latter from Python 3.13 on.
+        start = getattr(sys.modules["threading"], name, None)  # As it is now.
+        if start is not None and start.__module__ != "_thread":
+            return str(start.__module__).partition(".")[0]
+    return ""
+
+
+class ThreadCensus:
+    """Which threads were started by the tests' modules, or by the application that calls pytest.
+
+    Plugins may have threads of their own (a worker's receiver, say) that sleep while nothing runs; those
+    of test modules and of applications may hold any lock at any time.  Threads that Python did not start
+    count as well: pools of numerical libraries.
+    """
+
+    def __init__(self) -> None:
+        self._before, self._conftests = _threads(), set[int]()
+        self._excused = {threading.get_native_id()}
+
+    def conftests_loaded(self) -> None:
+        """Note the threads of the first conftest files."""
+        self._conftests = _threads() - self._before
+
+    def configured(self, is_worker: bool) -> None:
+        """Excuse the threads of plugins; in a worker of xdist, also those that were there before them."""
+        self._excused |= _threads() - self._before - self._conftests
+        if is_worker:
+            self._excused |= self._before
+
+    def foreign(self) -> tuple[str, set[int]]:
+        """The living threads that are not excused: Python's in words, the kernel's numbers of all others."""
+        numbers = _threads() - self._excused
+        names = {thread.native_id or 0: thread.name for thread in threading.enumerate()}
+        said = []
+        for whose, there in (
+            ("the application that called pytest", numbers & self._before),
+            ("the tests' modules", numbers - self._before),
+        ):
+            if named := sorted(names[number] for number in there & names.keys()):
+                said.append(f"threads that {whose} started are alive: {', '.join(named)}")
+        return "; ".join(said), numbers - names.keys()
+
+
+def _threads() -> set[int]:
+    """The kernel's numbers of all threads of this process; where it does not tell, of Python's."""
+    try:
+        return thread_numbers(os.getpid())
+    except OSError:
+        return {thread.native_id or 0 for thread in threading.enumerate()}
+
+
+def unable(config: pytest.Config) -> str:
+    """Why no test can run on ranks here, in words; `""` where they can."""
+    lacking = f"this is {sys.platform}"
+    if sys.platform == "linux":
+        from pytest_elastic.processes import supported
+
+        lacking = supported()
+    if lacking:
+        return f"tests on ranks need Linux 5.3 or newer with /proc: {lacking}"
+    if not hasattr(config, "_tmp_path_factory"):
+        return "tests on ranks need pytest's plugin for temporary directories: no `-p no:tmpdir`"
+    if other := _replaced_threads():
+        return (
+            f"tests on ranks need Python's own threads, and {other} has put others in their place (a"
+            " monkey.patch_all() in a conftest file?): leave threads alone there, or run these tests without"
+        )
+    return ""
+
+
+def refuse(session: pytest.Session, wanted: list[pytest.Item], why: str, whole_run: bool = False) -> None:
+    """Replace the tests that want ranks by failures with these words.
+
+    Raises:
+        pytest.UsageError: there are no others, or nothing may run (`whole_run`).  Not in a worker of xdist,
+            which would drop the words.
+    """
+    if (whole_run or len(wanted) == len(session.items)) and not hasattr(session.config, "workerinput"):
+        raise pytest.UsageError(why)
+    for item in wanted:
+        fail_instead(item, why)

@@ -1,0 +1,186 @@
+"""A session with tests on ranks: launchers before the first test, kept groups, the end after the last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_elastic.errors import ElasticError
+from pytest_elastic.launch import GRACE, Bye, Elastic, Here, Launchers, Plan, RankGroup, Source, StartMethod
+from pytest_elastic.plugin._controller import ItemController
+from pytest_elastic.plugin._debugging import Debugging
+from pytest_elastic.plugin._fresh import check_collected, session_of
+from pytest_elastic.plugin._launcher_hooks import LauncherHooks
+from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._other_plugins import wrong_books
+from pytest_elastic.plugin._preconditions import refuse
+from pytest_elastic.plugin._reproduce import Reproduction
+from pytest_elastic.plugin._runner import RankRunner, names_of
+from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, PLAN
+
+
+def launchers_of(config: pytest.Config) -> Launchers:
+    """Made once per run, when the tests have been collected."""
+    if LAUNCHERS not in config.stash:
+        options = Options(config)
+        here = Here(*config.stash[CENSUS].foreign(), options.torch_threads == 1)
+        config.stash[LAUNCHERS] = Launchers(options.start_method, here)
+    return config.stash[LAUNCHERS]
+
+
+def conduct(
+    session: pytest.Session, items: list[pytest.Item], wanted: list[pytest.Item]
+) -> Generator[None, object, object]:
+    """Wrap the run loop of a session whose `items` run on ranks; `wanted`: those, and users of `elastic`."""
+    config = session.config
+    if refused := wrong_books(config, items):
+        refuse(session, items, refused, whole_run=True)
+        items.clear()
+    launchers = launchers_of(config)
+    try:
+        conductor = Conductor(session, items, launchers)
+    except OSError as error:  # No process to be had, or no directory: other tests may need neither.
+        launchers.close()
+        refuse(session, wanted, f"ranks cannot be started: {error}")
+        return (yield)
+    config.stash[CONDUCTOR] = conductor
+    conductor.debugging.begin()
+    hooks = LauncherHooks(config)
+    config.pluginmanager.register(hooks)
+    try:
+        return (yield)
+    finally:
+        config.pluginmanager.unregister(hooks)
+        conductor.debugging.end()
+        conductor.close()
+
+
+class Conductor:
+    """Conductor of the run: launchers, kept groups, settings."""
+
+    def __init__(self, session: pytest.Session, items: list[pytest.Item], launchers: Launchers) -> None:
+        """Make these items run on ranks.
+
+        Raises:
+            OSError: there is no process to be had, or no directory.
+        """
+        config = session.config
+        self.session, self.options, self.launchers = session, Options(config), launchers
+        # Before the fork, since the base directory is made by it: ranks have theirs below.
+        self._directory: Path = config._tmp_path_factory.mktemp("elastic")  # type: ignore[attr-defined]
+        self.names = names_of(session.items)
+        self._groups: Counter[str] = Counter()  # How many were made, by node id.
+        self.reproduction = Reproduction(config, self.options)
+        self.debugging = Debugging(config)
+        self._kept: dict[Any, RankGroup] = {}
+        runner = RankRunner(session, self.options.setup_show)
+        controllers = {item: ItemController(item, self) for item in items}
+        methods = [controller.method for controller in controllers.values()]
+        launchers.prepare(methods, Source(runner.live, runner.prepare, lambda: session_of(config)))
+        self._keys = {item: controller.key for item, controller in controllers.items()}
+        self._last_use = {key: item for item, key in self._keys.items()}
+        for controller in controllers.values():
+            controller.adopt()
+
+    def make(
+        self,
+        item: pytest.Item,
+        nprocs: int,
+        env: Mapping[str, str],
+        payload: Any,
+        method: StartMethod,
+        name: str = "rank",
+    ) -> RankGroup:
+        """A new group, not started."""
+        self._groups[item.nodeid] += 1
+        options = self.options
+        plan = Plan(
+            nprocs,
+            self._directory / str(self._groups.total()),
+            dict(env),
+            options.live,
+            options.start_timeout,
+            options.torch_threads,
+            options.clock,
+            self.debugging.terminal,
+            options.debugging_stops_clocks,
+            f"{item.nodeid} {self._groups[item.nodeid]}",
+        )
+        return RankGroup(name, self.launchers.get(method), plan, payload)
+
+    def controller(self, item: pytest.Item) -> Elastic:
+        """The value of the `elastic` fixture for this test."""
+
+        def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
+            plan = item.stash.get(PLAN, None)
+            if plan is not None:
+                plan.check(nprocs)
+            self.reproduction.check(item, nprocs)
+            group = self.make(item, nprocs, env, payload, self.launchers.default, name)
+            self.reproduction.attach(item, group, plan)
+            return group
+
+        self.reproduction.begin(item)
+        self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
+        return self.debugging.elastic
+
+    def acquire(self, controller: ItemController) -> RankGroup:
+        """The kept group for this item, or a new one, started."""
+        group = self._kept.pop(controller.key, None)
+        if group is None or group.group.exits or group.group.over:
+            env = controller.marker.env
+            group = self.make(controller.item, controller.size, env, None, controller.method)
+            group.start()
+        self._kept[controller.key] = group
+        check_collected(group, controller.item.nodeid)
+        return group
+
+    def next_use(self, controller: ItemController) -> pytest.Item | None:
+        """The next item that shares this one's fixtures of higher scope; `None` where none does."""
+        if controller.marker.lifetime == "test":
+            return None
+        items = self.session.items
+        later = items[items.index(controller.item) + 1 :]
+        return next((item for item in later if self._keys.get(item) == controller.key), None)
+
+    def keeps(self, controller: ItemController) -> bool:
+        """Whether the item's group has work after it."""
+        kept = controller.marker.lifetime != "test" or controller.method.warm
+        return kept and self._last_use[controller.key] is not controller.item
+
+    def discard(self, controller: ItemController) -> None:
+        """Forget the item's group."""
+        self._kept.pop(controller.key, None)
+
+    def write(self, text: str) -> None:
+        """Write to the terminal, past the capture of output."""
+        if self.session.config.pluginmanager.has_plugin("terminalreporter"):
+            with self.uncaptured():
+                self.session.config.get_terminal_writer().write(text)
+
+    def uncaptured(self) -> AbstractContextManager[None]:
+        """While the context lasts, output goes to the terminal."""
+        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()
+
+    def close(self) -> None:
+        """End every kept group, then the launchers; bounded.
+
+        The tests are over: what goes wrong is told, and changes nothing.
+        """
+        for group in self._kept.values():
+            group.order(group.directories, Bye())
+        for group in self._kept.values():
+            group.wait_exits(list(group.directories), GRACE)
+            try:
+                group.close(timeout=0)
+            except ElasticError as error:
+                self.write(f"\nelastic: {error}\n")
+        self._kept.clear()
+        for method in self.launchers.close():
+            self.write(f"\nelastic: the process that starts ranks by {method} did not end and was killed\n")

@@ -1,0 +1,47 @@
+"""The operating system's processes: their identity, signals, tree, threads and descriptors.
+
+The only part that knows Linux: /proc, pidfds, parent-death signals, subreapers, eventfds and memfds.
+"""
+
+from pytest_elastic.processes._activity import Family, sleeps, stand
+from pytest_elastic.processes._descriptors import (
+    Wakeup,
+    descriptor_limit,
+    memory_file,
+    open_descriptors,
+    path_of,
+    provide_descriptors,
+    raise_descriptor_limit,
+    read_memory_file,
+    restore_descriptor_limit,
+    wait_for,
+)
+from pytest_elastic.processes._identity import (
+    Process,
+    command,
+    dying,
+    environment,
+    identify,
+    parent,
+    state,
+    this_process,
+)
+from pytest_elastic.processes._pools import collapse_memory, lost_by_fork
+from pytest_elastic.processes._threads import (
+    Thread,
+    catches_signals,
+    has_timers,
+    other_end,
+    processor_time,
+    thread_numbers,
+    threads,
+)
+from pytest_elastic.processes._tree import (
+    become_subreaper,
+    children,
+    descendants,
+    die_with_parent,
+    fork,
+    is_helper,
+    supported,
+)

@@ -1,0 +1,165 @@
+"""The process tree: children, descendants, helpers; forks, parent-death signals and subreapers."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+from pytest_elastic.pristine import os, signal
+from pytest_elastic.processes._identity import Process, dying, identify
+
+_SET_PDEATHSIG, _GET_PDEATHSIG = 1, 2
+_SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
+
+# Helpers, by command lines.
+_SERVER = re.compile(rb"from multiprocessing\.forkserver import main; main\((\d+),")
+_OTHERS = re.compile(
+    rb"from [\w.]*\b(?:resource_tracker|semaphore_tracker|semlock_tracker) import main"
+    rb"|^(?:[^\0]*/)?torch_shm_manager\0"
+    rb"|\0[^\0]*torch/_inductor/(?:compile_worker/__main__|__autotune_main__)\.py\0"
+)
+
+
+def child_pids(pid: int) -> list[int]:
+    """The pids of its child processes, dead ones that it has not reaped included."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        import psutil
+
+        if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # A kernel built without it.
+            return [child.pid for child in psutil.Process(pid).children()] if psutil.pid_exists(pid) else []
+    return found
+
+
+def children(pid: int) -> list[Process]:
+    """The living child processes of a process, without its helpers."""
+    found = [child for number in child_pids(pid) if (child := identify(number))]
+    return [child for child in found if not (dying(child.pid) or is_helper(child.pid))]
+
+
+def descendants(root: int, spare: frozenset[int] = frozenset()) -> list[Process]:
+    """All processes below `root`, parents before their children, but for those in and below `spare`."""
+    found: list[Process] = []
+    queue = child_pids(root)
+    while queue:
+        pid = queue.pop(0)
+        if pid in spare:
+            continue
+        process = identify(pid)
+        if process is not None:
+            found.append(process)
+        queue += child_pids(pid)
+    return found
+
+
+def is_helper(pid: int) -> bool:
+    """Whether a process is a helper: one that Python's library, loky or torch keeps beside a program.
+
+    A helper does no work of its own, and ends by itself when the program is gone, though on a busy machine
+    not at once: it is no leak, and blocks nobody.
+    """
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            line = file.read(1 << 16)
+        server = _SERVER.search(line)
+        if server is None:
+            return _OTHERS.search(line) is not None
+        # What the server has forked has its command line, but has closed the socket at which it listens.
+        return os.readlink(f"/proc/{pid}/fd/{int(server[1])}").startswith("socket:")
+    except OSError:
+        return False
+
+
+def fork() -> int:
+    """`os.fork` from a process of one Python thread.
+
+    Python warns where it sees native threads, and with warnings as errors it raises *after* the child
+    exists; the idle pool threads of numerical libraries do not run in the child, which is what we rely on.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel SIGKILL this process when its parent's thread ends; end at once if that is too late."""
+    _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # The parent died between the fork and the line above.
+        os._exit(1)
+
+
+def become_subreaper() -> None:
+    """Adopt every orphaned descendant, so that none can leave the tree by a double fork."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, argument: Any) -> None:
+    # ctypes is loaded by the processes that need it: importing it would be paid by every run of pytest.
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+@cache
+def supported() -> str:
+    """Why ranks cannot be contained on this system; `""` where they can.
+
+    A container may refuse (seccomp) what kernel and Python have, so each call is tried, once.
+    """
+    if sys.platform != "linux":
+        return f"this is {sys.platform}"
+    if not os.path.exists("/proc/self/stat"):
+        return "/proc is not mounted"
+    # Pids of /proc would be strangers: none of what ranks leave would be found, let alone killed.
+    if os.readlink("/proc/self") != str(os.getpid()):
+        return "/proc is that of another PID namespace; mount one of this (unshare --pid --fork --mount-proc)"
+    for name, attempt in _NEEDED.items():
+        try:
+            attempt()
+        except (OSError, AttributeError) as error:
+            return f"the system has no {name}, or refuses it, as containers may do ({error})"
+    return ""
+
+
+def _try_pidfd_open() -> None:
+    os.close(os.pidfd_open(os.getpid()))
+
+
+def _try_pidfd_send_signal() -> None:
+    descriptor = os.pidfd_open(os.getpid())
+    try:
+        signal.pidfd_send_signal(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _try_memfd_create() -> None:
+    os.close(os.memfd_create("trial"))
+
+
+def _try_prctl(get: int, put: int) -> None:
+    """Set what is set already."""
+    import ctypes
+
+    value = ctypes.c_int()
+    _prctl(get, ctypes.byref(value))
+    _prctl(put, value.value)
+
+
+_NEEDED: dict[str, Callable[[], None]] = {
+    "pidfd_open": _try_pidfd_open,
+    "pidfd_send_signal": _try_pidfd_send_signal,
+    "memfd_create": _try_memfd_create,
+    "parent-death signal (prctl)": partial(_try_prctl, _GET_PDEATHSIG, _SET_PDEATHSIG),
+    "subreaper (prctl)": partial(_try_prctl, _GET_CHILD_SUBREAPER, _SET_CHILD_SUBREAPER),
+}

@@ -1,5 +1,0 @@
-"""Gates in a row, driven by hand."""
-
-from gates import clock, rig
-
-__all__ = ["clock", "rig"]
