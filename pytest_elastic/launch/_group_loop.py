@@ -8,7 +8,7 @@ that a group that nobody holds any more is collected, and ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.hang import Stack
-from pytest_elastic.launch._debugger import Borrow
+from pytest_elastic.launch._debugger import Borrow, Loans
 from pytest_elastic.launch._hang_detector import HangDetector
+from pytest_elastic.launch._outcomes import of_timeout_in
 from pytest_elastic.launch._plan import Answers
 from pytest_elastic.launch._rendezvous import CHANNEL, Place, Rendezvous, StorePlace
 from pytest_elastic.launch._stacks import Done, RankStacks
-from pytest_elastic.launch._timeouts import of_timeout_in
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing import Group, RankChannels, RankExited
@@ -225,6 +225,37 @@ class GroupLoop:
     def _kill(self, rank: int, _: object) -> None:
         assert self.control is not None
         self.control.signal((rank,), signal.SIGKILL)
+
+
+class Collection:
+    """The answers of one `collect`, as they come.  `look` belongs to the loop.
+
+    Attributes:
+        answers: up to now.
+        waiting: the ranks that have not answered.
+        failed: whether one of the answers was a failure.
+    """
+
+    def __init__(
+        self, core: GroupLoop, loans: Loans, ranks: Iterable[int], is_failure: Callable[[Any], bool]
+    ) -> None:
+        self._core, self._loans, self._is_failure = core, loans, is_failure
+        self.answers, self.waiting, self.failed = Answers(), set(ranks), False
+        self._state: tuple[object, ...] = (False, False, frozenset(), False, "", False)
+
+    def look(self) -> bool:
+        """Take in what came; whether the collector has to decide something anew."""
+        self._core.gather(self.answers, self.waiting)
+        answers, detector = self.answers, self._core.detector
+        self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
+        raised = frozenset(answers.raised.keys() & self.waiting)
+        moves = self.failed and detector.moves
+        before, now = (
+            self._state,
+            (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
+        )
+        self._state = now
+        return now != before
 
 
 def begun(ranks: Iterable[int], phase: str) -> list[events.Event]:

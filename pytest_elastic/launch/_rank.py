@@ -8,10 +8,13 @@ of the test.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import hashlib
+import random
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +32,7 @@ from pytest_elastic.multiprocessing import (
     load_call,
 )
 from pytest_elastic.multiprocessing.errors import record
-from pytest_elastic.pristine import os, signal, socket
+from pytest_elastic.pristine import os, pickle, signal, socket
 from pytest_elastic.processes import read_memory_file
 from pytest_elastic.store import RemoteStore
 from pytest_elastic.timer import PipeTimerClient, StreamTimerClient, TimerClient, configure
@@ -47,7 +50,7 @@ class RankJob:
         directory: of this rank's files.
         torch_threads: for `torch.set_num_threads` where torch is loaded; 0 leaves it alone.
         payload: whether a function travels along (descriptor `payload`); else orders come by channel.
-        test: the first one that it is for, and for the how-manieth time; see `Chance`.
+        test: the first one that it is for, and for the how-manieth time; see `RandomStates`.
         place: where its launcher is, for a rank that has no descriptors; the function comes by channel then.
     """
 
@@ -192,3 +195,59 @@ def current_world() -> World:
     if _current is None or _current.world is None:
         raise RuntimeError("this process is not a rank of pytest-elastic")
     return _current.world
+
+
+@contextlib.contextmanager
+def raises_on_ranks(
+    error: type[BaseException] | tuple[type[BaseException], ...], ranks: Collection[int]
+) -> Iterator[None]:
+    """A block that must raise on exactly these ranks; on the others it must not.
+
+    Args:
+        error: what it must raise; anything else passes through.
+        ranks: where.
+
+    Raises:
+        AssertionError: this rank was to raise and did not.
+        RuntimeError: this process is no rank.
+    """
+    rank = current_world().rank
+    if rank not in ranks:
+        yield
+        return
+    try:
+        yield
+    except error:
+        return
+    names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
+    raise AssertionError(f"rank {rank} did not raise {names}")
+
+
+class RandomStates:
+    """States of the global random generators, those of `random` and numpy, as they are when this is made.
+
+    A rank seeds both anew when it starts, from the state that each had when the tests had been collected,
+    from the test and from its rank.  So no two ranks draw the same numbers, nor do two tests, as forks of one
+    state would; and who seeds while the tests are collected gets the same numbers in every run, whichever
+    tests run besides.  Fixtures and plugins that seed do so afterwards, and have the last word.  torch's
+    generator goes on from where it was, equal on all ranks: models that are built alike count on it.
+    """
+
+    def __init__(self) -> None:
+        # Now: Python gives `random` another state in each fork.
+        self._states = {"random": pickle.dumps(random.getstate())}
+        if numpy := _numpy():
+            self._states["numpy"] = pickle.dumps(numpy.get_state(legacy=False))
+
+    def seed(self, test: str, rank: int) -> None:
+        """Seed the generators of this process, the rank's."""
+        place = f"\n{rank}\n{test}".encode("utf-8", "surrogatepass")
+        seeds = {name: hashlib.sha256(state + place).digest() for name, state in self._states.items()}
+        random.seed(seeds["random"])
+        if "numpy" in seeds:
+            with contextlib.suppress(TypeError):  # Its user has put in a generator that takes no seeds.
+                _numpy().seed(list(memoryview(seeds["numpy"]).cast("I")))
+
+
+def _numpy() -> Any:
+    return sys.modules.get("numpy.random")

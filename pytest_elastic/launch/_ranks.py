@@ -20,11 +20,9 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._debugger import Loans
-from pytest_elastic.launch._files import RankLogs
-from pytest_elastic.launch._group_loop import GroupLoop, begun
+from pytest_elastic.launch._group_loop import Collection, GroupLoop, begun
 from pytest_elastic.launch._hang_detector import HangDetector, Known
-from pytest_elastic.launch._plan import Answers, Launcher, Plan
-from pytest_elastic.launch._port import reserve_port
+from pytest_elastic.launch._plan import Answers, Launcher, Plan, RankLogs, reserve_port
 from pytest_elastic.launch._rank import Hello, Payload, RankJob
 from pytest_elastic.launch._rendezvous import Place
 from pytest_elastic.launch._stacks import Done, Stacks
@@ -221,7 +219,7 @@ class RankGroup(PContext):
         After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.  A rank
         that has told of its failure (`Raised`) has `_REPORT_PERIOD` to say more, whatever the deadline.
         """
-        collection = _Collection(self.core, self.loans, ranks, is_failure)
+        collection = Collection(self.core, self.loans, ranks, is_failure)
         answers, waiting = collection.answers, collection.waiting
         patience, until, moving, lent = Deadline.after(None), deadline, False, 0.0
         while waiting:
@@ -402,37 +400,6 @@ class RankGroup(PContext):
         self.loans.close()
         self.loop.call(self.core.close)
         self._port.close()
-
-
-class _Collection:
-    """The answers of one `collect`, as they come.  `look` belongs to the loop.
-
-    Attributes:
-        answers: up to now.
-        waiting: the ranks that have not answered.
-        failed: whether one of the answers was a failure.
-    """
-
-    def __init__(
-        self, core: GroupLoop, loans: Loans, ranks: Iterable[int], is_failure: Callable[[Any], bool]
-    ) -> None:
-        self._core, self._loans, self._is_failure = core, loans, is_failure
-        self.answers, self.waiting, self.failed = Answers(), set(ranks), False
-        self._state: tuple[object, ...] = (False, False, frozenset(), False, "", False)
-
-    def look(self) -> bool:
-        """Take in what came; whether the collector has to decide something anew."""
-        self._core.gather(self.answers, self.waiting)
-        answers, detector = self.answers, self._core.detector
-        self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
-        raised = frozenset(answers.raised.keys() & self.waiting)
-        moves = self.failed and detector.moves
-        before, now = (
-            self._state,
-            (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
-        )
-        self._state = now
-        return now != before
 
 
 def _has_ended(answer: Any) -> bool:
