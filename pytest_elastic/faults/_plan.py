@@ -45,6 +45,9 @@ KINDS: dict[str, Kind] = {
     "L": "late_join",
     "G": "server_gone",
 }
+# What the searches of the simulator and the bridge to real ranks must know of a kind.
+ENDS: dict[Kind, int] = {"kill": -signal.SIGKILL, "exit": 0}  # Its exit code, where it has none of its own.
+SLOWS: frozenset[Kind] = frozenset({"stop", "delay", "late_join"})
 WHERES: tuple[Where, ...] = ("op", "key", "barrier", "line")
 _LETTERS = {kind: letter for letter, kind in KINDS.items()}
 _UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}  # In microseconds, biggest first.
@@ -156,6 +159,16 @@ class Fault:
             raise FaultPlanError(f"{self.kind} with code={self.code!r}", "code=0 to 255, for exit only")
 
     @property
+    def ends(self) -> bool:
+        """Whether its victim does nothing any more."""
+        return self.kind in ENDS
+
+    @property
+    def slows(self) -> bool:
+        """Whether its victim goes on, but later."""
+        return self.kind in SLOWS
+
+    @property
     def watched(self) -> int | None:
         """The rank that triggers the fault; `None` is any rank."""
         return self.rank if self.trigger.rank is None else self.trigger.rank
@@ -218,8 +231,7 @@ class FaultPlan:
     @property
     def ends(self) -> dict[int, int]:
         """The exit codes of the ranks that it ends: rank -> code, negative for a signal."""
-        codes = {"kill": -signal.SIGKILL, "exit": 0}
-        return {fault.rank: fault.code or codes[fault.kind] for fault in self if fault.kind in codes}  # type: ignore[misc]
+        return {fault.rank: fault.code or ENDS[fault.kind] for fault in self if fault.ends}  # type: ignore[misc]
 
     def check(self, nprocs: int) -> None:
         """Check that every rank of the plan is one of `nprocs`.

@@ -280,7 +280,7 @@ class SimulatedRun:
     def inject(self, fault: Fault, victim: SimulatedRank) -> bool:
         """Let one fault happen; true if its victim cannot do its pending operation now."""
         match fault.kind:
-            case "kill" | "exit":
+            case _ if fault.ends:
                 self.execution.killed[victim.number] = fault
                 self.kill(victim)
             case "stop":
