@@ -28,7 +28,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_elastic.faults import Fault
+from pytest_elastic.faults import ENDS, SLOWS, Fault
 from pytest_elastic.simulator._dependence import (
     MEET,
     OVERWRITE,
@@ -89,7 +89,7 @@ class Dpor:
         self._ranks = simulation.setting.ranks
         self._explored = simulation.setting.expiries > 0
         faults = simulation.setting.faults
-        self._slowed = {fault.rank for fault in faults if fault.slows}
+        self._slowed = {fault.rank for fault in faults if fault.kind in SLOWS}
         self._entangled = any(map(_is_far, faults))
         self._drops = any(fault.kind == "drop" for fault in faults)  # A lost arrival does not count as one.
         self._eager = self._explored or self._drops or simulation.setting.wake == "level"
@@ -224,7 +224,7 @@ class Dpor:
         return any(
             fault.rank == step.rank and fault.trigger.nth == number
             for fault in faults
-            if (fault.slows or fault.ends) and fault.trigger.where == "op"
+            if (fault.kind in SLOWS or fault.kind in ENDS) and fault.trigger.where == "op"
         )
 
     def settle(self, steps: Sequence[Step]) -> None:
