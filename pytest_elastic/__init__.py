@@ -1,21 +1,37 @@
-"""Test code that runs on many ranks the way you test the rest: with pytest.
+"""Tests that run on many ranks (processes), as a plugin of pytest; its parts are libraries, too.
 
-The map, from the bottom up; a part imports only parts above it in this list:
+The parts, from the bottom up.  A part imports only parts above it in this list:
 
-* `errors`, `clock`, `events`, `logging`: the words.
-* `store`: one pure state machine and its carriers (threads, processes), `get_all`, `synchronize`, `barrier`.
-* `timer`: expiring timers that kill the rank that hangs.
-* `hang`: who waits for whom, and what that and the stacks say of a hang.
-* `multiprocessing`: groups of processes (`PContext`), their logs, their end.
-* `report`: how ranks ended, the verdict on a test, and its picture.
-* `faults`: fault plans: what shall go wrong, and when.
-* `simulator`: rank functions under every schedule: find a hang, replay it, prove that there is none.
-* `launch`: the ranks of one test: the zygote, fresh interpreters, the group.
-* `replays`: recordings and tokens of runs on real ranks, and their order forced again.
-* `strategies`: schedules, faults, keys and values for hypothesis.
-* `plugin`: the door to pytest.  `testing` and `stateful`: the doors for suites of stores and launchers.
+* `errors`, `wording`, `events`: exceptions; the words for exits and ranks; records of what happened.
+* `clock`, `logging`, `pristine`: time; loggers; standard modules as they were before tests patch them.
+* `loop`: the event loop that a group's store, channels, timers and hang detector share.
+* `processes`: the operating system: pids, signals, the process tree, threads, descriptors.
+* `store`: the key-value store of the ranks: operations, server, clients, mocks, collectives.
+* `timer`: expiring timers, which kill a rank whose block takes too long.
+* `hang`: the wait graph of the ranks, the verdicts on a hang, the report of it.
+* `multiprocessing`: groups of processes: start, guardian, logs, errors, stop.
+* `report`: outcomes of ranks, the verdict merged from them, exporters of a failed test's files.
+* `faults`: fault plans: kill, exit, stop, delay, drop, at a point of a run.
+* `simulator`: rank functions under every schedule, without processes: `explore`, `prove`, `replay`.
+* `launch`: the ranks of one test: start methods and their launchers, `World`, the hang detector.
+* `replays`: recordings and tokens of runs on real ranks, and the order that they force again.
+* `strategies`: Hypothesis strategies for schedules, fault plans, world sizes, keys and values.
+* `testing`, `stateful`: test suites for stores and for rank functions.
+* `plugin`: options, markers, fixtures and hooks of pytest.
 
-The names that most users want are here as well; each loads its part when it is first used.
+Where to change what:
+
+* an operation of the store: `store/_operations.py`, a row;
+* a start method: `launch/_launchers.py`, a row;
+* a launcher such as Ray or torchrun: a `Launcher` in `launch`, and its start method;
+* a kind of fault: `faults/_plan.py`; its effect on real ranks in `replays`, on simulated ones in `simulator`;
+* a verdict on a hang: `hang/_diagnosis.py`, and its rule in `hang/_rules.py`;
+* an exporter: `report/exporters.py`, a row;
+* an option: `plugin/_options.py`, a row;
+* another operating system: `processes`.
+
+`CONTRIBUTING.md` has the steps.  The names that most users want are here as well; each loads its part when it
+is first used.
 """
 
 from typing import TYPE_CHECKING

@@ -108,3 +108,28 @@ def test_ci_runs_the_same(line):
     """The test command of the README is the one that the gate calls."""
     command = line.split(" && ")[-1].removeprefix("$ ")
     assert command in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/contracts.md", "pytest_elastic/__init__.py"])
+def test_every_path_that_is_named_exists(page):
+    """Files and directories of the checkout or, where no part of it is named, of the package."""
+    text = (ROOT / page).read_text()
+    words = {word for quoted in re.findall(r"`([^`\n]+)`", text) for word in quoted.split()}
+    named = {word for word in words if re.fullmatch(r"[\w.]+(/[\w.]+)+/?|\w+\.(py|md)", word)}
+    links = set(re.findall(r"\]\(([^)#:]+)\)", text))
+    assert len(named) > 5
+    places = ROOT, ROOT / "pytest_elastic"
+    missing = [path for path in named if not any((place / path).exists() for place in places)]
+    assert not missing
+    assert all((ROOT / page).parent.joinpath(link).exists() for link in links)
+
+
+def test_every_part_is_on_the_maps():
+    """A part is a directory or a public file of the package."""
+    parts = {
+        path.stem
+        for path in (ROOT / "pytest_elastic").iterdir()
+        if path.suffix in ("", ".py") and path.stem[0] != "_"
+    }
+    for page in ("CONTRIBUTING.md", "pytest_elastic/__init__.py"):
+        assert parts <= set(re.findall(r"`(\w+)`", (ROOT / page).read_text()))

@@ -5,6 +5,8 @@ A plan is written in Python (`kill(rank=1, op=4) | delay(rank=0, key="a*", by=0.
 """
 
 from pytest_elastic.faults._plan import (
+    ENDS,
+    SLOWS,
     Fault,
     FaultPlan,
     Trigger,

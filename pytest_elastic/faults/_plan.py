@@ -26,7 +26,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import Literal, TypedDict, TypeVar, Unpack, get_args
 from urllib.parse import quote, unquote
 
 from pytest_elastic.errors import FaultPlanError
@@ -35,17 +35,11 @@ from pytest_elastic.pristine import signal
 Kind = Literal["kill", "exit", "stop", "resume", "delay", "drop", "late_join", "server_gone"]
 Where = Literal["op", "key", "barrier", "line"]
 
-KINDS: dict[str, Kind] = {
-    "K": "kill",
-    "X": "exit",
-    "S": "stop",
-    "R": "resume",
-    "D": "delay",
-    "P": "drop",
-    "L": "late_join",
-    "G": "server_gone",
-}
-WHERES: tuple[Where, ...] = ("op", "key", "barrier", "line")
+KINDS: dict[str, Kind] = dict(zip("KXSRDPLG", get_args(Kind), strict=True))  # By its letter in a text.
+# Kinds whose victim does nothing more, with its exit code if the fault has none; whose victim goes on later.
+ENDS: dict[Kind, int] = {"kill": -signal.SIGKILL, "exit": 0}
+SLOWS: frozenset[Kind] = frozenset({"stop", "delay", "late_join"})
+WHERES: tuple[Where, ...] = get_args(Where)
 _LETTERS = {kind: letter for letter, kind in KINDS.items()}
 _UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}  # In microseconds, biggest first.
 _SMALLEST = 1e-6  # Seconds: spans are whole microseconds, so that their text is exact.
@@ -218,8 +212,7 @@ class FaultPlan:
     @property
     def ends(self) -> dict[int, int]:
         """The exit codes of the ranks that it ends: rank -> code, negative for a signal."""
-        codes = {"kill": -signal.SIGKILL, "exit": 0}
-        return {fault.rank: fault.code or codes[fault.kind] for fault in self if fault.kind in codes}  # type: ignore[misc]
+        return {fault.rank: fault.code or ENDS[fault.kind] for fault in self if fault.kind in ENDS}  # type: ignore[misc]
 
     def check(self, nprocs: int) -> None:
         """Check that every rank of the plan is one of `nprocs`.

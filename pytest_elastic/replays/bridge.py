@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pytest_elastic.errors import DivergenceError
+from pytest_elastic.faults import ENDS
 from pytest_elastic.replays._recording import Entry, Recording, load
 from pytest_elastic.replays._sparse import UnsuitedError, steps_of
 from pytest_elastic.replays._token import ScheduledOrder, fingerprint
@@ -28,8 +29,6 @@ from pytest_elastic.simulator import (
 )
 
 __all__ = ["UnsuitedError", "load", "real_token", "simulated"]
-
-_EXACT = ("kill", "exit", "drop")
 
 
 def simulated(function: RankFunction, recording: Recording) -> Execution:
@@ -79,7 +78,7 @@ def real_token(execution: Execution) -> str:
     'R1.1-1.p787588e3'
     """
     setting = execution.setting
-    if setting.wake != "latched" or any(fault.kind not in _EXACT for fault in setting.faults):
+    if setting.wake != "latched" or any(fault.kind not in (*ENDS, "drop") for fault in setting.faults):
         raise UnsuitedError("only a latched store and faults without a span can be forced on real ranks")
     pairs = [pair for pair in zip(execution.steps, execution.enabled, strict=True) if pair[1]]
     strange = next((step for step, _ in pairs if step.kind not in ("call", "expire")), None)

@@ -28,7 +28,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_elastic.faults import Fault
+from pytest_elastic.faults import ENDS, SLOWS, Fault
 from pytest_elastic.simulator._dependence import (
     MEET,
     OVERWRITE,
@@ -49,8 +49,6 @@ _CLOCK: Place = ("clock", "")
 _DEADLINES: Place = ("clock", "deadlines")
 _BLOCKING = frozenset(name for name, operation in OPERATIONS.items() if operation.blocks)
 _WAITING = _BLOCKING - with_effect(Effect.POP)
-_SLOWING = frozenset({"stop", "delay", "late_join"})
-_HOLDING = _SLOWING | {"kill", "exit"}
 
 
 @dataclass(slots=True)
@@ -91,7 +89,7 @@ class Dpor:
         self._ranks = simulation.setting.ranks
         self._explored = simulation.setting.expiries > 0
         faults = simulation.setting.faults
-        self._slowed = {fault.rank for fault in faults if fault.kind in _SLOWING}
+        self._slowed = {fault.rank for fault in faults if fault.kind in SLOWS}
         self._entangled = any(map(_is_far, faults))
         self._drops = any(fault.kind == "drop" for fault in faults)  # A lost arrival does not count as one.
         self._eager = self._explored or self._drops or simulation.setting.wake == "level"
@@ -226,7 +224,7 @@ class Dpor:
         return any(
             fault.rank == step.rank and fault.trigger.nth == number
             for fault in faults
-            if fault.kind in _HOLDING and fault.trigger.where == "op"
+            if (fault.kind in SLOWS or fault.kind in ENDS) and fault.trigger.where == "op"
         )
 
     def settle(self, steps: Sequence[Step]) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 from pytest_elastic.clock import VirtualClock
 from pytest_elastic.errors import DistNetworkError
-from pytest_elastic.faults import Fault, Watch, lost_answer
+from pytest_elastic.faults import ENDS, Fault, Watch, lost_answer
 from pytest_elastic.simulator._crew import HOME, Crew
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._failures import place_of
@@ -280,7 +280,7 @@ class SimulatedRun:
     def inject(self, fault: Fault, victim: SimulatedRank) -> bool:
         """Let one fault happen; true if its victim cannot do its pending operation now."""
         match fault.kind:
-            case "kill" | "exit":
+            case kind if kind in ENDS:
                 self.execution.killed[victim.number] = fault
                 self.kill(victim)
             case "stop":
