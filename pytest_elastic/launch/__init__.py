@@ -6,13 +6,28 @@ collected the tests) or fresh interpreters that collect the same tests again.
 
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
-from pytest_elastic.launch._findings import RECORDING, forget, name_of, shorter
+from pytest_elastic.launch._hang_report import RECORDING, explain, forget, name_of, shorter
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
-from pytest_elastic.launch._outcomes import raises_on_ranks
+from pytest_elastic.launch._outcomes import ends_of, expected_but_alive, leak_text, log_sections, of_timeout
+from pytest_elastic.launch._outcomes import unclean_ends as unclean_ends
 from pytest_elastic.launch._plan import Answers, Launcher, Plan
-from pytest_elastic.launch._rank import Bye, Hello, RankJob, RankProcess, current_world
+from pytest_elastic.launch._rank import (
+    Bye,
+    Hello,
+    RandomStates,
+    RankJob,
+    RankProcess,
+    current_world,
+    raises_on_ranks,
+)
 from pytest_elastic.launch._ranks import GRACE, RankGroup
-from pytest_elastic.launch._spawn import FreshInterpreters, Session
+from pytest_elastic.launch._spawn import (
+    FreshInterpreters,
+    Session,
+    measure,
+    measured,
+    start_of_this_interpreter,
+)
 from pytest_elastic.launch._world import World
 
 __all__ = [

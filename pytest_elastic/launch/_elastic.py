@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pytest_elastic.errors import GroupTimeoutError
-from pytest_elastic.launch._findings import annotate, give_up
+from pytest_elastic.launch._hang_report import annotate, give_up
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import stack_text

@@ -8,7 +8,7 @@ that a group that nobody holds any more is collected, and ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,19 @@ from typing import Any
 from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.hang import Stack
-from pytest_elastic.launch._debugger import Borrow
+from pytest_elastic.launch._debugger import Borrow, Loans
 from pytest_elastic.launch._hang_detector import HangDetector
+from pytest_elastic.launch._outcomes import of_timeout_in
 from pytest_elastic.launch._plan import Answers
+from pytest_elastic.launch._rendezvous import CHANNEL, Place, Rendezvous, StorePlace
 from pytest_elastic.launch._stacks import Done, RankStacks
-from pytest_elastic.launch._timeouts import of_timeout_in
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing import Group, RankChannels, RankExited
-from pytest_elastic.pristine import os, signal
+from pytest_elastic.pristine import os, signal, socket
 from pytest_elastic.processes import state
 from pytest_elastic.report import PhaseReport, Raised
-from pytest_elastic.store import StoreServer
-from pytest_elastic.store._gate import Gate
+from pytest_elastic.store import Gate, StoreServer
 
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 
@@ -49,11 +49,13 @@ class GroupLoop:
         stacks: of the ranks.
         detector: finds out that ranks hang.
         control: of the guardian; `None` before the start.
+        rendezvous: for ranks that connect by address; `None` where none do.
     """
 
     def __init__(self, loop: Loop, directories: Mapping[int, Path], clock: str, launcher_waits: bool) -> None:
         self.loop, self._directories = loop, directories
         self.control: Group | None = None
+        self.rendezvous: Rendezvous | None = None
         self.channels = RankChannels(directories, loop, self._heard)
         self.timers = GroupTimers(loop, self._expire)
         self.stacks = RankStacks(directories, loop)
@@ -66,6 +68,17 @@ class GroupLoop:
         """The ranks are being started: note what becomes of them."""
         self.control = control
         control.on_exit = self._note_exit
+
+    def listen(self, host: str) -> dict[int, Place]:
+        """Let ranks connect on this interface; where each one finds us."""
+        here = self.rendezvous = Rendezvous(self.loop, host, self._refusal, self._admit)
+        return {
+            rank: Place(here.address, here.token, self.store_place(rank, host)) for rank in self._directories
+        }
+
+    def store_place(self, rank: int, host: str) -> StorePlace:
+        """Where a rank finds its store."""
+        return StorePlace(*self.server.admit(rank, host))
 
     def renew_store(self) -> None:
         """Replace the store by a fresh one."""
@@ -134,6 +147,8 @@ class GroupLoop:
 
     def close(self) -> None:
         """The group has ended: let go of everything; idempotent."""
+        if self.rendezvous is not None:
+            self.rendezvous.close()
         self.stacks.close()
         self.channels.close()
         self.server.close()
@@ -145,7 +160,21 @@ class GroupLoop:
             self.control.close()
         self.close()
 
+    def _refusal(self, rank: int, purpose: bytes) -> str:
+        if rank not in self._directories:
+            return f"there is no rank {rank}"
+        connected = self.channels.has(rank) if purpose == CHANNEL else self.timers.has(rank)
+        return f"rank {rank} is connected already" if connected else ""
+
+    def _admit(self, rank: int, purpose: bytes, end: socket.socket) -> None:
+        if purpose == CHANNEL:
+            self.channels.adopt(rank, end)
+        else:
+            self.timers.adopt(rank, end.detach(), stream=True)
+
     def _let_go(self) -> None:
+        if self.rendezvous is not None:
+            self.rendezvous.close()
         self.channels.close()
         self.timers.close()
         if self.control is not None:
@@ -196,6 +225,37 @@ class GroupLoop:
     def _kill(self, rank: int, _: object) -> None:
         assert self.control is not None
         self.control.signal((rank,), signal.SIGKILL)
+
+
+class Collection:
+    """The answers of one `collect`, as they come.  `look` belongs to the loop.
+
+    Attributes:
+        answers: up to now.
+        waiting: the ranks that have not answered.
+        failed: whether one of the answers was a failure.
+    """
+
+    def __init__(
+        self, core: GroupLoop, loans: Loans, ranks: Iterable[int], is_failure: Callable[[Any], bool]
+    ) -> None:
+        self._core, self._loans, self._is_failure = core, loans, is_failure
+        self.answers, self.waiting, self.failed = Answers(), set(ranks), False
+        self._state: tuple[object, ...] = (False, False, frozenset(), False, "", False)
+
+    def look(self) -> bool:
+        """Take in what came; whether the collector has to decide something anew."""
+        self._core.gather(self.answers, self.waiting)
+        answers, detector = self.answers, self._core.detector
+        self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
+        raised = frozenset(answers.raised.keys() & self.waiting)
+        moves = self.failed and detector.moves
+        before, now = (
+            self._state,
+            (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
+        )
+        self._state = now
+        return now != before
 
 
 def begun(ranks: Iterable[int], phase: str) -> list[events.Event]:

@@ -1,34 +1,179 @@
-"""What a test may declare about its ranks, from within them."""
+"""Outcomes: how a phase ended on each rank, from what the group answered and what the rank left to be read.
+
+A rank failed of a wait if a time-out of a store is its failure, or in the chain of it (cause or context): so
+also where it was told in other words, or where a `finally` failed besides.  An assertion is about what the
+test expects, whatever it was made in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import math
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pytest_elastic.launch._rank import current_world
+from pytest_elastic.events import BarrierJoined, StoreCalled, WaitBegan
+from pytest_elastic.launch._hang_report import give_up
+from pytest_elastic.launch._plan import Answers
+from pytest_elastic.launch._timers import describe_expiry
+from pytest_elastic.pristine import json
+from pytest_elastic.report import PhaseReport, RankEnd
+from pytest_elastic.wording import exit_text, name_ranks
+
+if TYPE_CHECKING:
+    from pytest_elastic.launch._ranks import RankGroup
 
 
-@contextmanager
-def raises_on_ranks(
-    error: type[BaseException] | tuple[type[BaseException], ...], ranks: Collection[int]
-) -> Iterator[None]:
-    """A block that must raise on exactly these ranks; on the others it must not.
+_TIMEOUT = re.compile(r"DistStoreError|[Tt]imed? ?out")  # Also as C++ tells of an error of ours.
+
+
+def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit: str) -> list[RankEnd]:
+    """How a phase ended on each rank; asks silent ranks for their stacks.
 
     Args:
-        error: what it must raise; anything else passes through.
-        ranks: where.
-
-    Raises:
-        AssertionError: this rank was to raise and did not.
-        RuntimeError: this process is no rank.
+        expect: rank -> exit code with which it is to die; such an end is a pass.
+        limit: the deadline in words.
     """
-    rank = current_world().rank
-    if rank not in ranks:
-        yield
-        return
+    ends = [_reported(report) for report in answers.replies.values()]
+    for rank, exited in answers.exits.items():
+        how = exit_text(exited.exitcode)
+        at = answers.raised[rank].at if rank in answers.raised else exited.at
+        if group.group.lost:
+            text = "died with the guardian of their group, which was killed"
+            ends.append(RankEnd(rank, "died", at, text))
+        elif expect.get(rank) == exited.exitcode:
+            ends.append(RankEnd(rank, "passed", exited.at))
+        elif rank in group.timers.expiries:
+            expiry = group.timers.expiries[rank]
+            text, stood = f": {describe_expiry(expiry)}", group.timers.stood.get(rank, [])
+            ends.append(RankEnd(rank, "died", expiry.deadline, text, stacks=stood))
+        else:
+            last = group.core.stacks.last(rank)
+            ends.append(RankEnd(rank, "died", at, f"{how} without a report", stacks=last))
+    if answers.expired:
+        give_up(group, answers.silent)
+    look = group.stacks_in_c if answers.expired else group.stacks
+    stacks = look(answers.silent) if answers.silent else {}
+    for rank in answers.silent:
+        if rank in answers.raised:
+            raised = answers.raised[rank]
+            text = f"failed ({raised.error_type} at {raised.place}) and did not say more in time"
+            ends.append(RankEnd(rank, "failed", raised.at, text, stacks=stacks[rank]))
+        elif answers.expired:
+            text = group.detector.endless or f"did not finish within {limit}"
+            ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
+        else:
+            ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))
+    _number(ends, group)
+    return sorted(ends, key=lambda end: end.rank)
+
+
+def _number(ends: list[RankEnd], group: RankGroup) -> None:
+    """Give ranks that failed together their turns, so that their order is the store's."""
+    if sum(end.kind in ("failed", "died") for end in ends) > 1:
+        turns = {
+            event.rank: turn
+            for turn, event in enumerate(group.known().events)
+            if isinstance(event, StoreCalled | BarrierJoined | WaitBegan)
+        }
+        for end in ends:
+            end.turn = turns.get(end.rank, -1)
+
+
+def expected_but_alive(ends: list[RankEnd], expect: Mapping[int, int]) -> list[RankEnd]:
+    """The ends of ranks that were to die and have passed instead, as failures."""
+    judged = []
+    for end in ends:
+        if end.rank in expect and end.report is not None and end.kind == "passed":
+            text = f"passed, but it was expected to be one that {exit_text(expect[end.rank])}"
+            end = RankEnd(end.rank, "died", math.inf, text)
+        judged.append(end)
+    return judged
+
+
+def _reported(report: PhaseReport) -> RankEnd:
+    return RankEnd(report.rank, report.outcome, report.at, report.crash, report)
+
+
+def unclean_ends(group: RankGroup, ranks: list[int], late: list[int]) -> list[RankEnd]:
+    """Ranks that reported everything and then did not end as they should, as failures."""
+    ends = []
+    stacks = group.stacks(late) if late else {}
+    for rank in late:
+        text = "did not exit after the test (a thread or an atexit callback that does not end?)"
+        ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
+    for rank in ranks:
+        exited = group.group.exits.get(rank)
+        if exited is not None and exited.exitcode != 0:
+            text = f"{exit_text(exited.exitcode)} after the last report"
+            ends.append(RankEnd(rank, "died", exited.at, text))
+    return ends
+
+
+def leak_text(group: RankGroup) -> str:
+    """The processes that the ranks left behind, one line each; `""` for none."""
+    ended = group.group.ended
+    lines = []
+    for leak in ended.leaks if ended else ():
+        owner = "a rank" if leak.rank is None else name_ranks([leak.rank])
+        lines.append(f"{owner} left a process behind: pid {leak.pid} `{leak.command}` (killed)")
+    return "\n".join(lines)
+
+
+def log_sections(group: RankGroup, starts: dict[str, int], reports: list[Any]) -> list[tuple[str, str]]:
+    """What the ranks wrote since `starts` (path -> offset), and what they logged: (section, text)."""
+    sections = []
+    for rank in group.directories:
+        for stream, paths in (("stdout", group.stdouts), ("stderr", group.stderrs)):
+            text = _last_lines(paths[rank], starts.get(paths[rank], 0))
+            if text:
+                sections.append((f"{stream} [rank {rank}]", text))
+    for report in reports:
+        for name, text in report.data.get("sections", ()):
+            sections.append((f"{name.removeprefix('Captured ')} [rank {report.rank}]", text))
+    return sections
+
+
+def _last_lines(path: str, start: int, most: int = 40) -> str:
     try:
-        yield
-    except error:
-        return
-    names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
-    raise AssertionError(f"rank {rank} did not raise {names}")
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            # 64 KiB hold the last lines of anything that people read; a flood is not loaded.
+            file.seek(max(start, size - 65536))
+            data = file.read()
+    except FileNotFoundError:
+        return ""
+    lines = data.decode("utf-8", "replace").splitlines()
+    if not lines:
+        return ""
+    more = "the end of it; " if len(lines) > most or size - start > 65536 else ""
+    return "\n".join([*lines[-most:], f"({more}whole file: {path})"])
+
+
+def of_timeout(error: BaseException) -> bool:
+    """Whether an exception is, or came of, a time-out."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(error, AssertionError):
+        names = " ".join(kind.__name__ for kind in type(seen).__mro__)
+        text = ""
+        with suppress(Exception):  # Its text is the rank's own.
+            text = str(seen)
+        inner = seen.exceptions if isinstance(seen, BaseExceptionGroup) else ()
+        if _TIMEOUT.search(f"{names} {text}") or any(map(of_timeout, inner)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def of_timeout_in(error_file: Path) -> bool | None:
+    """The same for an exception that a rank's function has recorded; `None` where there is none."""
+    try:
+        trace = json.loads(error_file.read_text("utf-8"))["message"]["extraInfo"]["py_callstack"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    said = re.findall(r"^(?:[ +|]*\| )?([A-Za-z_][\w.]*(?:: .*)?)$", trace, re.MULTILINE)
+    if not said:
+        return None
+    return not said[-1].startswith("AssertionError") and any(map(_TIMEOUT.search, said))

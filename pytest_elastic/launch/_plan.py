@@ -1,4 +1,4 @@
-"""What a group shall be, where its guardian comes from, and what came of asking its ranks."""
+"""Plan of a group: what it shall be, where its guardian comes from, its ports and files, and its answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
 from pytest_elastic.multiprocessing import Channel, RankExited, RankStart
+from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
 
 
@@ -38,6 +39,8 @@ class Plan:
         terminal: for debuggers in the ranks.
         debugging_stops_clocks: whether deadlines and timers stand still while one is open.
         test: see `RankJob`.
+        host: the interface on which ranks connect, where the launcher cannot hand them descriptors; `""`
+            where it can.
     """
 
     nprocs: int
@@ -50,6 +53,7 @@ class Plan:
     terminal: OpenTerminal = nullcontext
     debugging_stops_clocks: bool = True
     test: str = ""
+    host: str = ""
 
 
 @dataclass(slots=True)
@@ -69,3 +73,44 @@ class Answers:
     silent: list[int] = field(default_factory=list)
     raised: dict[int, Raised] = field(default_factory=dict)
     expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankLogs:
+    """The files that a rank writes; they may be read at any time.
+
+    Attributes:
+        directory: where they are.
+    """
+
+    directory: Path
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote to descriptor 1 so far."""
+        return self._read("stdout.log")
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote to descriptor 2 so far."""
+        return self._read("stderr.log")
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of both."""
+        return "\n".join((self.stdout + self.stderr).splitlines()[-lines:])
+
+    def _read(self, name: str) -> str:
+        path = self.directory / name
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+
+def reserve_port() -> socket.socket:
+    """A port of the loopback that is ours but listens to nobody.
+
+    With SO_REUSEADDR on both sides a server may bind it while we hold it, since we do not listen; the
+    kernel gives it to nobody who did not ask for it by number.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held

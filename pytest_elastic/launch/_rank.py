@@ -8,14 +8,18 @@ of the test.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import hashlib
+import random
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import (
     Channel,
@@ -28,10 +32,10 @@ from pytest_elastic.multiprocessing import (
     load_call,
 )
 from pytest_elastic.multiprocessing.errors import record
-from pytest_elastic.pristine import os, signal, socket
+from pytest_elastic.pristine import os, pickle, signal, socket
 from pytest_elastic.processes import read_memory_file
 from pytest_elastic.store import RemoteStore
-from pytest_elastic.timer import PipeTimerClient, configure
+from pytest_elastic.timer import PipeTimerClient, StreamTimerClient, TimerClient, configure
 
 # A real-time signal that nothing else uses: code under test may have SIGUSR1 and SIGUSR2 for itself.
 DUMP_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3  # Where it has no such name no rank is started.
@@ -46,7 +50,8 @@ class RankJob:
         directory: of this rank's files.
         torch_threads: for `torch.set_num_threads` where torch is loaded; 0 leaves it alone.
         payload: whether a function travels along (descriptor `payload`); else orders come by channel.
-        test: the first one that it is for, and for the how-manieth time; see `Chance`.
+        test: the first one that it is for, and for the how-manieth time; see `RandomStates`.
+        place: where its launcher is, for a rank that has no descriptors; the function comes by channel then.
     """
 
     world_size: int
@@ -54,6 +59,7 @@ class RankJob:
     torch_threads: int = 0
     payload: bool = False
     test: str = ""
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,13 @@ class Hello:
     """
 
     tests: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """To the rank: the function that it is to call, if it has connected by address."""
+
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +100,24 @@ class RankProcess:
         self.rank, self.world_size = start.rank, job.world_size
         self.directory = job.directory
         self.tests: tuple[str, ...] | None = None
-        self.channel = Channel.of(start.descriptors["channel"])
         self.world: World | None = None
         self._job, self._payload = job, start.descriptors.get("payload", -1)
-        self._timers = start.descriptors["timers"]
+        if job.place is not None:
+            self.channel = Channel(connect(job.place, CHANNEL, self.rank))
+            self._timers: TimerClient = StreamTimerClient(connect(job.place, TIMERS, self.rank).detach())
+            self.join(job.place.store)
+            return
+        self.channel = Channel.of(start.descriptors["channel"])
+        self._timers = PipeTimerClient(start.descriptors["timers"])
         if "store" in start.descriptors:
             self.join(start.descriptors["store"])
 
-    def join(self, store: int) -> None:
-        """Use the store at the other end of this socket from now on."""
-        ours = RemoteStore(socket.socket(fileno=store))
+    def join(self, store: int | StorePlace) -> None:
+        """Use the store at the other end of this socket, or at this place, from now on."""
+        if isinstance(store, StorePlace):
+            ours = RemoteStore(store.address, store.token)
+        else:
+            ours = RemoteStore(socket.socket(fileno=store))
         ours.place = (self.rank, self.world_size)
         self.world = World(self.rank, self.world_size, ours)
 
@@ -114,7 +135,7 @@ class RankProcess:
         self._stacks = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - faulthandler needs it until the end.
         faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True)
         faulthandler.enable(file=self._stacks)
-        configure(PipeTimerClient(self._timers))
+        configure(self._timers)
         forget_launcher()
         torch = sys.modules.get("torch")
         if torch is not None and self._job.torch_threads:
@@ -131,11 +152,16 @@ class RankProcess:
                 return 0
             for store in descriptors:
                 self.join(store)
+            if isinstance(order, StorePlace):
+                self.join(order)
+                continue
             obey(self, order)
 
     def _call(self) -> int:
         try:
-            last = record(_call)(read_memory_file(self._payload), self.rank, self.world_size)
+            by_channel = self._job.place is not None
+            payload = self.channel.wait()[0].data if by_channel else read_memory_file(self._payload)
+            last = record(_call)(payload, self.rank, self.world_size)
             # `record` takes `sys.exit(0)` for a return.
             self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))
         except SystemExit as end:
@@ -169,3 +195,59 @@ def current_world() -> World:
     if _current is None or _current.world is None:
         raise RuntimeError("this process is not a rank of pytest-elastic")
     return _current.world
+
+
+@contextlib.contextmanager
+def raises_on_ranks(
+    error: type[BaseException] | tuple[type[BaseException], ...], ranks: Collection[int]
+) -> Iterator[None]:
+    """A block that must raise on exactly these ranks; on the others it must not.
+
+    Args:
+        error: what it must raise; anything else passes through.
+        ranks: where.
+
+    Raises:
+        AssertionError: this rank was to raise and did not.
+        RuntimeError: this process is no rank.
+    """
+    rank = current_world().rank
+    if rank not in ranks:
+        yield
+        return
+    try:
+        yield
+    except error:
+        return
+    names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
+    raise AssertionError(f"rank {rank} did not raise {names}")
+
+
+class RandomStates:
+    """States of the global random generators, those of `random` and numpy, as they are when this is made.
+
+    A rank seeds both anew when it starts, from the state that each had when the tests had been collected,
+    from the test and from its rank.  So no two ranks draw the same numbers, nor do two tests, as forks of one
+    state would; and who seeds while the tests are collected gets the same numbers in every run, whichever
+    tests run besides.  Fixtures and plugins that seed do so afterwards, and have the last word.  torch's
+    generator goes on from where it was, equal on all ranks: models that are built alike count on it.
+    """
+
+    def __init__(self) -> None:
+        # Now: Python gives `random` another state in each fork.
+        self._states = {"random": pickle.dumps(random.getstate())}
+        if numpy := _numpy():
+            self._states["numpy"] = pickle.dumps(numpy.get_state(legacy=False))
+
+    def seed(self, test: str, rank: int) -> None:
+        """Seed the generators of this process, the rank's."""
+        place = f"\n{rank}\n{test}".encode("utf-8", "surrogatepass")
+        seeds = {name: hashlib.sha256(state + place).digest() for name, state in self._states.items()}
+        random.seed(seeds["random"])
+        if "numpy" in seeds:
+            with contextlib.suppress(TypeError):  # Its user has put in a generator that takes no seeds.
+                _numpy().seed(list(memoryview(seeds["numpy"]).cast("I")))
+
+
+def _numpy() -> Any:
+    return sys.modules.get("numpy.random")

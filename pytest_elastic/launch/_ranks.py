@@ -20,12 +20,11 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._debugger import Loans
-from pytest_elastic.launch._files import RankLogs
-from pytest_elastic.launch._group_loop import GroupLoop, begun
+from pytest_elastic.launch._group_loop import Collection, GroupLoop, begun
 from pytest_elastic.launch._hang_detector import HangDetector, Known
-from pytest_elastic.launch._plan import Answers, Launcher, Plan
-from pytest_elastic.launch._port import reserve_port
-from pytest_elastic.launch._rank import Hello, RankJob
+from pytest_elastic.launch._plan import Answers, Launcher, Plan, RankLogs, reserve_port
+from pytest_elastic.launch._rank import Hello, Payload, RankJob
+from pytest_elastic.launch._rendezvous import Place
 from pytest_elastic.launch._stacks import Done, Stacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.multiprocessing import (
@@ -81,6 +80,7 @@ class RankGroup(PContext):
         self.tests: dict[int, tuple[str, ...] | None] = {}
         self.expect: dict[int, int] = {}
         self.explained = False
+        self._places: dict[int, Place] = {}
         shown = (outs, errs) if plan.live else ({}, {})
         super().__init__(
             name,
@@ -130,6 +130,9 @@ class RankGroup(PContext):
 
     def _start(self) -> Group:
         self.loop.start()
+        if self.plan.host:
+            self._places = self.loop.call(partial(self.core.listen, self.plan.host))
+            return self._fork({})
         payload = memory_file(_byvalue.dumps(self._payload)) if self._payload is not None else None
         ends = {
             rank: (self.core.channels.open(rank), self.server.pair(rank), self.timers.open(rank))
@@ -141,9 +144,7 @@ class RankGroup(PContext):
             for rank, (channel, store, timers) in ends.items()
         }
         try:
-            group = Group(self._launcher.start_group(self._starts(self._job, descriptors)), self.loop)
-            self.loop.call(partial(self.core.take_over, group))
-            return group
+            return self._fork(descriptors)
         finally:
             for channel, store, timers in ends.values():
                 channel.close()
@@ -152,11 +153,15 @@ class RankGroup(PContext):
             if payload is not None:
                 os.close(payload)
 
+    def _fork(self, descriptors: dict[int, dict[str, int]]) -> Group:
+        group = Group(self._launcher.start_group(self._starts(self._job, descriptors)), self.loop)
+        self.loop.call(partial(self.core.take_over, group))
+        return group
+
     def _job(self, rank: int) -> RankJob:
         directory = str(self.directories[rank])
-        return RankJob(
-            self.nprocs, directory, self.plan.torch_threads, self._payload is not None, self.plan.test
-        )
+        place, has_payload = self._places.get(rank), self._payload is not None
+        return RankJob(self.nprocs, directory, self.plan.torch_threads, has_payload, self.plan.test, place)
 
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.
@@ -174,6 +179,8 @@ class RankGroup(PContext):
             text = self.logs[missing[0]].tail()
             self.close(timeout=0)
             raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+        if self.plan.host and self._payload is not None:
+            self.order(ranks, Payload(_byvalue.dumps(self._payload)))
         self.tests = {rank: hello.tests for rank, hello in answers.replies.items()}
         now = SYSTEM_CLOCK.monotonic()
         started = [events.RankStarted(now, rank, pid) for rank, pid in self.pids().items()]
@@ -194,6 +201,11 @@ class RankGroup(PContext):
         """Send an order together with a fresh store, to all ranks."""
         self.loop.call(self.core.renew_store)
         for rank in self.directories:
+            if self.plan.host:
+                place = self.loop.call(partial(self.core.store_place, rank, self.plan.host))
+                self.core.channels.send(rank, place)
+                self.core.channels.send(rank, order)
+                continue
             with self.server.pair(rank) as store:
                 self.core.channels.send(rank, order, (store.fileno(),))
 
@@ -207,7 +219,7 @@ class RankGroup(PContext):
         After the first reply or `RankExited` that `is_failure`, the others have `SIBLING_PERIOD`.  A rank
         that has told of its failure (`Raised`) has `_REPORT_PERIOD` to say more, whatever the deadline.
         """
-        collection = _Collection(self.core, self.loans, ranks, is_failure)
+        collection = Collection(self.core, self.loans, ranks, is_failure)
         answers, waiting = collection.answers, collection.waiting
         patience, until, moving, lent = Deadline.after(None), deadline, False, 0.0
         while waiting:
@@ -388,37 +400,6 @@ class RankGroup(PContext):
         self.loans.close()
         self.loop.call(self.core.close)
         self._port.close()
-
-
-class _Collection:
-    """The answers of one `collect`, as they come.  `look` belongs to the loop.
-
-    Attributes:
-        answers: up to now.
-        waiting: the ranks that have not answered.
-        failed: whether one of the answers was a failure.
-    """
-
-    def __init__(
-        self, core: GroupLoop, loans: Loans, ranks: Iterable[int], is_failure: Callable[[Any], bool]
-    ) -> None:
-        self._core, self._loans, self._is_failure = core, loans, is_failure
-        self.answers, self.waiting, self.failed = Answers(), set(ranks), False
-        self._state: tuple[object, ...] = (False, False, frozenset(), False, "", False)
-
-    def look(self) -> bool:
-        """Take in what came; whether the collector has to decide something anew."""
-        self._core.gather(self.answers, self.waiting)
-        answers, detector = self.answers, self._core.detector
-        self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
-        raised = frozenset(answers.raised.keys() & self.waiting)
-        moves = self.failed and detector.moves
-        before, now = (
-            self._state,
-            (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
-        )
-        self._state = now
-        return now != before
 
 
 def _has_ended(answer: Any) -> bool:

@@ -42,9 +42,9 @@ class GroupTimers:
         self.adopt(rank, ours)
         return theirs
 
-    def adopt(self, rank: int, descriptor: int) -> None:
-        """Use this descriptor as the launcher's end of a rank's channel."""
-        self._loop.call(partial(self._attach, rank, descriptor))
+    def adopt(self, rank: int, descriptor: int, stream: bool = False) -> None:
+        """Use this descriptor as the launcher's end of a rank's channel; see `TimerTable.attach`."""
+        self._loop.call(partial(self._attach, rank, descriptor, stream))
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -65,12 +65,16 @@ class GroupTimers:
 
     # In the loop.
 
+    def has(self, rank: int) -> bool:
+        """Whether there is a channel to this rank."""
+        return rank in self._table.channels().values()
+
     def next_deadline(self) -> float:
         """When the next timer expires, on the monotonic clock; `inf` for never."""
         return self._table.next_deadline()
 
-    def _attach(self, rank: int, descriptor: int) -> None:
-        self._table.attach(rank, descriptor)
+    def _attach(self, rank: int, descriptor: int, stream: bool) -> None:
+        self._table.attach(rank, descriptor, stream)
         self._loop.watch(descriptor, partial(self._read, rank, descriptor))
 
     def _read(self, rank: int, descriptor: int) -> None:

@@ -63,11 +63,15 @@ class RankChannels:
         channel = self._channels[rank] = Channel(end)
         self._loop.call(partial(self._loop.watch, channel.fileno(), partial(self._read, rank)))
 
+    def has(self, rank: int) -> bool:
+        """Whether there is one to this rank."""
+        return rank in self._channels
+
     def send(self, rank: int, message: object, descriptors: tuple[int, ...] = ()) -> None:
         """Send to a rank, from one thread; one that is gone is passed over."""
         try:
             self._channels[rank].send(message, descriptors)
-        except OSError:
+        except (OSError, KeyError):  # Or it has not connected.
             pass
 
     def returned(self, rank: int, loads: Callable[[bytes], Any]) -> tuple[bool, Any]:

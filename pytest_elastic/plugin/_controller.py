@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
-from pytest_elastic.launch import GRACE, Answers, Bye, RankGroup
-from pytest_elastic.launch._ends import ends_of, expected_but_alive, leak_text, log_sections, unclean_ends
-from pytest_elastic.launch._findings import explain
+from pytest_elastic.launch import (
+    GRACE,
+    Answers,
+    Bye,
+    RankGroup,
+    ends_of,
+    expected_but_alive,
+    explain,
+    leak_text,
+    log_sections,
+    unclean_ends,
+)
 from pytest_elastic.plugin._launcher_hooks import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import timeout_is_off

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.launch import RankGroup, Session
-from pytest_elastic.launch._spawn import measure, measured, start_of_this_interpreter
+from pytest_elastic.launch import RankGroup, Session, measure, measured, start_of_this_interpreter
 from pytest_elastic.multiprocessing import exit_now, open_streams, set_environment
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._runner import RankRunner

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pytest_elastic.launch._timeouts import of_timeout
+from pytest_elastic.launch import of_timeout
 from pytest_elastic.pristine import os, pickle
 from pytest_elastic.report import Outcome, RankEnd, follows
 

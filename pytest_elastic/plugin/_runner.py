@@ -22,8 +22,7 @@ import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.errors import DebuggerError
-from pytest_elastic.launch import RankProcess, RankTerminal
-from pytest_elastic.launch._chance import Chance
+from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._other_plugins import (
@@ -145,7 +144,7 @@ class RankRunner:
         self._raised: Raised | None = None  # The phase's first failure.
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
-        self._chance = Chance()
+        self._random_states = RandomStates()
 
     def prepare(self) -> None:
         """In a zygote or a spawned rank: replace the plugins that report."""
@@ -159,7 +158,7 @@ class RankRunner:
         rank = self._rank = RankProcess(start)
         rank.tests = tuple(nodeid for nodeid, _ in self._items) if self._fresh else None
         self._terminal = RankTerminal(rank.rank, rank.channel)
-        self._chance.seed(start.job.test, rank.rank)
+        self._random_states.seed(start.job.test, rank.rank)
         _lead_kept_streams(self._config)
         # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)

@@ -60,7 +60,7 @@ class StoreServer:
         self._service = Service(self.state, gate, self.close, self.loop.selector)
         if sink is not None:
             self._service.report_to(sink)
-        self._closing = self._closed = self._forked = False
+        self._closing = self._closed = self._forked = self._public = False
         self.loop.call(self._open)
 
     @classmethod
@@ -105,7 +105,31 @@ class StoreServer:
         """
         if self._listener is None or not self._forked:
             self._check_open()
+        self._public = True
         return self.loop.call(self._listen)
+
+    def admit(self, label: Hashable, host: str = "127.0.0.1") -> tuple[str, str]:
+        """An address and a token for one client, which may be on another machine.
+
+        Args:
+            label: whose the connections with this token are, as in `pair`.
+            host: the interface to listen on; only the first call says it.
+
+        Raises:
+            DistNetworkError: the server is closed.
+        """
+        token = os.urandom(_SHORTEST_TOKEN).hex()
+
+        def listen() -> str:
+            self._check_open()
+            if self._listener is None:
+                self._host = host
+                transport = self._service.transport
+                transport.token = transport.token or os.urandom(_SHORTEST_TOKEN).hex()
+            self._service.transport.labels[token] = label
+            return self._listen()
+
+        return self.loop.call(listen), token
 
     def start(self) -> None:
         """Serve from a thread, until `close`; a second call does nothing."""
@@ -157,7 +181,7 @@ class StoreServer:
     @property
     def listens(self) -> bool:
         """Whether the address was asked for, so that anybody may connect."""
-        return self._listener is not None
+        return self._public
 
     def pass_to(self, gate: Gate | None) -> None:
         """Ask this gate from now on, or nobody; blocks until that is so."""

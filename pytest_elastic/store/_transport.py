@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -57,6 +57,7 @@ class Transport:
 
     Attributes:
         token: what those who connect must know.
+        labels: token -> whose the connections are that show it instead.
         connections: by descriptor.
         due: when `expire` is to be called next, on the monotonic clock.
     """
@@ -65,6 +66,7 @@ class Transport:
         self, server: Server, codes: Mapping[int, object], selector: selectors.BaseSelector | None = None
     ) -> None:
         self.token = ""
+        self.labels: dict[str, Hashable] = {}
         self.connections: dict[int, Connection] = {}
         self.due = math.inf
         self.selector = selectors.DefaultSelector() if selector is None else selector
@@ -247,8 +249,12 @@ class Transport:
 
         if version != VERSION:
             raise WireError(f"the server speaks version {VERSION} of the protocol, the client {version}")
+        tokens = {} if connection.trusted else self.labels
+        label = [label for known, label in tokens.items() if hmac.compare_digest(token, known.encode())]
         needed = b"" if connection.trusted else self.token.encode()
-        if not hmac.compare_digest(token, needed):
+        if label:
+            connection.label, connection.whose = label[0], (label[0], connection.whose[1])
+        elif not hmac.compare_digest(token, needed):
             raise WireError("wrong token")
         self._strangers.pop(connection, None)
         connection.greet()

@@ -19,7 +19,13 @@ from pytest_elastic.timer._api import (
 )
 from pytest_elastic.timer._file import FileTimerClient, FileTimerRequest, FileTimerServer
 from pytest_elastic.timer._local import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
-from pytest_elastic.timer._rank_timers import Expiry, PipeTimerClient, TimerTable, open_channel
+from pytest_elastic.timer._rank_timers import (
+    Expiry,
+    PipeTimerClient,
+    StreamTimerClient,
+    TimerTable,
+    open_channel,
+)
 from pytest_elastic.timer._watchdog import TimerServer
 
 __all__ = [

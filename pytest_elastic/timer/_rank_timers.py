@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Clock, Deadline
-from pytest_elastic.pristine import os, select, socket, struct
+from pytest_elastic.pristine import os, select, socket, struct, threading
 from pytest_elastic.processes import Process, wait_for
 from pytest_elastic.timer._api import RELEASE, Origin, Scope, TimerClient, log, made_here
 from pytest_elastic.timer._table import Key, Timer, Timers
@@ -54,6 +54,7 @@ class Request(NamedTuple):
 
 
 _HEAD = struct.Struct("<4sddIQQIH")
+_LENGTH = struct.Struct("<H")  # Of a packet that comes by a stream.
 MAGIC = b"pet1"
 
 
@@ -125,6 +126,9 @@ class PipeTimerClient(TimerClient):
         packet = _HEAD.pack(*request) + name + _encode(scope_id)
         if len(packet) > select.PIPE_BUF:
             raise RuntimeError(f"a request may have {select.PIPE_BUF} bytes, not {len(packet)}: {scope_id!r}")
+        self._write(packet)
+
+    def _write(self, packet: bytes) -> None:
         try:
             os.write(self._descriptor, packet)
         except BlockingIOError:
@@ -141,6 +145,24 @@ class PipeTimerClient(TimerClient):
         raise BrokenPipeError("the timer server does not read")
 
 
+class StreamTimerClient(PipeTimerClient):
+    """The rank's end of a stream, such as a TCP connection.  Thread-safe; not for forks of the rank."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._lock = threading.RLock()
+
+    def _write(self, packet: bytes) -> None:
+        deadline, rest = Deadline.after(PATIENCE), _LENGTH.pack(len(packet)) + packet
+        with self._lock:
+            while rest:
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:
+                    if not wait_for(self._descriptor, select.POLLOUT, deadline.remaining()):
+                        raise BrokenPipeError("the timer server does not read") from None
+
+
 class TimerTable:
     """The other end of all ranks' channels, for a poll loop.  Not thread-safe.
 
@@ -154,12 +176,20 @@ class TimerTable:
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._channels: dict[int, int] = {}
+        self._streams: dict[int, bytearray] = {}  # What is left of a packet that is not whole.
         self._timers: Timers[Expiry] = Timers()
         self._paused: float | None = None
 
-    def attach(self, rank: int, descriptor: int) -> None:
-        """Take over the table's end of the rank's channel."""
+    def attach(self, rank: int, descriptor: int, stream: bool = False) -> None:
+        """Take over the table's end of the rank's channel.
+
+        Args:
+            stream: whether it is no channel of `open_channel`, but a stream.  Its rank may be on another
+                machine: its timers count from when a request is read, and end with the stream.
+        """
         self.detach(rank)
+        if stream:
+            self._streams[rank] = bytearray()
         os.set_blocking(descriptor, False)
         self._channels[rank] = descriptor
 
@@ -167,6 +197,7 @@ class TimerTable:
         """Close the rank's channel and forget its timers; nothing happens if there is none."""
         if rank in self._channels:
             os.close(self._channels.pop(rank))
+            self._streams.pop(rank, None)
         self._timers.drop(rank)
 
     def close(self) -> None:
@@ -185,10 +216,25 @@ class TimerTable:
                 packet = os.read(self._channels[rank], select.PIPE_BUF)
             except BlockingIOError:
                 return True
+            except OSError:  # A stream that was reset.
+                return False
             if not packet:
                 return False
-            self.feed(rank, packet)
+            if rank in self._streams:
+                self._feed_stream(rank, packet)
+            else:
+                self.feed(rank, packet)
         return True
+
+    def _feed_stream(self, rank: int, data: bytes) -> None:
+        buffer = self._streams[rank]
+        buffer += data
+        while len(buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]
+            if len(buffer) < end:
+                return
+            self.feed(rank, bytes(buffer[_LENGTH.size : end]))
+            del buffer[:end]
 
     def feed(self, rank: int, packet: bytes) -> None:
         """Do what one packet says; what is none is logged."""
@@ -207,10 +253,12 @@ class TimerTable:
             self._timers.disarm(key)
             return
         file = _decode(packet[_HEAD.size : start])
-        expiry = Expiry(
-            rank, key.scope, file, request.line, request.span, key.pid, key.thread, request.deadline
-        )
-        self._timers.arm(Timer(key, Process(key.pid, request.started), request.deadline, expiry))
+        process: Process | None = Process(key.pid, request.started)
+        deadline = request.deadline
+        if rank in self._streams:  # Neither its process nor its clock need be of this machine.
+            process, deadline = None, self._clock.monotonic() + request.span
+        expiry = Expiry(rank, key.scope, file, request.line, request.span, key.pid, key.thread, deadline)
+        self._timers.arm(Timer(key, process, deadline, expiry))
 
     def next_deadline(self) -> float:
         """When to ask `expired()`: a point of the monotonic clock, `math.inf` if nothing is armed."""

@@ -29,7 +29,7 @@ class Desk:
         self.freed = self.stood = 0
         self.inbox: deque[Any] = deque()
         self.made: list[Loans] = []
-        self.pid = 0
+        self.pid, self._seen = 0, b""
 
     @contextmanager
     def terminal(self) -> Iterator[Terminal | None]:
@@ -78,9 +78,11 @@ class Desk:
 
     def shown(self) -> str:
         """What the terminal showed since this was last asked."""
-        found = b""
-        while select.select([self.keyboard], [], [], 0)[0]:
-            found += os.read(self.keyboard, 1 << 16)
+        os.write(self.terminal_end, b"\0")  # The kernel brings what was written a moment later, but in order.
+        while b"\0" not in self._seen:
+            assert select.select([self.keyboard], [], [], 20)[0]
+            self._seen += os.read(self.keyboard, 1 << 16)
+        found, _, self._seen = self._seen.partition(b"\0")
         return found.decode().replace("\r\n", "\n")
 
     def end(self) -> None:
@@ -127,12 +129,15 @@ def test_to_and_fro(desk):
         assert len(os.listdir("/proc/self/fd")) == count
 
     desk.type("line\n")
+    echo = ""
+    while echo != "line\n":  # The kernel echoes it a moment later.
+        echo += desk.shown()
     count = len(os.listdir("/proc/self/fd")) - 2  # Without the ends of the keyboard and of the channel.
     desk.rank(debug)
     desk.serve(desk.loans(desk.terminal))
     desk.end()
     assert desk.stood == 1
-    assert desk.shown() == "line\n\nrank 3 is in a debugger, the other ranks run on\nprompt ä LINE\n"
+    assert desk.shown() == "\nrank 3 is in a debugger, the other ranks run on\nprompt ä LINE\n"
 
 
 def test_borrowed_again(desk):

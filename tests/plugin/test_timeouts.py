@@ -15,8 +15,8 @@ def stand_still():
 """
 
 WITHOUT_SPY = """
-from pytest_elastic.launch import _spy
-_spy.find = lambda: None
+from pytest_elastic.launch import _stacks
+_stacks.find_spy = lambda: None
 """
 
 

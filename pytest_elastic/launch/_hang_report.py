@@ -15,13 +15,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import Event, RankStood
 from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
-from pytest_elastic.launch._ranks import RankGroup
 from pytest_elastic.processes import stand
 from pytest_elastic.report import PhaseVerdict, RankEnd
+
+if TYPE_CHECKING:
+    from pytest_elastic.launch._ranks import RankGroup
 
 Stacks = Mapping[int, Sequence[Stack]]
 

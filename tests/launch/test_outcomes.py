@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_elastic.errors import DistStoreError
-from pytest_elastic.launch._timeouts import of_timeout, of_timeout_in
+from pytest_elastic.launch._outcomes import of_timeout, of_timeout_in
 
 
 def wait() -> None:

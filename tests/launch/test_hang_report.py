@@ -12,8 +12,8 @@ import pytest
 
 from pytest_elastic.events import ClientLeft, PhaseBegan, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
-from pytest_elastic.launch._findings import annotate, explain, find
 from pytest_elastic.launch._hang_detector import Known
+from pytest_elastic.launch._hang_report import annotate, explain, find
 from pytest_elastic.report import PhaseVerdict, RankEnd
 from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
