@@ -1,4 +1,4 @@
-"""The test stays in pytest and sends functions to the ranks."""
+"""Controller style: the test runs in pytest and runs functions on ranks."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What fails, and how: these tests are marked as expected failures, so that the run stays green."""
+"""Failures of ranks, marked as expected so that the run passes."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from pytest_elastic.errors import GroupTimeoutError, PartialSkipError, RankDiedE
 @pytest.mark.elastic(nprocs=4)
 @pytest.mark.xfail(strict=True, raises=AssertionError)
 def test_one_rank_fails(world):
-    """Rank 2 is the cause; the others wait for it, and their timeout passes at once."""
+    """Rank 2 is the cause; the others wait for it, and their timeouts pass at once."""
     parts = world.gather(world.rank)
     if world.rank == 2:
         assert sum(parts) == 7
@@ -21,7 +21,7 @@ def test_one_rank_fails(world):
 @pytest.mark.elastic(nprocs=4, timeout=1)
 @pytest.mark.xfail(strict=True, raises=GroupTimeoutError)
 def test_one_rank_hangs(rank):
-    """After a second the report says where rank 1 stands; the session goes on."""
+    """After a second the report shows the stack of rank 1; the session goes on."""
     if rank == 1:
         time.sleep(100)
 
@@ -29,7 +29,7 @@ def test_one_rank_hangs(rank):
 @pytest.mark.elastic(nprocs=4)
 @pytest.mark.xfail(strict=True, raises=RankDiedError)
 def test_one_rank_ends_silently(rank):
-    """Exit code 0 without a report is no success."""
+    """Exit code 0 without a report is not a success."""
     if rank == 3:
         os._exit(0)
 

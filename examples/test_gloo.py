@@ -1,4 +1,4 @@
-"""torch.distributed finds its group in the environment of the ranks."""
+"""torch.distributed initialises its group from the environment of the ranks."""
 
 import pytest
 

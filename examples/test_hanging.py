@@ -1,6 +1,6 @@
-"""Every way to hang, and the cause that the report names; timeouts are 300 s, and the clock jumps over them.
+"""A test for each verdict on a hang, with the cause that the report names; timeouts of 300 s pass at once.
 
-The last three hang outside of the store, and are named when their time is over.  The whole reports:
+The last three hang outside of the store, and are found when their timeout ends.  To see the whole reports:
 `pytest --runxfail examples/test_hanging.py`.
 """
 

@@ -1,4 +1,4 @@
-"""Hello from every rank: the test body runs N times, in N processes, and is one test."""
+"""Hello from every rank: the test runs in N processes, and is one test to pytest."""
 
 
 def test_hello(rank, world_size):

@@ -1,4 +1,4 @@
-"""What the others see when a rank dies on its way to a barrier, and when one is slow."""
+"""Barriers: one that a rank never reaches, since it dies, and one that a rank reaches late."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Ranks talk through a store: each leaves its number and reads its left neighbour's."""
+"""Ranks exchange values through the store: each sets its number and reads its left neighbour's."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""No process, no waiting: three ranks in a simulator that tries their schedules."""
+"""Three ranks in the simulator, which tries their schedules without processes and without waiting."""
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ def exchange(rank, world_size, store):
 
 
 def count_by_hand(rank, world_size, store):
-    """A barrier as people write it: read, add one, write."""
+    """A handwritten barrier, with a race: read, add one, write."""
     count = (int(store.get("count")) if store.check(["count"]) else 0) + 1
     store.set("count", str(count))
     if count == world_size:

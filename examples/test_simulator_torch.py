@@ -1,4 +1,4 @@
-"""What the simulator says about torch's own barrier, unmodified: each flaw in a second of nobody's time."""
+"""Torch's own barrier, unmodified, in the simulator: each of its flaws in less than a second."""
 
 import time
 from datetime import timedelta
@@ -13,7 +13,7 @@ torchs = pytest.importorskip("torch.distributed.elastic.utils.store")
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_it_synchronises(ranks):
-    """The first use of a prefix is right, in every schedule, as is `synchronize`."""
+    """The first use of a prefix is right in every schedule, and so is `synchronize`."""
 
     def program(rank, world_size, store):
         store.set(f"x{rank}", "1")
@@ -27,7 +27,7 @@ def test_it_synchronises(ranks):
 
 
 def test_a_prefix_synchronises_only_once():
-    """The second barrier of a name lets everybody pass at once."""
+    """The second barrier of the same name lets every rank pass at once."""
 
     def program(rank, world_size, store):
         torchs.barrier(store, world_size, "epoch")
@@ -41,7 +41,7 @@ def test_a_prefix_synchronises_only_once():
 
 @pytest.mark.parametrize("barrier", [torchs.barrier, ours.barrier], ids=["torch", "ours"])
 def test_who_is_missing_when_it_is_rank_0(barrier):
-    """Torch's ranks wait twice as long as they were told, and then do not know; ours name rank 0 in time."""
+    """Torch's ranks wait twice their timeout and name no rank; ours name rank 0 in time."""
 
     def program(rank, world_size, store):
         if rank == 0:
@@ -88,7 +88,7 @@ def test_a_timeout_that_stays():
 
 
 def test_with_every_single_kill():
-    """Whoever dies, and before whichever of its operations: nobody passes alone."""
+    """Whichever rank dies, before whichever of its operations: no rank passes alone."""
 
     def program(rank, world_size, store):
         store.set(f"x{rank}", "1")

@@ -34,7 +34,7 @@ def make_room(bar: tqdm, events: dict[str, threading.Event], ended: threading.Ev
     """The bar's side: go away when asked, come back when the lines are out."""
     while not ended.is_set():
         if events["trigger_clear"].wait(0.05):
-            with bar.get_lock():  # Nobody else draws the bar meanwhile.
+            with bar.get_lock():  # No other thread draws the bar meanwhile.
                 bar.clear(nolock=True)
                 events["cleared"].set()
                 while events["trigger_clear"].is_set():
