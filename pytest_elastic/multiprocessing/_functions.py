@@ -25,7 +25,6 @@ from typing import Any
 
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
-from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import exit_now, set_environment
 from pytest_elastic.multiprocessing._messages import RankStart
@@ -36,6 +35,7 @@ from pytest_elastic.multiprocessing._results import (
     Returned,
     load_call,
 )
+from pytest_elastic.multiprocessing._run_arguments import as_arguments
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
