@@ -11,15 +11,18 @@ from pytest_elastic.store import LAST_MEMBER
 from pytest_elastic.wording import exit_label, exit_text, name_ranks, number_ranks, plural
 
 _OF_WORLD = re.compile(r"(?:.*/)?world/barrier/(?P<name>.*)/(?P<use>\d+)$")
+_UNNAMED = "without a name"
 _COLLECTIVE = re.compile(r"((?:.*/)?world/(?:gather|broadcast/(?P<src>\d+))/(?P<use>\d+))(?:/\d+)?$")
 # Ranks wait for the same keys: a verdict asks for each name once for every rank.
 _remembered = lru_cache(1024)
 
 
 def barrier_name(prefix: str) -> str:
-    """The name of the barrier with this prefix, quoted: `"epoch3"`, `"epoch3" (use 2)`."""
+    """The name of the barrier with this prefix, quoted: `"epoch3"`, `"epoch3" (use 2)`; `without a name`."""
     match = _OF_WORLD.match(prefix)
-    return f'"{prefix}"' if match is None else f'"{match["name"]}"{_use(match["use"])}'
+    if match is None:
+        return f'"{prefix}"'
+    return (f'"{match["name"]}"' if match["name"] else _UNNAMED) + _use(match["use"])
 
 
 @_remembered
@@ -43,8 +46,9 @@ def place_name(prefix: str) -> str:
 
 @_remembered
 def joined_name(prefix: str) -> str:
-    """The same without the word "barrier": `"epoch3"`."""
-    return place_name(prefix).removeprefix("barrier ")
+    """The same without the word "barrier", where it has a name: `"epoch3"`."""
+    place = place_name(prefix)
+    return f"a {place}" if place.startswith(f"barrier {_UNNAMED}") else place.removeprefix("barrier ")
 
 
 def use_of(prefix: str) -> int:

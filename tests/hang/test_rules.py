@@ -212,6 +212,11 @@ BUGS: dict[str, tuple[World, Expected]] = {
         (3, [(0, "barrier", "b"), (1, "set", "x"), (1, "exits", -9)]),
         (Exited, (1,), ("b",), 'rank 1 was killed by SIGKILL before joining "b"'),
     ),
+    "killed before a barrier without a name": (
+        (3, [(0, "barrier", "world/barrier//1"), (1, "set", "x"), (1, "exits", -9)]),
+        (Exited, (1,), ("world/barrier//1",),
+         'rank 1 was killed by SIGKILL before joining a barrier without a name'),
+    ),
     "killed between joining and releasing": (
         (2, [(0, "barrier", "b"), (1, "join", "b"), (1, "exits", -9)]),
         (Exited, (1,), ("b",),
