@@ -175,6 +175,7 @@ class GroupLoop:
     def _let_go(self) -> None:
         if self.rendezvous is not None:
             self.rendezvous.close()
+        self.server.let_go()
         self.channels.close()
         self.timers.close()
         if self.control is not None:

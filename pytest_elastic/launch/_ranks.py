@@ -97,6 +97,7 @@ class RankGroup(PContext):
         core: GroupLoop | None = self.__dict__.get("core")
         if core is not None:
             self.loop.stop(core.abandon)
+            self._port.close()
 
     @property
     def server(self) -> StoreServer:
@@ -398,6 +399,8 @@ class RankGroup(PContext):
 
     def _release(self) -> None:
         self.loans.close()
+        if "store" in self.__dict__:
+            self.store.close()
         self.loop.call(self.core.close)
         self._port.close()
 

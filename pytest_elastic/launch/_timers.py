@@ -31,7 +31,8 @@ class GroupTimers:
         self._loop, self._expire = loop, expire
         self._table = TimerTable()
         self._alarm = loop.alarm(self._look)
-        self._pauses, self._since = 0, 0.0  # How many last, and when the first of them began.
+        self._pauses: set[object] = set()  # Those that last; since when the first of them does.
+        self._since = 0.0
         self.expiries: dict[int, Expiry] = {}
         self.stood: dict[int, list[Stack]] = {}
         self.paused = 0.0
@@ -49,11 +50,12 @@ class GroupTimers:
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """Inside, no timer comes nearer to its deadline; nests."""
-        self._loop.call(self._pause)
-        try:
+        pause = object()
+        try:  # An interrupt may come while the loop is asked.
+            self._loop.call(partial(self._pause, pause))
             yield
         finally:
-            self._loop.call(self._resume)
+            self._loop.call(partial(self._resume, pause))
 
     def disarm(self) -> None:
         """Forget what is armed: timers of a test do not outlive it."""
@@ -93,15 +95,17 @@ class GroupTimers:
         if expiries:
             self._expire([expiry.rank for expiry in expiries])
 
-    def _pause(self) -> None:
+    def _pause(self, pause: object) -> None:
         if not self._pauses:
             self._since = SYSTEM_CLOCK.monotonic()
-        self._pauses += 1
+        self._pauses.add(pause)
         self._table.pause()
         self._alarm.at = math.inf
 
-    def _resume(self) -> None:
-        self._pauses -= 1
+    def _resume(self, pause: object) -> None:
+        if pause not in self._pauses:
+            return
+        self._pauses.remove(pause)
         if not self._pauses:
             self._table.resume()
             self._plan()

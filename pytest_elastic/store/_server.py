@@ -230,7 +230,8 @@ class StoreServer:
 
     def _open(self) -> None:
         self.loop.add(self._service)
-        self.loop.in_child(self._let_go)
+        if self._owns_loop:
+            self.loop.in_child(self.let_go)
 
     def _listen(self) -> str:
         if self._listener is None:
@@ -259,8 +260,8 @@ class StoreServer:
         if self._listener is not None:
             self._listener.close()
 
-    def _let_go(self) -> None:
-        """In a forked child: the server is the parent's."""
+    def let_go(self) -> None:
+        """Close this process's descriptors, in a forked child: the server is the parent's."""
         self._forked = not self._closing
         self._closing = self._closed = True
         if self._listener is not None:

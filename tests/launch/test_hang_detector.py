@@ -481,7 +481,7 @@ def test_a_fault_in_the_verdict_costs_no_store(group: Group, caplog: Any, monkey
     assert len([one for one in caplog.records if "will not be found" in one.message]) == 1
 
 
-def test_a_fault_of_the_lookout_costs_no_store(group: Group, caplog: Any) -> None:
+def test_a_fault_of_the_detector_costs_no_store(group: Group, caplog: Any) -> None:
     """It is logged once, and the ranks go on."""
     group.detector._graph.take = lambda event: 1 / 0  # type: ignore[method-assign]
     with caplog.at_level(logging.ERROR):
