@@ -46,13 +46,14 @@ class SubprocessContext(PContext):
     binary = True
 
     def _start(self) -> Group:
-        return start_group(self._starts(self._program), START_LIMIT, loop=self.loop)
-
-    def _program(self, rank: int) -> _Program:
         name = str(self.entrypoint)
-        arguments = [name, *map(str, as_arguments(self.args[rank]))]
-        env = {"PYTHONUNBUFFERED": "1", **os.environ, **self.envs[rank], **self.marker()}
-        return _Program(find_program(name, env), arguments, env, os.getcwd())
+
+        def program(rank: int) -> _Program:
+            arguments = [name, *map(str, as_arguments(self.args[rank]))]
+            env = {"PYTHONUNBUFFERED": "1", **os.environ, **self.envs[rank], **self.marker()}
+            return _Program(find_program(name, env), arguments, env, os.getcwd())
+
+        return start_group(self._starts(program), START_LIMIT, loop=self.loop)
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return True, None  # A program owes nothing but its exit code.

@@ -250,7 +250,10 @@ class PContext(abc.ABC):
             if self._result is None and group.over:
                 self._result = self._judge()
                 self._finish()
-                self._warn_of_leaks()
+                for leak in group.ended.leaks if group.ended else ():
+                    logger.warning(
+                        "%s left a process behind: pid %d, %s (killed)", self.name, leak.pid, leak.command
+                    )
             elif self._result is None and group.stopped_at == math.inf and self._failed_ranks():
                 self._patience = self._patience.earlier(Deadline.after(period))
                 if self._patience.passed():
@@ -299,10 +302,6 @@ class PContext(abc.ABC):
         else:
             failure.message = f"the guardian of {self.name} was killed, and its ranks with it"
             result.failures[rank] = failure
-
-    def _warn_of_leaks(self) -> None:
-        for leak in self.group.ended.leaks if self.group.ended else ():
-            logger.warning("%s left a process behind: pid %d, %s (killed)", self.name, leak.pid, leak.command)
 
     def _failure(self, rank: int, exitcode: int) -> ProcessFailure:
         failure = ProcessFailure.observed(

@@ -1,4 +1,4 @@
-"""Sleep until one of many files may have news.
+"""Inotify watcher of log files: sleeps until one of them may have grown.
 
 *Theory of operation.*  Linux tells (inotify) when a file is written and when a name appears in a directory.
 A `Watcher` asks for both: for the directory of each file before it looks for the file, so that no creation
@@ -10,6 +10,7 @@ and go unnoticed) are looked at once per interval; all others cost nothing while
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -86,8 +87,9 @@ class Watcher:
         self._poll = select.poll()
         self._wakeup = Wakeup()
         self._poll.register(self._wakeup, select.POLLIN)
-        self._inotify = _open_inotify()
-        if self._inotify is not None:
+        self._inotify: Inotify | None = None
+        with contextlib.suppress(OSError):
+            self._inotify = Inotify()
             self._poll.register(self._inotify.descriptor, select.POLLIN)
 
     def wait(self, block: bool) -> set[LogFile]:
@@ -114,7 +116,14 @@ class Watcher:
         """Open what has the names of these files (default: of all) and have it watched; returns them."""
         found = set(self._files if files is None else files)
         for file in found:
-            self._look(file)
+            named = self._watch_name(file)
+            descriptor = file.look()
+            if descriptor is not None and not self._watch_content(file, descriptor):
+                self._unwatched.add(file)
+            if file.error is not None or (named and file not in self._unwatched):
+                self._blind.discard(file)
+            else:
+                self._blind.add(file)
         return found
 
     def deafen(self) -> None:
@@ -127,16 +136,6 @@ class Watcher:
     def close(self) -> None:
         """Let go of the means to wait and wake; not while another thread waits."""
         self._wakeup.close()
-
-    def _look(self, file: LogFile) -> None:
-        named = self._watch_name(file)
-        descriptor = file.look()
-        if descriptor is not None and not self._watch_content(file, descriptor):
-            self._unwatched.add(file)
-        if file.error is not None or (named and file not in self._unwatched):
-            self._blind.discard(file)
-        else:
-            self._blind.add(file)
 
     def _watch_name(self, file: LogFile) -> bool:
         directory, name = os.path.split(file.path)
@@ -162,18 +161,8 @@ class Watcher:
             if watch in self._contents:
                 news.update(self._contents[watch])
             if watch in self._names:
-                news |= self.look(self._named(watch, mask, name))
+                if mask & (_IN_IGNORED | _IN_MOVE_SELF):  # The directory itself is gone, with all its files.
+                    news |= self.look([file for files in self._names.pop(watch).values() for file in files])
+                else:
+                    news |= self.look(self._names[watch].get(name, []))
         return news
-
-    def _named(self, watch: int, mask: int, name: str) -> list[LogFile]:
-        """The files that an event in a directory is about: all of them if the directory itself is gone."""
-        if mask & (_IN_IGNORED | _IN_MOVE_SELF):
-            return [file for files in self._names.pop(watch).values() for file in files]
-        return self._names[watch].get(name, [])
-
-
-def _open_inotify() -> Inotify | None:
-    try:
-        return Inotify()
-    except OSError:
-        return None

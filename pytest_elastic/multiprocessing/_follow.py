@@ -81,9 +81,8 @@ class Lines:
     def _complete(self, text: str) -> str:
         text = "".join([*self._begun, text])
         self._begun.clear()
-        return text if self._keep is None else self._filter(text)
-
-    def _filter(self, text: str) -> str:
+        if self._keep is None:
+            return text
         # Not splitlines(), which also cuts at form feeds and other characters that end no line of a log.
         lines = [f"{line}\n" for line in text[:-1].split("\n")]
         return "".join([f"{self._header}{line}" for line in lines if self._wanted(line)])
@@ -150,7 +149,8 @@ class LogFile:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            self._give_up(error)
+            self.error = error
+            self.close()
             return None
         self._sources.append(_Source(descriptor, os.fstat(descriptor)))
         self.behind = True
@@ -158,13 +158,12 @@ class LogFile:
 
     def read(self) -> str:
         """The lines completed by the next piece; `""` if there are none.  Never blocks."""
-        text = ""
         try:
-            if self._sources:
-                text = self._read(self._sources[0])
+            return self._read(self._sources[0]) if self._sources else ""
         except OSError as error:
-            self._give_up(error)
-        return text
+            self.error = error
+            self.close()
+            return ""
 
     def seal(self) -> None:
         """From now on read only what the files hold at this moment."""
@@ -174,9 +173,7 @@ class LogFile:
 
     def end(self) -> str:
         """Close everything; returns the line that had begun."""
-        while self._sources:
-            os.close(self._sources.popleft().descriptor)
-        self.behind = False
+        self.close()
         return self.lines.end()
 
     def _read(self, source: _Source) -> str:
@@ -184,7 +181,11 @@ class LogFile:
         size = source.refresh()
         truncated = source.offset < before
         text = self.lines.end() if truncated else ""
-        data = self._take(source, min(size, PIECE))
+        try:
+            data = os.read(source.descriptor, min(size, PIECE)) if size > 0 else b""
+        except BlockingIOError:  # A pipe that has writers, but nothing in it.
+            data = b""
+        source.offset += len(data)
         if data:
             text += self.lines.feed(data)
             self.behind = size > len(data) or len(self._sources) > 1
@@ -195,16 +196,8 @@ class LogFile:
                 text += self.lines.end()
         return text
 
-    def _take(self, source: _Source, size: int) -> bytes:
-        try:
-            data = os.read(source.descriptor, size) if size > 0 else b""
-        except BlockingIOError:  # A pipe that has writers, but nothing in it.
-            data = b""
-        source.offset += len(data)
-        return data
-
-    def _give_up(self, error: Exception) -> None:
-        self.error = error
+    def close(self) -> None:
+        """Close every file that is open; idempotent."""
         while self._sources:
             os.close(self._sources.popleft().descriptor)
         self.behind = False

@@ -76,9 +76,12 @@ class MultiprocessContext(PContext):
         with ExitStack() as stack:
             descriptors: dict[int, dict[str, int]] = {}
             for rank in self.envs:
-                parcel = {} if self.start_method == "fork" else self._pack(rank, stack)
-                end = stack.enter_context(self._channels.open(rank))
-                descriptors[rank] = {"channel": end.fileno(), **parcel}
+                descriptors[rank] = {}
+                if self.start_method != "fork":
+                    parcel = Parcel(f"{self.name}{rank}", self.entrypoint, as_arguments(self.args[rank]))  # type: ignore[arg-type]
+                    stack.callback(parcel.close)
+                    descriptors[rank] = parcel.descriptors()
+                descriptors[rank]["channel"] = stack.enter_context(self._channels.open(rank)).fileno()
             return self._fork(descriptors)
 
     def _fork(self, descriptors: dict[int, dict[str, int]]) -> Group:
@@ -100,13 +103,7 @@ class MultiprocessContext(PContext):
         forget_launcher()
         arguments = as_arguments(self.args[start.rank])
         call: Any = (self.entrypoint, arguments)
-        return _call(start.descriptors["channel"], lambda: call)
-
-    def _pack(self, rank: int, stack: ExitStack) -> dict[str, int]:
-        arguments = as_arguments(self.args[rank])
-        parcel = Parcel(f"{self.name}{rank}", self.entrypoint, arguments)  # type: ignore[arg-type]
-        stack.callback(parcel.close)
-        return parcel.descriptors()
+        return call_and_send(start.descriptors["channel"], lambda: call)
 
     def _returned(self, rank: int) -> tuple[bool, Any]:
         return self._channels.returned(rank, pickle.loads)
@@ -186,7 +183,8 @@ class _Interpreter:
         """In the forked rank: become a fresh interpreter that goes on with `main`.  Does not return."""
         for number in start.descriptors.values():
             os.set_inheritable(number, True)
-        env = {**self.environ, **_defined(start.env)}
+        added = {name: value for name, value in start.env.items() if value is not None}
+        env = {**self.environ, **added}
         env[_PLACE] = ",".join(f"{name}={number}" for name, number in start.descriptors.items())
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
         replace_program(sys.executable, [sys.executable, "-u", "-c", code], env)
@@ -203,7 +201,7 @@ class _PlainFork:
         forget_launcher()
         os.environ.clear()
         set_environment({**self.environ, **start.env})
-        return _unpack(start.descriptors)
+        return run_parcel(start.descriptors)
 
 
 def main() -> None:
@@ -212,19 +210,20 @@ def main() -> None:
     descriptors = {name: int(number) for name, number in pairs}
     for number in descriptors.values():
         os.set_inheritable(number, False)
-    exit_now(_unpack(descriptors))
+    exit_now(run_parcel(descriptors))
 
 
-def _unpack(descriptors: dict[str, int]) -> int:
+def run_parcel(descriptors: dict[str, int]) -> int:
+    """In the rank: unpack the function that came as a `Parcel`, and call it; returns the exit code."""
     Carried.arrived = descriptors
     if "tracker" in descriptors:
         vars(resource_tracker)["_resource_tracker"]._fd = descriptors["tracker"]
     preparation, content = pickle.loads(read_memory_file(descriptors["payload"]))
-    return _call(descriptors["channel"], lambda: _load(preparation, content))
+    return call_and_send(descriptors["channel"], lambda: load_parcel(preparation, content))
 
 
-def _load(preparation: dict[str, Any], content: bytes) -> Call:
-    """The function and its arguments; `__main__` is imported before, and must start no ranks meanwhile."""
+def load_parcel(preparation: dict[str, Any], content: bytes) -> Call:
+    """Unpickle the function and its arguments, after `__main__` was imported, which must start no ranks."""
     process: Any = multiprocessing.current_process()
     process._inheriting = (
         True  # `multiprocessing`'s own word for it: who starts ranks is then told of the guard.
@@ -236,8 +235,8 @@ def _load(preparation: dict[str, Any], content: bytes) -> Call:
         del process._inheriting
 
 
-def _call(number: int, load: Callable[[], Call]) -> int:
-    """Call what is loaded, send the result, end well; the exit code."""
+def call_and_send(number: int, load: Callable[[], Call]) -> int:
+    """Call the loaded function, send its result through channel `number`, and end; returns the exit code."""
     try:
         with closing(Channel.of(number)) as channel:
             loaded = record(load)()
@@ -245,7 +244,7 @@ def _call(number: int, load: Callable[[], Call]) -> int:
                 return 0  # Its main module has ended it.
             function, arguments = loaded
             value = record(function)(*arguments)
-            channel.send(Returned(record(_dump)(value) or b"", type(value).__name__))
+            channel.send(Returned(record(dump_result)(value) or b"", type(value).__name__))
     except SystemExit as error:
         return exit_code(error)
     except BaseException as error:  # The error file has it; the log shall have it too.
@@ -254,12 +253,13 @@ def _call(number: int, load: Callable[[], Call]) -> int:
     return end_well()
 
 
-def _dump(value: object) -> bytes:
+def dump_result(value: object) -> bytes:
+    """A rank's result, pickled.
+
+    Raises:
+        TypeError: it cannot be pickled; the text says why.
+    """
     try:
         return bytes(ForkingPickler.dumps(value))
     except Exception as error:
         raise TypeError(f"the result, a {type(value).__name__}, cannot be pickled: {error}") from error
-
-
-def _defined(env: dict[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if value is not None}

@@ -83,19 +83,19 @@ def guard(starts: list[RankStart], control: Channel, launcher: int, run_rank: Ru
     pids: dict[int, int] = {}
     for start in starts:
         try:
-            pids[start.rank] = _fork_rank(start, starts, (control.fileno(), launcher), run_rank)
+            pids[start.rank] = fork_rank(start, starts, (control.fileno(), launcher), run_rank)
         except OSError as error:
             sweep()
             control.send(StartFailed(start.rank, error))
             os._exit(1)
-    _close_all(start.descriptors for start in starts)
-    guardian = _Guardian(pids, control, launcher)
+    close_all(start.descriptors for start in starts)
+    guardian = Guardian(pids, control, launcher)
     guardian.tell(Started(pids))
     guardian.watch()
     os._exit(0)
 
 
-class _Guardian:
+class Guardian:
     def __init__(self, pids: dict[int, int], control: Channel, launcher: int) -> None:
         self.pids, self.control, self.launcher = pids, control, launcher
         self.alive = {os.pidfd_open(pid): rank for rank, pid in pids.items()}
@@ -109,11 +109,11 @@ class _Guardian:
 
     def watch(self) -> None:
         while self.alive and not self.grace.passed():
-            self._step(min((self.grace, *self.left.values()), key=lambda deadline: deadline.at))
-            self._kill_left()
+            self.step(min((self.grace, *self.left.values()), key=lambda deadline: deadline.at))
+            self.kill_left()
         if not self.alive:
-            self._linger()
-        self._note(self._running())
+            self.linger()
+        self.note_leaks(self.unattended())
         survivors = sweep()
         if survivors and all(map(dying, survivors)):
             self.tell(Dying())
@@ -128,19 +128,19 @@ class _Guardian:
         try:
             self.control.send(message)
         except OSError:
-            self._abandon()
+            self.abandon()
 
-    def _step(self, deadline: Deadline) -> None:
+    def step(self, deadline: Deadline) -> None:
         left = deadline.remaining()
         for descriptor, _ in self.poll.poll(None if left == math.inf else left * 1000):
             if descriptor in self.alive:
-                self._collect(descriptor)
+                self.collect(descriptor)
             elif descriptor == self.launcher:
-                self._abandon()
+                self.abandon()
             else:
-                self._obey()
+                self.obey()
 
-    def _collect(self, descriptor: int) -> None:
+    def collect(self, descriptor: int) -> None:
         at = SYSTEM_CLOCK.monotonic()
         rank = self.alive.pop(descriptor)
         self.poll.unregister(descriptor)
@@ -149,7 +149,7 @@ class _Guardian:
         self.left[self.pids[rank]] = Deadline.after(LINGER)
         self.tell(RankExited(rank, os.waitstatus_to_exitcode(status), at))
 
-    def _obey(self) -> None:
+    def obey(self) -> None:
         for order, _ in self.control.receive():
             if isinstance(order, Stop):
                 self.grace = self.grace.earlier(Deadline.after(order.grace))
@@ -164,48 +164,50 @@ class _Guardian:
                         self.stopped |= {rank} if order.signum in _ENDING else set()
                         signal.pidfd_send_signal(descriptor, order.signum)
         if self.control.closed:
-            self._abandon()
+            self.abandon()
 
-    def _kill_left(self) -> None:
+    def kill_left(self) -> None:
         groups = {pid for pid, until in self.left.items() if until.passed()}
         if groups:
             self.left = {pid: until for pid, until in self.left.items() if pid not in groups}
-            theirs = [process for process in self._running() if not groups.isdisjoint(_groups(process.pid))]
-            self._note(theirs)
+            theirs = [
+                process for process in self.unattended() if not groups.isdisjoint(groups_of(process.pid))
+            ]
+            self.note_leaks(theirs)
             for process in theirs:
                 send(process, signal.SIGKILL)
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
         deadline = Deadline.after(LINGER).earlier(self.grace)
         self.poll.unregister(self.control.fileno())
         while not reap_all():
             if deadline.passed():
                 return
             if self.poll.poll(5):
-                self._abandon()
+                self.abandon()
 
-    def _running(self) -> list[Process]:
+    def unattended(self) -> list[Process]:
         """What nobody answers for: all that runs but the live ranks and what is below them."""
         spare = frozenset(self.pids[rank] for rank in self.alive.values())
         found = descendants(os.getpid(), spare)
         return [process for process in found if not dying(process.pid)]
 
-    def _note(self, leaks: list[Process]) -> None:
+    def note_leaks(self, leaks: list[Process]) -> None:
         ranks = {pid: rank for rank, pid in self.pids.items()}
         for process in leaks:
-            owner = _owner(process.pid, ranks)
+            owner = owner_of(process.pid, ranks)
             owners = self.pids.keys() if owner is None else {owner}
             if not (owners <= self.stopped or is_helper(process.pid)):
                 self.leaks.setdefault(process.pid, Leak(process.pid, command(process.pid), owner))
 
-    def _abandon(self) -> NoReturn:
+    def abandon(self) -> NoReturn:
         """The launcher is gone: so is the group."""
         sweep()
         reclaim_terminal(self.pids.values())
         os._exit(1)
 
 
-def _groups(pid: int) -> tuple[int, ...]:
+def groups_of(pid: int) -> tuple[int, ...]:
     """Its process group and its session; none if it is gone."""
     try:
         return os.getpgid(pid), os.getsid(pid)
@@ -213,7 +215,7 @@ def _groups(pid: int) -> tuple[int, ...]:
         return ()
 
 
-def _owner(pid: int, ranks: dict[int, int]) -> int | None:
+def owner_of(pid: int, ranks: dict[int, int]) -> int | None:
     """The rank that started a process: by its process group, else by its environment."""
     try:
         group = os.getpgid(pid)
@@ -224,7 +226,7 @@ def _owner(pid: int, ranks: dict[int, int]) -> int | None:
         return None
 
 
-def _fork_rank(start: RankStart, starts: list[RankStart], ours: tuple[int, ...], run_rank: RunRank) -> int:
+def fork_rank(start: RankStart, starts: list[RankStart], ours: tuple[int, ...], run_rank: RunRank) -> int:
     guardian = os.getpid()
     # What is sent to the rank before it has handlers of its own waits, and is not ignored as here.
     signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_LAUNCHER)
@@ -240,10 +242,10 @@ def _fork_rank(start: RankStart, starts: list[RankStart], ours: tuple[int, ...],
             with contextlib.suppress(OSError):
                 os.setpgid(pid, pid)
         return pid
-    in_child(lambda: _be_rank(start, starts, guardian, ours, run_rank))
+    in_child(lambda: be_rank(start, starts, guardian, ours, run_rank))
 
 
-def _be_rank(
+def be_rank(
     start: RankStart, starts: list[RankStart], guardian: int, ours: tuple[int, ...], run_rank: RunRank
 ) -> int:
     die_with_parent(guardian)
@@ -256,8 +258,8 @@ def _be_rank(
     signal.signal(signal.SIGCHLD, _on_child)
     for number in ours:
         os.close(number)
-    _close_all(other.descriptors for other in starts if other is not start)
-    _redirect(start)
+    close_all(other.descriptors for other in starts if other is not start)
+    redirect_streams(start)
     set_environment(start.env)
     return run_rank(start)
 
@@ -289,7 +291,7 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _redirect(start: RankStart) -> None:
+def redirect_streams(start: RankStart) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -324,7 +326,7 @@ def set_environment(changes: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _close_all(descriptors: Any) -> None:
+def close_all(descriptors: Any) -> None:
     for named in descriptors:
         for descriptor in named.values():
             os.close(descriptor)

@@ -34,9 +34,10 @@ class Foreground:
     def __init__(self, terminal: int, pid: int) -> None:
         self._terminal, self._pid = terminal, pid
         self._modes = termios.tcgetattr(terminal)
-        self._controlled = self._give()
+        self._controlled = self.lend()
 
-    def _give(self) -> bool:
+    def lend(self) -> bool:
+        """Make the process's group the foreground; whether that could be done."""
         with suppress(ProcessLookupError):
             return move_to_foreground(self._terminal, os.getpgid(self._pid))
         return False
@@ -45,7 +46,7 @@ class Foreground:
         """Be the foreground again, and restore the modes of the terminal; idempotent."""
         if self._controlled:
             move_to_foreground(self._terminal, os.getpgrp())
-        _set_modes(self._terminal, self._modes)
+        set_modes(self._terminal, self._modes)
 
     def follow_stop(self) -> None:
         """Stop this process group if Ctrl-Z has stopped the process; returns when both go on."""
@@ -57,8 +58,8 @@ class Foreground:
         while not wait_for_foreground(self._terminal):
             pass  # `bg` again and again: the terminal is the shell's until `fg`.
         self._modes = termios.tcgetattr(self._terminal)
-        _set_modes(self._terminal, theirs)
-        self._controlled = self._give()
+        set_modes(self._terminal, theirs)
+        self._controlled = self.lend()
         with suppress(ProcessLookupError):
             os.killpg(os.getpgid(self._pid), signal.SIGCONT)
 
@@ -82,7 +83,7 @@ def wait_for_foreground(terminal: int) -> bool:
 
 def move_to_foreground(terminal: int, group: int) -> bool:
     """Make a process group the foreground; whether that could be done."""
-    with _from_background():
+    with background_access():
         try:
             os.tcsetpgrp(terminal, group)
         except OSError:  # Another session's, or the group is gone.
@@ -108,19 +109,19 @@ def reclaim_terminal(groups: Collection[int]) -> None:
             modes[0] |= termios.BRKINT | termios.ICRNL
             modes[1] |= termios.OPOST | termios.ONLCR
             modes[3] |= termios.ICANON | termios.ISIG | termios.IEXTEN | termios.ECHO | termios.ECHOE
-            _set_modes(terminal, modes)
+            set_modes(terminal, modes)
             # A launcher that had its group for itself has left it empty; its shell then takes the terminal.
             move_to_foreground(terminal, _LAUNCHER[0])
     os.close(terminal)
 
 
-def _set_modes(terminal: int, modes: list[Any]) -> None:
-    with _from_background(), suppress(termios.error):  # It was hung up.
+def set_modes(terminal: int, modes: list[Any]) -> None:
+    with background_access(), suppress(termios.error):  # It was hung up.
         termios.tcsetattr(terminal, termios.TCSANOW, modes)
 
 
 @contextmanager
-def _from_background() -> Iterator[None]:
+def background_access() -> Iterator[None]:
     """Inside, changes to the terminal do not stop a process in the background."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:

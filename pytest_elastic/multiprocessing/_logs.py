@@ -117,18 +117,14 @@ class DefaultLogsSpecs(LogsSpecs):
             raise RuntimeError(
                 f"envs, local rank mapping mismatch, expected: {expected}, actual: {set(envs)}"
             )
-        dest = self._discard(len(envs)) if self._root_log_dir == os.devnull else self._lay_out(envs)
+        if self._root_log_dir == os.devnull:
+            inherited, nowhere = dict.fromkeys(envs, ""), dict.fromkeys(envs, os.devnull)
+            dest = LogsDest(stdouts=inherited, stderrs=dict(inherited), error_files=nowhere)
+        else:
+            dest = self._lay_out(envs)
         for rank, path in dest.error_files.items():
             envs[rank]["TORCHELASTIC_ERROR_FILE"] = "" if path == os.devnull else path
         return dest
-
-    def _discard(self, nprocs: int) -> LogsDest:
-        ranks = range(nprocs)
-        return LogsDest(
-            stdouts=dict.fromkeys(ranks, ""),
-            stderrs=dict.fromkeys(ranks, ""),
-            error_files=dict.fromkeys(ranks, os.devnull),
-        )
 
     def _lay_out(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         if not self._run_log_dir:
@@ -154,12 +150,9 @@ class DefaultLogsSpecs(LogsSpecs):
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, DefaultLogsSpecs) and self._asked() == other._asked()
+        return isinstance(other, DefaultLogsSpecs) and repr(self) == repr(other)
 
     __hash__ = None  # type: ignore[assignment]
-
-    def _asked(self) -> tuple[object, ...]:
-        return self._root_log_dir, self._redirects, self._tee, self._local_ranks_filter
 
 
 def lay_out(

@@ -16,7 +16,6 @@ import sys
 import traceback
 import weakref
 from collections.abc import Iterable
-from functools import partial
 
 from pytest_elastic.multiprocessing import _signals
 from pytest_elastic.pristine import os, signal, threading
@@ -32,7 +31,7 @@ def forget_launcher() -> None:
         finalizer.atexit = False
     atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
     for number in signal.valid_signals():
-        if signal.getsignal(number) is _signals._on_signal:
+        if signal.getsignal(number) is _signals.on_signal:
             signal.signal(number, signal.SIG_DFL)
     if processes := sys.modules.get("multiprocessing.process"):
         processes.__dict__["_children"].clear()
@@ -82,7 +81,12 @@ def exit_code(end: SystemExit) -> int:
 def end_well() -> int:
     """Everything up to the exit; 1 if a callback failed, else 0.  Blocks for non-daemon threads."""
     faults: list[object] = []
-    sys.unraisablehook = partial(_note_fault, faults)
+
+    def note(fault: sys.UnraisableHookArgs) -> None:
+        faults.append(fault.exc_value)
+        sys.__unraisablehook__(fault)
+
+    sys.unraisablehook = note
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # As an interpreter and `multiprocessing` do.
     except Exception as fault:
@@ -97,8 +101,3 @@ def end_well() -> int:
             current.stop()
             current.save()
     return 1 if faults else 0
-
-
-def _note_fault(faults: list[object], fault: sys.UnraisableHookArgs) -> None:
-    faults.append(fault.exc_value)
-    sys.__unraisablehook__(fault)

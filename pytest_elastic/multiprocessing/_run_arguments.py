@@ -59,7 +59,7 @@ def read_constructor(
         return positional[0]
     page = "stdouts" in named or (bool(positional) and isinstance(positional[0], Mapping))
     names = _PAGE.get(kind, _PAGE_BASE) if page else _TORCH.get(kind, _TORCH_BASE)
-    given = _bind(kind, names, positional, named)
+    given = bind(kind, names, positional, named)
     refuse_numa(given.get("numa_options"))
     start_method = check_start_method(given.get("start_method", "spawn"))
     if page:
@@ -88,7 +88,7 @@ def read_constructor(
     )
 
 
-def _bind(
+def bind(
     kind: str, names: tuple[str, ...], positional: tuple[Any, ...], named: dict[str, Any]
 ) -> dict[str, Any]:
     if len(positional) > len(names):
@@ -160,12 +160,12 @@ def check_call(
         if arguments is None:
             raise TypeError(f"args[{rank}] must be a sequence of arguments, not None")
         for argument in as_arguments(arguments) if isinstance(entrypoint, str) else ():
-            _no_nul(f"args[{rank}]", str(argument))
+            refuse_nul(f"args[{rank}]", str(argument))
     for rank, env in envs.items():
         for name, value in env.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"envs[{rank}][{name!r}] must be text named by text, not {value!r}")
-            _no_nul(f"envs[{rank}]", name + value)
+            refuse_nul(f"envs[{rank}]", name + value)
 
 
 def as_arguments(arguments: Any) -> tuple[Any, ...]:
@@ -173,6 +173,6 @@ def as_arguments(arguments: Any) -> tuple[Any, ...]:
     return (arguments,) if isinstance(arguments, str) else tuple(arguments)
 
 
-def _no_nul(where: str, text: str) -> None:
+def refuse_nul(where: str, text: str) -> None:
     if "\0" in text:
         raise ValueError(f"{where}: embedded null byte in {text!r}")

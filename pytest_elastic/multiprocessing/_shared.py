@@ -31,16 +31,16 @@ def start_group(
         zygote = _zygotes.get(key)
         if zygote is not None:
             try:
-                return _started(zygote, starts, timeout, loop)
+                return started_group(zygote, starts, timeout, loop)
             except GuardianError:
                 if not dying(zygote.pid):
                     raise
                 zygote.close()
         zygote = _zygotes[key] = Zygote.spawn(__name__, "do_job", preload)
-        return _started(zygote, starts, timeout, loop)
+        return started_group(zygote, starts, timeout, loop)
 
 
-def _started(zygote: Zygote, starts: list[RankStart], timeout: float, loop: Loop | None) -> Group:
+def started_group(zygote: Zygote, starts: list[RankStart], timeout: float, loop: Loop | None) -> Group:
     """What was killed just now may still be sent a request: only an answer shows that the zygote lives."""
     group = Group(zygote.start_group(starts), loop)
     try:

@@ -56,7 +56,7 @@ class SignalHold:
             _holds.add(self)
             text = os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", _DEFAULT_NAMES)
             names = [name.strip() for name in text.split(",") if name.strip()]
-            if refused := [name for name in names if not _install(name)]:
+            if refused := [name for name in names if not install_handler(name)]:
                 logger.warning("these signals cannot be handled: %s", ", ".join(refused))
 
     def release(self) -> None:
@@ -64,38 +64,38 @@ class SignalHold:
         with _lock:
             _holds.discard(self)
             if not _holds and threading.current_thread() is threading.main_thread():
-                _put_back()
+                restore_handlers()
 
 
-def _install(name: str) -> bool:
+def install_handler(name: str) -> bool:
     """Handle this signal, if that is possible."""
     try:
         number = signal.Signals[name]
         before = signal.getsignal(number)
-        if before is not _on_signal:
-            signal.signal(number, _on_signal)
+        if before is not on_signal:
+            signal.signal(number, on_signal)
             _replaced[number] = before
     except (KeyError, OSError, ValueError):
         return False
     return True
 
 
-def _put_back() -> None:
+def restore_handlers() -> None:
     """Restore what ours replaced; where somebody else's stands now, it stays."""
     for number, before in list(_replaced.items()):
-        if signal.getsignal(number) is _on_signal:
+        if signal.getsignal(number) is on_signal:
             # `None` is a handler that C code had set: it cannot be restored, and the default is the nearest.
             signal.signal(number, signal.SIG_DFL if before is None else before)
             del _replaced[number]
 
 
-def _on_signal(signum: int, frame: FrameType | None) -> None:
+def on_signal(signum: int, frame: FrameType | None) -> None:
     if _holds:
         sigval = signal.Signals(signum)
         raise SignalException(f"Process {os.getpid()} got signal: {int(sigval)}", sigval)
     # Left over by a release on another thread, or called by a handler that was set on top of ours.
     before = _replaced.get(signum, signal.SIG_DFL)
-    _put_back()
+    restore_handlers()
     if callable(before):
         before(signum, frame)
     elif before != signal.SIG_IGN:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.multiprocessing._follow import LogFile
 
 BAR_PATIENCE = 1.0
+_PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
 
 
 class Event(Protocol):
@@ -66,12 +69,9 @@ class Sink:
 
     def write(self, text: str) -> None:
         """Write and flush; text that cannot be written is lost."""
-        if text and not self.closed:
-            self.writing_since = SYSTEM_CLOCK.monotonic()
-            self._write(text)
-            self.writing_since = math.inf
-
-    def _write(self, text: str) -> None:
+        if not text or self.closed:
+            return
+        self.writing_since = SYSTEM_CLOCK.monotonic()
         try:
             with self._lock, self._bar.away() if self._bar else contextlib.nullcontext():
                 self._dst.write(text)
@@ -80,6 +80,7 @@ class Sink:
             self.closed = getattr(self._dst, "closed", False) is True
             if not self.closed:
                 self.error = self.error or error
+        self.writing_since = math.inf
 
     def give_up(self, why: str) -> None:
         """Write nothing more, though a write may be under way; for another thread than the writer."""
@@ -90,3 +91,31 @@ class Sink:
         """From now on, wait for the bar no longer than `BAR_PATIENCE` in all."""
         if self._bar is not None:
             self._bar.patience = Deadline.after(BAR_PATIENCE)
+
+
+def copy_pieces(files: Iterable[LogFile], sink: Sink) -> list[LogFile]:
+    """Write the next pieces of the files, at once; returns the files to be read next, in turn."""
+    queue = deque(files)
+    lines: list[str] = []
+    for _ in range(_PIECES):
+        if not queue:
+            break
+        file = queue.popleft()
+        if text := file.read():
+            lines.append(text)
+        if file.behind:
+            queue.append(file)
+    sink.write("".join(lines))
+    return list(queue)
+
+
+def drain(files: list[LogFile], sink: Sink) -> None:
+    """Write what the files hold now, half lines included, and close them."""
+    sink.hurry()
+    for file in files:
+        file.look()
+        file.seal()
+    queue = files
+    while queue and not sink.closed:
+        queue = copy_pieces(queue, sink)
+    sink.write("".join([file.end() for file in files]))

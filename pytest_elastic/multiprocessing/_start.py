@@ -77,7 +77,7 @@ def start_processes(
             multiprocessing.spawn.get_preparation_data(name)
     copies = {rank: dict(env) for rank, env in envs.items()}
     plan = LogPlan(
-        _destination(log_dir, logs_specs, redirects, tee, copies),
+        log_destination(log_dir, logs_specs, redirects, tee, copies),
         start_method,
         log_line_prefixes,
         (duplicate_stdout_filters, duplicate_stderr_filters),
@@ -89,12 +89,12 @@ def start_processes(
         context.start()
     except BaseException:
         if logs_specs is None or type(logs_specs) is DefaultLogsSpecs:
-            _clear(plan.dest)
+            remove_logs(plan.dest)
         raise
     return context
 
 
-def _clear(dest: LogsDest) -> None:
+def remove_logs(dest: LogsDest) -> None:
     """Remove what was laid out for a run that did not start, so that the directory may be used again."""
     if dest.filtered_stdout:
         home = os.path.dirname(dest.filtered_stdout)
@@ -106,7 +106,7 @@ def _clear(dest: LogsDest) -> None:
             os.unlink(dest.filtered_stderr)
 
 
-def _destination(
+def log_destination(
     log_dir: Any, specs: LogsSpecs | None, redirects: Any, tee: Any, envs: dict[int, dict[str, str]]
 ) -> LogsDest:
     if (log_dir is None) == (specs is None):

@@ -46,11 +46,11 @@ def to_map(val_or_map: Std | Mapping[int, Std], local_world_size: int) -> dict[i
         TypeError: neither a flag (an `int` from 0 to 3 is one) nor a map of flags.
     """
     if isinstance(val_or_map, Mapping):
-        return {rank: _to_flag(val_or_map.get(rank, Std.NONE)) for rank in range(local_world_size)}
-    return dict.fromkeys(range(local_world_size), _to_flag(val_or_map))
+        return {rank: to_flag(val_or_map.get(rank, Std.NONE)) for rank in range(local_world_size)}
+    return dict.fromkeys(range(local_world_size), to_flag(val_or_map))
 
 
-def _to_flag(value: object) -> Std:
+def to_flag(value: object) -> Std:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= Std.ALL:
         return Std(value)
     raise TypeError(f"a Std (0 to 3), or a map of rank to Std, is needed, not {value!r}")

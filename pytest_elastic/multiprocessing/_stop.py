@@ -46,7 +46,7 @@ def sweep(spare: frozenset[int] = frozenset(), limit: float = SWEEP_LIMIT) -> di
     """
     deadline = Deadline.after(limit)
     while not reap_all(spare):
-        victims = _freeze(spare)
+        victims = freeze(spare)
         if deadline.passed():
             return {victim.pid: command(victim.pid) for victim in victims}
         for victim in victims:
@@ -67,7 +67,7 @@ def reap_all(spare: frozenset[int] = frozenset()) -> bool:
             return bool(spare) and not descendants(os.getpid(), spare)
 
 
-def _freeze(spare: frozenset[int]) -> list[Process]:
+def freeze(spare: frozenset[int]) -> list[Process]:
     """Stop everybody, until a look at the tree shows nobody new."""
     known: set[Process] = set()
     for _ in range(_FREEZE_PASSES):

@@ -48,7 +48,7 @@ class ShownStreams:
             if chosen and paths[number]:
                 file = self.filtered[number] = open(paths[number], "w", encoding="utf-8")  # noqa: SIM115
                 self._tails.append(
-                    TailLog(self._name, teed[number], file, plan.prefixes, log_line_filter=_any_of(chosen))
+                    TailLog(self._name, teed[number], file, plan.prefixes, log_line_filter=any_of(chosen))
                 )
 
     def start(self) -> None:
@@ -65,5 +65,5 @@ class ShownStreams:
                 file.close()
 
 
-def _any_of(texts: Sequence[str]) -> LineFilter:
+def any_of(texts: Sequence[str]) -> LineFilter:
     return lambda line: any(text in line for text in texts)

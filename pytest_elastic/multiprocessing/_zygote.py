@@ -143,36 +143,39 @@ class Zygote:
         """
         if self._channel.closed:
             return True
-        self._say_end()
+        self.end()
         return self._reap(timeout)
 
     def leave(self) -> None:
         """`close`, but for the wait: it takes the zygote some milliseconds to end, and a thread reaps it."""
         if not self._channel.closed:
-            self._say_end()
+            self.end()
             threading.Thread(target=self._reap, args=(5.0,), name=f"Zygote_{self.pid}", daemon=True).start()
 
-    def _say_end(self) -> None:
+    def end(self) -> None:
+        """Tell the zygote to end, without a wait for it."""
         with contextlib.suppress(OSError):  # It is gone already.
             self._channel.send(End())
         self._channel.close()
 
     def _reap(self, timeout: float) -> bool:
-        if self._reaped(timeout) or dying(self.pid):  # It may have much memory to give back.
+        if reaped(self.pid, timeout) or dying(self.pid):  # It may have much memory to give back.
             return True
         logger.warning("the zygote (pid %d) did not end within %g s and was killed", self.pid, timeout)
         os.kill(self.pid, signal.SIGKILL)  # Our child that nobody has reaped: the pid is its own.
-        self._reaped(1.0)
+        reaped(self.pid, 1.0)
         return False
 
-    def _reaped(self, timeout: float) -> bool:
-        deadline = Deadline.after(timeout)
-        with contextlib.suppress(ChildProcessError):  # Somebody else reaped our child.
-            while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
-                if deadline.passed():
-                    return False
-                time.sleep(0.001)
-        return True
+
+def reaped(pid: int, timeout: float) -> bool:
+    """Wait up to `timeout` seconds for the end of a child of this process, and reap it."""
+    deadline = Deadline.after(timeout)
+    with contextlib.suppress(ChildProcessError):  # Somebody else reaped our child.
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if deadline.passed():
+                return False
+            time.sleep(0.001)
+    return True
 
 
 def main() -> NoReturn:
@@ -213,7 +216,7 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
         for descriptor, _ in ready:
             if descriptor in guardians:
                 poll.unregister(descriptor)
-                _bury(descriptor, guardians)
+                reap_guardian(descriptor, guardians)
                 groups += 1
                 if groups == _MANY:
                     pages = collapse_memory()
@@ -226,7 +229,7 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
                         break
                     ours = (channel.fileno(), launcher_pidfd, *guardians)
                     try:
-                        pidfd, pid = _fork_guardian(request, numbers, ours, run_rank)
+                        pidfd, pid = fork_guardian(request, numbers, ours, run_rank)
                     except OSError as error:  # No process to be had: that group fails, we go on.
                         if numbers:
                             Channel.of(numbers[0]).send(StartFailed(-1, error))
@@ -234,10 +237,10 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
                     guardians[pidfd] = pid
                     poll.register(pidfd, select.POLLIN)
                 gone = gone or channel.closed
-    _end(guardians)
+    end_zygote(guardians)
 
 
-def _fork_guardian(
+def fork_guardian(
     request: GroupRequest, numbers: tuple[int, ...], ours: tuple[int, ...], run_rank: RunRank
 ) -> tuple[int, int]:
     """Fork one; its pidfd and pid.  `ours` are the zygote's own descriptors, the launcher's pidfd second."""
@@ -253,10 +256,10 @@ def _fork_guardian(
         for number in numbers:
             os.close(number)
         return os.pidfd_open(pid), pid
-    in_child(lambda: _be_guardian(request, numbers, ours, run_rank))
+    in_child(lambda: be_guardian(request, numbers, ours, run_rank))
 
 
-def _be_guardian(
+def be_guardian(
     request: GroupRequest, numbers: tuple[int, ...], ours: tuple[int, ...], run_rank: RunRank
 ) -> NoReturn:
     zygotes, launcher, *pidfds = ours
@@ -270,7 +273,7 @@ def _be_guardian(
     guard(request.starts, Channel.of(control), launcher, run_rank)
 
 
-def _bury(pidfd: int, guardians: dict[int, int]) -> None:
+def reap_guardian(pidfd: int, guardians: dict[int, int]) -> None:
     """A guardian ended; what it may have left behind is ours now."""
     pid = guardians.pop(pidfd)
     with contextlib.suppress(ChildProcessError):  # One that ended with another was reaped by the sweep below.
@@ -279,12 +282,12 @@ def _bury(pidfd: int, guardians: dict[int, int]) -> None:
     sweep(frozenset(guardians.values()))
 
 
-def _end(guardians: dict[int, int]) -> NoReturn:
+def end_zygote(guardians: dict[int, int]) -> NoReturn:
     """The launcher is gone.  The guardians see it by themselves; then we look after the rest."""
     deadline = Deadline.after(_LAST_WORDS)
     while guardians and not deadline.passed():
         ended, _, _ = select.select(list(guardians), [], [], deadline.remaining())
         for pidfd in ended:
-            _bury(pidfd, guardians)
+            reap_guardian(pidfd, guardians)
     sweep()
     os._exit(0)

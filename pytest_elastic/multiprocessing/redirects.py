@@ -45,7 +45,7 @@ def redirect(std: str, to_file: str) -> Iterator[None]:
         file = _open(to_file)
         cleanup.callback(os.close, file)
         _flush(std)
-        cleanup.callback(_restore, descriptor, _duplicate(descriptor))
+        cleanup.enter_context(_kept(descriptor))
         os.dup2(file, descriptor)
         stream = cleanup.enter_context(_printing_to(std, descriptor))
         cleanup.callback(_flush, std, stream)
@@ -65,27 +65,30 @@ def _open(path: str) -> int:
         os.close(low)
 
 
-def _duplicate(descriptor: int) -> int | None:
-    """Another descriptor for the same file, none of the three standard ones; `None` if it is closed."""
+@contextlib.contextmanager
+def _kept(descriptor: int) -> Iterator[None]:
+    """Put back at the end what a descriptor refers to now; close it if it is closed now."""
+    saved = None
+    with contextlib.suppress(OSError):
+        saved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
     try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
-    except OSError:
-        return None
-
-
-def _restore(descriptor: int, saved: int | None) -> None:
-    if saved is None:
-        os.close(descriptor)
-    else:
-        os.dup2(saved, descriptor)
-        os.close(saved)
+        yield
+    finally:
+        if saved is None:
+            os.close(descriptor)
+        else:
+            os.dup2(saved, descriptor)
+            os.close(saved)
 
 
 @contextlib.contextmanager
 def _printing_to(std: str, descriptor: int) -> Iterator[TextIO]:
     """Have `sys.stdout` or `sys.stderr` write to the descriptor; gives the stream that does."""
     before: TextIO | None = getattr(sys, std)
-    if before is not None and _descriptor_of(before) == descriptor:
+    number = -1
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # It has no descriptor, or is closed.
+        number = before.fileno()  # type: ignore[union-attr]
+    if before is not None and number == descriptor:
         yield before
         return
     with open(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
@@ -94,13 +97,6 @@ def _printing_to(std: str, descriptor: int) -> Iterator[TextIO]:
             yield stream
         finally:
             setattr(sys, std, before)
-
-
-def _descriptor_of(stream: TextIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (AttributeError, OSError, ValueError):  # It has none, or is closed.
-        return None
 
 
 def _flush(std: str, *streams: TextIO) -> None:

@@ -11,25 +11,21 @@ go on goes on.
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Self
 
 from pytest_elastic.clock import SYSTEM_CLOCK, to_seconds
 from pytest_elastic.multiprocessing._file_watcher import Watcher
 from pytest_elastic.multiprocessing._follow import LineFilter, Lines, LogFile
-from pytest_elastic.multiprocessing._sink import Destination, Event, Sink
+from pytest_elastic.multiprocessing._sink import Destination, Event, Sink, copy_pieces, drain
 from pytest_elastic.pristine import threading
 
 __all__ = ["TailLog", "tail_logfile"]
 
 logger = logging.getLogger(__name__)
 
-_PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memory.
-_LARGER_BLOCK = 8 << 20
 _STUCK = 5.0  # Seconds that one write may take when somebody waits for the end.
 _LOOK_UP = 0.05
 
@@ -105,8 +101,20 @@ class TailLog:
         with self._lock:
             if self._stopping:
                 raise RuntimeError(f"the tail of {self._name} was stopped and cannot be started again")
-            if self._watcher is None and self._files and self._sink is not None:
-                self._begin(self._sink)
+            if self._watcher is not None or not self._files or self._sink is None:
+                return self
+            watcher = Watcher(self._files, self._interval)
+            # A daemon: a tail that nobody stops must not keep the interpreter from ending.
+            thread = threading.Thread(
+                target=self._run, args=(watcher, self._sink), name=f"TailLog_{self._name}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                watcher.deafen()
+                watcher.close()
+                raise
+            self._watcher, self._thread = watcher, thread
         return self
 
     def stop(self) -> None:
@@ -129,28 +137,13 @@ class TailLog:
         """Whether `stop()` has returned."""
         return self._stopped
 
-    def _begin(self, sink: Sink) -> None:
-        _keep_freed_memory()
-        watcher = Watcher(self._files, self._interval)
-        # A daemon: a tail that nobody stops must not keep the interpreter from ending.
-        thread = threading.Thread(
-            target=self._run, args=(watcher, sink), name=f"TailLog_{self._name}", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:
-            watcher.deafen()
-            watcher.close()
-            raise
-        self._watcher, self._thread = watcher, thread
-
     def _run(self, watcher: Watcher, sink: Sink) -> None:
         try:
             queue = list(watcher.look())
             while not (self._stopping or sink.closed):
                 news = watcher.wait(block=not queue)
-                queue = _copy(dict.fromkeys([*queue, *news]), sink)
-            _drain(self._files, sink)
+                queue = copy_pieces(dict.fromkeys([*queue, *news]), sink)
+            drain(self._files, sink)
         finally:
             self._drained.set()
             watcher.deafen()
@@ -166,15 +159,15 @@ class TailLog:
     def _finish(self) -> None:
         if self._watcher is not None:
             self._watcher.close()
+        errors: list[tuple[str, Exception | None]] = []
         for file in self._files:
-            self._log(f"{self._name}{file.rank}", file.error)
-            self._log(f"the filter of {self._name}{file.rank}", file.lines.filter_error)
+            errors.append((f"{self._name}{file.rank}", file.error))
+            errors.append((f"the filter of {self._name}{file.rank}", file.lines.filter_error))
         if self._sink is not None:
-            self._log(f"what {self._name} is written to", self._sink.error)
-
-    def _log(self, what: str, error: Exception | None) -> None:
-        if error is not None:
-            logger.exception("error in the tail of %s: %s", what, type(error).__name__, exc_info=error)
+            errors.append((f"what {self._name} is written to", self._sink.error))
+        for where, error in errors:
+            if error is not None:
+                logger.exception("error in the tail of %s: %s", where, type(error).__name__, exc_info=error)
 
 
 def tail_logfile(
@@ -213,49 +206,11 @@ def tail_logfile(
     try:
         while log.error is None and not (finished.is_set() or sink.closed):
             log.look()
-            if not _copy([log], sink):
+            if not copy_pieces([log], sink):
                 finished.wait(interval_sec)
-        _drain([log], sink)
+        drain([log], sink)
     finally:
         log.end()
     for error in (log.error, sink.error, log.lines.filter_error):
         if error is not None:
             raise error
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Have the allocator reuse buffers of our sizes, once for the process.
-
-    glibc gives what is freed back to the kernel, and has the kernel clear it again for the next buffer, until
-    it has seen a larger block come and go.  That is most of the time that a flood takes.
-    """
-    bytes(_LARGER_BLOCK)
-
-
-def _copy(files: Iterable[LogFile], sink: Sink) -> list[LogFile]:
-    """Write the next pieces of the files, at once; returns the files to be read next, in turn."""
-    queue = deque(files)
-    lines: list[str] = []
-    for _ in range(_PIECES):
-        if not queue:
-            break
-        file = queue.popleft()
-        if text := file.read():
-            lines.append(text)
-        if file.behind:
-            queue.append(file)
-    sink.write("".join(lines))
-    return list(queue)
-
-
-def _drain(files: list[LogFile], sink: Sink) -> None:
-    """Write what the files hold now, half lines included, and close them."""
-    sink.hurry()
-    for file in files:
-        file.look()
-        file.seal()
-    queue = files
-    while queue and not sink.closed:
-        queue = _copy(queue, sink)
-    sink.write("".join([file.end() for file in files]))

@@ -69,7 +69,7 @@ class Family:
 
     def ticks(self) -> dict[int, int]:
         """Processor time of each of its processes, in clock ticks."""
-        return {pid: ticks(pid) for pid in self._pids()}
+        return {pid: ticks(pid) for pid in self.pids()}
 
     def lasts(self, known: int, group: Collection[int], only: Collection[int] | None = None) -> bool:
         """Whether all but so many threads of the rank itself wait for what only `group` can bring.
@@ -77,14 +77,15 @@ class Family:
         Args:
             only: those of its own threads that count; `None` for all.
         """
-        for pid in self._pids():
+        for pid in self.pids():
             counted = [t for t in threads(pid) if pid != self.pid or only is None or t.number in only]
             going = sum(not thread.lasting(pid, group) for thread in counted)
             if going > (known if pid == self.pid else 0):
                 return False
         return True
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """The rank's process and all below it."""
         return [self.pid, *(process.pid for process in descendants(self.pid))]
 
 
@@ -96,7 +97,7 @@ def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
     Blocks for some hundredths of a second, and for a second at most where one of them seems to compute, or
     is at rest in nothing known.
     """
-    found = [_Looks(pid) for pid in pids]
+    found = [Looks(pid) for pid in pids]
     for turn in range(_MOST_LOOKS):
         if turn >= _LOOKS and not any(one.computes or one.is_unnamed for one in found):
             break
@@ -106,7 +107,7 @@ def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
     return [one.judge() for one in found]
 
 
-class _Looks:
+class Looks:
     """Some looks at a process's main thread: while that waits, other threads may still compute.
 
     A process that polls and sleeps is found at work by chance, on a busy machine often: it computes only if
@@ -124,14 +125,14 @@ class _Looks:
 
     @property
     def computes(self) -> bool:
-        at_rest = self._at_rest()
+        at_rest = self.at_rest()
         asleep = any(sleeps(thread.channel) or thread.state in "Tt" for thread in at_rest)
         return bool(self._looks) and not asleep and len(at_rest) <= len(self._looks) * _RESTING
 
     @property
     def is_unnamed(self) -> bool:
         """Whether it was at rest and not said in what: it had gone on between the two reads of a look."""
-        return bool(self._looks) and not any(one.channel or one.state in "Tt" for one in self._at_rest())
+        return bool(self._looks) and not any(one.channel or one.state in "Tt" for one in self.at_rest())
 
     def judge(self) -> tuple[str, str, str]:
         if self._looks and self._looks[0].state in "Tt":
@@ -140,8 +141,9 @@ class _Looks:
             return "spinning", "", ""
         found = ((thread, other_end(thread, self._pid)) for thread in self._threads)
         at_pipe = next(((thread.channel, peer) for thread, peer in found if peer), None)
-        channels = Counter(thread.channel for thread in self._at_rest() if thread.channel)
+        channels = Counter(thread.channel for thread in self.at_rest() if thread.channel)
         return ("blocked", *(at_pipe or (channels.most_common(1)[0][0] if channels else "", "")))
 
-    def _at_rest(self) -> list[Thread]:
+    def at_rest(self) -> list[Thread]:
+        """The looks that did not find it running."""
         return [thread for thread in self._looks if thread.state != "R"]

@@ -141,10 +141,10 @@ def dying(pid: int) -> bool:
     if not fields or fields[0] in "ZX" or int(fields[6]) & _PF_EXITING:
         return True
     # Killed, it ends as soon as it gets the processor.  In state D it may be stuck.
-    return fields[0] in "RT" and _is_killed(pid)
+    return fields[0] in "RT" and is_killed(pid)
 
 
-def _is_killed(pid: int) -> bool:
+def is_killed(pid: int) -> bool:
     try:
         status = status_of(pid)
     except ProcessLookupError:

@@ -41,26 +41,26 @@ def lost_by_fork(threads: set[int], harmless: str) -> list[str]:
     for thread in threads:
         with contextlib.suppress(OSError):  # It has ended.
             name = read_page(f"/proc/self/task/{thread}/comm").decode("utf-8", "replace").strip()
-            library = _library_of(thread)
+            library = library_of(thread)
             if not harmless or not library.startswith(harmless):
                 found.add(f"{name} in {os.path.basename(library) or 'the middle of its work'}")
     return sorted(found)
 
 
-def _library_of(thread: int) -> str:
+def library_of(thread: int) -> str:
     """The file that holds the code which has a thread wait for the kernel; `""` if it does not wait."""
     for _ in range(_LOOKS):
         words = read_page(f"/proc/self/task/{thread}/syscall").split()
         if len(words) > 1:
             stack, instruction = (int(word, 16) for word in words[-2:])
-            return _caller(stack, instruction)
+            return caller_file(stack, instruction)
         time.sleep(_PERIOD)
     return ""
 
 
-def _caller(stack: int, instruction: int) -> str:
+def caller_file(stack: int, instruction: int) -> str:
     """The file of an instruction; of the next return address on the stack where that is C's own library."""
-    code = list(_code())
+    code = list(code_mappings())
 
     def file_at(address: int) -> str:
         return next((file for begin, end, file in code if begin <= address < end), "")
@@ -76,9 +76,9 @@ def _caller(stack: int, instruction: int) -> str:
     return first
 
 
-def _code() -> Iterator[tuple[int, int, str]]:
+def code_mappings() -> Iterator[tuple[int, int, str]]:
     """Begin, end and file of what this process has mapped to be executed."""
-    for begin, end, access, file in _mappings():
+    for begin, end, access, file in mappings():
         if "x" in access and file.startswith("/"):
             yield begin, end, file
 
@@ -93,7 +93,7 @@ def collapse_memory() -> Iterator[None]:
 
     advise = ctypes.CDLL(None).madvise
     places: list[int] = []
-    for begin, end, access, name in _mappings():
+    for begin, end, access, name in mappings():
         if access == "rw-p" and name in ("", "[heap]"):
             places += range(-(-begin // _HUGE) * _HUGE, end // _HUGE * _HUGE, _HUGE)
     for place in places[:_MOST_HUGE]:
@@ -102,7 +102,7 @@ def collapse_memory() -> Iterator[None]:
         yield
 
 
-def _mappings() -> list[tuple[int, int, str, str]]:
+def mappings() -> list[tuple[int, int, str, str]]:
     """What this process has mapped: begin, end, access, file (`""` for none)."""
     found = []
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:

@@ -81,8 +81,8 @@ class Thread:
             return True
         if self.call != "read":
             return False
-        target = _link(f"/proc/{pid}/fd/{self.arguments[0]}")
-        return target.startswith("pipe:") and set(_holders(target)) <= set(group)
+        target = read_link(f"/proc/{pid}/fd/{self.arguments[0]}")
+        return target.startswith("pipe:") and set(holders_of(target)) <= set(group)
 
     @property
     def _operation(self) -> int:
@@ -118,7 +118,7 @@ def thread_of(pid: int, number: int, with_channel: bool = False) -> Thread | Non
     try:
         head, _, rest = read_page(f"{place}/stat").decode("ascii", "replace").rpartition(")")
         state, name = rest.split(maxsplit=1)[0], head.partition("(")[2]
-        return Thread(number, name, state, _channel(place) if with_channel else "", *_call(place))
+        return Thread(number, name, state, channel_of(place) if with_channel else "", *call_of(place))
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 
@@ -157,14 +157,14 @@ def other_end(thread: Thread, pid: int) -> str:
     """Who holds the other end of the pipe at which a thread is blocked, in words; `""` if it is at none."""
     if thread.call not in ("read", "write"):
         return ""
-    target = _link(f"/proc/{pid}/fd/{thread.arguments[0]}")
+    target = read_link(f"/proc/{pid}/fd/{thread.arguments[0]}")
     if not target.startswith("pipe:"):
         return ""
-    holders = [f"pid {holder} ({command(holder)[:_SHOWN]})" for holder in _holders(target) if holder != pid]
+    holders = [f"pid {holder} ({command(holder)[:_SHOWN]})" for holder in holders_of(target) if holder != pid]
     return f"{', '.join(holders) or 'nobody else'} at descriptor {thread.arguments[0]}"
 
 
-def _channel(place: str) -> str:
+def channel_of(place: str) -> str:
     try:
         name = read_page(f"{place}/wchan").decode("ascii", "replace")
     except PermissionError:
@@ -172,7 +172,7 @@ def _channel(place: str) -> str:
     return "" if name == "0" else name.partition(".")[0]
 
 
-def _call(place: str) -> tuple[str, tuple[int, ...]]:
+def call_of(place: str) -> tuple[str, tuple[int, ...]]:
     try:
         words = read_page(f"{place}/syscall").split()
     except (PermissionError, FileNotFoundError):
@@ -182,21 +182,21 @@ def _call(place: str) -> tuple[str, tuple[int, ...]]:
     return _NAMES.get(int(words[0]), ""), tuple(int(word, 16) for word in words[1:7])
 
 
-def _link(path: str) -> str:
+def read_link(path: str) -> str:
     try:
         return os.readlink(path)
     except OSError:
         return ""
 
 
-def _holders(target: str) -> list[int]:
+def holders_of(target: str) -> list[int]:
     """The processes that hold an end of a pipe, as far as we may look."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _holds(name, target)]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and holds(name, target)]
 
 
-def _holds(name: str, target: str) -> bool:
+def holds(name: str, target: str) -> bool:
     try:
         numbers = os.listdir(f"/proc/{name}/fd")
     except OSError:
         return False
-    return any(_link(f"/proc/{name}/fd/{number}") == target for number in numbers)
+    return any(read_link(f"/proc/{name}/fd/{number}") == target for number in numbers)

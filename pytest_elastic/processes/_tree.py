@@ -104,17 +104,17 @@ def replace_program(path: str, arguments: list[str], env: Mapping[str, str]) -> 
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel SIGKILL this process when its parent's thread ends; end at once if that is too late."""
-    _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # The parent died between the fork and the line above.
         os._exit(1)
 
 
 def become_subreaper() -> None:
     """Adopt every orphaned descendant, so that none can leave the tree by a double fork."""
-    _prctl(_SET_CHILD_SUBREAPER, 1)
+    prctl(_SET_CHILD_SUBREAPER, 1)
 
 
-def _prctl(option: int, argument: Any) -> None:
+def prctl(option: int, argument: Any) -> None:
     # ctypes is loaded by the processes that need it: importing it would be paid by every run of pytest.
     import ctypes
 
@@ -144,11 +144,11 @@ def supported() -> str:
     return ""
 
 
-def _try_pidfd_open() -> None:
+def try_pidfd_open() -> None:
     os.close(os.pidfd_open(os.getpid()))
 
 
-def _try_pidfd_send_signal() -> None:
+def try_pidfd_send_signal() -> None:
     descriptor = os.pidfd_open(os.getpid())
     try:
         signal.pidfd_send_signal(descriptor, 0)
@@ -156,23 +156,23 @@ def _try_pidfd_send_signal() -> None:
         os.close(descriptor)
 
 
-def _try_memfd_create() -> None:
+def try_memfd_create() -> None:
     os.close(os.memfd_create("trial"))
 
 
-def _try_prctl(get: int, put: int) -> None:
+def try_prctl(get: int, put: int) -> None:
     """Set what is set already."""
     import ctypes
 
     value = ctypes.c_int()
-    _prctl(get, ctypes.byref(value))
-    _prctl(put, value.value)
+    prctl(get, ctypes.byref(value))
+    prctl(put, value.value)
 
 
 _NEEDED: dict[str, Callable[[], None]] = {
-    "pidfd_open": _try_pidfd_open,
-    "pidfd_send_signal": _try_pidfd_send_signal,
-    "memfd_create": _try_memfd_create,
-    "parent-death signal (prctl)": partial(_try_prctl, _GET_PDEATHSIG, _SET_PDEATHSIG),
-    "subreaper (prctl)": partial(_try_prctl, _GET_CHILD_SUBREAPER, _SET_CHILD_SUBREAPER),
+    "pidfd_open": try_pidfd_open,
+    "pidfd_send_signal": try_pidfd_send_signal,
+    "memfd_create": try_memfd_create,
+    "parent-death signal (prctl)": partial(try_prctl, _GET_PDEATHSIG, _SET_PDEATHSIG),
+    "subreaper (prctl)": partial(try_prctl, _GET_CHILD_SUBREAPER, _SET_CHILD_SUBREAPER),
 }

@@ -61,23 +61,21 @@ class FileTimerRequest(TimerRequest):
         """The process id of the rank."""
         return int(self.worker_id)
 
-    def to_json(self) -> str:
-        """The request in one line, without its origin."""
-        return json.dumps(self._fields())
-
-    def to_line(self) -> bytes:
-        """The request as it is sent, with its origin."""
-        origin = {} if self.origin is None else self.origin._asdict()
-        return json.dumps({**self._fields(), **origin}).encode("ascii") + b"\n"
-
-    def _fields(self) -> dict[str, Any]:
-        return {
+    def to_json(self, **more: object) -> str:
+        """The request as a JSON object in one line, without its origin; `more` are fields to be added."""
+        fields = {
             "version": self.version,
             "pid": self.worker_id,
             "scope_id": self.scope_id,
             "expiration_time": self.expiration_time,
             "signal": self.signal,
         }
+        return json.dumps({**fields, **more})
+
+    def to_line(self) -> bytes:
+        """The line that is sent: the request with its origin."""
+        origin = {} if self.origin is None else self.origin._asdict()
+        return self.to_json(**origin).encode("ascii") + b"\n"
 
 
 class Fifo(RequestQueue):
@@ -109,7 +107,7 @@ class Fifo(RequestQueue):
         os.mkfifo(self._path, 0o600)
         # Open for writing too: otherwise the pipe would be at its end whenever no client has it open.
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._finalizer = weakref.finalize(self, _remove, self._path, self._descriptor)
+        self._finalizer = weakref.finalize(self, remove_pipe, self._path, self._descriptor)
         _opened.add(self)
 
     def close(self) -> None:
@@ -127,21 +125,21 @@ class Fifo(RequestQueue):
         return self._descriptor
 
     def size(self) -> int:
-        self._read()
+        self.read()
         return len(self._requests)
 
     def get(self, size: int, timeout: float) -> list[TimerRequest]:
         deadline = Deadline.after(timeout)
         # What it does not have to read stays in the pipe, where the watchdog's poll sees it.
         while len(self._requests) < size:
-            self._read()
+            self.read()
             if deadline.passed():
                 break
             wait_for(self._descriptor, select.POLLIN, deadline.remaining())
         return [self._requests.popleft() for _ in range(min(size, len(self._requests)))]
 
-    def _read(self) -> None:
-        """Take what is there now: a pipe holds no more than is asked for."""
+    def read(self) -> None:
+        """Take all that the pipe holds now; does not block."""
         try:
             data = os.read(self._descriptor, 1 << 16) if self._descriptor >= 0 else b""
         except BlockingIOError:
@@ -150,12 +148,17 @@ class Fifo(RequestQueue):
         self._rest = rest[-select.PIPE_BUF :]  # No request is longer.
         for line in lines:
             try:
-                self._requests.append(_parse(line[max(0, line.rfind(self._BEGIN)) :]))
+                self._requests.append(parse_request(line[max(0, line.rfind(self._BEGIN)) :]))
             except Exception as error:
                 log.warning("a line is no timer request: %r (%s)", line, repr(error))
 
 
-def _parse(line: bytes) -> FileTimerRequest:
+def parse_request(line: bytes) -> FileTimerRequest:
+    """The request in one line of the pipe.
+
+    Raises:
+        Exception: it is none; of a type that depends on the garbage.
+    """
     fields = json.loads(line)
     if fields["version"] != 1:
         raise ValueError("unknown version")
@@ -169,9 +172,10 @@ def _parse(line: bytes) -> FileTimerRequest:
     )
 
 
-def _remove(path: str, descriptor: int) -> None:
+def remove_pipe(path: str, descriptor: int) -> None:
+    """Close a named pipe, and unlink it unless another server has replaced it."""
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.lstat(path), os.fstat(descriptor)):  # Or another server has replaced it.
+        if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
             os.unlink(path)
     os.close(descriptor)
 
@@ -179,12 +183,13 @@ def _remove(path: str, descriptor: int) -> None:
 _opened: weakref.WeakSet[Fifo] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
+def forget_all() -> None:
+    """In a fork: close the pipes of the parent's servers."""
     for fifo in list(_opened):
         fifo.forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=forget_all)
 
 
 class FileTimerClient(TimerClient):
@@ -214,28 +219,34 @@ class FileTimerClient(TimerClient):
         if len(line) > select.PIPE_BUF:
             raise RuntimeError(f"a request may have {select.PIPE_BUF} bytes, not {len(line)}: {request!r}")
         for left in reversed(range(TRIES)):
-            if self._try(line):
+            if write_line(self._path, line):
                 return
             time.sleep(EVERY if left else 0.0)
-        raise _unavailable()
-
-    def _try(self, line: bytes) -> bool:
-        """Write the line; `False` if there is no server."""
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ENOENT):
-                raise _unavailable() from error
-            return False
-        try:
-            return _write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        raise unavailable()
 
 
-def _write(descriptor: int, line: bytes) -> bool:
+def write_line(path: str, line: bytes) -> bool:
+    """Write a request to a named pipe; `False` if there is no server that reads it.
+
+    Raises:
+        BrokenPipeError: the path is no named pipe, or the pipe stays full for a second.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENXIO, errno.ENOENT):
+            raise unavailable() from error
+        return False
+    try:
+        return write_to_pipe(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def write_to_pipe(descriptor: int, line: bytes) -> bool:
+    """Write a request; `False` if the server has closed the pipe."""
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        raise _unavailable()
+        raise unavailable()
     deadline = Deadline.after(TRIES * EVERY)
     while True:
         try:
@@ -245,11 +256,12 @@ def _write(descriptor: int, line: bytes) -> bool:
             return False
         except BlockingIOError:
             if deadline.passed():
-                raise _unavailable()
+                raise unavailable()
             wait_for(descriptor, select.POLLOUT, deadline.remaining())
 
 
-def _unavailable() -> BrokenPipeError:
+def unavailable() -> BrokenPipeError:
+    """The error of a client that cannot reach its server; torch's text."""
     return BrokenPipeError("Could not send the FileTimerRequest because FileTimerServer is not available.")
 
 
@@ -328,8 +340,9 @@ class FileTimerServer(ProcessTimerServer):
         super().register_timers(timer_requests)
 
     def _reap_worker(self, worker_id: Any) -> bool:
-        for timer in self._due_of(worker_id):
-            self._tell("timer expired", timer.what)
+        for timer in self._due:
+            if timer.key.owner == worker_id:
+                self._tell("timer expired", timer.what)
         return super()._reap_worker(worker_id)
 
     def _signal(self, request: TimerRequest) -> int:

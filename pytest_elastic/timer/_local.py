@@ -25,14 +25,15 @@ class LocalTimerClient(TimerClient):
         self._queue = mp_queue
 
     def acquire(self, scope_id: str, expiration_time: float) -> None:
-        self._put(scope_id, expiration_time)
+        self._queue.put(make_request(scope_id, expiration_time))
 
     def release(self, scope_id: str) -> None:
-        self._put(scope_id, RELEASE)
+        self._queue.put(make_request(scope_id, RELEASE))
 
-    def _put(self, scope_id: str, expiration_time: float) -> None:
-        origin = made_here(expiration_time)
-        self._queue.put(TimerRequest(os.getpid(), str(scope_id), expiration_time, origin=origin))
+
+def make_request(scope_id: str, expiration_time: float) -> TimerRequest:
+    """The request of the calling thread for this process."""
+    return TimerRequest(os.getpid(), str(scope_id), expiration_time, origin=made_here(expiration_time))
 
 
 class MultiprocessingRequestQueue(RequestQueue):

@@ -119,30 +119,24 @@ class PipeTimerClient(TimerClient):
         self._send(scope_id, made_here(RELEASE), RELEASE, "", 0)
 
     def _send(self, scope_id: str, origin: Origin, span: float, file: str, line: int) -> None:
-        name = _encode(file)
+        name = encode(file)
         request = Request(
             MAGIC, origin.deadline, span, os.getpid(), origin.started, origin.thread, line, len(name)
         )
-        packet = _HEAD.pack(*request) + name + _encode(scope_id)
+        packet = _HEAD.pack(*request) + name + encode(scope_id)
         if len(packet) > select.PIPE_BUF:
             raise RuntimeError(f"a request may have {select.PIPE_BUF} bytes, not {len(packet)}: {scope_id!r}")
         self._write(packet)
 
     def _write(self, packet: bytes) -> None:
-        try:
-            os.write(self._descriptor, packet)
-        except BlockingIOError:
-            self._send_late(packet)
-
-    def _send_late(self, packet: bytes) -> None:
         deadline = Deadline.after(PATIENCE)
-        while wait_for(self._descriptor, select.POLLOUT, deadline.remaining()):
+        while True:
             try:
                 os.write(self._descriptor, packet)
                 return
-            except BlockingIOError:  # Another thread was faster.
-                pass
-        raise BrokenPipeError("the timer server does not read")
+            except BlockingIOError:  # The channel is full, or another thread was faster.
+                if not wait_for(self._descriptor, select.POLLOUT, deadline.remaining()):
+                    raise BrokenPipeError("the timer server does not read") from None
 
 
 class StreamTimerClient(PipeTimerClient):
@@ -248,11 +242,11 @@ class TimerTable:
         start = _HEAD.size + request.size
         if request.magic != MAGIC or start > len(packet) or math.isnan(request.deadline):
             raise ValueError("it does not begin like one")
-        key = Key(rank, request.pid, request.thread, _decode(packet[start:]))
+        key = Key(rank, request.pid, request.thread, decode(packet[start:]))
         if request.span < 0:
             self._timers.disarm(key)
             return
-        file = _decode(packet[_HEAD.size : start])
+        file = decode(packet[_HEAD.size : start])
         process: Process | None = Process(key.pid, request.started)
         deadline = request.deadline
         if rank in self._streams:  # Neither its process nor its clock need be of this machine.
@@ -306,9 +300,9 @@ class TimerTable:
             self._timers.arm(replace(timer, deadline=deadline, what=replace(timer.what, deadline=deadline)))
 
 
-def _encode(text: str) -> bytes:
+def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _decode(data: bytes) -> str:
+def decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")

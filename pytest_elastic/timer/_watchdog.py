@@ -20,7 +20,6 @@ import errno
 import math
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
@@ -126,7 +125,7 @@ class TimerServer(ABC):
             self._finalizer = weakref.finalize(self, run.end)
             arguments = (weakref.ref(self), self._queue, run)
             run.thread = threading.Thread(
-                target=_watch, args=arguments, daemon=self._daemon, name=type(self).__name__
+                target=watch, args=arguments, daemon=self._daemon, name=type(self).__name__
             )
             run.thread.start()
 
@@ -145,7 +144,13 @@ class TimerServer(ABC):
         """Register, decide, kill; returns the seconds until the next round is due."""
         self._take(requests)
         try:
-            self._enforce(run)
+            now = self._now()
+            expired = self._expired(now)
+            if expired and self._catch_up():
+                expired = self._expired(now)
+            reaped = {worker for worker, requests in expired.items() if self._reap(worker, requests, run)}
+            if reaped:
+                self.clear_timers(reaped)
         except Exception:
             log.exception("a round of the timer server failed")
         return self._pause()
@@ -157,22 +162,10 @@ class TimerServer(ABC):
             self.register_timers(requests)
         except Exception:
             for request in requests:  # One of them is bad: the others count.
-                self._take_one(request)
-
-    def _take_one(self, request: TimerRequest) -> None:
-        try:
-            self.register_timers([request])
-        except Exception:
-            log.exception("timer request %r was dropped", request)
-
-    def _enforce(self, run: Run) -> None:
-        now = self._now()
-        expired = self._expired(now)
-        if expired and self._catch_up():
-            expired = self._expired(now)
-        reaped = {worker for worker, requests in expired.items() if self._reap(worker, requests, run)}
-        if reaped:
-            self.clear_timers(reaped)
+                try:
+                    self.register_timers([request])
+                except Exception:
+                    log.exception("timer request %r was dropped", request)
 
     def _now(self) -> float:
         """The present, on the clock that `_expired` goes by."""
@@ -217,10 +210,10 @@ class TimerServer(ABC):
         return self._max_interval
 
 
-def _watch(reference: weakref.ref[TimerServer], queue: RequestQueue, run: Run) -> None:
+def watch(reference: weakref.ref[TimerServer], queue: RequestQueue, run: Run) -> None:
     pause = 0.0
     while not run.ended:
-        requests = _receive(queue, run, pause)
+        requests = receive(queue, run, pause)
         server = reference()
         if server is None:
             break
@@ -229,9 +222,9 @@ def _watch(reference: weakref.ref[TimerServer], queue: RequestQueue, run: Run) -
     run.close()
 
 
-def _receive(queue: RequestQueue, run: Run, timeout: float) -> list[TimerRequest]:
+def receive(queue: RequestQueue, run: Run, timeout: float) -> list[TimerRequest]:
     try:
-        descriptor = _descriptor(queue)
+        descriptor = descriptor_of(queue)
         if descriptor is None:
             return queue.get(max(1, queue.size()), min(timeout, ASK_EVERY))
         run.sleep(timeout, descriptor)
@@ -244,7 +237,7 @@ def _receive(queue: RequestQueue, run: Run, timeout: float) -> list[TimerRequest
         return []
 
 
-def _descriptor(queue: RequestQueue) -> int | None:
+def descriptor_of(queue: RequestQueue) -> int | None:
     try:
         return int(queue.fileno())  # type: ignore[attr-defined]
     except (AttributeError, OSError):
@@ -263,7 +256,11 @@ class ProcessTimerServer(TimerServer):
     def register_timers(self, timer_requests: list[TimerRequest]) -> None:
         for request in timer_requests:
             try:
-                self._register(request)
+                key, timer = read_request(request)
+                if timer is None:
+                    self._timers.disarm(key)
+                else:
+                    self._timers.arm(timer)
             except (AttributeError, TypeError, ValueError) as error:
                 log.warning("timer request %r was dropped: %s", request, str(error))
         run = self._run
@@ -275,20 +272,7 @@ class ProcessTimerServer(TimerServer):
             self._timers.drop(worker)
 
     def get_expired_timers(self, deadline: float) -> Expired:
-        return _by_worker(self._timers.expired(to_monotonic(deadline) + READING))
-
-    def _register(self, request: TimerRequest) -> None:
-        pid, until, origin = request.worker_id, request.expiration_time, request.origin
-        if type(pid) is not int or not isinstance(request.scope_id, str):
-            raise TypeError("the worker is a process id, and the scope a text")
-        key = Key(pid, pid, origin.thread if origin else 0, request.scope_id)
-        if to_seconds(until, "expiration_time") < 0:
-            self._timers.disarm(key)
-        elif origin:
-            deadline = to_seconds(origin.deadline, "deadline")
-            self._timers.arm(Timer(key, Process(pid, origin.started), deadline, request))
-        else:
-            self._timers.arm(Timer(key, identify(pid), to_monotonic(until), request))
+        return by_worker(self._timers.expired(to_monotonic(deadline) + READING))
 
     def _now(self) -> float:
         return SYSTEM_CLOCK.monotonic()
@@ -296,7 +280,7 @@ class ProcessTimerServer(TimerServer):
     def _expired(self, now: float) -> Expired:
         self._decided = now  # First: what fails below is tried again as what is overdue.
         self._due = self._timers.expired(now)
-        return _by_worker(self._due)
+        return by_worker(self._due)
 
     def _pause(self) -> float:
         pause = Deadline(self._timers.next_deadline(self._decided)).remaining()
@@ -305,15 +289,11 @@ class ProcessTimerServer(TimerServer):
         return min(pause, self._max_interval) if overdue else pause
 
     def _reap_worker(self, worker_id: Any) -> bool:
-        for timer in self._due_of(worker_id):
-            number = self._signal(timer.what)
-            if number > 0:
+        for timer in self._due:
+            if timer.key.owner == worker_id and (number := self._signal(timer.what)) > 0:
                 return self._send(timer, number)
         log.warning("no timer of worker %s has a signal: they are dropped", worker_id)
         return True
-
-    def _due_of(self, worker_id: Hashable) -> list[Timer[TimerRequest]]:
-        return [timer for timer in self._due if timer.key.owner == worker_id]
 
     def _send(self, timer: Timer[TimerRequest], number: int) -> bool:
         try:
@@ -334,7 +314,24 @@ class ProcessTimerServer(TimerServer):
         """The timer's signal was sent."""
 
 
-def _by_worker(timers: list[Timer[TimerRequest]]) -> Expired:
+def read_request(request: TimerRequest) -> tuple[Key, Timer[TimerRequest] | None]:
+    """The key of a request for a process of this machine, and its timer; no timer if it is a release.
+
+    Raises:
+        TypeError, ValueError: its fields are of other types, or NaN.
+    """
+    pid, until, origin = request.worker_id, request.expiration_time, request.origin
+    if type(pid) is not int or not isinstance(request.scope_id, str):
+        raise TypeError("the worker is a process id, and the scope a text")
+    key = Key(pid, pid, origin.thread if origin else 0, request.scope_id)
+    if to_seconds(until, "expiration_time") < 0:
+        return key, None
+    if origin:
+        return key, Timer(key, Process(pid, origin.started), to_seconds(origin.deadline, "deadline"), request)
+    return key, Timer(key, identify(pid), to_monotonic(until), request)
+
+
+def by_worker(timers: list[Timer[TimerRequest]]) -> Expired:
     found: Expired = {}
     for timer in timers:
         found.setdefault(timer.key.owner, []).append(timer.what)

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from machine import late
 
-from pytest_elastic.multiprocessing import _watch, tail_log
+from pytest_elastic.multiprocessing import _file_watcher, tail_log
 from pytest_elastic.multiprocessing.tail_log import TailLog, tail_logfile
 
 LOGGER = "pytest_elastic.multiprocessing.tail_log.logger"
@@ -221,7 +221,7 @@ def test_bytes_that_are_no_text(path, tail, dst):
 def test_late_truncated_and_rotated(path, tail, dst, notified, monkeypatch):
     """All later lines, once and whole, told by the kernel or looked for."""
     if not notified:
-        monkeypatch.setattr(_watch, "_open_inotify", lambda: None)
+        monkeypatch.setattr(_file_watcher, "Inotify", mock.Mock(side_effect=OSError))
     running = tail({0: str(path)}, interval_sec=0.001 if not notified else 3600)
     append(path, "1\n22222222\n")
     dst.wait_for("[writer0]:22222222\n")

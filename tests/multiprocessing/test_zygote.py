@@ -87,7 +87,7 @@ def test_two_guardians_end_at_once():
             guardian = os.fork() or os._exit(0)
             pidfd = os.pidfd_open(guardian)
             os.waitpid(guardian, 0)
-            _zygote._bury(pidfd, {pidfd: guardian})
+            _zygote.reap_guardian(pidfd, {pidfd: guardian})
             os._exit(0)
         finally:
             os._exit(1)

@@ -48,13 +48,19 @@ class ProcessFailure:
         if os.path.isfile(self.error_file):
             with open(self.error_file, encoding="utf-8") as file:
                 self.error_file_data = json.load(file)
-            self.message, self.timestamp = _read_data(self.error_file_data)
+            self.message, self.timestamp = read_record(self.error_file_data)
         else:
             self.error_file = NOT_AVAILABLE
             self.error_file_data = {"message": "<NONE>"}
             self.message, self.timestamp = "", int(SYSTEM_CLOCK.time())
-        if not self.message:
-            self._derive_message()
+        if not self.message and self.exitcode < 0:
+            self.message = f"Signal {-self.exitcode} ({self.signal_name()}) received by PID {self.pid}"
+        elif not self.message:
+            self.message = _NO_TRACEBACK
+            self.error_file_data["errorTraits"] = {
+                "category": "system_terminated_error",
+                "retryability": "False",
+            }
 
     @classmethod
     def observed(cls, local_rank: int, pid: int, exitcode: int, error_file: str) -> ProcessFailure:
@@ -75,16 +81,6 @@ class ProcessFailure:
     def timestamp_isoformat(self) -> str:
         """`YYYY-MM-DD_HH:MM:SS` in local time."""
         return datetime.fromtimestamp(self.timestamp).isoformat(sep="_")
-
-    def _derive_message(self) -> None:
-        if self.exitcode < 0:
-            self.message = f"Signal {-self.exitcode} ({self.signal_name()}) received by PID {self.pid}"
-        else:
-            self.message = _NO_TRACEBACK
-            self.error_file_data["errorTraits"] = {
-                "category": "system_terminated_error",
-                "retryability": "False",
-            }
 
 
 class ChildFailedError(ElasticError):
@@ -113,7 +109,7 @@ class ChildFailedError(ElasticError):
         title = f"{self.name} FAILED"
         root, _ = self.get_first_failure()
         shown = {
-            rank: _describe(index, rank, failure)
+            rank: describe(index, rank, failure)
             for index, (rank, failure) in enumerate(self.failures.items())
         }
         lines = [title, *(line for text in shown.values() for line in text.splitlines())]
@@ -125,19 +121,19 @@ class ChildFailedError(ElasticError):
         return "\n".join(first + last)
 
 
-def _read_data(data: Any) -> tuple[str | dict[str, Any], int]:
+def read_record(data: Any) -> tuple[str | dict[str, Any], int]:
     """Message and timestamp of an error file, which holds a plain text or a structure."""
     if not isinstance(data, dict):
         raise ValueError(f"an error file holds a JSON object, not {type(data).__name__}")
     message = data["message"]
     if isinstance(message, str):
-        return message, _to_timestamp(data.get("timestamp", 0))
+        return message, to_timestamp(data.get("timestamp", 0))
     if not isinstance(message, dict) or not isinstance(message["extraInfo"], dict):
         raise ValueError("the message of an error file is a text, or an object that has an extraInfo object")
-    return message, _to_timestamp(message["extraInfo"]["timestamp"])
+    return message, to_timestamp(message["extraInfo"]["timestamp"])
 
 
-def _to_timestamp(value: Any) -> int:
+def to_timestamp(value: Any) -> int:
     try:
         datetime.fromtimestamp(int(value))
     except (TypeError, ValueError, OverflowError, OSError):
@@ -145,7 +141,7 @@ def _to_timestamp(value: Any) -> int:
     return int(value)
 
 
-def _describe(index: int, rank: int, failure: ProcessFailure) -> str:
+def describe(index: int, rank: int, failure: ProcessFailure) -> str:
     message = failure.message
     if isinstance(message, dict):
         message = str(message.get("extraInfo", {}).get("py_callstack", message.get("message", NOT_AVAILABLE)))

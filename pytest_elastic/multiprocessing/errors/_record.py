@@ -38,17 +38,17 @@ class ErrorHandler:
         try:
             faulthandler.enable(all_threads=True)
         except Exception as error:
-            _warn(f"cannot enable the fault handler: {_text_of(error)}")
+            warn(f"cannot enable the fault handler: {text_of(error)}")
 
     def record_exception(self, e: BaseException) -> None:
         """Write the exception, its stack (causes included) and the time; a second one overwrites."""
-        path = _own_error_file()
+        path = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if path:
             extra = {
-                "py_callstack": _printable("".join(traceback.format_exception(e))),
+                "py_callstack": printable("".join(traceback.format_exception(e))),
                 "timestamp": str(int(SYSTEM_CLOCK.time())),
             }
-            _write(path, json.dumps({"message": {"message": _text_of(e), "extraInfo": extra}}))
+            write_whole(path, json.dumps({"message": {"message": text_of(e), "extraInfo": extra}}))
 
     def dump_error_file(self, rootcause_error_file: str, error_code: int = 0) -> None:
         """Make a child's error file our own, with the child's exit code in it unless that is 0.
@@ -60,7 +60,7 @@ class ErrorHandler:
             data = json.load(file)
         if error_code:
             self.override_error_code_in_rootcause_data(rootcause_error_file, data, error_code)
-        path = _own_error_file()
+        path = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if not path:
             logger.error(
                 "no error file of our own to copy %s to; it holds:\n%s",
@@ -71,7 +71,7 @@ class ErrorHandler:
         if os.path.isfile(path):
             with open(path, encoding="utf-8", errors="replace") as file:
                 logger.warning("%s will be overwritten; it was:\n%s", path, file.read())
-        _write(path, json.dumps(data))
+        write_whole(path, json.dumps(data))
 
     def override_error_code_in_rootcause_data(
         self, rootcause_error_file: str, rootcause_error: dict[str, Any], error_code: int = 0
@@ -112,35 +112,33 @@ def record(fn: Callable[_P, _R], error_handler: ErrorHandler | None = None) -> C
                 return None
             raise
         except ChildFailedError as error:
-            _hand_on(handler, error)
+            forward_root_cause(handler, error)
             raise
         except Exception as error:
-            _quietly(handler.record_exception, error)
+            warn_on_error(handler.record_exception, error)
             raise
 
     return wrapper
 
 
-def _hand_on(handler: ErrorHandler, error: ChildFailedError) -> None:
+def forward_root_cause(handler: ErrorHandler, error: ChildFailedError) -> None:
+    """Have the handler copy the error file of the rank that failed first."""
     rank, failure = error.get_first_failure()
     if failure.error_file == NOT_AVAILABLE:
         logger.info("rank %s left no error file; wrap its main function in record() to have one", rank)
     else:
-        _quietly(handler.dump_error_file, failure.error_file, failure.exitcode)
+        warn_on_error(handler.dump_error_file, failure.error_file, failure.exitcode)
 
 
-def _quietly(action: Callable[..., None], *args: object) -> None:
+def warn_on_error(action: Callable[..., None], *args: object) -> None:
+    """Call the action; its error becomes a warning."""
     try:
         action(*args)
     except Exception as trouble:
-        _warn(f"cannot record the error: {_text_of(trouble)}")
+        warn(f"cannot record the error: {text_of(trouble)}")
 
 
-def _own_error_file() -> str:
-    return os.environ.get("TORCHELASTIC_ERROR_FILE", "")
-
-
-def _write(path: str, text: str) -> None:
+def write_whole(path: str, text: str) -> None:
     """Write the file whole or not at all; a failure is a warning."""
     try:
         path = os.path.realpath(path)
@@ -149,12 +147,13 @@ def _write(path: str, text: str) -> None:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
         else:
-            _replace(path, text)
+            replace_file(path, text)
     except OSError as error:
-        _warn(f"cannot write the error file: {_text_of(error)}")
+        warn(f"cannot write the error file: {text_of(error)}")
 
 
-def _replace(path: str, text: str) -> None:
+def replace_file(path: str, text: str) -> None:
+    """Put a file with this text in the place of `path`, in one step."""
     draft = f"{path}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="utf-8") as file:
@@ -166,22 +165,23 @@ def _replace(path: str, text: str) -> None:
         raise
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """`Type: text`, for errors that cannot be printed too."""
     name = type(error).__name__
     try:
-        return _printable(f"{name}: {error}")
+        return printable(f"{name}: {error}")
     except Exception as trouble:
-        _warn(f"{name} cannot be printed: its __str__ raised {type(trouble).__name__}")
+        warn(f"{name} cannot be printed: its __str__ raised {type(trouble).__name__}")
         return f"{name}: <its __str__ raised {type(trouble).__name__}>"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with lone surrogates escaped, so that it can be written anywhere."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Warn of an error in the recording itself."""
     try:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
     except RuntimeWarning:  # Where warnings are errors, this one still must not hide the error it is about.
