@@ -68,14 +68,19 @@ class Loop:
 
     def __init__(self, name: str = "elastic loop") -> None:
         self._name = name
-        self.selector = selectors.DefaultSelector()
+        self._bell, self._ear = socket.socketpair()
+        try:
+            self.selector = selectors.DefaultSelector()
+        except OSError:  # No descriptor is left.
+            self._bell.close()
+            self._ear.close()
+            raise
         self._watched: dict[int, Act] = {}
         self._members: list[Member] = []
         self._alarms: list[Alarm] = []
         self._settled: list[Act] = []
         self._orders: deque[Act] = deque()
         self._waiters: list[_Waiter] = []
-        self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
         self._forked: list[Act] = []
@@ -296,7 +301,8 @@ class Loop:
             self._wake_up()
 
     def __del__(self) -> None:
-        self._let_go()  # Of one that was never started.
+        if hasattr(self, "selector"):
+            self._let_go()  # Of one that was never started.
 
     def after_fork(self) -> None:
         """In a forked child: the loop is the parent's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,8 @@ THIRD_PARTIES = {
 }
 # Who sees what a test has patched, since that is the test's own: its simulation, its store.
 LATE = ("pristine.py", "simulator/_patches.py", "store/_mock.py")
+# Torch has this module, with the one name.
+SMALL = {"logging.py"}
 # Signatures that are torch's.
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",
@@ -89,11 +92,24 @@ def wrong_imports(path: Path, tree: ast.Module) -> Iterator[str]:
             yield f"{top} as a test may have patched it: pytest_elastic.pristine has it"
 
 
+def wrong_doors(path: Path, tree: ast.Module) -> Iterator[str]:
+    """A part takes what it needs of another from that one's `__init__`."""
+    for module in imports(tree):
+        names = module.split(".")
+        foreign = names[0] == "pytest_elastic" and names[1] != part_of(path)
+        if foreign and any(name.startswith("_") for name in names[2:]):
+            yield f"{module} belongs to another part: its __init__ has what others need"
+
+
 def wrong_sizes(path: Path, tree: ast.Module) -> Iterator[str]:
-    """Files, functions and argument lists stay below their caps."""
-    cap = 60 if path.name == "__init__.py" and part_of(path) not in ("plugin", "__init__") else 450
-    if (lines := len(path.read_text("utf-8").splitlines())) > cap:
+    """Files, functions and argument lists stay below their caps, and no file is a scrap."""
+    door = path.name == "__init__.py"
+    cap = 60 if door and part_of(path) not in ("plugin", "__init__") else 450
+    lines = len(path.read_text("utf-8").splitlines())
+    if lines > cap:
         yield f"{lines} lines, and the cap is {cap}"
+    if lines < 40 and not door and str(path.relative_to(PACKAGE)) not in SMALL:
+        yield f"{lines} lines: what other file is it a piece of?"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             if length_of(node) > 50:
@@ -131,7 +147,7 @@ def length_of(function: ast.FunctionDef) -> int:
 
 
 @pytest.mark.parametrize(
-    "rule", [wrong_imports, wrong_sizes, locales_encodings], ids=lambda rule: rule.__name__
+    "rule", [wrong_imports, wrong_doors, wrong_sizes, locales_encodings], ids=lambda rule: rule.__name__
 )
 def test_every_file_keeps_the_rule(rule):
     """All complaints at once, each with its file."""
@@ -178,6 +194,14 @@ def test_what_an_import_does_not_import(module, absent):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_no_two_files_of_the_package_have_one_name():
+    """Whoever looks for a file by its name finds one, the doors and what they give aside."""
+    names = Counter(path.name for path in FILES)
+    assert [
+        name for name, count in names.items() if count > 1 and name not in ("__init__.py", "_api.py")
+    ] == []
 
 
 def test_test_files_have_names_of_their_own():

@@ -17,9 +17,9 @@ from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch._debugger import Borrow, Loans
+from pytest_elastic.launch._group_plan import Answers
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._outcomes import of_timeout_in
-from pytest_elastic.launch._plan import Answers
 from pytest_elastic.launch._rendezvous import CHANNEL, Place, Rendezvous, StorePlace
 from pytest_elastic.launch._stacks import Done, RankStacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pytest_elastic.launch._plan import Launcher
+from pytest_elastic.launch._group_plan import Launcher
 from pytest_elastic.launch._spawn import FreshInterpreters, Session
 from pytest_elastic.multiprocessing import RunRank, Zygote
 from pytest_elastic.pristine import os

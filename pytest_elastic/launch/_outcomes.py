@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_elastic.events import BarrierJoined, StoreCalled, WaitBegan
+from pytest_elastic.launch._group_plan import Answers
 from pytest_elastic.launch._hang_report import give_up
-from pytest_elastic.launch._plan import Answers
 from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.pristine import json
 from pytest_elastic.report import PhaseReport, RankEnd

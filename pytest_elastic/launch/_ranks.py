@@ -21,8 +21,8 @@ from pytest_elastic.errors import StartError
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._debugger import Loans
 from pytest_elastic.launch._group_loop import Collection, GroupLoop, begun
+from pytest_elastic.launch._group_plan import Answers, Launcher, Plan, RankLogs, reserve_port
 from pytest_elastic.launch._hang_detector import HangDetector, Known
-from pytest_elastic.launch._plan import Answers, Launcher, Plan, RankLogs, reserve_port
 from pytest_elastic.launch._rank import Hello, Payload, RankJob
 from pytest_elastic.launch._rendezvous import Place
 from pytest_elastic.launch._stacks import Done, Stacks

@@ -16,6 +16,7 @@ from typing import Any
 from pytest_elastic.launch._rank import RankJob
 from pytest_elastic.multiprocessing import Channel, RankStart, Zygote
 from pytest_elastic.pristine import os, pickle
+from pytest_elastic.processes import replace_program
 
 _START = "pytest_elastic_start"  # Name of the plugin by which a fresh interpreter is told that it is a rank.
 _SEED = "PYTHONHASHSEED"
@@ -132,7 +133,7 @@ def execute(start: RankStart) -> int:
     told = pickle.dumps((dataclasses.replace(start, env=order.env, job=order.job), session.state))
     code = _CODE.format(path=session.path, program=session.program, name=_START, told=told)
     arguments = [*session.arguments, "--basetemp", os.path.join(order.job.directory, "tmp")]
-    os.execv(sys.executable, [sys.executable, *order.options, "-c", code, *arguments])
+    replace_program(sys.executable, [sys.executable, *order.options, "-c", code, *arguments], os.environ)
 
 
 def start_of_this_interpreter(told: bytes) -> tuple[RankStart, dict[str, Any]]:

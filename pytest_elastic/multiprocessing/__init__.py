@@ -8,7 +8,6 @@ replacing the import path.  Torch is not needed.  `start_processes` begins a run
 from pytest_elastic.multiprocessing._binaries import SubprocessContext
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
-from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._functions import MultiprocessContext
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import (
@@ -30,6 +29,7 @@ from pytest_elastic.multiprocessing._rankside import (
     let_go,
 )
 from pytest_elastic.multiprocessing._results import Left, RankChannels, Returned, load_call
+from pytest_elastic.multiprocessing._run_arguments import LogPlan
 from pytest_elastic.multiprocessing._signals import SignalException
 from pytest_elastic.multiprocessing._start import start_processes
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
-from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._messages import RankStart
+from pytest_elastic.multiprocessing._run_arguments import as_arguments
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.pristine import os
+from pytest_elastic.processes import replace_program
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class _Program:
     def __call__(self, start: RankStart) -> int:
         """In the forked rank.  Returns only by an exception."""
         os.chdir(self.directory)
-        os.execve(self.path, self.arguments, self.env)
+        replace_program(self.path, self.arguments, self.env)
 
 
 class SubprocessContext(PContext):

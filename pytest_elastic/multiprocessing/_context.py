@@ -23,9 +23,9 @@ from typing import Any, TextIO
 from pytest_elastic.clock import Deadline, to_seconds
 from pytest_elastic.errors import GuardianError, SurvivorsError
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing._dialect import check_call, read_constructor
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._messages import RankExited, RankStart
+from pytest_elastic.multiprocessing._run_arguments import check_call, read_constructor
 from pytest_elastic.multiprocessing._signals import SignalHold
 from pytest_elastic.multiprocessing._streams import ShownStreams
 from pytest_elastic.multiprocessing.errors import ProcessFailure

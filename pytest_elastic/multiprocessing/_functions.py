@@ -25,7 +25,6 @@ from typing import Any
 
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
-from pytest_elastic.multiprocessing._dialect import as_arguments
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import exit_now, set_environment
 from pytest_elastic.multiprocessing._messages import RankStart
@@ -36,11 +35,12 @@ from pytest_elastic.multiprocessing._results import (
     Returned,
     load_call,
 )
+from pytest_elastic.multiprocessing._run_arguments import as_arguments
 from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, pickle, signal
-from pytest_elastic.processes import memory_file, read_memory_file
+from pytest_elastic.processes import memory_file, read_memory_file, replace_program
 
 _PLACE = "PYTEST_ELASTIC_FUNCTION"
 
@@ -189,7 +189,7 @@ class _Interpreter:
         env = {**self.environ, **_defined(start.env)}
         env[_PLACE] = ",".join(f"{name}={number}" for name, number in start.descriptors.items())
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-        os.execve(sys.executable, [sys.executable, "-u", "-c", code], env)
+        replace_program(sys.executable, [sys.executable, "-u", "-c", code], env)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from pytest_elastic.multiprocessing._binaries import SubprocessContext, find_program
 from pytest_elastic.multiprocessing._context import PContext
-from pytest_elastic.multiprocessing._dialect import LogPlan, check_call, check_start_method, refuse_numa
 from pytest_elastic.multiprocessing._functions import MultiprocessContext
 from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs, lay_out
+from pytest_elastic.multiprocessing._run_arguments import LogPlan, check_call, check_start_method, refuse_numa
 from pytest_elastic.multiprocessing._std import Std, to_map
 from pytest_elastic.pristine import os
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from pytest_elastic.multiprocessing._dialect import LogPlan
 from pytest_elastic.multiprocessing._follow import LineFilter
+from pytest_elastic.multiprocessing._run_arguments import LogPlan
 from pytest_elastic.multiprocessing.tail_log import TailLog
 
 

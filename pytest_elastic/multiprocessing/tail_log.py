@@ -1,9 +1,9 @@
 """Follow the log files of many ranks and copy their lines, each with a header, to one place.
 
-*Theory of operation.*  A `TailLog` has one thread.  It sleeps until a file may have news (`_watch`), takes
-one bounded piece of each such file (`_follow`) and writes the lines of all of them at once (`_sink`): a flood
-in one file delays nobody by more than a piece, memory does not grow with the backlog, and `dst` sees whole
-lines only.  `stop` notes what the files hold, and returns when all that has been copied.
+*Theory of operation.*  A `TailLog` has one thread.  It sleeps until a file may have grown (`_file_watcher`),
+takes one bounded piece of each such file (`_follow`) and writes the lines of all of them at once (`_sink`): a
+flood in one file delays the others by a piece at most, memory does not grow with the backlog, and `dst` sees
+whole lines only.  `stop` notes the sizes of the files, and returns when all up to there has been copied.
 
 What goes wrong is kept and logged by `stop`, once for each file, for the filter and for `dst`; whatever can
 go on goes on.
@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from pytest_elastic.clock import SYSTEM_CLOCK, to_seconds
+from pytest_elastic.multiprocessing._file_watcher import Watcher
 from pytest_elastic.multiprocessing._follow import LineFilter, Lines, LogFile
 from pytest_elastic.multiprocessing._sink import Destination, Event, Sink
-from pytest_elastic.multiprocessing._watch import Watcher
 from pytest_elastic.pristine import threading
 
 __all__ = ["TailLog", "tail_logfile"]

@@ -43,5 +43,6 @@ from pytest_elastic.processes._tree import (
     die_with_parent,
     fork,
     is_helper,
+    replace_program,
     supported,
 )

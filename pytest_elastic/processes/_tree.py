@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.processes._identity import Process, dying, identify
@@ -87,6 +87,19 @@ def fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def replace_program(path: str, arguments: list[str], env: Mapping[str, str]) -> NoReturn:
+    """Replace the program of this process by another one, which SIGINT ends unless it says otherwise.
+
+    A SIGINT that a handler in Python has noted, but not handled yet, is handled before: it would be lost.
+
+    Raises:
+        OSError: the program cannot be executed.
+        KeyboardInterrupt: there was such a SIGINT.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.execve(path, arguments, env)
 
 
 def die_with_parent(parent: int) -> None:

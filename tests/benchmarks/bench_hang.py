@@ -2,7 +2,7 @@
 
 `verdict`: from the last event at the server to the verdict, 8 real ranks of which one leaves.  `report`: from a
 hung barrier with a timeout of 300 s to the finished report of pytest.  `tracking`: 50 barriers of 64 ranks, the
-lookout on and off in turns.  `stacks`: from the request to 8 ranks' stacks, and to their merged report.
+hang detector on and off in turns.  `stacks`: from the request to 8 ranks' stacks, and to their merged report.
 `corpus`: recall on the kernels of `tests/hang/corpus`.  Printed are medians, with the goals beside them.
 """
 
@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from pytest_elastic.loop import Loop
 
 HERE = Path(__file__).parent
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -126,15 +128,13 @@ def barriers(sink: Any, ranks: int = 64, rounds: int = 50) -> tuple[float, float
             pair.close()
         observer = server.store("observer")
         observer.wait(["start/last_member"])
-        assert server._thread is not None
-        clock = time.pthread_getcpuclockid(server._thread.ident)  # type: ignore[arg-type]
+        clock = time.pthread_getcpuclockid(server.loop.call(threading.get_ident))
         began, used = time.perf_counter(), time.clock_gettime(clock)
         os.close(gone)  # All read the end of the pipe.
         observer.wait([f"{rounds - 1}/last_member"])
         took, used = time.perf_counter() - began, time.clock_gettime(clock) - used
-        told, done = time.clock_gettime(clock), threading.Event()
-        server.order(lambda: (server.tell(), done.set()))  # type: ignore[arg-type,return-value]
-        done.wait()
+        told = time.clock_gettime(clock)
+        server.loop.call(server.tell)
         told = time.clock_gettime(clock) - told
         for pid in children:
             os.waitpid(pid, 0)
@@ -144,15 +144,12 @@ def barriers(sink: Any, ranks: int = 64, rounds: int = 50) -> tuple[float, float
 
 
 class Nobody:
-    """A group for a lookout that never finds anything."""
+    """A group for a hang detector that never finds anything."""
 
     def __init__(self) -> None:
-        self.server = self
+        self.server, self.loop = self, Loop()
 
     listens = False
-
-    def settle(self, act: Any) -> None:
-        """Nothing hangs here."""
 
     def tell_when(self, blocked: int) -> None:
         """It is told when all wait, as where ranks are in a phase."""
@@ -160,12 +157,12 @@ class Nobody:
 
 def tracking(directory: Path) -> None:
     """50 barriers of 64 ranks, with and without."""
-    from pytest_elastic.launch._lookout import Lookout
+    from pytest_elastic.launch._hang_detector import HangDetector
 
     on, off = [], []
     for _ in range(15):
         off.append(barriers(None))
-        on.append(barriers(Lookout(Nobody(), 64, "real", False).sink))  # type: ignore[arg-type]
+        on.append(barriers(HangDetector(Nobody(), 64, "real", False).sink))  # type: ignore[arg-type]
     told = statistics.median(row[2] for row in on) * 1000
     for side, what in enumerate(("by the clock", "of the server's processor time")):
         tracked, plain = (sorted(row[side] * 1000 for row in rows) for rows in (on, off))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from machine import late
 
 from pytest_elastic.errors import SurvivorsError
 from pytest_elastic.multiprocessing import SignalException
@@ -98,7 +99,7 @@ def test_ranks_that_ignore_the_signal(nprocs, timeout, launch, until, nobody_lef
     """One grace for all together, then SIGKILL; no grace is at once."""
     context = launch(ignore, nprocs)
     until(lambda: said(context, "ignoring"))
-    assert timeout <= elapsed(context.close, timeout=timeout) < timeout + 1
+    assert timeout <= elapsed(context.close, timeout=timeout) < timeout + late(1)
     nobody_left(context)
     assert {failure.exitcode for failure in context.wait().stopped.values()} == {-9}
 
@@ -106,7 +107,7 @@ def test_ranks_that_ignore_the_signal(nprocs, timeout, launch, until, nobody_lef
 def test_the_early_are_not_waited_for(launch):
     """A grace of a minute is not spent on ranks that end by the signal."""
     context = launch(sleep_on, 8)
-    assert elapsed(context.close, timeout=60) < 5
+    assert elapsed(context.close, timeout=60) < late(5)
 
 
 def test_the_marker(launch, result_of):
@@ -152,7 +153,7 @@ def test_a_leak_is_logged_once(launch, result_of, caplog):
     context = launch(lambda rank: subprocess.Popen(["sleep", "1000"]).pid, 1)
     begin = time.monotonic()
     result = result_of(context)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < late(3)
     context.wait()
     context.close()
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -205,7 +206,7 @@ def test_a_stopped_rank_sees_the_signal(launch, until):
     """It ends by the signal, not by SIGKILL after the grace."""
     context = launch(lambda rank: os.kill(os.getpid(), signal.SIGSTOP))
     until(lambda: all(psutil.Process(pid).status() == "stopped" for pid in context.pids().values()))
-    assert elapsed(context.close, timeout=20) < 5
+    assert elapsed(context.close, timeout=20) < late(5)
     assert {failure.exitcode for failure in context.wait().stopped.values()} == {-15}
 
 
@@ -230,7 +231,7 @@ def test_a_rank_that_survives(launch, until, tmp_path, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(SurvivorsError) as caught:
         context.close(timeout=0.5)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < late(3)
     assert (list(caught.value.pids), caught.value.ranks) == ([context.pids()[1]], [1])
     result = context.wait(0)
     assert {rank: failure.exitcode for rank, failure in result.stopped.items()} == {0: -15, 1: -9, 2: -15}
@@ -252,7 +253,7 @@ def test_overlapping_runs(launch, result_of):
     """A fork of the launcher holds its other runs' channels; each run ends at its own end, in any order."""
     contexts = [launch(sleep_on, 2) for _ in range(3)]
     for context in (contexts[1], contexts[0], contexts[2]):
-        assert elapsed(context.close, timeout=10) < 1.5
+        assert elapsed(context.close, timeout=10) < late(1.5)
         assert sorted(result_of(context).stopped) == [0, 1]
 
 

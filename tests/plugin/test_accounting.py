@@ -364,7 +364,7 @@ def test_phases(slow):
         )
     }
     assert 0.9 < found["test_hung", "call"] < 5
-    assert 0.5 < found["test_died", "call"] < 5
+    assert 0.4 < found["test_died", "call"] < 5
     assert found["test_phases", "setup"] >= 0.8
     assert found["test_phases", "call"] >= 0.2
     assert found["test_phases", "teardown"] >= 0.6

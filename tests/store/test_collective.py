@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from machine import late
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, VirtualClock
 from pytest_elastic.errors import DistNetworkError, DistStoreError, QueueEmptyError
@@ -324,7 +325,7 @@ def test_the_missing_are_exact_on_every_rank(any_store: Any, threads: Any, ranks
     """Rank 0 missing included."""
     began = SYSTEM_CLOCK.monotonic()
     errors = arrive(any_store, ranks, 4, threads)
-    assert SYSTEM_CLOCK.monotonic() - began < 0.7 + SLOW
+    assert SYSTEM_CLOCK.monotonic() - began < late(0.7 + SLOW)
     for rank, error in errors.items():
         assert type(error) is DistStoreError
         assert error.arrived_ranks == ranks
@@ -344,7 +345,7 @@ def test_a_missing_rank_0_does_not_double_the_timeout(threads: Any) -> None:
     """The tracing of the others is bounded by its own timeout."""
     errors = arrive(HashStore(), [1], 2, threads, barrier_timeout=1.0, trace_timeout=0.05)
     assert errors[1].missing_ranks == [0]
-    assert 1.0 <= errors[1].elapsed < 2.0  # Torch's: 2 s and more.
+    assert 1.0 <= errors[1].elapsed < 1.0 + late(1.0)  # Torch's: 2 s and more.
 
 
 def test_all_the_waits_of_tracing_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from pytest_elastic.multiprocessing import _watch
+from pytest_elastic.multiprocessing import _file_watcher
+from pytest_elastic.multiprocessing._file_watcher import Watcher
 from pytest_elastic.multiprocessing._follow import Lines, LogFile
-from pytest_elastic.multiprocessing._watch import Watcher
 
 NEVER = 3600.0
 
@@ -40,7 +40,7 @@ def no_inotify(monkeypatch):
     def refuse():
         raise OSError("none here")
 
-    monkeypatch.setattr(_watch, "Inotify", refuse)
+    monkeypatch.setattr(_file_watcher, "Inotify", refuse)
 
 
 def heard(watcher: Watcher) -> list[int]:
@@ -178,9 +178,9 @@ def test_without_inotify_every_file_is_looked_at(watch, tmp_path, no_inotify):
 @pytest.mark.parametrize("refused", ["/proc", "/"], ids=["for files", "at all"])
 def test_without_watches_left_a_file_is_looked_at(watch, tmp_path, monkeypatch, refused):
     """The kernel's limit (ENOSPC) makes it slower, not wrong."""
-    add = _watch.Inotify.add
+    add = _file_watcher.Inotify.add
     monkeypatch.setattr(
-        _watch.Inotify,
+        _file_watcher.Inotify,
         "add",
         lambda self, path, mask: -1 if path.startswith(refused) else add(self, path, mask),
     )
@@ -194,7 +194,7 @@ def test_an_overflow_makes_everybody_look(watch, tmp_path, monkeypatch):
     """Events that the kernel had no room for may have been about any file."""
     watcher, _ = watch(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").write_text("")
-    monkeypatch.setattr(_watch.Inotify, "events", lambda _: iter([(-1, 0x4000, "")]))
+    monkeypatch.setattr(_file_watcher.Inotify, "events", lambda _: iter([(-1, 0x4000, "")]))
     assert heard(watcher) == [0, 1]
 
 
@@ -224,7 +224,7 @@ def test_instances_used_up(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", lambda *_: Full)
     with pytest.raises(OSError, match="used up"):
-        _watch.Inotify()
+        _file_watcher.Inotify()
     monkeypatch.delattr(Full, "inotify_init1")
     with pytest.raises(OSError, match="no inotify"):
-        _watch.Inotify()
+        _file_watcher.Inotify()
