@@ -1,8 +1,15 @@
-"""Sets of processes that run one function or program each: start, wait, logs, errors, stop.
+"""Process groups that run one function or program per rank: start, wait, logs, errors, stop.
 
-The words are torch elastic's, and code written for `torch.distributed.elastic.multiprocessing` runs after
-replacing the import path.  Torch is not needed.  `start_processes` begins a run and gives its `PContext`;
-`errors`, `redirects` and `tail_log` are parts of their own.
+The API is that of `torch.distributed.elastic.multiprocessing`: code written for it runs after replacing the
+import path.  Torch is not needed.  `start_processes` starts a group and returns its `PContext`; `errors`,
+`redirects` and `tail_log` are modules of their own.
+
+    def train(rank):
+        return rank * 10
+
+    context = start_processes("trainer", train, {0: (0,), 1: (1,)}, {0: {}, 1: {}}, log_dir)
+    result = context.wait()
+    assert not result.is_failed() and result.return_values == {0: 0, 1: 10}
 """
 
 from pytest_elastic.multiprocessing._binaries import SubprocessContext

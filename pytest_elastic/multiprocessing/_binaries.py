@@ -18,7 +18,7 @@ from pytest_elastic.processes import replace_program
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """What a rank becomes: it starts where the launcher is, with the launcher's environment and more."""
+    """A program as a rank's job: starts in `directory` with the environment `env`."""
 
     path: str
     arguments: list[str]
@@ -32,11 +32,15 @@ class _Program:
 
 
 class SubprocessContext(PContext):
-    """Runs `[entrypoint, *args[rank]]` on each rank, without a shell, in a session of its own.
+    """A process group that runs the program `[entrypoint, *args[rank]]` on each rank, without a shell.
 
     After name, entrypoint, args and envs come torch's arguments (`logs_specs, log_line_prefixes,
-    numa_options, duplicate_stdout_filters, duplicate_stderr_filters`) or the page's (`stdouts, stderrs,
-    tee_stdouts, tee_stderrs, error_files, progbar_events`).
+    numa_options, duplicate_stdout_filters, duplicate_stderr_filters`) or those of torch's documentation page
+    (`stdouts, stderrs, tee_stdouts, tee_stderrs, error_files, progbar_events`).
+
+        context = SubprocessContext("n", "sleep", {0: (1,)}, {0: {}}, DefaultLogsSpecs(redirects=Std.ALL))
+        context.start()
+        context.wait(timeout=10)  # Seconds.
 
     Raises:
         TypeError, RuntimeError, ValueError: arguments that do not fit; see `start_processes`.
@@ -63,7 +67,7 @@ class SubprocessContext(PContext):
 
 
 def find_program(name: str, env: Mapping[str, str]) -> str:
-    """Its path, for a rank with this environment; `PATH` is the launcher's where it has none.
+    """The path of a program, looked up in the `PATH` of `env`, or the launcher's where that has none.
 
     Raises:
         FileNotFoundError: there is none.

@@ -41,13 +41,16 @@ _PER_RANK, _SPARE = 8, 48  # Descriptors: both ends of a rank's channels and con
 
 @dataclass
 class RunProcsResult:
-    """How a run ended, by rank.
+    """The outcome of a run, by rank.
+
+    >>> RunProcsResult(return_values={0: "done"}).is_failed()
+    False
 
     Attributes:
         return_values: what each rank returned; empty if any failed.
         failures: the ranks that failed by themselves, in order of exit.
-        stdouts, stderrs: log files.
-        stopped: the ranks that we stopped.
+        stdouts, stderrs: paths of the log files.
+        stopped: the ranks that the launcher stopped.
     """
 
     return_values: dict[int, Any] = field(default_factory=dict)
@@ -62,15 +65,17 @@ class RunProcsResult:
 
 
 class PContext(abc.ABC):
-    """A group of processes: `start`, `wait`, `pids`, `close`.  `wait` and `close` may run in two threads.
+    """Base class of process groups: `start`, `wait`, `pids`, `close`.
+
+    `wait` and `close` may run in two threads.  `start_processes` makes one and starts it.
 
     Attributes:
-        name: what the tails and errors call the group.
+        name: of the group, in shown lines and errors.
         entrypoint: a function, or the path of a program.
         args, envs: by rank.
         stdouts, stderrs: log file of each rank, `""` where it is not redirected.
         error_files: where each rank records its error.
-        nprocs: how many ranks.
+        nprocs: number of ranks.
         loop: reads what the guardian and the ranks send; it is not started, but driven by whoever waits.
     """
 
@@ -114,7 +119,7 @@ class PContext(abc.ABC):
         return self._streams.filtered[1]
 
     def marker(self) -> dict[str, str]:
-        """What every process of the group has in its environment."""
+        """The environment variable by which every process of the group is recognised."""
         return {"PYTEST_ELASTIC_GROUP": self._id}
 
     def _starts(
@@ -157,7 +162,11 @@ class PContext(abc.ABC):
 
     @property
     def group(self) -> Group:
-        """The started group.  `RuntimeError` before `start`."""
+        """The started group.
+
+        Raises:
+            RuntimeError: before `start`.
+        """
         if self._group is None:
             raise RuntimeError(f"{self.name}: the context was not started")
         return self._group
@@ -193,10 +202,13 @@ class PContext(abc.ABC):
         return {} if self._group is None else dict(sorted(self._group.pids.items()))
 
     def wait(self, timeout: float = -1, period: float = 1) -> RunProcsResult | None:
-        """Block until the run has ended; `None` if `timeout` seconds pass before (negative: for ever).
+        """Block until the run has ended, and return its result; `None` if `timeout` passes before.
 
-        A caller who computes `timeout` from a deadline clamps it at 0 himself: negative means for ever.
-        When a rank has failed, its siblings get `period` seconds, then are stopped.
+        Args:
+            timeout: seconds; 0 only polls, a negative one waits for ever.  Clamp it at 0 if it is computed
+                from a deadline.
+            period: seconds that the other ranks have to end by themselves once one has failed; then they
+                are stopped.
 
         Raises:
             RuntimeError: before `start`.

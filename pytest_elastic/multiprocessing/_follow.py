@@ -1,4 +1,4 @@
-"""One file that grows: whole lines out of it, with their header, whatever happens to the file.
+"""Follower of one log file: cuts it into whole lines, with their header, while it grows, moves or shrinks.
 
 *Theory of operation.*  A `LogFile` is a name.  `look` opens what has the name now, and again whenever
 another file has it; a file is read to its end before its successor.  A file that is shorter than what was
@@ -120,7 +120,9 @@ class _Source:
 
 
 class LogFile:
-    """What has, and what had, one name.  Not thread-safe; holds a descriptor for each file not yet read out.
+    """The file that has a name, and those that had it.  Not thread-safe.
+
+    Holds a descriptor for each file that is not yet read to its end.
 
     Attributes:
         rank: whose log it is.

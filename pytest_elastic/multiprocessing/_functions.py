@@ -46,11 +46,16 @@ _PLACE = "PYTEST_ELASTIC_FUNCTION"
 
 
 class MultiprocessContext(PContext):
-    """Calls `entrypoint(*args[rank])` on each rank.
+    """A process group that calls the function `entrypoint(*args[rank])` on each rank.
 
     After name, entrypoint, args and envs come torch's arguments (`start_method, logs_specs,
-    log_line_prefixes, numa_options, duplicate_stdout_filters, duplicate_stderr_filters`) or the page's
-    (`stdouts, stderrs, tee_stdouts, tee_stderrs, error_files, start_method, progbar_events`).
+    log_line_prefixes, numa_options, duplicate_stdout_filters, duplicate_stderr_filters`) or those of torch's
+    documentation page (`stdouts, stderrs, tee_stdouts, tee_stderrs, error_files, start_method,
+    progbar_events`).
+
+        context = MultiprocessContext("n", pow, {0: (2, 3)}, {0: {}}, "spawn", DefaultLogsSpecs())
+        context.start()
+        assert context.wait(timeout=60).return_values == {0: 8}  # Seconds.
 
     Raises:
         TypeError, RuntimeError, ValueError: arguments that do not fit; see `start_processes`.
@@ -117,9 +122,9 @@ class MultiprocessContext(PContext):
 
 
 class Parcel:
-    """A function and its arguments on the way to one rank.
+    """A pickled function with its arguments and descriptors, on the way to one rank.
 
-    While it is pickled it stands where `multiprocessing` has its `Popen`, and is asked to carry descriptors.
+    While it is pickled it stands in for the `Popen` of `multiprocessing`, which collects the descriptors.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -151,7 +156,7 @@ class Parcel:
         return Carried(place)
 
     def descriptors(self) -> dict[str, int]:
-        """Names and numbers of what goes along."""
+        """The descriptors that travel with the rank, by name."""
         return {**self._named, **{f"carried{i}": number for i, number in enumerate(self._carried)}}
 
     def close(self) -> None:
@@ -161,7 +166,7 @@ class Parcel:
 
 
 class Carried:
-    """A descriptor in a pickle: its place among those that came along."""
+    """A descriptor in a pickle: its position among those that travelled with the rank."""
 
     arrived: dict[str, int] = {}  # noqa: RUF012 - of this process, set once, before anything is unpickled.
 
@@ -175,7 +180,7 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class _Interpreter:
-    """What a rank becomes under spawn, with the launcher's environment and more."""
+    """A fresh interpreter as a rank's job (spawn), with the launcher's environment `environ`."""
 
     environ: dict[str, str]
 
@@ -192,7 +197,7 @@ class _Interpreter:
 
 @dataclass(frozen=True, slots=True)
 class _PlainFork:
-    """What a rank of the forkserver does, with the launcher's environment and more."""
+    """A plain fork as a rank's job (forkserver), with the launcher's environment `environ`."""
 
     environ: dict[str, str]
 

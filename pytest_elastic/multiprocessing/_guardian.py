@@ -96,6 +96,14 @@ def guard(starts: list[RankStart], control: Channel, launcher: int, run_rank: Ru
 
 
 class Guardian:
+    """A guardian's loop and what it knows of its ranks.
+
+    Args:
+        pids: rank -> pid.
+        control: to the launcher.
+        launcher: pidfd of the launcher's process.
+    """
+
     def __init__(self, pids: dict[int, int], control: Channel, launcher: int) -> None:
         self.pids, self.control, self.launcher = pids, control, launcher
         self.alive = {os.pidfd_open(pid): rank for rank, pid in pids.items()}
@@ -108,6 +116,7 @@ class Guardian:
             self.poll.register(descriptor, select.POLLIN)
 
     def watch(self) -> None:
+        """Guard until no process of the group is left."""
         while self.alive and not self.grace.passed():
             self.step(min((self.grace, *self.left.values()), key=lambda deadline: deadline.at))
             self.kill_left()
@@ -125,12 +134,14 @@ class Guardian:
         self.tell(Ended(tuple(self.leaks.values()), survivors))
 
     def tell(self, message: object) -> None:
+        """Send a message to the launcher; without one, the group is swept."""
         try:
             self.control.send(message)
         except OSError:
             self.abandon()
 
     def step(self, deadline: Deadline) -> None:
+        """Wait for the next event until the deadline, and handle it."""
         left = deadline.remaining()
         for descriptor, _ in self.poll.poll(None if left == math.inf else left * 1000):
             if descriptor in self.alive:
@@ -141,6 +152,7 @@ class Guardian:
                 self.obey()
 
     def collect(self, descriptor: int) -> None:
+        """Reap the rank with this pidfd, and report its exit."""
         at = SYSTEM_CLOCK.monotonic()
         rank = self.alive.pop(descriptor)
         self.poll.unregister(descriptor)
@@ -150,6 +162,7 @@ class Guardian:
         self.tell(RankExited(rank, os.waitstatus_to_exitcode(status), at))
 
     def obey(self) -> None:
+        """Carry out the launcher's commands."""
         for order, _ in self.control.receive():
             if isinstance(order, Stop):
                 self.grace = self.grace.earlier(Deadline.after(order.grace))
@@ -167,6 +180,7 @@ class Guardian:
             self.abandon()
 
     def kill_left(self) -> None:
+        """Kill what ended ranks have left behind, once its time to end is over."""
         groups = {pid for pid, until in self.left.items() if until.passed()}
         if groups:
             self.left = {pid: until for pid, until in self.left.items() if pid not in groups}
@@ -178,6 +192,7 @@ class Guardian:
                 send(process, signal.SIGKILL)
 
     def linger(self) -> None:
+        """Wait for the end of all else, after that of the last rank."""
         deadline = Deadline.after(LINGER).earlier(self.grace)
         self.poll.unregister(self.control.fileno())
         while not reap_all():
@@ -187,12 +202,13 @@ class Guardian:
                 self.abandon()
 
     def unattended(self) -> list[Process]:
-        """What nobody answers for: all that runs but the live ranks and what is below them."""
+        """All processes of the group but the live ranks and their descendants."""
         spare = frozenset(self.pids[rank] for rank in self.alive.values())
         found = descendants(os.getpid(), spare)
         return [process for process in found if not dying(process.pid)]
 
     def note_leaks(self, leaks: list[Process]) -> None:
+        """Record those of these processes that are leaks: no helpers, and not of a stopped rank."""
         ranks = {pid: rank for rank, pid in self.pids.items()}
         for process in leaks:
             owner = owner_of(process.pid, ranks)
@@ -201,14 +217,14 @@ class Guardian:
                 self.leaks.setdefault(process.pid, Leak(process.pid, command(process.pid), owner))
 
     def abandon(self) -> NoReturn:
-        """The launcher is gone: so is the group."""
+        """Sweep the group and end, as the launcher is gone."""
         sweep()
         reclaim_terminal(self.pids.values())
         os._exit(1)
 
 
 def groups_of(pid: int) -> tuple[int, ...]:
-    """Its process group and its session; none if it is gone."""
+    """The process group and the session of a process; none if it is gone."""
     try:
         return os.getpgid(pid), os.getsid(pid)
     except ProcessLookupError:
@@ -265,7 +281,7 @@ def be_rank(
 
 
 def in_child(function: Callable[[], int]) -> NoReturn:
-    """The whole life of a forked process: its value is the exit code; the caller's frames are never seen."""
+    """Run a function as the whole life of a forked process; its value is the exit code."""
     code = 1
     try:
         code = function()
@@ -292,6 +308,7 @@ def exit_now(code: int) -> NoReturn:
 
 
 def redirect_streams(start: RankStart) -> None:
+    """Set up the standard streams of a rank: files, inherited descriptors, and an empty stdin."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -327,13 +344,14 @@ def set_environment(changes: dict[str, str | None]) -> None:
 
 
 def close_all(descriptors: Any) -> None:
+    """Close the descriptors of other ranks."""
     for named in descriptors:
         for descriptor in named.values():
             os.close(descriptor)
 
 
 def become_caretaker() -> None:
-    """What a zygote and a guardian have in common: signals are for the launcher, orphans are ours."""
+    """Become a process that looks after others: ignores the launcher's signals, adopts orphans."""
     remember_launcher()
     os.setpgid(0, 0)
     become_subreaper()

@@ -1,4 +1,4 @@
-"""Where the ranks of a run write: `LogsSpecs` decides, `LogsDest` is the outcome."""
+"""Log files of the ranks: `LogsSpecs` chooses their places, `LogsDest` holds the paths."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class LogsDest:
-    """Files of a run, by rank.
+    """Paths of the log files of a run, by rank.
 
     Attributes:
-        stdouts, stderrs: where the stream goes; `""` is the launcher's own stream.
-        tee_stdouts, tee_stderrs: those that are shown by the launcher too.
-        error_files: where a rank records its error.
-        filtered_stdout, filtered_stderr: for the lines that the run's filters choose; `""` is nowhere.
+        stdouts, stderrs: the stream's file; `""` for the launcher's own stream.
+        tee_stdouts, tee_stderrs: files whose lines the launcher also shows.
+        error_files: the file in which a rank records its error.
+        filtered_stdout, filtered_stderr: files for the lines that the filters select; `""` for none.
     """
 
     stdouts: dict[int, str] = field(default_factory=dict)
@@ -37,13 +37,13 @@ class LogsDest:
 
 
 class LogsSpecs(abc.ABC):
-    """What is asked of a run's logs; subclasses say where they are.
+    """Base class of log settings; subclasses choose the directories.
 
     Args:
-        log_dir: below which everything is written.
-        redirects: which streams go to a file.
-        tee: which streams go to a file and are shown by the launcher.
-        local_ranks_filter: the only ranks to be shown; all if `None` or empty.
+        log_dir: directory for all files.
+        redirects: streams that go to a file.
+        tee: streams that go to a file and are shown by the launcher.
+        local_ranks_filter: the ranks to show; all if `None` or empty.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LogsSpecs(abc.ABC):
 
     @abc.abstractmethod
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        """Make what directories there must be, for ranks with these environments, and say where things go.
+        """Make the directories for ranks with these environments, and return the paths.
 
         Tells each rank its error file: `envs[rank]["TORCHELASTIC_ERROR_FILE"]` is written.
         """
@@ -67,14 +67,17 @@ class LogsSpecs(abc.ABC):
     @property
     @abc.abstractmethod
     def root_log_dir(self) -> str:
-        """Below which everything is written."""
+        """The directory for all files."""
 
 
 class DefaultLogsSpecs(LogsSpecs):
-    """`<log_dir>/<run id>_<random>/attempt_<restart count>/<rank>/` with `stdout.log` and so on.
+    """Log files in `<log_dir>/<run id>_<random>/attempt_<restart count>/<rank>/`, `stdout.log` and so on.
 
     `log_dir` is made if it is missing; it need not be empty.  `None` or `""` makes a temporary directory,
-    `os.devnull` writes nothing anywhere.
+    `os.devnull` discards everything.
+
+        specs = DefaultLogsSpecs("logs", redirects=Std.ERR, tee={0: Std.OUT})
+        specs.reify({0: {}, 1: {}}).stderrs[1]  # logs/test_run_id_.../attempt_0/1/stderr.log
 
     Raises:
         NotADirectoryError: `log_dir` is a file.

@@ -1,4 +1,4 @@
-"""What every rank does that runs Python of its user: forget its launcher's affairs, and end well.
+"""Begin and end of a rank that runs Python: drops what it inherited from the launcher, and exits cleanly.
 
 A rank ends as an interpreter does (executors shut down, non-daemon threads joined, `atexit` callbacks of its
 own, children of `multiprocessing` ended, coverage saved, streams flushed) but for the last step: `os._exit`,
@@ -23,7 +23,7 @@ from pytest_elastic.processes import open_descriptors
 
 
 def forget_launcher() -> None:
-    """In a fork: the launcher's `atexit` callbacks, children and signals are the launcher's."""
+    """In a fork: drop the launcher's `atexit` callbacks, children and signal handlers."""
     atexit._clear()
     # These two of Python's were registered once, also for what the rank will make.
     atexit.register(logging.shutdown)
@@ -38,7 +38,7 @@ def forget_launcher() -> None:
 
 
 def let_go(descriptors: Iterable[int]) -> None:
-    """Have these lead nowhere: who waits for the end of a pipe of the launcher's does not wait for us."""
+    """Point these descriptors at /dev/null, so that a pipe of the launcher's can come to its end."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in descriptors:
         os.dup2(null, number, inheritable=number < 3)
@@ -79,7 +79,10 @@ def exit_code(end: SystemExit) -> int:
 
 
 def end_well() -> int:
-    """Everything up to the exit; 1 if a callback failed, else 0.  Blocks for non-daemon threads."""
+    """Run an interpreter's shutdown up to the exit; returns 1 if a callback failed, else 0.
+
+    Blocks for non-daemon threads.
+    """
     faults: list[object] = []
 
     def note(fault: sys.UnraisableHookArgs) -> None:

@@ -1,4 +1,6 @@
-"""Two ways to say where a run's logs go: torch's (`logs_specs`) and the page's (explicit maps).
+"""Arguments of a run: checks, and two signatures, torch's (`logs_specs`) and the page's (explicit maps).
+
+The page is torch's documentation of this API, whose constructors are older than torch's own.
 
 Everything is checked here, before any process starts and, but for the directories of `LogsSpecs.reify`,
 before anything is made.
@@ -28,7 +30,7 @@ _PAGE_BASE = (*_MAPS, "progbar_events")
 
 @dataclass(frozen=True)
 class LogPlan:
-    """What a constructor was told beside name, entrypoint, args and envs.
+    """The arguments of a constructor after name, entrypoint, args and envs.
 
     Attributes:
         dest: the files.
@@ -48,10 +50,10 @@ class LogPlan:
 def read_constructor(
     kind: str, envs: dict[int, dict[str, str]], positional: tuple[Any, ...], named: dict[str, Any]
 ) -> LogPlan:
-    """Which dialect the arguments after `envs` are, and what they say.
+    """The `LogPlan` of the arguments after `envs`, in either signature.
 
     Raises:
-        TypeError: arguments of both, of neither, or missing ones.
+        TypeError: arguments of both signatures, of neither, or missing ones.
         RuntimeError, ValueError: maps that do not fit the ranks.
         NotImplementedError: `numa_options`.
     """
@@ -91,6 +93,11 @@ def read_constructor(
 def bind(
     kind: str, names: tuple[str, ...], positional: tuple[Any, ...], named: dict[str, Any]
 ) -> dict[str, Any]:
+    """Arguments by name, as Python binds them to a signature of these names.
+
+    Raises:
+        TypeError: too many, an unknown name, or one that is given twice.
+    """
     if len(positional) > len(names):
         raise TypeError(
             f"{kind}: {len(positional)} arguments after envs, at most {len(names)}: {', '.join(names)}"
@@ -106,13 +113,21 @@ def bind(
 
 
 def refuse_numa(options: object) -> None:
-    """Binding to NUMA nodes is torch's alone."""
+    """Refuse torch's binding to NUMA nodes.
+
+    Raises:
+        NotImplementedError: the options are not `None`.
+    """
     if options is not None:
         raise NotImplementedError("numa_options other than None are not supported")
 
 
 def check_start_method(method: object) -> str:
-    """`ValueError` unless it is one of the three."""
+    """The start method.
+
+    Raises:
+        ValueError: it is none of the three.
+    """
     if method not in START_METHODS:
         raise ValueError(
             f"start_method {method!r} is not allowed; it must be one of {', '.join(START_METHODS)}"
@@ -121,7 +136,11 @@ def check_start_method(method: object) -> str:
 
 
 def check_maps(dest: LogsDest, nprocs: int) -> None:
-    """The page's maps must fit the ranks and each other."""
+    """Check that the page's maps fit the ranks and each other.
+
+    Raises:
+        RuntimeError, ValueError: they do not.
+    """
     for name in ("stdouts", "stderrs"):
         check_ranks(name, getattr(dest, name), nprocs)
     check_ranks("error_files", dict.fromkeys(range(nprocs)) | dest.error_files, nprocs)
@@ -133,7 +152,11 @@ def check_maps(dest: LogsDest, nprocs: int) -> None:
 
 
 def check_ranks(name: str, by_rank: Mapping[int, Any], nprocs: int) -> None:
-    """`RuntimeError` unless the keys are 0...n-1."""
+    """Check the keys of a map by rank.
+
+    Raises:
+        RuntimeError: they are not 0...n-1.
+    """
     expected = set(range(nprocs))
     if set(by_rank) != expected:
         raise RuntimeError(
@@ -144,7 +167,7 @@ def check_ranks(name: str, by_rank: Mapping[int, Any], nprocs: int) -> None:
 def check_call(
     entrypoint: Callable[..., Any] | str, args: Mapping[int, Any], envs: Mapping[int, Mapping[str, str]]
 ) -> None:
-    """What every run needs, of either kind and dialect.
+    """Check entrypoint, arguments and environments of a run.
 
     Raises:
         TypeError: an entrypoint that is neither text nor callable; arguments or environments of other types.
@@ -169,10 +192,15 @@ def check_call(
 
 
 def as_arguments(arguments: Any) -> tuple[Any, ...]:
-    """A bare text is one argument."""
+    """A rank's arguments as a tuple; a bare text is one argument."""
     return (arguments,) if isinstance(arguments, str) else tuple(arguments)
 
 
 def refuse_nul(where: str, text: str) -> None:
+    """Refuse text that no program can be given.
+
+    Raises:
+        ValueError: it has a NUL byte.
+    """
     if "\0" in text:
         raise ValueError(f"{where}: embedded null byte in {text!r}")

@@ -41,7 +41,7 @@ def start_group(
 
 
 def started_group(zygote: Zygote, starts: list[RankStart], timeout: float, loop: Loop | None) -> Group:
-    """What was killed just now may still be sent a request: only an answer shows that the zygote lives."""
+    """Start a group and wait for it: a zygote that was just killed takes requests, but never answers."""
     group = Group(zygote.start_group(starts), loop)
     try:
         group.wait_started(timeout)
@@ -52,5 +52,5 @@ def started_group(zygote: Zygote, starts: list[RankStart], timeout: float, loop:
 
 
 def do_job(start: RankStart) -> int:
-    """In the rank."""
+    """Run the job of a rank; returns its exit code."""
     return int(start.job(start))

@@ -27,10 +27,16 @@ _replaced: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
 
 class SignalException(ElasticError):
-    """The launcher got a signal that asks it to end.
+    """The launcher received a signal that asks it to end.
+
+    Raised in the main thread while ranks run; `TORCHELASTIC_SIGNALS_TO_HANDLE` names the signals
+    (default: SIGTERM, SIGINT, SIGHUP and SIGQUIT).
+
+    >>> SignalException("ended", signal.SIGTERM).sigval.name
+    'SIGTERM'
 
     Attributes:
-        sigval: which.
+        sigval: the signal.
     """
 
     def __init__(self, msg: str, sigval: signal.Signals) -> None:
@@ -39,7 +45,7 @@ class SignalException(ElasticError):
 
 
 class SignalHold:
-    """One context's interest in the launcher's signals.  Thread-safe."""
+    """A context's hold on the signal handlers of the launcher.  Thread-safe."""
 
     def take(self) -> None:
         """Have `SignalException` raised in the main thread for each signal that we are to handle.
@@ -90,6 +96,7 @@ def restore_handlers() -> None:
 
 
 def on_signal(signum: int, frame: FrameType | None) -> None:
+    """The handler of all these signals."""
     if _holds:
         sigval = signal.Signals(signum)
         raise SignalException(f"Process {os.getpid()} got signal: {int(sigval)}", sigval)

@@ -1,4 +1,4 @@
-"""Where the lines of a tail go: a text stream that may fail, and may share a terminal with a progress bar."""
+"""Destination of a tail: a text stream that may fail, and may share a terminal with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PIECES = 16  # To one write: more spare a slow `dst` some calls, and cost memor
 
 
 class Event(Protocol):
-    """What `threading.Event` and `multiprocessing.Event` have in common."""
+    """An event of `threading` or `multiprocessing`."""
 
     def set(self) -> None: ...
     def clear(self) -> None: ...
@@ -25,7 +25,7 @@ class Event(Protocol):
 
 
 class Destination(Protocol):
-    """Where lines go; `flush()` is called where it exists, `closed` is looked at after an error."""
+    """A text stream; `flush()` is called where it exists, `closed` is read after an error."""
 
     def write(self, text: str, /) -> Any: ...
 
@@ -51,11 +51,11 @@ class Bar:
 
 
 class Sink:
-    """Takes text to `dst`, survives its errors.
+    """Writes text to `dst`, and survives the errors of it.
 
     Attributes:
         error: the first one.
-        closed: there is nobody to write for any more.
+        closed: nothing can be written any more.
         writing_since: when the write that is under way began; `inf` if there is none.
     """
 

@@ -1,4 +1,4 @@
-"""`start_processes`: one call from arguments to running ranks, in torch's dialect and the page's."""
+"""`start_processes`: starts a process group, by torch's signature or the documentation page's."""
 
 from __future__ import annotations
 
@@ -35,23 +35,28 @@ def start_processes(
     duplicate_stderr_filters: Sequence[str] | None = None,
     numa_options: None = None,
 ) -> PContext:
-    """Start `entrypoint` once per rank and return the running context.
+    """Start `entrypoint` once per rank, and return the running context when every process exists.
 
-    A callable runs as a function, text as a program.  Where the logs go is said by `log_dir`, `redirects`
-    and `tee` (`log_dir` is an empty directory) or by `logs_specs`, which may also stand in fifth place,
-    followed by `log_line_prefixes`, `start_method` and `numa_options`.
+    Logs are configured by `log_dir`, `redirects` and `tee`, or by `logs_specs`, which may also be the fifth
+    positional argument, followed by `log_line_prefixes`, `start_method` and `numa_options`.
+
+        context = start_processes("trainer", train, {0: (8,)}, {0: {"SEED": "1"}}, "logs", tee=Std.ALL)
+        result = context.wait(timeout=60)  # Seconds; None if it has not ended by then.
 
     Args:
         name: of the run; begins the header of shown lines.
+        entrypoint: a callable runs as a function, text as a program.
         args: rank -> arguments; the ranks are 0...n-1.
-        envs: rank -> what is added to the environment.
+        envs: rank -> variables to add to the environment.
+        log_dir: an empty directory.
         start_method: `spawn`, `fork` or `forkserver`; for functions only.
+        redirects, tee: streams that go to files, and those that are shown, too; for all ranks or by rank.
         progbar_events: see `TailLog`.
         duplicate_stdout_filters, duplicate_stderr_filters: lines of shown ranks that contain one of these
             texts are copied to a file of their own.
 
     Raises:
-        TypeError: both dialects, neither, or arguments of the wrong type.
+        TypeError: both `log_dir` and `logs_specs`, neither, or arguments of the wrong type.
         RuntimeError: `args` and `envs` do not have the same ranks 0...n-1, or `log_dir` is not empty, or a
             rank that imports the main module calls this: the module lacks its `if __name__ == "__main__"`.
         ValueError: an unknown start method; a NUL byte in what goes to a program.
@@ -95,7 +100,7 @@ def start_processes(
 
 
 def remove_logs(dest: LogsDest) -> None:
-    """Remove what was laid out for a run that did not start, so that the directory may be used again."""
+    """Remove the log files of a run that did not start, so that the directory may be used again."""
     if dest.filtered_stdout:
         home = os.path.dirname(dest.filtered_stdout)
         for rank in dest.error_files:
@@ -109,6 +114,7 @@ def remove_logs(dest: LogsDest) -> None:
 def log_destination(
     log_dir: Any, specs: LogsSpecs | None, redirects: Any, tee: Any, envs: dict[int, dict[str, str]]
 ) -> LogsDest:
+    """The log files of a run; makes their directories."""
     if (log_dir is None) == (specs is None):
         raise TypeError("give either log_dir or logs_specs, not both and not neither")
     if specs is not None:

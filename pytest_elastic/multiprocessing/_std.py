@@ -1,4 +1,4 @@
-"""`Std`: which of a rank's two output streams something is about."""
+"""`Std`: a rank's output streams as flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _MAP = "[0-9]+:[0-3](?:,[0-9]+:[0-3])*"
 
 
 class Std(IntFlag):
-    """Neither stream, one, or both."""
+    """Output streams of a rank: none, stdout, stderr or both.
+
+    >>> Std.OUT | Std.ERR
+    <Std.ALL: 3>
+    """
 
     NONE = 0
     OUT = 1
@@ -23,7 +27,10 @@ class Std(IntFlag):
 
     @classmethod
     def from_str(cls, vm: str) -> Std | dict[int, Std]:
-        """Parse a flag for all ranks, `"3"`, or one for each, `"0:3,1:0"` (of a rank named twice, the last).
+        """Parse a flag for all ranks, `"3"`, or one for each, `"0:3,1:0"`; a rank's last entry counts.
+
+        >>> Std.from_str("0:1,1:3")
+        {0: <Std.OUT: 1>, 1: <Std.ALL: 3>}
 
         Raises:
             TypeError: not a string.
@@ -40,7 +47,10 @@ class Std(IntFlag):
 
 
 def to_map(val_or_map: Std | Mapping[int, Std], local_world_size: int) -> dict[int, Std]:
-    """The flag of each rank, `Std.NONE` for ranks that a map does not name.
+    """The flag of each rank; `Std.NONE` for ranks that a map does not name.
+
+    >>> to_map({1: Std.OUT}, 2)
+    {0: <Std.NONE: 0>, 1: <Std.OUT: 1>}
 
     Raises:
         TypeError: neither a flag (an `int` from 0 to 3 is one) nor a map of flags.
@@ -51,6 +61,11 @@ def to_map(val_or_map: Std | Mapping[int, Std], local_world_size: int) -> dict[i
 
 
 def to_flag(value: object) -> Std:
+    """A `Std` of an int from 0 to 3.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= Std.ALL:
         return Std(value)
     raise TypeError(f"a Std (0 to 3), or a map of rank to Std, is needed, not {value!r}")

@@ -1,4 +1,4 @@
-"""What of the ranks' output a launcher shows while they run, and what it copies aside."""
+"""Output of ranks that the launcher shows while they run, and filtered copies of it."""
 
 from __future__ import annotations
 
@@ -66,4 +66,5 @@ class ShownStreams:
 
 
 def any_of(texts: Sequence[str]) -> LineFilter:
+    """A filter for lines that contain one of these texts."""
     return lambda line: any(text in line for text in texts)

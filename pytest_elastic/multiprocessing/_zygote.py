@@ -42,14 +42,14 @@ _LAST_WORDS = 1.0  # How long guardians have to sweep their own groups when the 
 
 @dataclass(frozen=True, slots=True)
 class GroupRequest:
-    """Ask for one group; the descriptors that travel along are the control end, then those of the ranks."""
+    """Request of one group; its descriptors are the control end, then those of the ranks."""
 
     starts: list[RankStart]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Tell the zygote to end.  A word of its own: a stranger's fork may hold the channel open."""
+    """Request to end; the channel's end is not enough, as a stranger's fork may hold it open."""
 
 
 class Zygote:
@@ -262,6 +262,7 @@ def fork_guardian(
 def be_guardian(
     request: GroupRequest, numbers: tuple[int, ...], ours: tuple[int, ...], run_rank: RunRank
 ) -> NoReturn:
+    """In the forked guardian: close the zygote's descriptors, and guard the group."""
     zygotes, launcher, *pidfds = ours
     for number in (zygotes, *pidfds):
         os.close(number)
@@ -274,7 +275,7 @@ def be_guardian(
 
 
 def reap_guardian(pidfd: int, guardians: dict[int, int]) -> None:
-    """A guardian ended; what it may have left behind is ours now."""
+    """Reap a guardian that has ended, and sweep what it left behind, which the zygote has adopted."""
     pid = guardians.pop(pidfd)
     with contextlib.suppress(ChildProcessError):  # One that ended with another was reaped by the sweep below.
         os.waitpid(pid, 0)
@@ -283,7 +284,7 @@ def reap_guardian(pidfd: int, guardians: dict[int, int]) -> None:
 
 
 def end_zygote(guardians: dict[int, int]) -> NoReturn:
-    """The launcher is gone.  The guardians see it by themselves; then we look after the rest."""
+    """End after the launcher: wait for the guardians, which see it by themselves, then sweep the rest."""
     deadline = Deadline.after(_LAST_WORDS)
     while guardians and not deadline.passed():
         ended, _, _ = select.select(list(guardians), [], [], deadline.remaining())

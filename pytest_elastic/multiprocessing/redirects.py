@@ -25,7 +25,10 @@ _FIRST_FREE = 3
 
 @contextlib.contextmanager
 def redirect(std: str, to_file: str) -> Iterator[None]:
-    """Send a stream of this whole process to a file, until the block ends.
+    """Redirect a standard stream of this whole process to a file, until the block ends.
+
+        with redirect("stdout", "out.log"):  # Or redirect_stdout("out.log").
+            os.system("echo in the file too")
 
     The file is truncated, its directory must exist.  Blocks may be nested.  Not thread-safe: other threads
     print to the file too.

@@ -31,7 +31,11 @@ _LOOK_UP = 0.05
 
 
 class TailLog:
-    """Copies every line of some growing files to `dst`, as soon as it is complete, until `stop()`.
+    """Follower of growing log files: copies each line to `dst` as soon as it is complete, until `stop()`.
+
+        tail = TailLog("trainer", {0: "0/stdout.log", 1: "1/stdout.log"}, sys.stdout).start()
+        ...
+        tail.stop()
 
     The files may appear late, be truncated and be replaced.  A line comes out as header, line and `\\n`; its
     bytes are taken as UTF-8, bad ones become U+FFFD.  Lines of one file keep their order.

@@ -1,4 +1,4 @@
-"""What processes are doing: which of them are stopped, compute or are blocked, and which may still go on.
+"""Activity of processes: which are stopped, compute or are blocked, and which may still go on.
 
 *Theory.*  Look at all processes of a group, while some of their threads wait for something that only the
 group could bring.  The other threads are one of three kinds:
@@ -90,7 +90,7 @@ class Family:
 
 
 def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
-    """What processes do that should have moved on: `"stopped"`, `"spinning"` or `"blocked"` with details.
+    """The state of processes that make no progress: `"stopped"`, `"spinning"` or `"blocked"` with details.
 
     The details of a blocked process are the kernel function, and who holds the other end of its pipe.
 

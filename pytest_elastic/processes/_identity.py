@@ -145,6 +145,7 @@ def dying(pid: int) -> bool:
 
 
 def is_killed(pid: int) -> bool:
+    """Whether SIGKILL is pending for a process, or it is gone."""
     try:
         status = status_of(pid)
     except ProcessLookupError:

@@ -165,6 +165,7 @@ def other_end(thread: Thread, pid: int) -> str:
 
 
 def channel_of(place: str) -> str:
+    """The kernel function in which the thread of this /proc directory is blocked; `""` if it is not told."""
     try:
         name = read_page(f"{place}/wchan").decode("ascii", "replace")
     except PermissionError:
@@ -173,6 +174,7 @@ def channel_of(place: str) -> str:
 
 
 def call_of(place: str) -> tuple[str, tuple[int, ...]]:
+    """The system call of the thread of this /proc directory, and its arguments."""
     try:
         words = read_page(f"{place}/syscall").split()
     except (PermissionError, FileNotFoundError):
@@ -183,6 +185,7 @@ def call_of(place: str) -> tuple[str, tuple[int, ...]]:
 
 
 def read_link(path: str) -> str:
+    """The target of a symbolic link, `""` if it cannot be read."""
     try:
         return os.readlink(path)
     except OSError:
@@ -195,6 +198,7 @@ def holders_of(target: str) -> list[int]:
 
 
 def holds(name: str, target: str) -> bool:
+    """Whether the process with this pid has a descriptor of the pipe."""
     try:
         numbers = os.listdir(f"/proc/{name}/fd")
     except OSError:

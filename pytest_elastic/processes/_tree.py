@@ -115,6 +115,11 @@ def become_subreaper() -> None:
 
 
 def prctl(option: int, argument: Any) -> None:
+    """The system call `prctl`.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
     # ctypes is loaded by the processes that need it: importing it would be paid by every run of pytest.
     import ctypes
 

@@ -1,11 +1,12 @@
-"""Expiring timers: a block of code that hangs costs the rank that runs it, and nobody else.
+"""Expiring timers: kill the rank whose block of code does not end in time, and no other.
 
-    with expires(after=5):
+    with expires(after=5):  # Seconds.
         exchange()
 
-A *client* in the rank says when a block begins and ends, a *server* in another process kills the rank whose
-block did not end in time.  Two pairs of them are here: over a `multiprocessing` queue (`LocalTimerClient`,
-`LocalTimerServer`) and over a named pipe (`FileTimerClient`, `FileTimerServer`).  Linux only.
+A *client* in the rank reports when a block begins and ends; a *server* in another process kills the rank
+whose block did not end in time.  Two pairs of them are here: over a `multiprocessing` queue
+(`LocalTimerClient`, `LocalTimerServer`) and over a named pipe (`FileTimerClient`, `FileTimerServer`).  Linux
+only.
 """
 
 from pytest_elastic.timer._api import (

@@ -1,4 +1,4 @@
-"""What users write: `configure`, `expires`, and the requests that they become.
+"""Timer API: `configure`, `expires`, and the requests that they send.
 
 A request travels on the wall clock, as the clients of torch have it, and carries beside it where and when it
 was made (`Origin`): the monotonic deadline, which is what counts, and the thread and process that it is for.
@@ -45,7 +45,10 @@ class Origin(NamedTuple):
 
 @dataclass
 class TimerRequest:
-    """Arm a timer, or take it away if `expiration_time` is negative.  Mutable, hence unhashable.
+    """A request to arm a timer, or to release it if `expiration_time` is negative; unhashable.
+
+    >>> TimerRequest(worker_id=4711, scope_id="exchange", expiration_time=-1).scope_id
+    'exchange'
 
     Attributes:
         worker_id: the process id of the rank, for the servers of this package.
@@ -62,7 +65,7 @@ class TimerRequest:
 
 
 class TimerClient(ABC):
-    """What `expires` talks to, in the rank."""
+    """Base class of timer clients: `expires` sends a rank's requests through one."""
 
     @abstractmethod
     def acquire(self, scope_id: str, expiration_time: float) -> None:
@@ -75,11 +78,11 @@ class TimerClient(ABC):
 
     @abstractmethod
     def release(self, scope_id: str) -> None:
-        """Take the calling thread's timer for the scope away; nothing happens if there is none."""
+        """Disarm the calling thread's timer for the scope; nothing happens if there is none."""
 
 
 class RequestQueue(ABC):
-    """Where a `TimerServer` gets its requests from.
+    """Base class of request queues, the source of a `TimerServer`'s requests.
 
     A queue that has a `fileno()`, readable while requests are there, wakes the server by it.  Others are
     asked several times a second.
@@ -119,7 +122,9 @@ _client: TimerClient | None = None
 
 
 def configure(client: TimerClient | None) -> None:
-    """Set the client of this process, which forks inherit; `None` takes it away.
+    """Set the timer client of this process, which forks inherit; `None` removes it.
+
+    >>> configure(None)
 
     Raises:
         TypeError: it has no `acquire` and `release`.
@@ -136,7 +141,7 @@ def configured() -> TimerClient | None:
 
 
 class Countdown:
-    """What `expires` returns: a context manager, and a decorator that arms anew at each call."""
+    """The value of `expires`: a context manager, and a decorator that arms a timer at each call."""
 
     def __init__(
         self, after: float, where: tuple[str, int], name: str | None, client: TimerClient | None
@@ -180,11 +185,17 @@ _RUN_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.
 
 
 def expires(after: Span, scope: str | None = None, client: TimerClient | None = None) -> Countdown:
-    """Let a block, or each call of a decorated function, take `after` seconds at most.
+    """A time limit for a block of code, or for each call of a decorated function.
 
     A rank that is still in the block then is killed by the timer server.  Each line has a timer of its own in
     each thread; entered again, it replaces its deadline, and the first exit disarms it.  A body's exception
     passes unchanged, and a release that fails is logged.  Blocks as long as the client does.  Thread-safe.
+
+        with expires(after=5):
+            exchange()
+
+        @expires(after=0.5, scope="step")
+        def step(): ...
 
     Args:
         after: seconds; 0 and less are expired at once, `math.inf` never is.

@@ -34,7 +34,10 @@ LogEvent = Callable[[str, "FileTimerRequest | None"], None]
 
 @dataclass(init=False)
 class FileTimerRequest(TimerRequest):
-    """A request that says which signal its expiry sends; none if that is not positive.
+    """A timer request with the signal that its expiry sends; none if that is not positive.
+
+    >>> FileTimerRequest(4711, "exchange", 5.0, 9).to_json()
+    '{"version": 1, "pid": 4711, "scope_id": "exchange", "expiration_time": 5.0, "signal": 9}'
 
     Attributes:
         signal: number.
@@ -193,9 +196,14 @@ os.register_at_fork(after_in_child=forget_all)
 
 
 class FileTimerClient(TimerClient):
-    """Sends requests through the named pipe of a `FileTimerServer`: each is there when the call returns.
+    """Timer client that writes to the named pipe of a `FileTimerServer`.
 
-    Both methods block for a second at most, while there is no server or its pipe is full.
+    The server has the request when the call returns.  Both methods block for a second at most, while there is
+    no server or its pipe is full.
+
+    Args:
+        file_path: of the pipe.
+        signal: number of the signal that is sent to this process when a timer expires.
 
     Raises:
         BrokenPipeError: (when sending) nobody reads in time, or the path is no named pipe.
@@ -266,7 +274,12 @@ def unavailable() -> BrokenPipeError:
 
 
 class FileTimerServer(ProcessTimerServer):
-    """Sends to the process of each rank whose timer expired the signal that its request asked for.
+    """Timer server of `FileTimerClient`s: sends each rank whose timer expired the signal of its request.
+
+        server = FileTimerServer("/tmp/timers", run_id="nightly")
+        server.start()
+        # In each rank:
+        configure(FileTimerClient("/tmp/timers"))
 
     The pipe is there from the constructor on, for this user alone, until `stop()`, `run_once()`, or the end
     of the server or its process.

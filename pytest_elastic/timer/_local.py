@@ -13,7 +13,13 @@ from pytest_elastic.timer._watchdog import ProcessTimerServer
 
 
 class LocalTimerClient(TimerClient):
-    """Sends requests through a queue that all ranks share; made before or after a fork or a spawn.
+    """Timer client that sends its requests through a `multiprocessing` queue, which all ranks share.
+
+        queue = multiprocessing.Queue()
+        server = LocalTimerServer(queue)
+        server.start()
+        # In each rank, which got the queue by a fork or a spawn:
+        configure(LocalTimerClient(queue))
 
     **Hazard.**  A rank that is killed inside `put` may leave the queue locked, and then no other rank can
     send (30 to 100 % of the kills of a rank that is using it).  And `acquire` returns when the request is
@@ -37,7 +43,7 @@ def make_request(scope_id: str, expiration_time: float) -> TimerRequest:
 
 
 class MultiprocessingRequestQueue(RequestQueue):
-    """The server's end of a `multiprocessing` queue.
+    """Request queue of a timer server, over a `multiprocessing` queue.
 
     **Hazard.**  A rank that is killed inside `put` may leave the queue locked for all others, or announce a
     request that never comes; see `LocalTimerClient`.
@@ -84,7 +90,7 @@ class MultiprocessingRequestQueue(RequestQueue):
 
 
 class LocalTimerServer(ProcessTimerServer):
-    """Kills with SIGKILL the process of each rank whose timer expired, and nothing else.
+    """Timer server of `LocalTimerClient`s: kills the process of each rank whose timer expired, by SIGKILL.
 
     Only this user's processes are signalled, and only those that were alive when they acquired.
 

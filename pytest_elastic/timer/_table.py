@@ -1,4 +1,4 @@
-"""Which timers there are, and which have expired: the one piece of logic behind every channel.
+"""Table of armed timers and their expiry, behind every kind of channel.
 
 *Theory of operation.*  There is one timer per owner (rank or worker), thread and scope.  Arming it again
 replaces its deadline, so that of a recursion on one line the last call's timer counts, and the first release
@@ -24,10 +24,10 @@ What = TypeVar("What")
 
 
 class Key(NamedTuple):
-    """What makes two timers the same.
+    """Identity of a timer.
 
     Attributes:
-        owner: who is killed.
+        owner: the rank or worker that is killed.
         pid: the process that acquired, the owner's own or a fork of it.
         thread: 0 for a request that does not say.
         scope: which timer of the thread.
@@ -56,7 +56,7 @@ class Timer(Generic[What]):
 
 
 class Timers(Generic[What]):
-    """The timers that are armed."""
+    """Table of the armed timers."""
 
     def __init__(self) -> None:
         self._timers: dict[Key, Timer[What]] = {}
@@ -73,7 +73,7 @@ class Timers(Generic[What]):
             self._room = max(64, 2 * len(self._timers))
 
     def disarm(self, key: Key) -> None:
-        """Take it away if it is there; a key without a thread means the scope in every thread."""
+        """Remove a timer if it is armed; a key without a thread means the scope in every thread."""
         self._timers.pop(key, None)
         if key.thread == 0:
             for other in list(self._timers):
@@ -81,19 +81,19 @@ class Timers(Generic[What]):
                     self._timers.pop(other, None)
 
     def drop(self, owner: Hashable) -> None:
-        """Take all of the owner's away."""
+        """Remove all timers of an owner."""
         for key in list(self._timers):
             if key.owner == owner:
                 self._timers.pop(key, None)
 
     def armed(self) -> list[Timer[What]]:
-        """In the order in which they were armed."""
+        """All timers, in the order in which they were armed."""
         return list(self._timers.values())
 
     def expired(self, at: float) -> list[Timer[What]]:
-        """Those whose deadline is reached at that point, the earliest first.
+        """The timers whose deadline is reached at that point, the earliest first.
 
-        Forgets those of processes that ended.
+        Removes those of processes that have ended.
         """
         due = [timer for timer in self.armed() if timer.deadline <= at]
         ended = {process for process in {timer.process for timer in due} if process and process.ended()}

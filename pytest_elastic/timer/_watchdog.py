@@ -77,7 +77,9 @@ class Run:
 
 
 class TimerServer(ABC):
-    """Kills workers whose timers expired.  Subclasses say which timers there are, and how one is killed.
+    """Base class of timer servers, which kill workers whose timers expired.
+
+    Subclasses keep the timers, and kill a worker in `_reap_worker`.
 
     All methods may be called from any thread; the hooks are called by the watchdog's.
 
@@ -211,6 +213,7 @@ class TimerServer(ABC):
 
 
 def watch(reference: weakref.ref[TimerServer], queue: RequestQueue, run: Run) -> None:
+    """The watchdog's thread: rounds until the run or the server ends."""
     pause = 0.0
     while not run.ended:
         requests = receive(queue, run, pause)
@@ -223,6 +226,7 @@ def watch(reference: weakref.ref[TimerServer], queue: RequestQueue, run: Run) ->
 
 
 def receive(queue: RequestQueue, run: Run, timeout: float) -> list[TimerRequest]:
+    """Sleep up to `timeout` seconds, or until requests come, and take them."""
     try:
         descriptor = descriptor_of(queue)
         if descriptor is None:
@@ -238,6 +242,7 @@ def receive(queue: RequestQueue, run: Run, timeout: float) -> list[TimerRequest]
 
 
 def descriptor_of(queue: RequestQueue) -> int | None:
+    """The descriptor that is readable while a queue has requests; `None` if it has no descriptor."""
     try:
         return int(queue.fileno())  # type: ignore[attr-defined]
     except (AttributeError, OSError):
@@ -245,7 +250,7 @@ def descriptor_of(queue: RequestQueue) -> int | None:
 
 
 class ProcessTimerServer(TimerServer):
-    """A server whose workers are processes of this machine, by their process ids."""
+    """Base class of timer servers whose workers are processes of this machine, by process id."""
 
     def __init__(self, request_queue: RequestQueue, max_interval: float, daemon: bool = True) -> None:
         super().__init__(request_queue, max_interval, daemon)
@@ -332,6 +337,7 @@ def read_request(request: TimerRequest) -> tuple[Key, Timer[TimerRequest] | None
 
 
 def by_worker(timers: list[Timer[TimerRequest]]) -> Expired:
+    """The requests of these timers, by worker."""
     found: Expired = {}
     for timer in timers:
         found.setdefault(timer.key.owner, []).append(timer.what)

@@ -1,7 +1,7 @@
-"""What a failed rank leaves behind: it records its error in a file, its launcher reads it.
+"""Error files of failed ranks: a rank records its error, and its launcher reads it.
 
 `record` wraps a rank's main function and writes the first uncaught exception, through an `ErrorHandler`,
-to the file that `TORCHELASTIC_ERROR_FILE` names.  `ProcessFailure` is what the launcher knows about a rank
+to the file that `TORCHELASTIC_ERROR_FILE` names.  `ProcessFailure` holds what the launcher knows of a rank
 that failed, that file included; `ChildFailedError` carries the failures of a whole run, root cause first.
 """
 

@@ -1,4 +1,4 @@
-"""What is known about ranks that failed: `ProcessFailure` for one, `ChildFailedError` for a run."""
+"""Failures of ranks: `ProcessFailure` of one rank, `ChildFailedError` of a run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ _WIDEST_RULE = 60
 
 @dataclass
 class ProcessFailure:
-    """One rank's failure; reading its error file is part of the construction.
+    """The failure of a rank; the constructor reads the error file.
+
+    >>> ProcessFailure(local_rank=0, pid=4711, exitcode=-11, error_file="").message
+    'Signal 11 (SIGSEGV) received by PID 4711'
 
     Attributes:
-        local_rank: which rank.
-        pid: its process.
+        local_rank: the rank.
+        pid: of its process.
         exitcode: as the process ended, -n for signal n.
         error_file: where the rank recorded its error; `"<N/A>"` if it did not.
         error_file_data: what it recorded; `{"message": "<NONE>"}` if nothing.
@@ -84,7 +87,11 @@ class ProcessFailure:
 
 
 class ChildFailedError(ElasticError):
-    """Ranks of a run failed; the text shows each failure, the root cause last.
+    """Error of a run whose ranks failed; the text shows each failure, the root cause last.
+
+    >>> failure = ProcessFailure(local_rank=1, pid=4711, exitcode=-9, error_file="")
+    >>> ChildFailedError("trainer", {1: failure}).get_first_failure()[0]
+    1
 
     Raise it from a function wrapped in `record` to hand the root cause's error file on to whoever started
     this process.
@@ -105,7 +112,7 @@ class ChildFailedError(ElasticError):
         return min(self.failures.items(), key=lambda item: (item[1].stopped, item[1].timestamp))
 
     def format_msg(self, boarder_delim: str = "=", section_delim: str = "-") -> str:
-        """The text, with rules made of these two characters."""
+        """The text of the error, with rules made of these two characters."""
         title = f"{self.name} FAILED"
         root, _ = self.get_first_failure()
         shown = {

@@ -1,4 +1,4 @@
-"""How a rank records its error: `record` around its main function, `ErrorHandler` to write the file.
+"""Error recording in a rank: `record` wraps its main function, `ErrorHandler` writes the file.
 
 *Theory of operation.*  The launcher names the file in `TORCHELASTIC_ERROR_FILE`; it is read when the error
 happens, so that a rank may be told late.  A file appears whole or not at all: it is written beside its
@@ -28,7 +28,7 @@ _R = TypeVar("_R")
 
 
 class ErrorHandler:
-    """Writes errors to the file that `TORCHELASTIC_ERROR_FILE` names, if it names one.
+    """Writer of the error file that `TORCHELASTIC_ERROR_FILE` names; does nothing where it names none.
 
     Override `initialize` and `record_exception` to do more; give the instance to `record`.
     """
@@ -90,7 +90,13 @@ def get_error_handler() -> ErrorHandler:
 
 
 def record(fn: Callable[_P, _R], error_handler: ErrorHandler | None = None) -> Callable[_P, _R | None]:
-    """Wrap a rank's main function, so that its launcher learns why it failed.
+    """Decorator of a rank's main function: records the exception that ends it, for the launcher.
+
+    >>> @record
+    ... def main(rank):
+    ...     return rank + 1
+    >>> main(1)
+    2
 
     An `Exception` is recorded and raised again, the same object.  `SystemExit` with code 0 returns `None`;
     any other, and all other `BaseException`s, pass unrecorded.  A `ChildFailedError` hands its root cause's
@@ -98,7 +104,7 @@ def record(fn: Callable[_P, _R], error_handler: ErrorHandler | None = None) -> C
 
     Args:
         fn: the function.
-        error_handler: what writes; `get_error_handler()` by default.
+        error_handler: writes the file; `get_error_handler()` by default.
     """
     handler = get_error_handler() if error_handler is None else error_handler
 
