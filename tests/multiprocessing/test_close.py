@@ -107,7 +107,7 @@ def test_ranks_that_ignore_the_signal(nprocs, timeout, launch, until, nobody_lef
 def test_the_early_are_not_waited_for(launch):
     """A grace of a minute is not spent on ranks that end by the signal."""
     context = launch(sleep_on, 8)
-    assert elapsed(context.close, timeout=60) < late(5)
+    assert elapsed(context.close, timeout=60) < late(5, below=60)
 
 
 def test_the_marker(launch, result_of):
@@ -206,7 +206,7 @@ def test_a_stopped_rank_sees_the_signal(launch, until):
     """It ends by the signal, not by SIGKILL after the grace."""
     context = launch(lambda rank: os.kill(os.getpid(), signal.SIGSTOP))
     until(lambda: all(psutil.Process(pid).status() == "stopped" for pid in context.pids().values()))
-    assert elapsed(context.close, timeout=20) < late(5)
+    assert elapsed(context.close, timeout=20) < late(5, below=20)
     assert {failure.exitcode for failure in context.wait().stopped.values()} == {-15}
 
 
@@ -253,7 +253,7 @@ def test_overlapping_runs(launch, result_of):
     """A fork of the launcher holds its other runs' channels; each run ends at its own end, in any order."""
     contexts = [launch(sleep_on, 2) for _ in range(3)]
     for context in (contexts[1], contexts[0], contexts[2]):
-        assert elapsed(context.close, timeout=10) < late(1.5)
+        assert elapsed(context.close, timeout=10) < late(1.5, below=10)
         assert sorted(result_of(context).stopped) == [0, 1]
 
 
