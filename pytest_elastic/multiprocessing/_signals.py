@@ -32,6 +32,7 @@ class SignalException(ElasticError):
     Raised in the main thread while ranks run; `TORCHELASTIC_SIGNALS_TO_HANDLE` names the signals
     (default: SIGTERM, SIGINT, SIGHUP and SIGQUIT).
 
+    >>> import signal
     >>> SignalException("ended", signal.SIGTERM).sigval.name
     'SIGTERM'
 
