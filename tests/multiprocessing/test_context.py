@@ -225,7 +225,7 @@ def test_what_is_no_span(timeout, period, launch):
 
 def test_the_docstring_warns():
     """Negative is for ever: the caller clamps."""
-    assert "clamp" in MultiprocessContext.wait.__doc__
+    assert "Clamp it at 0" in MultiprocessContext.wait.__doc__
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure"])
@@ -295,9 +295,21 @@ def test_polls_of_any_grain(grain, launch, until):
     assert (list(result.failures), sorted(result.stopped)) == ([1], [0, 2])
 
 
-def test_failures_in_order_of_exit(launch, result_of):
+def test_failures_in_order_of_exit(launch, result_of, tmp_path):
     """Every rank that failed by itself, the first one first."""
-    result = result_of(launch(lambda rank: time.sleep(0.3 * (2 - rank)) or sys.exit(rank + 1)), period=10)
+
+    def fail_after_the_next(rank):
+        (tmp_path / f"{rank}").write_text(f"{os.getpid()}\n")
+        following = tmp_path / f"{rank + 1}"
+        while rank < 2 and not (following.exists() and following.read_text().endswith("\n")):
+            time.sleep(0.01)
+        while rank < 2 and psutil.pid_exists(
+            int(following.read_text())
+        ):  # Until the guardian has seen its end.
+            time.sleep(0.01)
+        sys.exit(rank + 1)
+
+    result = result_of(launch(fail_after_the_next), period=30)
     assert [(rank, failure.exitcode) for rank, failure in result.failures.items()] == [(2, 3), (1, 2), (0, 1)]
     assert all(not failure.stopped for failure in result.failures.values())
 
