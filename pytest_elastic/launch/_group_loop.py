@@ -256,7 +256,8 @@ class Collection:
             (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
         )
         self._state = now
-        return now != before
+        # One rank after the other may want the terminal: that is no change.
+        return now != before or self._loans.wanted()
 
 
 def begun(ranks: Iterable[int], phase: str) -> list[events.Event]:

@@ -225,6 +225,27 @@ def test_quit_ends_the_session(console):
     assert "passed" not in output
 
 
+def test_a_lower_rank_that_comes_while_another_has_the_terminal(console):
+    """It is the next."""
+    code = """
+    def test_it(rank, world):
+        if rank == 0:
+            world.store.wait(["go"])
+        breakpoint()
+    """
+    running = console(HEAD + textwrap.dedent(code))
+    running.expect("rank 1 is in a debugger")
+    running.expect(PROMPT)
+    running.type("world.store.set('go', '1'); time.sleep(1)")
+    running.expect(PROMPT)
+    running.type("c")
+    running.expect("rank 0 is in a debugger")
+    running.expect(PROMPT)
+    running.type("c")
+    running.expect("1 passed")
+    running.end()
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with job control")
 def test_line_editing_and_job_control(console):
     """History, completion, Ctrl-C, Ctrl-Z and `fg` are the terminal's own; then Ctrl-C is pytest's again."""
