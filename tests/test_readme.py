@@ -115,7 +115,7 @@ def test_every_path_that_is_named_exists(page):
     """Files and directories of the checkout or, where no part of it is named, of the package."""
     text = (ROOT / page).read_text()
     words = {word for quoted in re.findall(r"`([^`\n]+)`", text) for word in quoted.split()}
-    named = {word for word in words if re.fullmatch(r"[\w.]+(/[\w.]+)+/?|\w+\.(py|md)", word)}
+    named = {word for word in words if re.fullmatch(r"(?!\.venv)[\w.]+(/[\w.]+)+/?|\w+\.(py|md)", word)}
     links = set(re.findall(r"\]\(([^)#:]+)\)", text))
     assert len(named) > 5
     places = ROOT, ROOT / "pytest_elastic"
