@@ -74,6 +74,19 @@ def rounds() -> Callable[[int, int], int]:
     return lambda few, all: all if os.environ.get("ELASTIC_ROUNDS") == "all" else few
 
 
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait until something holds, at most 20 s."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    return wait
+
+
 Run = Callable[..., pytest.RunResult]
 
 

@@ -24,13 +24,7 @@ from pathlib import Path
 
 # Each other plugin that happens to be installed doubles the time of a small session.
 ALONE = ("-p", "pytest_elastic", "-p", "timeout")
-HEAVY = (
-    "strategies",
-    "stateful",
-    "_fault_tests",
-    "._task",
-    "._torch",
-)  # They import hypothesis, greenlet, torch.
+HEAVY = ("strategies", "stateful", "testing._faults")  # They import hypothesis.
 AT_START = re.compile(r"(PYTHON(?!DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
 
 
@@ -95,13 +89,14 @@ class Template:
         environment: dict[str, str],
         descriptors: Sequence[int],
     ) -> Process:
-        """Start `python -m pytest *arguments` there; `descriptors` are stdin, stdout, stderr and those to be kept."""
+        """Start `python -m pytest *arguments` there; `descriptors` are its stdin, stdout and stderr."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = json.dumps([list(arguments), str(directory), environment, list(descriptors)])
+        order = json.dumps([list(arguments), str(directory), environment])
         path = directory / f".order-{ours.fileno()}"
         path.write_text(order, "utf-8", errors="surrogateescape")
         socket.send_fds(self._control, [os.fsencode(path)], [theirs.fileno(), *descriptors])
         theirs.close()
+        ours.settimeout(60)
         pid = int(ours.recv(64))
         return Process(pid, os.pidfd_open(pid), ours)
 
@@ -147,19 +142,12 @@ def _serve(control: socket.socket) -> None:
 
 
 def _become(path: Path, descriptors: list[int]) -> None:
-    arguments, directory, environment, numbers = json.loads(path.read_text("utf-8", errors="surrogateescape"))
+    arguments, directory, environment = json.loads(path.read_text("utf-8", errors="surrogateescape"))
     path.unlink()
-    for index in range(3):
-        os.dup2(descriptors[index], index)
-    for descriptor in descriptors[:3]:
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+    for descriptor in descriptors:
         os.close(descriptor)
-    # What is kept has the same number as with the one who asked; copies above them all do not collide.
-    copies = [os.dup2(descriptor, 200 + index) for index, descriptor in enumerate(descriptors[3:])]
-    for descriptor in descriptors[3:]:
-        os.close(descriptor)
-    for copy, number in zip(copies, numbers[3:], strict=True):
-        os.dup2(copy, number, inheritable=True)
-        os.close(copy)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
@@ -168,7 +156,7 @@ def _become(path: Path, descriptors: list[int]) -> None:
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
 
 
-def _warm(control: socket.socket) -> None:
+def _warm() -> None:
     """Import what a session imports, through pytest's hook that rewrites the plugin's asserts."""
     import contextlib
     import importlib
@@ -195,6 +183,6 @@ def _warm(control: socket.socket) -> None:
 if __name__ == "__main__":
     channel = socket.socket(fileno=int(sys.argv[1]))
     sys.path.pop(0)
-    _warm(channel)
+    _warm()
     _serve(channel)
     runpy.run_module("pytest", run_name="__main__", alter_sys=True)

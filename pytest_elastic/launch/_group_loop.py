@@ -242,7 +242,7 @@ class Collection:
     ) -> None:
         self._core, self._loans, self._is_failure = core, loans, is_failure
         self.answers, self.waiting, self.failed = Answers(), set(ranks), False
-        self._state: tuple[object, ...] = (False, False, frozenset(), False, "", False)
+        self._state: tuple[object, ...] = (False, False, frozenset(), False, "")
 
     def look(self) -> bool:
         """Take in what came; whether the collector has to decide something anew."""
@@ -251,13 +251,9 @@ class Collection:
         self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
         raised = frozenset(answers.raised.keys() & self.waiting)
         moves = self.failed and detector.moves
-        before, now = (
-            self._state,
-            (not self.waiting, self.failed, raised, moves, detector.endless, self._loans.wanted()),
-        )
-        self._state = now
+        before, self._state = self._state, (not self.waiting, self.failed, raised, moves, detector.endless)
         # One rank after the other may want the terminal: that is no change.
-        return now != before or self._loans.wanted()
+        return self._state != before or self._loans.wanted()
 
 
 def begun(ranks: Iterable[int], phase: str) -> list[events.Event]:

@@ -178,16 +178,3 @@ def result_of(nobody_left: Callable[[PContext], None]) -> Callable[..., RunProcs
         return result
 
     return finish
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """Wait until something holds, at most 20 s."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-
-    return wait
