@@ -130,9 +130,10 @@ class CollectiveJoined(Event):
     key `f"{group}#{number}/{i}"`.
 
     Attributes:
-        group: its name, such as `"world"`; for messages the pair, such as `"world:0>1,tag 7"`.
+        group: its name, such as `"world"`; for messages the pair, such as `"world:0>1,7"` with the tag 7.
         number: which call of the group it is, from 0; for messages, of the pair.
-        members: the ranks of the group, in its order; of a message the sender and the receiver.
+        members: the ranks of the group, in its order, -1 where that is not known yet; of a message the sender
+            and the receiver.
         index: the place of this rank among `members`.
         operation: such as `"all_reduce"`, `"send"`, `"new_group"`.
         text: the call in words: `"all_reduce(float32[4], SUM)"`.
@@ -146,6 +147,7 @@ class CollectiveJoined(Event):
         place: `file:line` of the user's code.
         via: the function that the user called there, such as `"all_gather_object"` or `"backward"`.
         waits: whether the caller waits for its peers now; an asynchronous call does so later.
+        sends, expects: numbers of elements for and from each member, where sizes must fit in pairs.
     """
 
     client: int
@@ -164,6 +166,8 @@ class CollectiveJoined(Event):
     place: str = ""
     via: str = ""
     waits: bool = True
+    sends: tuple[int, ...] = ()
+    expects: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
