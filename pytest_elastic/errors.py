@@ -156,6 +156,70 @@ class DistNetworkError(DistError):
     """The server of a store cannot be reached, went away, or broke the protocol."""
 
 
+class DistBackendError(DistError):
+    """A collective operation of a process group failed; base of the two below, with torch's name.
+
+    Attributes:
+        group: the group's name; of a message the pair, such as `"world:0>1"`.
+        number: which call of the group it was, from 0.
+        calls: what each rank called, and where, by rank.
+        ranks: those that differ from most, or did not come.
+    """
+
+    def __init__(self, group: str, number: int, calls: dict[int, str], ranks: list[int], text: str) -> None:
+        self.group, self.number, self.calls, self.ranks = group, number, calls, ranks
+        super().__init__(text)
+
+
+class CollectiveMismatch(DistBackendError):
+    """Ranks called different operations as the same one of their group.
+
+    Attributes:
+        ranks: those of the rarer call; where none is rarer, all.
+        difference: `"operation"`, `"root"`, `"reduction"`, `"dtype"` or `"size"`.
+    """
+
+    def __init__(
+        self, group: str, number: int, calls: dict[int, str], ranks: list[int], difference: str
+    ) -> None:
+        self.difference = difference
+        alike: dict[str, list[int]] = {}
+        for rank, call in sorted(calls.items(), key=lambda one: (one[0] not in ranks, one[0])):
+            alike.setdefault(call, []).append(rank)
+        said = "; ".join(f"{name_ranks(who)}: {call}" for call, who in alike.items())
+        super().__init__(
+            group, number, calls, ranks, f"call #{number} of group {group} has another {difference}: {said}"
+        )
+
+    @property
+    def fields(self) -> list[Any]:
+        """What `of` makes the error of, as JSON has it."""
+        return [self.group, self.number, list(self.calls.items()), self.ranks, self.difference]
+
+    @classmethod
+    def of(cls, fields: list[Any]) -> CollectiveMismatch:
+        """The error with these `fields`."""
+        group, number, calls, ranks, difference = fields
+        return cls(group, number, dict(calls), ranks, difference)
+
+
+class CollectiveTimeout(DistBackendError):
+    """Ranks did not come to a collective operation of their group, or can come no more.
+
+    Attributes:
+        ranks: the absent ones.
+        elapsed: seconds waited.
+    """
+
+    def __init__(
+        self, group: str, number: int, calls: dict[int, str], ranks: list[int], elapsed: float
+    ) -> None:
+        self.elapsed = elapsed
+        said = "; ".join(f"{name_ranks([rank])}: {call}" for rank, call in sorted(calls.items()))
+        text = f"call #{number} of group {group}: {name_ranks(ranks)} did not come in {elapsed * 1000:.0f} ms"
+        super().__init__(group, number, calls, ranks, f"{text}; {said}")
+
+
 class GroupError(ElasticError):
     """The group as a whole did not do what its test needs; base of the three below.
 

@@ -123,6 +123,54 @@ class BarrierJoined(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectiveJoined(Event):
+    """A rank called a collective operation of a process group, or one end of a message.
+
+    The call and its peers' are a *meeting*, named `f"{group}#{number}"`; the wait for member `i` has the
+    key `f"{group}#{number}/{i}"`.
+
+    Attributes:
+        group: its name, such as `"world"`; for messages the pair, such as `"world:0>1,7"` with the tag 7.
+        number: which call of the group it is, from 0; for messages, of the pair.
+        members: the ranks of the group, in its order, -1 where that is not known yet; of a message the sender
+            and the receiver.
+        index: the place of this rank among `members`.
+        operation: such as `"all_reduce"`, `"send"`, `"new_group"`.
+        text: the call in words: `"all_reduce(float32[4], SUM)"`.
+        signature: what must be alike in all calls of a meeting: operation, root, reduction, dtypes, sizes,
+            separated by tabs.
+        root: the rank that sends to all, or gets all; `None` where there is none.
+        reduction: such as `"SUM"`, `""` where there is none.
+        dtype: of the tensors, `""` without tensors.
+        shape: of the tensors, as `"[4]"` or `"[4], [2, 3]"`.
+        size: bytes of the tensors.
+        place: `file:line` of the user's code.
+        via: the function that the user called there, such as `"all_gather_object"` or `"backward"`.
+        waits: whether the caller waits for its peers now; an asynchronous call does so later.
+        sends, expects: numbers of elements for and from each member, where sizes must fit in pairs.
+    """
+
+    client: int
+    group: str
+    number: int
+    members: tuple[int, ...]
+    index: int
+    operation: str
+    text: str
+    signature: str
+    root: int | None = None
+    reduction: str = ""
+    dtype: str = ""
+    shape: str = ""
+    size: int = 0
+    place: str = ""
+    via: str = ""
+    waits: bool = True
+    sends: tuple[int, ...] = ()
+    expects: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WaitBegan(Event):
     """A request is blocked.
 
@@ -200,6 +248,7 @@ KINDS: dict[str, type[Event]] = {
         StoreCalled,
         ClientLeft,
         BarrierJoined,
+        CollectiveJoined,
         WaitBegan,
         WaitEnded,
         RankInspected,

@@ -43,7 +43,9 @@ def plural(text: str, subjects: Sized) -> str:
     return text if len(subjects) == 1 else _PLURALS.get(verb, verb) + space + rest
 
 
-_PLURALS = {"is": "are", "was": "were", "waits": "wait", "computes": "compute"}
+_PLURALS = {"is": "are", "was": "were"} | {
+    f"{verb}s": verb for verb in ("wait", "compute", "call", "read", "write")
+}
 
 
 def signal_name(number: int) -> str:

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop", "processes", "wording"},
     1: {"store", "timer", "hang"},
-    2: {"multiprocessing", "simulator", "faults", "report"},
+    2: {"collectives", "multiprocessing", "simulator", "faults", "report"},
     3: {"launch", "replays", "strategies"},
     4: {"plugin", "testing", "stateful"},
 }
@@ -40,7 +40,7 @@ THIRD_PARTIES = {
     "pytest": {"plugin"},
     "pytest_timeout": {"plugin"},
     "_pytest": set(),
-    "torch": {"store"},
+    "torch": {"collectives", "store"},
     "greenlet": {"simulator"},
     "coverage": {"launch"},
 }
@@ -185,6 +185,7 @@ def test_the_plugin_is_thin():
         ("pytest_elastic.multiprocessing", {"pytest", "hypothesis", "torch"}),
         ("pytest_elastic.launch", {"pytest", "hypothesis", "torch", "pytest_elastic.report.exporters"}),
         ("pytest_elastic.simulator", {"pytest", "hypothesis", "torch", "psutil", "greenlet"}),
+        ("pytest_elastic.collectives", {"pytest", "hypothesis", "torch", "psutil"}),
     ],
 )
 def test_what_an_import_does_not_import(module, absent):

@@ -2,6 +2,7 @@
 
 from pytest_elastic.hang._diagnosis import (
     BlockedOutside,
+    CollectiveMismatch,
     CountMismatch,
     Deadlock,
     Diagnosis,
@@ -15,11 +16,13 @@ from pytest_elastic.hang._diagnosis import (
     Stopped,
 )
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, parse_stacks
+from pytest_elastic.hang._group_calls import GroupCall, short_place
 from pytest_elastic.hang._naming import key_names
 from pytest_elastic.hang._nodes import Rank, Wait
+from pytest_elastic.hang._outside import diagnose_outside, review
 from pytest_elastic.hang._report import report_dot, report_json, report_text
-from pytest_elastic.hang._rules import diagnose, diagnose_outside, find_stale
-from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
+from pytest_elastic.hang._rules import diagnose, find_stale
+from pytest_elastic.hang._snapshot import BarrierSeen, CallSeen, Snapshot, WaitSeen
 from pytest_elastic.hang._stack_tree import Branch, main_stack, merge, tree_dot, tree_text
 from pytest_elastic.hang._waitgraph import WaitGraph
 
@@ -27,6 +30,7 @@ __all__ = [
     "BarrierSeen",
     "BlockedOutside",
     "Branch",
+    "CollectiveMismatch",
     "CountMismatch",
     "Deadlock",
     "Diagnosis",
@@ -43,12 +47,9 @@ __all__ = [
     "Stopped",
     "WaitGraph",
     "WaitSeen",
-    "cut_harness",
     "diagnose",
     "diagnose_outside",
     "find_stale",
-    "fold",
-    "main_stack",
     "merge",
     "parse_stacks",
     "report_dot",

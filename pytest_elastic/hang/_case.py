@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_elastic.hang._group_calls import GroupCall
 from pytest_elastic.hang._naming import collective_of, key_name
 from pytest_elastic.hang._nodes import Barrier, Rank, Wait, bits_of
 from pytest_elastic.hang._waitgraph import WaitGraph
@@ -23,6 +24,7 @@ class Target:
         chosen: whether its writers are known; else any rank may write it.
         writers: bits of the ranks that may write the missing keys, gone or not.
         waiting: the ranks that wait for it, ascending.
+        call: the call of a process group that it is; `None` for anything else.
     """
 
     name: str
@@ -32,21 +34,30 @@ class Target:
     chosen: bool
     writers: int = 0
     waiting: tuple[int, ...] = ()
+    call: GroupCall | None = None
 
     @property
     def absent(self) -> int:
         """Bits of the ranks that have not joined it; bits above the ranks may be set, too."""
         return self.writers if self.barrier is None else ~self.barrier.joined
 
+    def lacks(self, other: Target) -> bool:
+        """Whether a rank that waits for the other one has not joined this one."""
+        return any(self.absent >> rank & 1 for rank in other.waiting)
+
     @property
     def end(self) -> str:
-        """The verb for the end of its waits: a barrier is released, a key is written."""
+        """The verb for the end of its waits: a barrier is released, a key is written, a call is joined."""
+        if self.call is not None:
+            return "join"
         return "release" if self.key.endswith(LAST_MEMBER) else "write"
 
     @property
     def text(self) -> str:
         """Its name; for a barrier of another size than the group's also how many came."""
         barrier = self.barrier
+        if self.call is not None:
+            return self.call.title
         if barrier is None or barrier.declared or not barrier.world_size:
             return key_name(self.key)
         return f"{key_name(self.key)} ({barrier.count} of {barrier.world_size} expected came)"
@@ -74,7 +85,7 @@ class Case:
                 target = known.get(key)
                 if target is None:
                     target = known[key] = self._target(wait, key)
-                    target.writers |= graph.writers(wait, key)
+                    target.writers |= self.writers(wait, key)
                 waiting.setdefault(target, set()).add(wait.rank)
         for target, ranks in waiting.items():
             target.waiting = tuple(sorted(ranks))
@@ -82,13 +93,27 @@ class Case:
     def _target(self, wait: Wait, key: str) -> Target:
         barrier = None if key in wait.writers else self.graph.barrier(key)
         place = collective_of(key) if key in wait.writers else ""
-        if barrier is not None:
+        if wait.call is not None:
+            place = wait.call.name
+        elif barrier is not None:
             place = barrier.prefix
         for one in self.targets if place else ():
             if one.joined and one.name == place:
                 return one
-        self.targets.append(Target(place or key, key, barrier, bool(place), self.chosen(wait, key)))
-        return self.targets[-1]
+        found = Target(place or key, key, barrier, bool(place), self.chosen(wait, key), call=wait.call)
+        self.targets.append(found)
+        return found
+
+    def writers(self, wait: Wait, key: str) -> int:
+        """Bits of the ranks that may write a missing key, gone or not."""
+        if key in wait.writers:
+            return 1 << wait.writers[key]
+        everyone, barrier = (1 << len(self.graph.ranks)) - 1, self.graph.barrier(key)
+        if barrier is not None and barrier.releaser is not None:
+            return 1 << barrier.releaser
+        if barrier is not None and barrier.declared:
+            return everyone & (~barrier.joined | barrier.left)
+        return everyone
 
     def chosen(self, wait: Wait, key: str) -> bool:
         """Whether the key's writers are known; else any rank may write it."""
@@ -140,7 +165,7 @@ class Case:
             known, alike, guessed = 0, everyone, False
             for key in keys:
                 if self.chosen(wait, key):
-                    known |= self.graph.writers(wait, key)
+                    known |= self.writers(wait, key)
                 elif guess:
                     alike, guessed = alike & of_key[key], True
             blocking = sum(of_rank.get(rank, 0) for rank in bits_of(known))

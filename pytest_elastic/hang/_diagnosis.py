@@ -41,6 +41,11 @@ class Diagnosis:
         """The ranks that can never go on, ascending."""
         return tuple(sorted({wait.rank for wait in self.snapshot.waits if wait.doomed}))
 
+    @property
+    def concerned(self) -> tuple[int, ...]:
+        """The ranks of which one has to fail of it: those that can never go on; here `()` for any."""
+        return self.doomed
+
     def __str__(self) -> str:
         return f"{self.verdict}{'' if self.exact else ' (suspected)'}: {self.cause}"
 
@@ -78,6 +83,19 @@ class OrderMismatch(Diagnosis):
     """Ranks are at different barriers or collectives: `ranks` are all of them."""
 
     __slots__ = ()
+
+
+class CollectiveMismatch(Diagnosis):
+    """Ranks called different collectives as the same one of a group: `ranks` are those of the rarer call."""
+
+    __slots__ = ()
+
+    @property
+    def concerned(self) -> tuple[int, ...]:
+        """All ranks that called."""
+        return tuple(
+            rank for one in self.snapshot.collectives[:1] for _, _, ranks in one.calls for rank in ranks
+        )
 
 
 class StalePrefix(Diagnosis):

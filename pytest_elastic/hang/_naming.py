@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from pytest_elastic.hang._group_calls import waiting_places
 from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.store import LAST_MEMBER
 from pytest_elastic.wording import exit_label, exit_text, name_ranks, number_ranks, plural
@@ -101,10 +102,20 @@ def state_text(rank: Rank) -> str:
     if rank.stood is not None and rank.stood.state == "stopped":
         return "stopped by a signal"
     if not rank.runs:
-        return f"waits for {key_names(key for wait in rank.waits.values() for key in wait.lacks)}"
+        return waits_text(rank)
     if rank.stood is not None:
         return stand_text(rank)
     return "runs"
+
+
+def waits_text(rank: Rank) -> str:
+    """What a rank waits for that is blocked in the store."""
+    calls = list(dict.fromkeys(wait.call for wait in rank.waits.values() if wait.call is not None))
+    keys = [key for wait in rank.waits.values() if wait.call is None for key in wait.lacks]
+    if not calls:
+        return f"waits for {key_names(keys)}"
+    named = ", ".join(f"{call.title}{waiting_places(call, [rank.number])}" for call in calls)
+    return f"waits in {named}" + (f" and for {key_names(keys)}" if keys else "")
 
 
 def stand_text(rank: Rank) -> str:
@@ -114,8 +125,13 @@ def stand_text(rank: Rank) -> str:
         return "is stopped by a signal"
     if rank.stood.state != "blocked":
         return "computes" if rank.stood.state == "spinning" else rank.stood.state
+    if rank.stood.peer.startswith("rank"):
+        verb = "writes to" if "write" in rank.stood.channel else "reads from"
+        who, _, descriptor = rank.stood.peer.partition(" at ")
+        return f"{verb} a pipe whose other end {who} holds" + (f" ({descriptor})" if descriptor else "")
     where = f" in {rank.stood.channel}" if rank.stood.channel else ""
-    return f"is blocked{where}" + (f", on a pipe of {rank.stood.peer}" if rank.stood.peer else "")
+    blocked = f"is blocked{where}" + (f", on a pipe of {rank.stood.peer}" if rank.stood.peer else "")
+    return rank.words or blocked
 
 
 def ends_text(ranks: Sequence[Rank]) -> str:

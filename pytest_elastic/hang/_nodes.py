@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pytest_elastic.events import PhaseEnded, RankExited, RankStood, WaitBegan
+
+if TYPE_CHECKING:
+    from pytest_elastic.hang._group_calls import GroupCall
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +23,7 @@ class Wait:
         lacks: the keys that are not there yet, in the order asked; a dictionary, to cross one out quickly.
         free: whether any rank may end it: it is for plain keys only.
         alarmed: whether a signal's handler is due, which may end it.
+        call: the collective or message that it is for; `None` for keys.
     """
 
     event: WaitBegan
@@ -28,6 +33,7 @@ class Wait:
     lacks: dict[str, None]
     free: bool
     alarmed: bool = False
+    call: GroupCall | None = None
 
     @property
     def patient(self) -> bool:
@@ -94,11 +100,12 @@ class Rank:
             those; `waits` are those of them that are blocked.
         ended: the end of its phase; `None` while it is in one.
         stood: its last state by the kernel; `None` once it made another request.
+        words: what it waits for outside of the store, as its stack says; `""` where that is not known.
         extra_threads: number of its threads that never used the store.
         unseen: whether its main thread runs but is none of `clients`: all those were blocked when a phase
             began.
         phased: whether it was told to run phases, so that an exit without a report is an accident.
-        calls: number of its requests; `barriers` of them joined a barrier.
+        calls: number of its requests; `barriers` of them joined a barrier, `collectives` a group call.
     """
 
     number: int
@@ -108,11 +115,13 @@ class Rank:
     ended: PhaseEnded | None = None
     exited: RankExited | None = None
     stood: RankStood | None = None
+    words: str = ""
     extra_threads: int = 0
     unseen: bool = False
     phased: bool = False
     calls: int = 0
     barriers: int = 0
+    collectives: int = 0
 
     @property
     def gone(self) -> bool:
@@ -184,3 +193,15 @@ def bits_of(bits: int) -> list[int]:
         found.append(lowest.bit_length() - 1)
         bits ^= lowest
     return found
+
+
+def grow(able: int, waits: Sequence[Wait], barriers: Mapping[str, Barrier]) -> int:
+    """The least fixpoint: bits of all ranks that can go on, if those with the bits `able` can."""
+    blocked = [wait for wait in waits if not able >> wait.rank & 1]
+    while True:
+        ending = [wait for wait in blocked if not wait.stuck(able, barriers)]
+        if not ending:
+            return able
+        for wait in ending:
+            able |= 1 << wait.rank
+        blocked = [wait for wait in blocked if not able >> wait.rank & 1]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_elastic.hang._diagnosis import Diagnosis
+from pytest_elastic.hang._diagnosis import CollectiveMismatch, Diagnosis
 from pytest_elastic.hang._frames import Stack
 from pytest_elastic.hang._naming import key_names, place_name
-from pytest_elastic.hang._snapshot import BarrierSeen, Snapshot, WaitSeen
+from pytest_elastic.hang._snapshot import BarrierSeen, CallSeen, Snapshot, WaitSeen
 from pytest_elastic.hang._stack_tree import Branch, merge, quote, tree_dot, tree_text
 from pytest_elastic.wording import name_ranks, number_ranks, plural
 
@@ -24,6 +24,7 @@ def report_text(diagnosis: Diagnosis, stacks: Stacks) -> str:
     snapshot = diagnosis.snapshot
     told: set[int] = set()
     lines = [headline(diagnosis)]
+    lines += call_lines(snapshot, told)
     lines += barrier_lines(snapshot, told)
     lines += key_lines(snapshot, told)
     lines += other_lines(snapshot, told)
@@ -50,6 +51,10 @@ def report_dot(diagnosis: Diagnosis, stacks: Stacks) -> str:
         lines.append(f"b{number} [shape=hexagon, label={quote(place_name(barrier.prefix))}];")
         lines += [f"r{rank} -> b{number};" for rank in barrier.arrived]
         lines += [f"b{number} -> r{rank} [style=dashed];" for rank, _ in barrier.absent]
+    for number, call in enumerate(snapshot.collectives):
+        lines.append(f"c{number} [shape=hexagon, label={quote(call.title)}];")
+        lines += [f"r{rank} -> c{number};" for _, _, ranks in call.calls for rank in ranks]
+        lines += [f"c{number} -> r{rank} [style=dashed];" for rank, _ in call.absent]
     for number, (missing, waits) in enumerate(waits_by_key(snapshot).items()):
         lines.append(f"k{number} [shape=note, label={quote(key_names(missing))}];")
         lines += [f"r{rank} -> k{number};" for rank in sorted({wait.rank for wait in waits})]
@@ -72,6 +77,8 @@ def call_text(wait: WaitSeen) -> str:
 
 
 def headline(diagnosis: Diagnosis) -> str:
+    if isinstance(diagnosis, CollectiveMismatch):
+        return mismatch_headline(diagnosis)
     size, doomed = diagnosis.snapshot.world_size, diagnosis.doomed
     known = []
     if diagnosis.elapsed is not None:
@@ -79,11 +86,44 @@ def headline(diagnosis: Diagnosis) -> str:
     doomed_waits = [wait for wait in diagnosis.snapshot.waits if wait.doomed]
     if doomed_waits:
         first = min(doomed_waits, key=lambda wait: wait.since + wait.timeout)
-        known.append(f"the {call_text(first).partition('(')[0].split()[0]}'s timeout is {first.timeout:g} s")
+        owner = "group" if first.name == "meet" else call_text(first).partition("(")[0].split()[0]
+        known.append(f"the {owner}'s timeout is {first.timeout:g} s")
     label = "HANG" if diagnosis.exact else "HANG (suspected)"
     ranks = doomed or diagnosis.ranks
     what = "can never go on" if doomed else "did not go on"
     return f"{label}  {len(ranks)} of {size} ranks {what}" + (f" ({'; '.join(known)})" if known else "")
+
+
+def mismatch_headline(diagnosis: Diagnosis) -> str:
+    known = (
+        "" if diagnosis.elapsed is None else f" (known {span_text(diagnosis.elapsed)} after the last event)"
+    )
+    call = diagnosis.snapshot.collectives[0]
+    joined = sum(len(ranks) for _, _, ranks in call.calls)
+    return f"MISMATCH  {joined} ranks called {call.title} with another {call.difference}{known}"
+
+
+def call_lines(snapshot: Snapshot, told: set[int]) -> list[str]:
+    """A line for each call of a process group; of one that differs, a line for each sort of call."""
+    lines = []
+    for call in snapshot.collectives:
+        absent = f"absent {absent_text(call, told)}" if call.absent else ""
+        told.update(rank for _, _, ranks in call.calls for rank in ranks)
+        if len({text for text, _, _ in call.calls}) == 1:
+            joined = ", ".join(
+                rank_list(ranks) + (f" ({place})" if place else "") for _, place, ranks in call.calls
+            )
+            head = f"{call.title}, {call.spec}" if call.spec else call.title
+            lines.append(f"  {head}: joined {joined}" + (f"; {absent}" if absent else ""))
+            continue
+        width = max(len(text) for text, _, _ in call.calls)
+        lines.append(f"  {call.title}:")
+        lines += [
+            f"    {text:{width}}  {name_ranks(ranks)}{f', {place}' if place else ''}"
+            for text, place, ranks in call.calls
+        ]
+        lines += [f"    {absent}"] if absent else []
+    return lines
 
 
 def span_text(seconds: float) -> str:
@@ -111,7 +151,7 @@ def arrived_text(barrier: BarrierSeen, snapshot: Snapshot) -> str:
     return f"{ranks} ({len(barrier.arrived)} of {barrier.world_size} expected)" if more else ranks
 
 
-def absent_text(barrier: BarrierSeen, told: set[int]) -> str:
+def absent_text(barrier: BarrierSeen | CallSeen, told: set[int]) -> str:
     """The absent ranks, equal reasons together; a reason is told once."""
     parts: list[tuple[list[int], str]] = []
     for rank, state in barrier.absent:

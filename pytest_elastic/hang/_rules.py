@@ -4,14 +4,17 @@
 that, until it is no wait any more, or a circle.  Several verdicts may fit; the one nearest to the root wins,
 in this order:
 
+0. Ranks called different collectives as the same one of their group: `CollectiveMismatch`, known at the
+   second call, whether or not anybody waits by then.
 1. A rank failed (`MissingRank` where others wait for it to join, `DoomedWait` for a key) or its process ended
    without a report (`Exited`).  The first accident in time explains the others; of the
    targets that lack that rank, the one with most waits is named.
 2. `DoomedWait` for a key that was there and was deleted, though nobody had read it: a lost wake-up.
 3. A rank ended its phase in peace, absent from a barrier or a collective: `CountMismatch` if it had called
    some, but fewer than those who wait, else `MissingRank`.  Likewise the one writer of a key: `DoomedWait`.
+   A message of a process group is a collective of two.
 4. Ranks at different barriers or collectives, absent from each other's: `OrderMismatch`; `StalePrefix` where
-   these are two uses of one name.
+   these are two uses of one name.  Messages make circles (5).
 5. `Deadlock`: a circle of waits, each for a key that only a rank of the circle can bring.
 6. `DoomedWait`: a rank that has ended in peace could have written a key.  One that passed its setup or call
    may still write it in a later phase, but waits until all have ended this one.
@@ -25,30 +28,16 @@ A barrier that is called more often than it counts does not hang: it lets its ca
 
 A verdict is exact if every thread that might have ended its waits is known to be unable to: no connection
 that belongs to no rank, no rank with threads that may write behind the back of the one that waits.
-
-*Theory: waits outside of the store.*  What the store does not see has no graph.  But a rank that is blocked,
-in the store or in a library (a futex, a poll, a socket), waits for another, and the cause is a rank that can
-end nobody's wait.  These are, in this order:
-
-1. a rank that failed, or whose process ended without a report;
-2. one that is stopped by a signal;
-3. one that computes;
-4. one that passed, or skipped, early, while others are blocked;
-5. one that sleeps: a library that waits may look, and sleep, and look again.
-
-There is one verdict over all ranks.  Those that are blocked are not called the cause while such a rank is
-known; where there is none, the cause is not known, but for the holder of a pipe's end.  It is never exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from pytest_elastic.hang._case import Case, Target
 from pytest_elastic.hang._diagnosis import (
-    BlockedOutside,
+    CollectiveMismatch,
     CountMismatch,
     Deadlock,
     Diagnosis,
@@ -57,9 +46,15 @@ from pytest_elastic.hang._diagnosis import (
     HangUntilTimeout,
     MissingRank,
     OrderMismatch,
-    Spinning,
     StalePrefix,
-    Stopped,
+)
+from pytest_elastic.hang._group_calls import (
+    GroupCall,
+    call_text_of,
+    count_text,
+    group_text,
+    ordinal,
+    waiting_places,
 )
 from pytest_elastic.hang._naming import (
     barrier_name,
@@ -71,28 +66,51 @@ from pytest_elastic.hang._naming import (
     key_names,
     place_name,
     place_of,
-    stand_text,
     use_of,
 )
 from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.processes import sleeps
 from pytest_elastic.wording import name_ranks, plural
 
 _SHOWN = 8  # Waits of a circle, or keys, that the sentence names.
 
 
 def diagnose(graph: WaitGraph) -> Diagnosis | None:
-    """The verdict on the doomed waits; `None` if there are none."""
+    """The verdict on the doomed waits, or on calls that mismatch; `None` if there are neither."""
+    mismatch = graph.calls.mismatch
+    if mismatch is not None:
+        return mismatched(graph, mismatch)
     if not graph.doomed:
         return None
     case = Case(graph)
     found = next(filter(None, (rule(case) for rule in RULES)))
     remaining = max(0.0, min(wait.deadline for wait in graph.doomed) - graph.last)
-    stale = find_stale(graph)
-    snapshot = take_snapshot(graph, found.keys, "" if stale is None else stale.cause)
+    snapshot = take_snapshot(graph, found.keys, note_of(graph, case))
     return replace(found, exact=case.exact(), remaining=remaining, snapshot=snapshot)
+
+
+def mismatched(graph: WaitGraph, call: GroupCall) -> CollectiveMismatch:
+    """Rule 0."""
+    odd = call.odd()
+    snapshot = take_snapshot(graph, (call.name,), divergence_text(graph, call.group))
+    place = call.calls[odd[0]].place
+    return CollectiveMismatch(odd, (call.name,), call.mismatch_text(), place, snapshot=snapshot)
+
+
+def note_of(graph: WaitGraph, case: Case) -> str:
+    """What else may have led to a hang: a barrier that was called too often, or ways that part."""
+    stale = find_stale(graph)
+    if stale is not None:
+        return stale.cause
+    groups = dict.fromkeys(target.call.group for target in case.targets if target.call is not None)
+    return next(filter(None, (divergence_text(graph, group) for group in groups)), "")
+
+
+def divergence_text(graph: WaitGraph, group: str) -> str:
+    """The first call of a group that ranks made at different lines, in a sentence; `""` if there is none."""
+    call = graph.calls.divergences.get(group)
+    return "" if call is None else f"{call.title} was the first called from different lines: {call.places()}"
 
 
 def find_stale(graph: WaitGraph) -> StalePrefix | None:
@@ -121,11 +139,11 @@ def accident(case: Case) -> Diagnosis | None:
     target = case.targets[min(found)[-1]]
     ranks = sorted(case.ranks(target.writers & case.accidents), key=lambda rank: rank.gone_at)
     first = ranks[0]
-    alike = _numbers(rank for rank in ranks if (rank.died, rank.reason) == (first.died, first.reason))
+    alike = numbers_of(rank for rank in ranks if (rank.died, rank.reason) == (first.died, first.reason))
     ended = f": {first.reason}" if first.reason else f" {plural(end_text(first), alike)}"
     cause = f"{name_ranks(alike)}{ended} {_before(target, first)}"
     if first.died:
-        return Exited(alike, (place_of(target.key),), cause)
+        return Exited(alike, (target.name if target.call is not None else place_of(target.key),), cause)
     place = first.ended.place if first.ended is not None else ""
     if target.joined and target.absent & first.bit:
         return MissingRank(alike, (target.name,), cause, place)
@@ -150,14 +168,56 @@ def early_deletion(case: Case) -> Diagnosis | None:
 def absence(case: Case) -> Diagnosis | None:
     """Rule 3."""
     for target in case.targets:
+        if target.call is not None:
+            found = absence_in_group(case, target, target.call)
+            if found is not None:
+                return found
+            continue
         gone = case.ranks(target.writers & case.gone) if target.chosen else []
         if gone and not target.joined:
             cause = f"{ends_text(gone)} without writing {key_name(target.key)}"
             return DoomedWait(target.waiting, (target.key,), cause)
         if gone:
             cause = f"{ends_text(gone)} without joining {joined_name(target.name)}"
-            return count_mismatch(case, target, gone) or MissingRank(_numbers(gone), (target.name,), cause)
+            return count_mismatch(case, target, gone) or MissingRank(numbers_of(gone), (target.name,), cause)
     return None
+
+
+def absence_in_group(case: Case, target: Target, call: GroupCall) -> Diagnosis | None:
+    """Rule 3, for a call of a process group."""
+    gone = case.ranks(target.writers & case.gone)
+    if not target.chosen and any(
+        rank.number not in target.waiting for rank in case.ranks(target.writers & ~case.gone)
+    ):
+        return None
+    return absent_verdict(case.graph, call, target.waiting, gone, ends_text) if gone else None
+
+
+def absent_verdict(
+    graph: WaitGraph,
+    call: GroupCall,
+    waiting: Sequence[int],
+    absent: Sequence[Rank],
+    said: Callable[[Sequence[Rank]], str],
+) -> Diagnosis:
+    """The verdict on ranks that are absent from a call where these wait.
+
+    Args:
+        said: what ranks do instead, in words.
+    """
+    counts = {rank: graph.calls.count(call.group, rank.number) for rank in absent}
+    where = f"{call.title}{waiting_places(call, waiting)}"
+    most = max(counts.values())
+    if not most or call.number < 0:
+        others = f"{name_ranks(waiting)} {plural('waits', waiting)}"
+        cause = f"{said(absent)} without joining {where}, in which {others}"
+        return MissingRank(numbers_of(absent), (call.name,), cause)
+    parts = []
+    for count in sorted(set(counts.values()), reverse=True):
+        alike = [rank for rank in absent if counts[rank] == count]
+        parts.append(f"{said(alike)} after {count_text(count, call)}{group_text(call.group)}")
+    others = f"{name_ranks(waiting)} {plural('is', waiting)} in the {ordinal(call.number)}, {where}"
+    return CountMismatch(numbers_of(absent), (call.name,), f"{', '.join(parts)}; {others}")
 
 
 def count_mismatch(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:
@@ -176,15 +236,16 @@ def count_mismatch(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | 
         said.append(f"{ends_text([rank for rank in counts if counts[rank] == count])} after {calls}")
     others = f"{name_ranks(target.waiting)} {plural('is', target.waiting)} at number {most}"
     cause = f"{', '.join(said)}; {others}, {joined_name(target.name)}"
-    return CountMismatch(_numbers(counts), (target.name,), cause)
+    return CountMismatch(numbers_of(counts), (target.name,), cause)
 
 
 def mismatch(case: Case) -> Diagnosis | None:
     """Rule 4."""
-    joined = [target for target in case.targets if target.joined]
+    joined = [
+        one for one in case.targets if one.joined and not (one.call is not None and one.call.is_message)
+    ]
     for target in joined:
-        absent = {rank.number for rank in case.graph.ranks if target.absent & rank.bit}
-        others = [one for one in joined if one is not target and absent.intersection(one.waiting)]
+        others = [one for one in joined if one is not target and target.lacks(one) and one.lacks(target)]
         if others:
             return mismatch_of([target, *others])
     return None
@@ -192,15 +253,20 @@ def mismatch(case: Case) -> Diagnosis | None:
 
 def mismatch_of(places: Sequence[Target]) -> Diagnosis:
     """The verdict on ranks that wait at these places."""
-    at = [
-        f"{name_ranks(one.waiting)} {plural('is', one.waiting)} at {place_name(one.name)}" for one in places
-    ]
+    at = [f"{name_ranks(one.waiting)} {plural('is', one.waiting)} {where_text(one)}" for one in places]
     ranks = tuple(sorted({rank for one in places for rank in one.waiting}))
     keys = tuple(one.name for one in places)
     if len(set(map(family, keys))) > 1:
         return OrderMismatch(ranks, keys, ", ".join(at))
     what = place_name(keys[0]).partition(" ")[0]
     return StalePrefix(ranks, keys, f"different uses of one {what} meet: {', '.join(at)}")
+
+
+def where_text(target: Target) -> str:
+    """Where those are who wait for a target: `at barrier "a"`, `in all_reduce #2 of group world (t.py:3)`."""
+    if target.call is None:
+        return f"at {place_name(target.name)}"
+    return f"in {target.call.title}{waiting_places(target.call, target.waiting)}"
 
 
 def known_circle(case: Case) -> Diagnosis | None:
@@ -218,11 +284,24 @@ def deadlock(case: Case, circle: Sequence[Wait]) -> Deadlock | None:
     if not circle:
         return None
     ranks = tuple(sorted({wait.rank for wait in circle}))
-    keys = tuple(dict.fromkeys(place_of(key) for wait in circle for key in case.stuck[wait]))
-    shown = ", ".join(f"rank {wait.rank} for {key_names(case.stuck[wait])}" for wait in circle[:_SHOWN])
+    keys = tuple(
+        dict.fromkeys(
+            place_of(key) if wait.call is None else wait.call.name
+            for wait in circle
+            for key in case.stuck[wait]
+        )
+    )
+    shown = ", ".join(f"rank {wait.rank} {goal_text(case, wait)}" for wait in circle[:_SHOWN])
     more = f", and {len(circle) - _SHOWN} more" if len(circle) > _SHOWN else ""
     who = f"{name_ranks(ranks)} wait" if len(ranks) > 1 else f"threads of {name_ranks(ranks)} wait"
     return Deadlock(ranks, keys, f"{who} for each other: {shown}{more}")
+
+
+def goal_text(case: Case, wait: Wait) -> str:
+    """What a wait is for: `for "a"`, `in send(float32[4], to 1) at t.py:3`."""
+    if wait.call is None:
+        return f"for {key_names(case.stuck[wait])}"
+    return f"in {call_text_of(case.graph.ranks[wait.rank], wait.call)}"
 
 
 def nobody_left(case: Case) -> Diagnosis | None:
@@ -251,55 +330,11 @@ def timeout(case: Case) -> Diagnosis:
     left = f"the first timeout is {max(0.0, first.deadline - case.graph.last):.3g} s away"
     what = _listed(case.targets) + _came(case)
     cause = f"{name_ranks(ranks)} {plural('waits', ranks)} for {what}, which nobody {did}; {left}"
-    return HangUntilTimeout(ranks, tuple(place_of(target.key) for target in case.targets), cause)
+    keys = tuple(place_of(one.key) if one.call is None else one.name for one in case.targets)
+    return HangUntilTimeout(ranks, keys, cause)
 
 
 RULES = (accident, early_deletion, absence, mismatch, known_circle, nobody_left, guessed_circle, timeout)
-
-
-# Waits outside of the store.
-
-
-def diagnose_outside(graph: WaitGraph) -> Diagnosis | None:
-    """The verdict on ranks that run, by what the kernel says (`RankStood`); `None` where it says nothing."""
-    kinds: dict[str, list[Rank]] = {}
-    for rank in graph.ranks:
-        if rank.runs and rank.stood is not None:
-            asleep = rank.stood.state == "blocked" and sleeps(rank.stood.channel)
-            kinds.setdefault("sleeping" if asleep else rank.stood.state, []).append(rank)
-    if not kinds:
-        return None
-    verdict, ranks, cause = judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
-    return verdict(_numbers(ranks), (), cause, exact=False, snapshot=take_snapshot(graph))
-
-
-def judge_outside(
-    kinds: Mapping[str, list[Rank]], gone: Sequence[Rank]
-) -> tuple[type[Diagnosis], Sequence[Rank], str]:
-    """The verdict, its ranks and the cause, for ranks that run (by kind), and those that are gone."""
-    accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
-    idle = "and did nothing in the store"
-    verdict: type[Diagnosis]
-    for kind, verdict in (("stopped", Stopped), ("spinning", Spinning), ("sleeping", BlockedOutside)):
-        ranks = kinds.get(kind)
-        if ranks and not accidents and not (gone and blocked and kind == "sleeping"):
-            also = f"; {ends_text(gone)}" if gone and (blocked or kind == "sleeping") else ""
-            return verdict, ranks, f"{stances_text(ranks)}, {idle}{also}"
-    if gone:
-        ended, running = accidents or gone, sorted(chain(*kinds.values()), key=lambda rank: rank.number)
-        cause = f"{ends_text(ended)}, while {stances_text(running)}"
-        return Exited if ended[0].died else MissingRank, ended, cause
-    known = all(rank.stood is not None and rank.stood.peer for rank in blocked)
-    unknown = "" if known else "; nobody is known to be the cause"
-    return BlockedOutside, blocked, f"{stances_text(blocked)}, {idle}{unknown}"
-
-
-def stances_text(ranks: Sequence[Rank]) -> str:
-    """States by the kernel, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
-    alike: dict[str, list[int]] = {}
-    for rank in ranks:
-        alike.setdefault(stand_text(rank), []).append(rank.number)
-    return ", ".join(f"{name_ranks(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
 
 
 # Words.
@@ -307,6 +342,8 @@ def stances_text(ranks: Sequence[Rank]) -> str:
 
 def _before(target: Target, rank: Rank) -> str:
     """The missing deed of a rank that is gone, as the end of a sentence."""
+    if target.call is not None and (target.chosen or not target.absent & ~rank.bit):
+        return f"before joining {target.text}{waiting_places(target.call, target.waiting)}"
     if target.barrier is not None and target.barrier.releaser == rank.number:
         return f"between joining {joined_name(target.name)} and releasing the others"
     if target.joined and target.absent & rank.bit:
@@ -322,7 +359,8 @@ def _end_of(targets: list[Target]) -> str:
 
 
 def _verb(targets: list[Target]) -> str:
-    return "release" if all(target.end == "release" for target in targets) else "write"
+    ends = {target.end for target in targets}
+    return ends.pop() if len(ends) == 1 else "write"
 
 
 def _listed(targets: list[Target]) -> str:
@@ -339,5 +377,6 @@ def _came(case: Case) -> str:
     return f" ({len(keys) - len(missing)} of {len(keys)} expected came)"
 
 
-def _numbers(ranks: Iterable[Rank]) -> tuple[int, ...]:
+def numbers_of(ranks: Iterable[Rank]) -> tuple[int, ...]:
+    """The numbers of these ranks, ascending."""
     return tuple(sorted(rank.number for rank in ranks))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from pytest_elastic.hang._group_calls import GroupCall, count_text
 from pytest_elastic.hang._naming import collective_of, joined_name, state_text
-from pytest_elastic.hang._nodes import Barrier, Wait, bits_of
+from pytest_elastic.hang._nodes import Barrier, Rank, Wait, bits_of
 from pytest_elastic.hang._waitgraph import WaitGraph
 from pytest_elastic.store import LAST_MEMBER
 
@@ -50,6 +51,29 @@ class BarrierSeen(NamedTuple):
     absent: tuple[tuple[int, str], ...]
 
 
+class CallSeen(NamedTuple):
+    """A collective or message of a process group, as it stood at the verdict.
+
+    Attributes:
+        name: `f"{group}#{number}"`; `title` is for people.
+        operation: that of its first caller.
+        spec: the tensors, the reduction and the root of that.
+        calls: (call, place, ranks) of all that are alike, the rarest first.
+        absent: the ranks that have not joined, each with what it does instead.
+        difference: what is different in its calls; `""` where they fit.
+    """
+
+    name: str
+    title: str
+    group: str
+    number: int
+    operation: str
+    spec: str
+    calls: tuple[tuple[str, str, tuple[int, ...]], ...]
+    absent: tuple[tuple[int, str], ...]
+    difference: str
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The state of all ranks at the verdict.
@@ -66,33 +90,46 @@ class Snapshot:
     progress: tuple[tuple[int, int], ...] = ()
     states: tuple[str, ...] = ()
     note: str = ""
+    collectives: tuple[CallSeen, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As values that `json.dumps` takes."""
-        waits, barriers = ([one._asdict() for one in seen] for seen in (self.waits, self.barriers))
-        return {**asdict(self), "waits": waits, "barriers": barriers}
+        return {
+            **asdict(self),
+            "waits": [one._asdict() for one in self.waits],
+            "barriers": [one._asdict() for one in self.barriers],
+            "collectives": [one._asdict() for one in self.collectives],
+        }
 
 
 def take_snapshot(graph: WaitGraph, first: tuple[str, ...] = (), note: str = "") -> Snapshot:
     """All waits and the barriers where somebody waits, those with the prefixes `first` on top."""
     waits, states = graph.waits(), tuple(map(state_text, graph.ranks))
     doomed = frozenset(graph.doomed)
-    barriers = [_barrier_seen(barrier, waits, states) for barrier in graph.barriers()]
+    calls = dict.fromkeys(wait.call for wait in waits if wait.call is not None)
+    known = (*graph.calls.mismatches, *graph.calls.open.values())
+    calls |= dict.fromkeys(call for call in known if call.name in first)
+    names = {call.name for call in calls}
+    barriers = [_barrier_seen(one, waits, states) for one in graph.barriers() if one.prefix not in names]
     barriers += _collectives_seen(waits, states)
     barriers.sort(key=lambda one: first.index(one.prefix) if one.prefix in first else len(first))
     return Snapshot(
         world_size=len(graph.ranks),
         waits=tuple(_wait_seen(graph, wait, wait in doomed) for wait in waits),
         barriers=tuple(barriers),
-        progress=tuple((rank.barriers, rank.calls) for rank in graph.ranks),
+        progress=tuple((rank.barriers + rank.collectives, rank.calls) for rank in graph.ranks),
         states=states,
         note=note,
+        collectives=tuple(
+            _call_seen(graph, one) for one in sorted(calls, key=lambda one: one.name not in first)
+        ),
     )
 
 
 def _wait_seen(graph: WaitGraph, wait: Wait, doomed: bool) -> WaitSeen:
     event, barrier = wait.event, next(filter(None, map(graph.barrier, wait.lacks)), None)
     place = collective_of(next(iter(wait.writers), "")) if barrier is None else barrier.prefix
+    name = joined_name(place) if place else ""
     return WaitSeen(
         wait.rank,
         wait.client,
@@ -101,9 +138,32 @@ def _wait_seen(graph: WaitGraph, wait: Wait, doomed: bool) -> WaitSeen:
         wait.missing,
         event.at,
         event.timeout,
-        joined_name(place) if place else "",
+        wait.call.title if wait.call is not None else name,
         doomed,
     )
+
+
+def _call_seen(graph: WaitGraph, call: GroupCall) -> CallSeen:
+    absent = tuple(
+        (rank, _absent_state(graph, graph.ranks[rank], call)) for rank in call.absent(len(graph.ranks))
+    )
+    return CallSeen(
+        call.name,
+        call.title,
+        call.group,
+        call.number,
+        call.first.operation,
+        call.spec,
+        tuple(call.sorts()),
+        absent,
+        call.difference,
+    )
+
+
+def _absent_state(graph: WaitGraph, rank: Rank, call: GroupCall) -> str:
+    """What a rank does that has not joined, and how many calls of the group it has made."""
+    count = graph.calls.count(call.group, rank.number)
+    return state_text(rank) + (f" after {count_text(count, call)}" if rank.gone and count else "")
 
 
 def _barrier_seen(barrier: Barrier, waits: list[Wait], states: tuple[str, ...]) -> BarrierSeen:
@@ -119,7 +179,7 @@ def _collectives_seen(waits: list[Wait], states: tuple[str, ...]) -> list[Barrie
     at: dict[str, list[Wait]] = {}
     for wait in waits:
         place = collective_of(next(iter(wait.writers), ""))
-        if place:
+        if place and wait.call is None:
             at.setdefault(place, []).append(wait)
     found = []
     for place, there in at.items():

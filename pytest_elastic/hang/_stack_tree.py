@@ -23,6 +23,7 @@ Entry = Frame | str
 Path = tuple[int, tuple[Entry, ...]]  # A rank and the entries of one of its stacks, or the rest of them.
 
 _LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
+_TORCH = re.compile(r"/torch/(distributed|nn/parallel|_ops|autograd|_dynamo|utils/_contextlib)")
 _SHOWN = 3  # Calls of a run that are shown; the middle ones of a longer run are left out.
 
 
@@ -146,6 +147,10 @@ def users_frames(stack: Stack) -> tuple[Frame, ...]:
     frames = cut_harness(stack).frames
     inside = next((i for i, frame in enumerate(frames) if "/pytest_elastic/" in frame.file), len(frames))
     users = frames[:inside] or frames
+    if inside < len(frames):  # What waits is a collective of ours, not torch's call of it.
+        users = (
+            users[: next((i for i, one in enumerate(users) if _TORCH.search(one.file)), len(users))] or users
+        )
     return (*(frame for frame in users[:-1] if not frame.native), *users[-1:])
 
 

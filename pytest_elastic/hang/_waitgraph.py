@@ -29,12 +29,13 @@ by its keys, and each of its keys is crossed out once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pytest_elastic.events import (
     BarrierJoined,
     ClientLeft,
+    CollectiveJoined,
     Event,
     PhaseBegan,
     PhaseEnded,
@@ -44,13 +45,15 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.hang._nodes import Barrier, Rank, Wait
+from pytest_elastic.hang._group_calls import GroupCalls
+from pytest_elastic.hang._nodes import Barrier, Rank, Wait, grow
 from pytest_elastic.store import LAST_MEMBER, NUM_MEMBERS, OPERATIONS, Effect, with_effect
 
 _CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation.creates)
 _READS = frozenset(name for name, operation in OPERATIONS.items() if operation.reads)
 _WRITES, _DELETES = with_effect(Effect.WRITE), with_effect(Effect.DELETE)
 _MEETS, _PUSHES, _POPS, _LOOKS = map(with_effect, (Effect.MEET, Effect.PUSH, Effect.POP, Effect.PRESENCE))
+_EXCHANGES = with_effect(Effect.EXCHANGE)
 _NOBODY: dict[str, int] = {}
 _MOST_DELETED = _MOST_DONE = 10_000
 
@@ -63,6 +66,7 @@ class WaitGraph:
         doomed: the waits that nothing can end but their timeouts, in the order in which they began.
         deleted: for the last keys that were deleted and not written again, the rank that did it.
         stale: calls of a barrier that had been complete before: such a call synchronises nothing.
+        calls: collectives and messages of process groups.
         outsiders: connections that belong to no rank.
         last: the moment of the last event.
     """
@@ -72,6 +76,7 @@ class WaitGraph:
         self.doomed: tuple[Wait, ...] = ()
         self.deleted: dict[str, int | None] = {}
         self.stale: list[BarrierJoined] = []
+        self.calls = GroupCalls()
         self.outsiders: set[int] = set()
         self.last = 0.0
         self._all = (1 << world_size) - 1
@@ -92,6 +97,7 @@ class WaitGraph:
             WaitBegan: self._began_waiting,
             WaitEnded: self._ended_waiting,
             BarrierJoined: self._joined,
+            CollectiveJoined: self._met,
             ClientLeft: self._left,
             PhaseBegan: self._began,
             PhaseEnded: self._ended,
@@ -146,17 +152,6 @@ class WaitGraph:
                 return False
         return len(self._done) < _MOST_DONE
 
-    def writers(self, wait: Wait, key: str) -> int:
-        """Bits of the ranks that may write a missing key, gone or not."""
-        if key in wait.writers:
-            return 1 << wait.writers[key]
-        barrier = self._barriers.get(key)
-        if barrier is not None and barrier.releaser is not None:
-            return 1 << barrier.releaser
-        if barrier is not None and barrier.declared:
-            return self._all & (~barrier.joined | barrier.left)
-        return self._all
-
     # Events of the store.
 
     def _called(self, rank: Rank, event: StoreCalled) -> bool:
@@ -194,6 +189,8 @@ class WaitGraph:
         lacks = dict.fromkeys(missing)
         wait = Wait(event, rank.number, event.client, writers, lacks, not writers, alarmed)
         waiters = self._waiters
+        if event.name in _EXCHANGES:
+            self._open_call(wait)
         for key in missing:
             if key in waiters:
                 waiters[key][wait] = None
@@ -250,6 +247,18 @@ class WaitGraph:
                 self._wrote(last, queue=False)
         return (bool(self.doomed) or last in self._waiters) and self._judge()
 
+    def _met(self, rank: Rank, event: CollectiveJoined) -> bool:
+        rank.collectives += 1
+        self.calls.join(event)
+        return bool(self.doomed) and self._judge()
+
+    def _open_call(self, wait: Wait) -> None:
+        """A wait for members of a group call; where nobody knows yet who these are, any rank may be one."""
+        call = wait.call = self.calls.of(wait.missing[0])
+        if call is not None and not call.members:
+            barrier = call.open_barrier(len(wait.event.keys) + 1, len(self.ranks))
+            self._barriers.update(dict.fromkeys(wait.missing, barrier))
+
     def _left(self, rank: Rank, event: ClientLeft) -> bool:
         rank.clients.discard(event.client)
         self._weigh(rank)
@@ -275,6 +284,7 @@ class WaitGraph:
 
     def _ended(self, rank: Rank, event: PhaseEnded) -> bool:
         rank.ended = event
+        self.calls.end(event)
         self._weigh(rank)
         return self._judge()
 
@@ -436,15 +446,3 @@ class WaitGraph:
             if not barrier.may_open(able):
                 return True
         return False
-
-
-def grow(able: int, waits: Sequence[Wait], barriers: Mapping[str, Barrier]) -> int:
-    """The least fixpoint: bits of all ranks that can go on, if those with the bits `able` can."""
-    blocked = [wait for wait in waits if not able >> wait.rank & 1]
-    while True:
-        ending = [wait for wait in blocked if not wait.stuck(able, barriers)]
-        if not ending:
-            return able
-        for wait in ending:
-            able |= 1 << wait.rank
-        blocked = [wait for wait in blocked if not able >> wait.rank & 1]

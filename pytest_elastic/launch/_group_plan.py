@@ -41,6 +41,7 @@ class Plan:
         test: see `RankJob`.
         host: the interface on which ranks connect, where the launcher cannot hand them descriptors; `""`
             where it can.
+        collectives: see `RankJob`.
     """
 
     nprocs: int
@@ -54,6 +55,7 @@ class Plan:
     debugging_stops_clocks: bool = True
     test: str = ""
     host: str = ""
+    collectives: str = "check"
 
 
 @dataclass(slots=True)

@@ -44,12 +44,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import (
+    CollectiveJoined,
     Event,
     PhaseBegan,
     PhaseEnded,
@@ -70,6 +71,7 @@ from pytest_elastic.hang import (
     diagnose,
     diagnose_outside,
     find_stale,
+    review,
 )
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.launch._process_state import CONFIRM, Companies
@@ -241,9 +243,10 @@ class HangDetector:
                     return
             self._deal(self.diagnosis.doomed[0])
 
-    def known(self) -> Known:
-        """All that it knows by now."""
+    def known(self, stacks: Mapping[int, Sequence[Stack]] | None = None) -> Known:
+        """All that it knows by now, with what these stacks say of ranks that hang outside of the store."""
         self.catch_up()
+        self.diagnosis = review(self._graph, self.diagnosis, stacks or {})
         stale = find_stale(self._graph)
         return Known(self.diagnosis, self.stacks, tuple(self.events), self.lost, stale)
 
@@ -289,6 +292,9 @@ class HangDetector:
             self._end_wait(event)
         elif kind is PhaseBegan:
             self._polls = Polls()
+        elif kind is CollectiveJoined and self.diagnosis is None and self._graph.calls.mismatch is not None:
+            found = diagnose(self._graph)  # Its callers wait no more: there is nothing to confirm.
+            self.diagnosis = found and replace(found, elapsed=SYSTEM_CLOCK.monotonic() - event.at)
         if kind in _OF_RANKS:
             self._count_present()
             if isinstance(event, PhaseEnded | RankExited):
@@ -404,7 +410,7 @@ class HangDetector:
         doomed = set(self._graph.doomed)
         if doomed <= self._known:
             return
-        consequence = self.diagnosis is not None and self._failed
+        consequence = self.diagnosis is not None and (self._failed or not self.diagnosis.doomed)
         self._known |= doomed
         found = diagnose(self._graph)
         if found is None or consequence:

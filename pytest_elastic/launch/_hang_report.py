@@ -68,13 +68,14 @@ class Findings:
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
     """What the group's hang detector knows of a phase that ended so, and failed."""
-    known = group.known()
+    stacks = {end.rank: end.stacks for end in ends if end.stacks}
+    known = group.known(stacks)
     diagnosis = known.diagnosis
     failed = {end.rank for end in ends if end.kind not in _ANSWERED}
-    if diagnosis is not None and diagnosis.doomed and not failed.intersection(diagnosis.doomed):
+    about = diagnosis.concerned if diagnosis is not None else ()
+    if about and not failed.intersection(about):
         diagnosis = None  # All who hung have dealt with it: the failure is another matter.
-    stacks = {end.rank: end.stacks for end in ends if end.stacks} | known.stacks
-    return Findings(group.nprocs, diagnosis, stacks, known.events, known.stale)
+    return Findings(group.nprocs, diagnosis, stacks | known.stacks, known.events, known.stale)
 
 
 def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
@@ -82,7 +83,8 @@ def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
 
     This comes before their stacks are asked for: the signal for that lets some go on, as from a full pipe.
     """
-    stood = stand([group.pids()[rank] for rank in ranks])
+    pids = group.pids()
+    stood = stand([pids[rank] for rank in ranks], {pid: f"rank {rank}" for rank, pid in pids.items()})
     now = SYSTEM_CLOCK.monotonic()
     group.give_up([RankStood(now, rank, *found) for rank, found in zip(ranks, stood, strict=True)])
 

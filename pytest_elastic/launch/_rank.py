@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_elastic.collectives import install, use_store
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
 from pytest_elastic.launch._world import World
@@ -52,6 +53,7 @@ class RankJob:
         payload: whether a function travels along (descriptor `payload`); else orders come by channel.
         test: the first one that it is for, and for the how-manieth time; see `RandomStates`.
         place: where its launcher is, for a rank that has no descriptors; the function comes by channel then.
+        collectives: mode of those of torch; see `collectives.use_store`.
     """
 
     world_size: int
@@ -60,6 +62,7 @@ class RankJob:
     payload: bool = False
     test: str = ""
     place: Place | None = None
+    collectives: str = "check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,12 @@ class RankProcess:
             ours = RemoteStore(socket.socket(fileno=store))
         ours.place = (self.rank, self.world_size)
         self.world = World(self.rank, self.world_size, ours)
+        self.see_collectives(self._job.collectives)
+
+    def see_collectives(self, mode: str) -> None:
+        """Have the collectives of the next test compared, or carried, over the present store."""
+        assert self.world is not None
+        use_store(self.world.store, self.rank, self.world_size, mode)
 
     def live(self, obey: Callable[[RankProcess, Any], None]) -> int:
         """Do the job; the exit code is the value.  `obey` carries out an order that is not ours."""
@@ -137,6 +146,7 @@ class RankProcess:
         faulthandler.enable(file=self._stacks)
         configure(self._timers)
         forget_launcher()
+        install()
         torch = sys.modules.get("torch")
         if torch is not None and self._job.torch_threads:
             # An OpenMP pool that ran before the fork hangs in the child; one thread needs no pool.

@@ -10,7 +10,7 @@ once.  Starting is not part of a test's time: it has a limit of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
+from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._debugger import Loans
 from pytest_elastic.launch._group_loop import Collection, GroupLoop, begun
@@ -161,8 +162,10 @@ class RankGroup(PContext):
 
     def _job(self, rank: int) -> RankJob:
         directory = str(self.directories[rank])
-        place, has_payload = self._places.get(rank), self._payload is not None
-        return RankJob(self.nprocs, directory, self.plan.torch_threads, has_payload, self.plan.test, place)
+        plan, place, payload = self.plan, self._places.get(rank), self._payload is not None
+        return RankJob(
+            self.nprocs, directory, plan.torch_threads, payload, plan.test, place, plan.collectives
+        )
 
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.
@@ -287,9 +290,9 @@ class RankGroup(PContext):
         self.explained = False
         self.loop.call(partial(self.detector.begin, clock))
 
-    def known(self) -> Known:
-        """What the hang detector knows by now."""
-        return self.loop.call(self.detector.known)
+    def known(self, stacks: Mapping[int, Sequence[Stack]] | None = None) -> Known:
+        """What the hang detector knows by now, with what these stacks say of ranks outside of the store."""
+        return self.loop.call(partial(self.detector.known, stacks))
 
     def give_up(self, stood: Iterable[events.RankStood]) -> None:
         """The time is over: tell the hang detector where ranks stand that did not finish."""

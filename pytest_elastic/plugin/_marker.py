@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_elastic.errors import MarkerError
-from pytest_elastic.plugin._options import CLOCKS, Options
+from pytest_elastic.plugin._options import CLOCKS, COLLECTIVES, Options
 from pytest_elastic.plugin._stash import SIZE
 from pytest_elastic.wording import read_exits
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
-    "clock=None, faults=None): run the test on `nprocs` ranks (a list makes one test for each size)"
+    "clock=None, faults=None, collectives=None): run the test on `nprocs` ranks (a list makes one test for "
+    "each size)"
 )
 RANK_FIXTURES = frozenset(
     {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "expires", "process_group"}
@@ -25,7 +26,7 @@ RANK_FIXTURES = frozenset(
 NPROCS_FIXTURE = "_elastic_nprocs"
 PAIRS = "or 'cpu:gloo,cuda:nccl'"  # How the backends of several devices are written.
 _LIFETIMES = ("test", "module", "session")
-_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults")
+_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults", "collectives")
 
 
 class Marker(NamedTuple):
@@ -36,6 +37,7 @@ class Marker(NamedTuple):
         listed: whether they were given as a list, and so name the items.
         expect: rank -> exit code with which it is to die; what `faults` do to ranks included.
         faults: a `FaultPlan`.
+        collectives: mode of torch's.
     """
 
     sizes: tuple[int, ...] = ()
@@ -47,6 +49,7 @@ class Marker(NamedTuple):
     expect: Mapping[int, int] = MappingProxyType({})
     clock: str | None = None
     faults: Any = None
+    collectives: str | None = None
 
 
 def read_marker(node: pytest.Item | Any) -> Marker:
@@ -77,6 +80,7 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         {**ends, **_expect(given.get("expect"), max(sizes, default=0))},
         _one_of("clock", given.get("clock"), (None, *CLOCKS)),
         faults,
+        _one_of("collectives", given.get("collectives"), (None, *COLLECTIVES)),
     )
 
 

@@ -115,6 +115,7 @@ class Option(Generic[T]):
 
 
 CLOCKS = ("auto", "real")
+COLLECTIVES = ("check", "carry", "off")
 
 
 class Options:
@@ -146,6 +147,9 @@ class Options:
     torch_threads = Option(
         at_least(0, int), "1", None,
         "torch.set_num_threads in each rank where torch is loaded, 0 leaves it alone")
+    collectives = Option(
+        one_of(*COLLECTIVES), "check", "",
+        "collectives of torch: check that the ranks' calls are alike, carry their data, too, or off")
     replay = Option(
         str, "", "TOKEN|FILE",
         "force the order of a recorded run on the ranks, as a failure report says", False)

@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.collectives import cut_to_user, install, preload
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
 from pytest_elastic.plugin._marker import read_marker
+from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._other_plugins import (
     only_compare,
     recorded,
@@ -150,6 +152,8 @@ class RankRunner:
         """In a zygote or a spawned rank: replace the plugins that report."""
         quieten(self._config)
         only_compare(self._config)
+        install()
+        preload()
         self._config.pluginmanager.register(self, "pytest_elastic_rank")
         self._warnings.clear()  # What came before is pytest's to tell, and was told anew at the line above.
 
@@ -194,6 +198,7 @@ class RankRunner:
             if order.item not in self._ran and hasattr(item, name):
                 setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.item)
+        rank.see_collectives(read_marker(item).collectives or Options(self._config).collectives)
         while self.remarks:
             self._warn(item, self.remarks.pop())
         self._marks = marks_of(item)
@@ -343,6 +348,7 @@ class RankRunner:
         """Tell the launcher at once that the phase has failed: to say why may take its time."""
         quiet = (pytest.skip.Exception, pytest.exit.Exception, pytest.xfail.Exception)
         if self._raised is None and isinstance(error, BaseException) and not isinstance(error, quiet):
+            cut_to_user(error)
             at, innermost = SYSTEM_CLOCK.monotonic(), deque(walk_tb(error.__traceback__), 1)
             place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
             self._raised = Raised(self._rank.rank, at, type(error).__name__, place, follows(error))

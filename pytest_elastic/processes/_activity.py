@@ -15,7 +15,7 @@ group could bring.  The other threads are one of three kinds:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_elastic.pristine import time
@@ -89,10 +89,11 @@ class Family:
         return [self.pid, *(process.pid for process in descendants(self.pid))]
 
 
-def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
+def stand(pids: Collection[int], names: Mapping[int, str] | None = None) -> list[tuple[str, str, str]]:
     """The state of processes that make no progress: `"stopped"`, `"spinning"` or `"blocked"` with details.
 
-    The details of a blocked process are the kernel function, and who holds the other end of its pipe.
+    The details of a blocked process are the kernel function, and who holds the other end of its pipe: by the
+    process's name in `names`, where it has one.
 
     Blocks for some hundredths of a second, and for a second at most where one of them seems to compute, or
     is at rest in nothing known.
@@ -104,7 +105,7 @@ def stand(pids: Collection[int]) -> list[tuple[str, str, str]]:
         time.sleep(_PERIOD)
         for one in found:
             one.look()
-    return [one.judge() for one in found]
+    return [one.judge(names) for one in found]
 
 
 class Looks:
@@ -134,12 +135,12 @@ class Looks:
         """Whether it was at rest and not said in what: it had gone on between the two reads of a look."""
         return bool(self._looks) and not any(one.channel or one.state in "Tt" for one in self.at_rest())
 
-    def judge(self) -> tuple[str, str, str]:
+    def judge(self, names: Mapping[int, str] | None = None) -> tuple[str, str, str]:
         if self._looks and self._looks[0].state in "Tt":
             return "stopped", "", ""
         if self.computes:
             return "spinning", "", ""
-        found = ((thread, other_end(thread, self._pid)) for thread in self._threads)
+        found = ((thread, other_end(thread, self._pid, names)) for thread in self._threads)
         at_pipe = next(((thread.channel, peer) for thread, peer in found if peer), None)
         channels = Counter(thread.channel for thread in self.at_rest() if thread.channel)
         return ("blocked", *(at_pipe or (channels.most_common(1)[0][0] if channels else "", "")))

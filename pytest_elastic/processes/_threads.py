@@ -6,7 +6,7 @@ it.  Where it does not, nothing is known of what the thread waits for.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_elastic.pristine import os, signal
@@ -34,7 +34,7 @@ _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
 _NAMES = {number: name for name, numbers in _CALLS.get(os.uname().machine, {}).items() for number in numbers}
 _PRIVATE = 128  # Among the operations of a futex: it is of one process.
 _WAITS = (0, 9)  # WAIT and WAIT_BITSET.
-_SERVING = ("gloo_tcp_loop",)
+_SERVING = ("gloo_tcp_loop", "pt_gloo_runloop", "pt_tcpstore_uv")  # They write to no store of the ranks.
 # The interpreter's and faulthandler's; those from 32 on are the C library's, and our own.
 _OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
 _CAUGHT = (1 << 31) - 1 & ~sum(1 << signal.Signals[name] - 1 for name in _OF_EVERY_RANK)
@@ -153,14 +153,23 @@ def has_timers(pid: int) -> bool:
         return False
 
 
-def other_end(thread: Thread, pid: int) -> str:
-    """Who holds the other end of the pipe at which a thread is blocked, in words; `""` if it is at none."""
+def other_end(thread: Thread, pid: int, names: Mapping[int, str] | None = None) -> str:
+    """Who holds the other end of the pipe at which a thread is blocked, in words; `""` if it is at none.
+
+    Args:
+        names: those of processes that have one; others are named by pid and command line.
+    """
     if thread.call not in ("read", "write"):
         return ""
     target = read_link(f"/proc/{pid}/fd/{thread.arguments[0]}")
     if not target.startswith("pipe:"):
         return ""
-    holders = [f"pid {holder} ({command(holder)[:_SHOWN]})" for holder in holders_of(target) if holder != pid]
+    known = names or {}
+    holders = [
+        known.get(holder) or f"pid {holder} ({command(holder)[:_SHOWN]})"
+        for holder in holders_of(target)
+        if holder != pid
+    ]
     return f"{', '.join(holders) or 'nobody else'} at descriptor {thread.arguments[0]}"
 
 

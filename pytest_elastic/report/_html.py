@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from pytest_elastic.events import LineWritten, StoreCalled
-from pytest_elastic.hang import cut_harness, fold
+from pytest_elastic.hang import GroupCall, cut_harness, fold, short_place
 from pytest_elastic.pristine import json
 from pytest_elastic.report._timeline import (
     LONGEST_KEY,
@@ -37,6 +37,7 @@ from pytest_elastic.wording import exit_label
 _FOLDER = files("pytest_elastic.report") / "page"  # The package may be in a zip.
 SCRIPTS = ("time.js", "model.js", "layout.js", "paint.js", "card.js", "lists.js", "main.js")
 _CALLS, _WAITS, _LINES, _OTHERS = 3_400_000, 3_000_000, 1_500_000, 400_000  # Bytes of JSON for each kind.
+_COLLECTIVES, _MOST_USAGE = 1_000_000, 100  # Bytes of JSON; rows of the table.
 _MOST_FRAMES, _MOST_THREADS, _MOST_GAPS = 60, 16, 12
 _LONGEST_TEXT = 20_000
 
@@ -91,7 +92,8 @@ class Packer:
                 "store call": len(timeline.calls),
                 "wait": len(timeline.waits),
                 "barrier": len(timeline.meetings),
-            },
+            }
+            | ({"collective": len(timeline.group_calls)} if timeline.group_calls else {}),
             "starts": [[self.time(one.at), one.rank, one.pid] for one in timeline.starts],
             "exits": [
                 [self.time(one.at), one.rank, one.exitcode, one.text or exit_label(one.exitcode)]
@@ -101,6 +103,13 @@ class Packer:
             "phases": self.fit("phases", timeline.phases, _OTHERS, self.phase_row),
             "waits": self.fit("waits", timeline.waits, _WAITS, self.wait_row, badness),
             "meetings": self.fit("barriers", timeline.meetings, _OTHERS, self.meeting_row, incompleteness),
+            "collectives": self.fit(
+                "collectives", timeline.group_calls, _COLLECTIVES, self.call_of_group_row
+            ),
+            "usage": [
+                [one.operation, one.group, one.calls, one.size, one.waited * 1e6, one.spread * 1e6, one.late]
+                for one in timeline.usage()[:_MOST_USAGE]
+            ],
             "calls": self.fit("store calls", timeline.calls, _CALLS, self.call_row, recency),
             "lines": self.fit("log lines", timeline.lines, _LINES, self.line_row, recency),
             "stacks": self.fit("stacks", self.folded_stacks(), _OTHERS, self.stack_row),
@@ -170,6 +179,21 @@ class Packer:
         joins = [[self.time(join.at), join.rank, join.client] for join in meeting.joins]
         prefix = self.string(cut(meeting.prefix, LONGEST_KEY))
         return [joins[0][0], prefix, meeting.expected, int(meeting.complete), joins, meeting.absent]
+
+    def call_of_group_row(self, call: GroupCall) -> Row:
+        joins = [
+            [
+                self.time(join.at),
+                join.rank,
+                join.client,
+                self.string(cut(f"{join.text} at {short_place(join.place)}", LONGEST_KEY)),
+            ]
+            for join in call.calls.values()
+        ]
+        absent = self._timeline.absent(call, self._history.nprocs)
+        title = [self.string(cut(one, LONGEST_KEY)) for one in (call.name, call.title, call.spec)]
+        expected = len(call.members) or self._history.nprocs
+        return [joins[0][0], *title, expected, int(not (absent or call.difference)), joins, absent]
 
     def call_row(self, call: StoreCalled) -> Row:
         keys = [self.keys(call.keys), len(call.keys)]

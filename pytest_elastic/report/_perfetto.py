@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_elastic.hang import GroupCall
 from pytest_elastic.pristine import json
 from pytest_elastic.report._timeline import (
     LONGEST_KEY,
@@ -20,6 +21,7 @@ from pytest_elastic.report._timeline import (
     RunHistory,
     WaitSpan,
     cut,
+    name_of_call,
     timeline_of,
 )
 from pytest_elastic.wording import exit_label
@@ -34,10 +36,11 @@ def trace_of(history: RunHistory) -> bytes:
     """All events of the run as a trace; very long texts are cut."""
     diagnosis = history.diagnosis or {}
     said = {name: str(diagnosis.get(name, "")) for name in ("verdict", "cause", "text")}
+    records = TraceRecords(history)
     trace = {
         "displayTimeUnit": "ms",
-        "otherData": {"outcome": history.outcome, **said},
-        "traceEvents": list(TraceRecords(history).records()),
+        "otherData": {"outcome": history.outcome, **said, "collectives": records.usage()},
+        "traceEvents": list(records.records()),
     }
     return json.dumps(trace, separators=(",", ":")).encode("ascii")
 
@@ -58,8 +61,13 @@ class TraceRecords:
         self._history, self._timeline = history, timeline_of(history)
         self._exits = {one.rank: one.at for one in self._timeline.exits}
         self._threads = {rank: f"rank {rank}" for rank in range(history.nprocs)}
+        self._calls = {call.name: call for call in self._timeline.group_calls}
         self._first_client: dict[int | None, int] = {}
         self._further: dict[tuple[int | None, int], int] = {}
+
+    def usage(self) -> list[Record]:
+        """Calls, bytes and time of each operation of each process group."""
+        return [one.to_json() for one in self._timeline.usage()]
 
     def records(self) -> Iterator[Record]:
         """Slices and moments; the names of threads come last, when all are known."""
@@ -90,7 +98,11 @@ class TraceRecords:
             "timeout": began.timeout if math.isfinite(began.timeout) else "none",
             "how": ended.how if ended else "never ended",
         }
-        yield self.slice(thread, call_name(began.name, began.keys), began.at, until, args)
+        call = self._calls.get(name_of_call(began))
+        name = call_name(began.name, began.keys)
+        if call is not None:
+            name, args = f"{call.title}, {call.spec}".removesuffix(", "), {**self.call_args(call), **args}
+        yield self.slice(thread, name, began.at, until, args)
         if wait.by:
             arrow = {"name": "released", "cat": "store", "id": number, "pid": _PID}
             head = max(self.time(began.at), self.time(until) - _INSIDE)
@@ -102,6 +114,19 @@ class TraceRecords:
             }
             yield {**arrow, "ph": "f", "bp": "e", "tid": thread, "ts": head}
 
+    def call_args(self, call: GroupCall) -> Record:
+        """What is said of a call of a process group."""
+        came = {f"rank {rank}": f"{one.text} at {one.place}" for rank, one in call.calls.items()}
+        first, last = call.first.at, max(one.at for one in call.calls.values())
+        return {
+            "group": call.group,
+            "number": call.number,
+            "bytes": call.first.size,
+            "joined": came,
+            "absent": self._timeline.absent(call, self._history.nprocs),
+            "first to last (us)": self.time(last) - self.time(first),
+        }
+
     def moments(self) -> Iterator[Record]:
         for start in self._timeline.starts:
             yield self.moment(start.rank, "started", start.at, {"pid": start.pid})
@@ -112,6 +137,9 @@ class TraceRecords:
             for join in meeting.joins:
                 name = f"barrier {meeting.prefix} {join.count}/{meeting.expected}"
                 yield self.moment(join.rank, name, join.at, {"absent": meeting.absent})
+        for group_call in self._timeline.group_calls:
+            for one in group_call.calls.values():
+                yield self.moment(one.rank, group_call.title, one.at, self.call_args(group_call))
         for line in self._timeline.lines:
             yield self.moment(line.rank, line.text[:80], line.at, {line.stream: cut(line.text, LONGEST_LINE)})
         for stood in self._timeline.stood:

@@ -4,7 +4,8 @@
 1. A wait is a blocked request of one connection; without a known answer it lasts to the end.
 2. The last write, by another connection, of a key that a wait missed has released it.
 3. A barrier's prefix may be used again: joins whose count does not grow begin another meeting.
-4. Events of other kinds are not shown.
+4. Collectives and messages of process groups are meetings of their members, by name.
+5. Events of other kinds are not shown.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from pytest_elastic.events import (
     BarrierJoined,
+    CollectiveJoined,
     Event,
     LineWritten,
     PhaseBegan,
@@ -26,7 +28,8 @@ from pytest_elastic.events import (
     WaitBegan,
     WaitEnded,
 )
-from pytest_elastic.hang import Stack
+from pytest_elastic.hang import GroupCall, Stack
+from pytest_elastic.report._usage import Usage, usage_of
 from pytest_elastic.store import OPERATIONS
 
 MOST_KEYS = 16  # Of a call, in a text.
@@ -114,11 +117,26 @@ class Timeline:
     waits: list[WaitSpan] = field(default_factory=list)
     phases: list[PhaseSpan] = field(default_factory=list)
     meetings: list[Meeting] = field(default_factory=list)
+    group_calls: list[GroupCall] = field(default_factory=list)
     starts: list[RankStarted] = field(default_factory=list)
     exits: list[RankExited] = field(default_factory=list)
     stood: list[RankStood] = field(default_factory=list)
     calls: list[StoreCalled] = field(default_factory=list)
     lines: list[LineWritten] = field(default_factory=list)
+
+    def usage(self) -> list[Usage]:
+        """Calls, bytes and time of each operation of each process group."""
+        return usage_of(self.group_calls, [(wait.began, wait.ended) for wait in self.waits], self.last)
+
+    def absent(self, call: GroupCall, nprocs: int) -> list[int]:
+        """The ranks that never joined a call; of a message nobody, unless its end waits in vain."""
+        vain = any(call.name == name_of_call(wait.began) for wait in self.waits if not wait.good)
+        return [] if call.is_full or (call.is_message and not vain) else call.absent(nprocs)
+
+
+def name_of_call(began: WaitBegan) -> str:
+    """The name of the group call that a wait is for; `""` for other waits."""
+    return began.keys[0].rpartition("/")[0] if began.name == "meet" and began.keys else ""
 
 
 def timeline_of(history: RunHistory) -> Timeline:
@@ -148,6 +166,7 @@ class Builder:
         self._waits: dict[tuple[int | None, int], WaitSpan] = {}
         self._phases: dict[tuple[int | None, str], PhaseSpan] = {}
         self._meetings: dict[str, Meeting] = {}
+        self._calls: dict[str, GroupCall] = {}
         self._writes: dict[str, StoreCalled | BarrierJoined] = {}
         self._plain: dict[type[Event], list[Any]] = {
             RankStarted: timeline.starts,
@@ -162,6 +181,8 @@ class Builder:
                 self.call(event)
             case BarrierJoined():
                 self.join(event)
+            case CollectiveJoined():
+                self.join_call(event)
             case WaitBegan():
                 wait = self._waits[event.rank, event.client] = WaitSpan(event)
                 self._timeline.waits.append(wait)
@@ -189,6 +210,15 @@ class Builder:
             self._timeline.meetings.append(meeting)
         meeting.joins.append(join)
         self._writes[join.prefix] = join
+
+    def join_call(self, join: CollectiveJoined) -> None:
+        name = f"{join.group}#{join.number}"
+        call = self._calls.get(name)
+        if call is None or join.rank in call.calls:
+            call = self._calls[name] = GroupCall(name, join.group, join.number, join.members)
+            self._timeline.group_calls.append(call)
+        if join.rank is not None:
+            call.join(join)
 
     def end_wait(self, ended: WaitEnded) -> None:
         wait = self._waits.pop((ended.rank, ended.client), None)

@@ -36,6 +36,7 @@ create or delete a key *meet* there with others of their kind.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,6 +184,23 @@ def is_awaited(state: StoreState, key: str) -> bool:
     return any(key in waiter.keys for waiter in state.waiters())
 
 
+_MESSAGE = re.compile(r"(.*):(?:\*|\d+)>(\d+,-?\d+)#")
+
+
+def announcing(_: StoreState, __: bool, *arguments: Any) -> Footprint:
+    found: Footprint = dict.fromkeys(OPERATIONS["post"].keys(arguments), CREATE)
+    if (message := _MESSAGE.match(arguments[0])) is not None:  # An open receive gets the first that fits.
+        found["messages", f"{message[1]}:{message[2]}"] = OVERWRITE
+    return found
+
+
+def exchanging(state: StoreState, eager: bool, *arguments: Any) -> Footprint:
+    found: Footprint = dict.fromkeys(
+        OPERATIONS["meet"].touched(arguments) or (), VALUE if eager else AWAIT_VALUE
+    )
+    return found | (announcing(state, eager, *arguments) if arguments[2] >= 0 else {})
+
+
 _OF: dict[Effect, Callable[..., Footprint]] = {
     Effect.UPDATE: updating,
     Effect.COMPARE: comparing,
@@ -194,4 +212,6 @@ _OF: dict[Effect, Callable[..., Footprint]] = {
     Effect.PUSH: lambda _, __, key, *___: {("queue", key): _WRITES, key: PRESENCE},
     Effect.POP: lambda _, __, key, *___: {("queue", key): _WRITES, key: PRESENCE},
     Effect.LENGTH: lambda _, __, key: {("queue", key): VALUE},
+    Effect.ANNOUNCE: announcing,
+    Effect.EXCHANGE: exchanging,
 }

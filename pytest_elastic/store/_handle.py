@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, Protocol
 
@@ -207,6 +207,44 @@ class Handle(abc.ABC):
     def members(self, key: Key) -> list[int]:
         """The ranks that `add`ed an `Arrival` to this key, in their order; `barrier` asks for them."""
         answer: list[int] = self._call("members", as_key(key))
+        return answer
+
+    def post(self, name: Key, count: int, place: int, call: bytes, value: bytes) -> None:
+        """Give a call and a value to a meeting, as the member of this place among `count`.
+
+        Raises:
+            CollectiveMismatch: a member's call has another signature, which is a call's first line.
+            ValueError: somebody has given as this member before.
+        """
+        __tracebackhide__ = True
+        self._call("post", as_key(name), count, place, call, value)
+
+    def meet(
+        self,
+        name: Key,
+        count: int,
+        place: int,
+        needs: Sequence[int],
+        given: tuple[bytes, bytes] = (b"", b""),
+        timeout: Span | None = None,
+    ) -> list[bytes]:
+        """Give a call and a value as `post` does, or with the place -1 nothing; then wait for members.
+
+        Args:
+            needs: the places of those who are waited for.
+
+        Returns:
+            Their calls and values: a call and a value of each needed member, in that order.
+
+        Raises:
+            CollectiveMismatch: a member's call has another signature.
+            DistStoreError: some did not come within `timeout` (the store's own where none is given); `keys`
+                are those that stand for them, `f"{name}/{place}"`.
+        """
+        __tracebackhide__ = True
+        seconds = self._seconds if timeout is None else to_seconds(timeout)
+        arguments = as_key(name), count, place, tuple(needs), *given
+        answer: list[bytes] = self._block(seconds, "meet", *arguments)
         return answer
 
 

@@ -91,10 +91,11 @@ class HashStore(Handle):
     def _call(self, name: str, *arguments: Any) -> Any:
         data = self._data
         with data.lock:
-            answer = data.operations[name](*arguments)
-            if data.state.woken:
-                data.ring()
-            return answer
+            try:
+                return data.operations[name](*arguments)
+            finally:  # What raises may have failed others, too.
+                if data.state.woken:
+                    data.ring()
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
         data = self._data
@@ -103,9 +104,11 @@ class HashStore(Handle):
             with data.lock:
                 data.hanging += 1
                 try:
-                    answer = data.operations[name](*arguments)
-                    if data.state.woken:
-                        data.ring()
+                    try:
+                        answer = data.operations[name](*arguments)
+                    finally:
+                        if data.state.woken:
+                            data.ring()
                     if type(answer) is not Waiter:
                         return answer
                     waiter = answer
@@ -128,6 +131,8 @@ def _wait(data: _Data, waiter: Waiter, bell: threading.Lock, seconds: float) -> 
         with data.lock:
             if data.state.resume(waiter):
                 data.bells.pop(waiter, None)
+                if isinstance(waiter.result, Exception):
+                    raise waiter.result
                 return waiter.result
             if deadline.passed():
                 elapsed = SYSTEM_CLOCK.monotonic() - started

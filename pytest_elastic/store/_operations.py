@@ -35,10 +35,15 @@ class Effect(Enum):
     PUSH = "puts an element into a queue"
     POP = "takes an element from a queue"
     LENGTH = "asks for the length of a queue"
+    ANNOUNCE = "gives to a meeting; arguments: name, count of members, own place, call, value"
+    EXCHANGE = (
+        "gives to a meeting and waits; arguments: name, count, own place or -1, needed places, call, value"
+    )
 
 
 _LOOKS = frozenset({Effect.READ, Effect.PRESENCE, Effect.LIST, Effect.LENGTH})
-_CREATES = frozenset({Effect.WRITE, Effect.UPDATE, Effect.COMPARE, Effect.ARRIVE, Effect.PUSH})
+_GIVES = frozenset({Effect.ANNOUNCE, Effect.EXCHANGE})
+_CREATES = _GIVES | {Effect.WRITE, Effect.UPDATE, Effect.COMPARE, Effect.ARRIVE, Effect.PUSH}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +54,7 @@ class Operation:
         name: that of its method.
         code: first byte of its requests on the wire.
         arguments: the wire's letter of each argument: `k` key, `K` keys, `v` value, `V` values, `n` number,
-            `b` truth.  Keys come first.
+            `N` numbers, `b` truth.  Keys come first.
         answer: letter of its answer: `b`, `n`, `B` bytes, `L` list of bytes, `T` texts, `N` numbers; `""` for
             none.
         effect: what it does to its keys.
@@ -108,15 +113,19 @@ class Operation:
         return not self.writes
 
     def keys(self, arguments: Sequence[Any]) -> tuple[str, ...]:
-        """The keys that its caller named, in the order asked."""
+        """The keys that its caller named, in the order asked; in a meeting, the one that stands for it."""
         if self.many:
             return tuple(arguments[0])
+        if self.effect in _GIVES:
+            return (meeting_key(arguments[0], arguments[2]),) if arguments[2] >= 0 else ()
         return () if self.keyless else (arguments[0],)
 
     def touched(self, arguments: Sequence[Any]) -> tuple[str, ...] | None:
         """The keys that it uses: those of a barrier are two; `None` for all."""
         if self.keyless:
             return None
+        if self.effect is Effect.EXCHANGE:
+            return (*self.keys(arguments), *(meeting_key(arguments[0], place) for place in arguments[3]))
         return barrier_keys(arguments[0]) if self.effect is Effect.MEET else self.keys(arguments)
 
     def changed(self, arguments: Sequence[Any], answer: object) -> bool:
@@ -135,6 +144,11 @@ class Operation:
 def barrier_keys(prefix: str) -> tuple[str, str]:
     """The key that counts a barrier's callers, and the one that releases them."""
     return prefix + NUM_MEMBERS, prefix + LAST_MEMBER
+
+
+def meeting_key(name: str, place: int) -> str:
+    """The key that stands for a member of a meeting, in events and errors; no value has it."""
+    return f"{name}/{place}"
 
 
 OPERATIONS = {
@@ -158,6 +172,8 @@ OPERATIONS = {
         Operation("barrier", 16, "kn", "", Effect.MEET, blocks=True),
         Operation("arrive", 17, "knn", "n", Effect.ARRIVE, counts=True, torch=None),
         Operation("members", 18, "k", "N", Effect.READ, torch=None),
+        Operation("post", 19, "knnvv", "", Effect.ANNOUNCE, torch=None),
+        Operation("meet", 20, "knnNvv", "L", Effect.EXCHANGE, blocks=True, torch=None),
     )
 }
 """All operations, by name."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
@@ -27,6 +28,7 @@ from pytest_elastic.events import (
 )
 from pytest_elastic.store._connection import Connection
 from pytest_elastic.store._gate import Request
+from pytest_elastic.store._meetings import joined, meeting_wait
 from pytest_elastic.store._operations import Effect, barrier_keys
 from pytest_elastic.store._state import StoreState, Waiter
 
@@ -46,7 +48,7 @@ class Reporter:
 
     Attributes:
         patience: how many requests may be blocked before all is told at once; 0 tells all as it happens.
-        noted: what was not told yet: the kind of each event, and its fields.
+        noted: what was not told yet: the kind of each event, or what makes it, and its fields.
     """
 
     def __init__(self, sink: Sink, state: StoreState, blocked: Collection[Waiter]) -> None:
@@ -78,6 +80,7 @@ class Reporter:
             # An `add` to such a key, as torch's barrier makes it, says nothing of how many are to come.
             size = 0 if operation.effect is Effect.UPDATE else arguments[-1]
             self.noted.append((BarrierJoined, at, rank, number, prefix, size, answer))
+        self._note_meeting(request, at, rank)
         self._tell_if_due()
 
     def waits(self, request: Request, waiter: Waiter) -> None:
@@ -89,13 +92,28 @@ class Reporter:
         if request.operation.effect is Effect.MEET:
             name = "wait"  # It was told of as a barrier: it had something to do before.
         else:
-            self.noted.append((StoreCalled, at, rank, number, name, keys, True))
+            own = request.operation.keys(request.arguments)
+            self.noted.append((StoreCalled, at, rank, number, name, own, True))
         # They are registered in the order asked.
         missing = keys if len(waiter.pending) == len(keys) else tuple(waiter.pending)
         writers = tuple(request.writers) if len(request.writers) == len(keys) else ()
         known = request.seconds, request.may_timeout, writers, request.alarm
-        self.noted.append((WaitBegan, at, rank, number, name, keys, missing, *known))
+        kind: Any = WaitBegan
+        if request.operation.effect is Effect.EXCHANGE:
+            self._note_meeting(request, at, rank)
+            meeting, _, _, places, *_ = request.arguments
+            kind = partial(meeting_wait, self._state.meeting_call(meeting), places)
+        self.noted.append((kind, at, rank, number, name, keys, missing, *known))
         self._tell_if_due()
+
+    def _note_meeting(self, request: Request, at: float, rank: int | None) -> None:
+        """Who comes to a meeting with a call has joined a collective."""
+        if request.operation.effect not in (Effect.ANNOUNCE, Effect.EXCHANGE):
+            return
+        name, _, place, *_, call, _ = request.arguments
+        if place >= 0 and not call.startswith(b"\n"):  # Else it is a step of a call that was told of.
+            waits = request.operation.blocks
+            self.noted.append((joined, (at, rank, request.connection.whose[1]), name, place, call, waits))
 
     def ended(self, connections: Iterable[Connection], how: str) -> None:
         """The waits of these have ended."""

@@ -30,11 +30,13 @@ from typing import Literal
 
 from pytest_elastic.errors import QueueEmptyError
 from pytest_elastic.store._arguments import BIGGEST, SMALLEST
-from pytest_elastic.store._operations import OPERATIONS, Call, barrier_keys
+from pytest_elastic.store._meetings import Meetings
+from pytest_elastic.store._operations import OPERATIONS, Call, barrier_keys, meeting_key
 
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
 _DIGITS = 19  # No 64-bit number has more.
 _SHOWN = 60
+_HANDED = frozenset({"queue_pop", "meet"})  # Their waiters are given the answer, and do not look again.
 
 
 class Waiter:
@@ -82,6 +84,7 @@ class StoreState:
         self._queues: dict[str, deque[bytes]] = {}
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._members: dict[str, list[int]] = {}
+        self._meetings = Meetings()
 
     def apply(self, operation: Call, client: Hashable = None) -> object:
         """Do one operation, given as its name and its arguments.
@@ -222,17 +225,41 @@ class StoreState:
     def digest(self) -> int:
         """A number that is the same for the same values and queues, in this process."""
         queues = {(key, tuple(queue)) for key, queue in self._queues.items()}
-        return hash((frozenset(self._values.items()), frozenset(queues)))
+        return hash((frozenset(self._values.items()), frozenset(queues), self._meetings.digest()))
+
+    # Meetings.
+
+    def post(self, name: str, count: int, place: int, call: bytes, value: bytes) -> None:
+        woken, error = self._meetings.give(name, count, place, call, value)
+        self.woken += woken
+        if error is not None:
+            raise error
+
+    def meeting_call(self, name: str) -> bytes:
+        """A call that was given to this meeting, `b""` if there is none; no operation."""
+        return self._meetings.call(name)
+
+    def meet(
+        self, name: str, count: int, place: int, needs: Sequence[int], call: bytes, value: bytes
+    ) -> list[bytes] | Waiter:
+        if place >= 0:
+            self.post(name, count, place, call, value)
+        waiter = Waiter("meet", tuple(meeting_key(name, each) for each in needs))
+        self._meetings.take(name, needs, waiter)
+        if isinstance(waiter.result, Exception):
+            raise waiter.result
+        return waiter.result if waiter.done else waiter  # type: ignore[return-value]
 
     # Waiters.
 
     def waiters(self) -> list[Waiter]:
         """All that are blocked, each once."""
-        return list(dict.fromkeys(waiter for there in self._waiters.values() for waiter in there))
+        waiters = dict.fromkeys(waiter for there in self._waiters.values() for waiter in there)
+        return [*waiters, *self._meetings.waiters()]
 
     def missing(self, waiter: Waiter) -> tuple[str, ...]:
         """The keys that a blocked waiter lacks, in the order asked, each once."""
-        if self._latched or waiter.name == "queue_pop":
+        if self._latched or waiter.name in _HANDED:
             return tuple(key for key in dict.fromkeys(waiter.keys) if key in waiter.pending)
         seen = self._values.keys() | waiter.found.keys()
         if waiter.name == "wait":
@@ -241,7 +268,7 @@ class StoreState:
 
     def resume(self, waiter: Waiter) -> bool:
         """Whether the waiter is done; under `"level"` it looks at its keys again."""
-        if not waiter.done and not self._latched and waiter.name != "queue_pop":
+        if not waiter.done and not self._latched and waiter.name not in _HANDED:
             self._leave(waiter)
             self._look(waiter)
         return waiter.done
@@ -301,6 +328,9 @@ class StoreState:
                 self._waiters[key] = alone
 
     def _leave(self, waiter: Waiter) -> None:
+        if waiter.name == "meet":
+            self._meetings.leave(waiter)
+            return
         for key in list(waiter.pending):
             self._unregister(waiter, key)
 

@@ -22,8 +22,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from pytest_elastic.errors import DistNetworkError, DistStoreError, DivergenceError, QueueEmptyError
-from pytest_elastic.pristine import os, struct
+from pytest_elastic.errors import (
+    CollectiveMismatch,
+    DistNetworkError,
+    DistStoreError,
+    DivergenceError,
+    QueueEmptyError,
+)
+from pytest_elastic.pristine import json, os, struct
 from pytest_elastic.store._handle import timeout_error
 from pytest_elastic.store._operations import OPERATIONS, Operation
 
@@ -245,7 +251,8 @@ _ERRORS: dict[type[Exception], Layout] = {
     DivergenceError: Layout(7, "DivergenceError", "B"),
 }
 _EXIT = Layout(8, "exit", "n")
-NOTES = 9  # The least code of what may come before an answer.
+_MISMATCH = Layout(9, "mismatch", "B")
+NOTES = 16  # The least code of what may come before an answer.
 HELD = Layout(NOTES, "held", "").pack(())
 INSPECT = Layout(NOTES + 1, "inspect", "").pack(())
 _ERROR_TYPES = {layout.code: (kind, layout) for kind, layout in _ERRORS.items()}
@@ -253,6 +260,8 @@ _ERROR_TYPES = {layout.code: (kind, layout) for kind, layout in _ERRORS.items()}
 
 def pack_answer(layout: Layout, value: Any) -> bytes:
     """The answer to an operation that returned this; `ValueError` if it is too long for a frame."""
+    if isinstance(value, Exception):
+        return pack_error(value)
     return _DONE if layout.answer is _NOTHING else layout.answer.pack((value,))
 
 
@@ -266,6 +275,8 @@ def pack_error(error: Exception) -> bytes:
     text = str(error)
     if isinstance(error, QueueEmptyError):
         return _EMPTY.pack((text.encode(), error.keys))
+    if isinstance(error, CollectiveMismatch):
+        return _MISMATCH.pack((json.dumps(error.fields).encode(),))
     if isinstance(error, DistStoreError) and error.timeout is not None and error.elapsed is not None:
         return _TIMED_OUT.pack((error.timeout, error.elapsed, error.keys))
     layout = _ERRORS.get(type(error))
@@ -300,6 +311,8 @@ def _unpack_error(frame: bytes) -> Exception:
     if code == _EMPTY.code:
         text, keys = _EMPTY.unpack(frame)
         return QueueEmptyError(text.decode(), keys=tuple(keys))
+    if code == _MISMATCH.code:
+        return CollectiveMismatch.of(json.loads(_MISMATCH.unpack(frame)[0]))
     if code == _REFUSED.code:
         return DistNetworkError(_REFUSED.unpack(frame)[0].decode())
     if code == _EXIT.code:

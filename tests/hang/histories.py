@@ -6,11 +6,13 @@ A step is `(who, what, *arguments)`; `who` is a rank, or `(rank, thread)`.  The 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from pytest_elastic.events import (
     BarrierJoined,
     ClientLeft,
+    CollectiveJoined,
     Event,
     PhaseBegan,
     PhaseEnded,
@@ -33,10 +35,16 @@ class Group:
         self.state = StoreState()
         self.events: list[Event] = []
         self.blocked: dict[int, Waiter] = {}
+        self.numbers: Counter[Any] = Counter()
+        self.meetings: dict[str, dict[int, str]] = {}
+        self.taking: dict[int, list[str]] = {}
         self._at = 0.0
 
     def step(self, who: Any, what: str, *arguments: Any) -> list[Event]:
-        """The events of one step."""
+        """The events of one step; a dictionary at its end has named arguments."""
+        named: dict[str, Any] = {}
+        if arguments and isinstance(arguments[-1], dict):
+            *arguments, named = arguments  # type: ignore[assignment]
         before = len(self.events)
         self._at += 1.0
         rank, thread = who if isinstance(who, tuple) else (who, 0)
@@ -45,7 +53,7 @@ class Group:
         if act is None:
             self.call(rank, client, what, *arguments)
         else:
-            act(rank, client, *arguments)
+            act(rank, client, *arguments, **named)
         return self.events[before:]
 
     def call(self, rank: Any, client: int, name: str, *arguments: Any, **declared: Any) -> Any:
@@ -133,6 +141,74 @@ class Group:
 
     def do_stands(self, rank: int, client: int, state: str, channel: str = "", peer: str = "") -> None:
         self._tell(RankStood(self._at, rank, state, channel, peer))
+
+    # Process groups.
+
+    def do_calls(self, rank: int, client: int, text: str, line: int = 10, **known: Any) -> None:
+        """A synchronous collective, as `all_reduce(float32[4], SUM)`; `known` as in `issue`."""
+        name, index, members = self.issue(rank, client, text, line, waits=True, **known)
+        needs = known.get("needs") or [place for place in range(len(members)) if place != index]
+        self._take(rank, client, name, needs, members)
+
+    def do_issues(self, rank: int, client: int, text: str, line: int = 10, **known: Any) -> None:
+        """An asynchronous one."""
+        self.issue(rank, client, text, line, waits=False, **known)
+
+    def do_awaits(self, rank: int, client: int, name: str, members: list[int]) -> None:
+        """The wait for an asynchronous one."""
+        self._take(rank, client, name, [i for i, one in enumerate(members) if one != rank], members)
+
+    def issue(self, rank: int, client: int, text: str, line: int, waits: bool, **known: Any) -> Any:
+        """One rank's call: its meeting's name, its index and the members.
+
+        Args:
+            known: `group` (`"world"`) and `members` (all ranks), `to` or `source` and `tag` of a message, `signature`,
+                and fields of the event.
+        """
+        group, members = known.get("group", "world"), list(known.get("members", range(self.world_size)))
+        peer = known.get("to", known.get("source"))
+        if peer is not None:
+            members = [rank, peer] if "to" in known else [peer, rank]
+            source = "*" if peer < 0 else members[0]
+            group = f"{group}:{source}>{members[1]},{known.get('tag', 0)}"
+        number = self.numbers[rank, group]
+        self.numbers[rank, group] += 1
+        operation, _, inner = text.partition("(")
+        reduction = next((one for one in ("SUM", "MAX") if one in inner), "")
+        index = members.index(rank)
+        signature = known.get("signature", "message" + inner.partition(",")[0] if peer is not None else text)
+        event = CollectiveJoined(
+            self._at, rank, client, group, number, () if known.get("unknown") else tuple(members), index, operation, text,
+            signature, reduction=reduction, place=f"/src/train.py:{line}", waits=waits,
+            sends=known.get("sends", ()), expects=known.get("expects", ()),
+        )  # fmt: skip
+        name = f"{group}#{number}"
+        calls = self.meetings.setdefault(name, {})
+        failed = any(one != signature for one in calls.values())
+        calls[index] = signature
+        key = f"{name}/{index}"
+        self._tell(StoreCalled(self._at, rank, client, "meet" if waits else "post", (key,), not failed))
+        self._tell(event)
+        for other, lacks in list(self.taking.items()):
+            if key in lacks:
+                lacks.remove(key)
+                if failed or not lacks:
+                    del self.taking[other]
+                    self._tell(WaitEnded(self._at, other // 10, other, "done"))
+        return name, index, event.members or tuple(members)
+
+    def _take(self, rank: int, client: int, name: str, needs: list[int], members: Any) -> None:
+        calls = self.meetings[name]
+        keys = [f"{name}/{place}" for place in needs]
+        missing = [key for place, key in zip(needs, keys, strict=True) if place not in calls]
+        if missing and len(set(calls.values())) == 1:
+            self.taking[client] = missing
+            known = not name.startswith("init ") and -1 not in members
+            writers = tuple(members[place] for place in needs) if known else ()
+            event = WaitBegan(
+                self._at, rank, client, "meet", tuple(keys), tuple(missing), 1800.0, False, writers
+            )
+            self._tell(event)
 
     def _block(self, rank: int, client: int, waiter: Waiter, declared: dict[str, Any]) -> None:
         self.blocked[client] = waiter

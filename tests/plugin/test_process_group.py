@@ -117,7 +117,7 @@ def test_a_backend_that_cannot_be_had_is_a_skip_with_its_reason(run):
     assert "process_group(backend='nccl'): nccl needs a CUDA device, and there is none" in text
     result.stdout.fnmatch_lines(
         [
-            "*.py:25: process_group(backend='glo'): allowed are 'fake', 'gloo', 'mpi', 'nccl', *",
-            "*.py:28: process_group(backend='cpu:glo,cuda:nccl'): allowed are 'fake', 'gloo', *",
+            "*.py:25: process_group(backend='glo'): allowed are 'elastic', 'fake', 'gloo', 'mpi', 'nccl', *",
+            "*.py:28: process_group(backend='cpu:glo,cuda:nccl'): allowed are 'elastic', 'fake', *",
         ]
     )

@@ -200,3 +200,10 @@ def test_a_stamp_changes_when_the_process_has_run() -> None:
         assert say("thread") == b""
         process.kill()
     assert family.stamp() == b""
+
+
+@pytest.mark.parametrize("name", ["gloo_tcp_loop", "pt_gloo_runloop", "pt_tcpstore_uv"])
+def test_threads_that_serve_torchs_groups_are_parked(name: str) -> None:
+    """Whatever they wait in, they write to no store of the ranks."""
+    assert Thread(7, name, "S", "ep_poll", "", (5,)).parked
+    assert not Thread(7, "own", "S", "ep_poll", "", (5,)).parked

@@ -24,7 +24,7 @@ OPERATIONS = [name for name in dir(HashStore) if not name.startswith("_")]
 
 def test_has_every_operation() -> None:
     """Under the names of HashStore's."""
-    assert len(OPERATIONS) == 21
+    assert len(OPERATIONS) == 23
     assert all(callable(getattr(RemoteStore, name)) or name == "timeout" for name in OPERATIONS)
 
 

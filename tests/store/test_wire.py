@@ -56,6 +56,8 @@ REQUEST_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "barrier": st.tuples(_spans, _spans, _keys, _numbers),
     "arrive": st.tuples(_keys, _numbers, _numbers),
     "members": st.tuples(_keys),
+    "post": st.tuples(_keys, _numbers, _numbers, _values, _values),
+    "meet": st.tuples(_spans, _spans, _keys, _numbers, _numbers, st.lists(_numbers), _values, _values),
 }
 ANSWERS: dict[str, st.SearchStrategy[Any]] = {
     "set": st.none(),

@@ -34,10 +34,11 @@ const SAID = {
     title: { done: "waited", "timed out": "waited until its timeout", jumped: "waited; the clock jumped to its timeout", gone: "waited until it was gone", "never ended": "waits" }[one.how],
     bad: one.how !== "done",
     rows: [
-      ["barrier", one.meeting && one.meeting.prefix],
-      ["operation", one.name],
-      ["asked for", keyText(one.keys, 8)],
-      ["missing", keyText(one.missing, 8)],
+      ["barrier", one.meeting && one.meeting.spec === undefined && one.meeting.prefix],
+      ...(one.meeting?.spec === undefined ? [] : [["collective", titleOf(one.meeting)], ...meetingRows(one.meeting)]),
+      ["operation", one.meeting?.spec === undefined && one.name],
+      ["asked for", one.meeting?.spec === undefined && keyText(one.keys, 8)],
+      ["missing", one.meeting?.spec === undefined && keyText(one.missing, 8)],
       ["written by", one.writers.length > 0 && `${one.writers.length > 1 ? "ranks" : "rank"} ${rankText(one.writers)} alone`],
       ["when", whenText(one)],
       ["how long", lengthText(one, lane)],
@@ -53,8 +54,8 @@ const SAID = {
     bad: one.outcome === "failed",
     rows: [["when", whenText(one)], ["how long", lengthText(one, lane)], ["error", cutText(one.error, 600)], ["place", one.place]],
   }),
-  join: ({ at, meeting }) => ({ title: `joined barrier “${meeting.prefix}”`, bad: !meeting.complete, rows: [["when", clockText(at, 1)], ...meetingRows(meeting)] }),
-  absent: ({ meeting }) => ({ title: `never joined barrier “${meeting.prefix}”`, bad: true, rows: [["last join", clockText(meeting.last, 1)], ...meetingRows(meeting)] }),
+  join: ({ at, meeting }) => ({ title: `joined ${titleOf(meeting)}`, bad: !meeting.complete, rows: [["when", clockText(at, 1)], ...meetingRows(meeting)] }),
+  absent: ({ meeting }) => ({ title: `never joined ${titleOf(meeting)}`, bad: true, rows: [["last join", clockText(meeting.last, 1)], ...meetingRows(meeting)] }),
   stood: (one) => ({ title: `was ${one.state}`, bad: true, rows: [["when", whenText(one)], ["waits in", one.channel], ["peer", one.peer]] }),
   exit: (one, lane) => ({
     title: one.code ? `ended: ${one.label}` : "ended cleanly",
@@ -63,22 +64,33 @@ const SAID = {
   }),
 };
 
+function titleOf(meeting) {
+  return meeting.spec ? `${meeting.title}, ${meeting.spec}` : meeting.title;
+}
+
+// Who came when, and what each called.
+function joinText(meeting) {
+  const shown = meeting.joins.slice(0, 12).map((join) => `rank ${join.lane}: +${spanText(join.at - meeting.joins[0].at)}, ${join.said}`);
+  return [...shown, ...(meeting.joins.length > 12 ? [`… and ${meeting.joins.length - 12} more`] : [])].join("\n");
+}
+
 function meetingRows(meeting) {
   const ranks = [...new Set(meeting.joins.map((join) => join.lane))];
   return [
     ["arrived", `${rankText(ranks)} (${meeting.joins.length} of ${meeting.expected})`],
     ["absent", meeting.complete ? "nobody" : rankText(meeting.absent)],
+    ["who came when", meeting.spec !== undefined && joinText(meeting)],
     ["from first to last", meeting.joins.length > 1 && spanText(meeting.last - meeting.joins[0].at)],
   ];
 }
 
 // Several things that lie too close to be drawn apart.
 function manySaid(mark) {
-  const nouns = { call: "store calls", line: "log lines", wait: "short waits", join: "barrier joins", absent: "barriers without it", stood: "states" };
+  const nouns = { call: "store calls", line: "log lines", wait: "short waits", join: "joins", absent: "meetings without it", stood: "states" };
   const { items } = mark, last = items[items.length - 1];
   const names = new Map();
   for (const one of items) {
-    const name = one.kind === "line" ? (one.error ? "stderr" : "stdout") : one.meeting ? one.meeting.prefix : one.name ?? one.state;
+    const name = one.kind === "line" ? (one.error ? "stderr" : "stdout") : one.meeting ? one.meeting.title : one.name ?? one.state;
     names.set(name, (names.get(name) ?? 0) + 1);
   }
   const counts = [...names].sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name, count]) => `${name} × ${count.toLocaleString("en")}`);

@@ -30,7 +30,7 @@ const LEGEND = [
   ["wait", "wait", '<rect class="wait done" x="1" y="3" width="20" height="10" rx="2"/>'],
   ["never", "no answer", '<rect class="wait never" x="1" y="3" width="20" height="10" rx="2"/>'],
   ["call", "store call", '<path class="calls" d="M6 3V13M11 3V13M16 3V13"/>'],
-  ["join", "barrier", '<path class="link complete" d="M11 0V16"/><path class="join complete" d="M11 3l5 5l-5 5l-5 -5z"/>'],
+  ["join", "barrier, collective", '<path class="link complete" d="M11 0V16"/><path class="join complete" d="M11 3l5 5l-5 5l-5 -5z"/>'],
   ["incomplete", "incomplete", '<path class="join incomplete" d="M6 3l5 5l-5 5l-5 -5z"/><circle class="absent" cx="17" cy="8" r="4"/>'],
   ["line", "log line", '<path class="dots" d="M6 8h0"/><path class="dots error" d="M15 8h0"/>'],
   ["exit", "exit", '<path class="exit bad" d="M6 3l10 10m0 -10l-10 10"/>'],
@@ -42,6 +42,15 @@ function fillLegend() {
     picture.innerHTML = drawing; // Ours, from the table above.
     byId("legend").append(html("li", { className: name }, picture, text));
   }
+}
+
+// Bytes and time of each operation of each process group.
+function fillUsage() {
+  byId("usage").hidden = !raw.usage.length;
+  const row = (cells, name = "td") => html("tr", {}, ...cells.map((text) => html(name, { textContent: text })));
+  const heads = ["operation", "group", "calls", "bytes", "waited, all ranks", "longest from first to last", "last there"];
+  byId("usage-rows").replaceChildren(row(heads, "th"), ...raw.usage.map(([operation, group, calls, size, waited, spread, late]) =>
+    row([operation, group, calls.toLocaleString("en"), size.toLocaleString("en"), spanText(waited), spread ? spanText(spread) : "", late === null ? "" : `rank ${late}`])));
 }
 
 function fillStacks() {

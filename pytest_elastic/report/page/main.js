@@ -210,6 +210,7 @@ function toggleFold() {
 function start() {
   fillHead();
   fillLegend();
+  fillUsage();
   fillStacks();
   setWarp(true);
   byId("fold").hidden = !warp.spans.some((span) => span.quiet);

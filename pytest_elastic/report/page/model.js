@@ -24,9 +24,12 @@ function readModel(raw) {
       by: by && { at: by[0], lane: lane(by[1]), name: text(by[2]) },
     })),
     meetings: rows("meetings", ([at, prefix, expected, complete, joins, absent]) => ({
-      at, prefix: text(prefix), expected, complete: Boolean(complete), absent,
+      at, prefix: text(prefix), title: `barrier “${text(prefix)}”`, expected, complete: Boolean(complete), absent,
       joins: joins.map(([at, rank, client]) => ({ at, lane: lane(rank), client })),
-    })),
+    })).concat(rows("collectives", ([at, prefix, title, spec, expected, complete, joins, absent]) => ({
+      at, prefix: text(prefix), title: text(title), spec: text(spec), expected, complete: Boolean(complete), absent,
+      joins: joins.map(([at, rank, client, said]) => ({ at, lane: lane(rank), client, said: text(said) })),
+    }))),
     calls: rows("calls", ([at, rank, client, name, shown, count, changed = 1]) =>
       ({ kind: "call", at, lane: lane(rank), client, name: text(name), keys: keys(shown, count), changed })),
     lines: rows("lines", ([at, rank, error, line]) => ({ kind: "line", at, lane: lane(rank), error: Boolean(error), text: line })),
@@ -108,8 +111,9 @@ function phaseState(phase) {
 }
 
 function aimText(wait, short = false) {
+  if (wait.meeting?.spec !== undefined) return `in ${wait.meeting.title}`;
   if (short) return wait.meeting ? `at ${wait.meeting.prefix}` : `for ${(wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name}`;
-  return wait.meeting ? `at barrier “${wait.meeting.prefix}”` : `for ${keyText(wait.missing.count ? wait.missing : wait.keys, 1) || wait.name}`;
+  return wait.meeting ? `at ${wait.meeting.title}` : `for ${keyText(wait.missing.count ? wait.missing : wait.keys, 1) || wait.name}`;
 }
 
 function keyText(keys, most) {

@@ -99,7 +99,7 @@ const PAINT = {
 };
 
 function waitLabel(wait) {
-  const aim = wait.meeting ? `barrier ${wait.meeting.prefix}` : (wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name;
+  const aim = wait.meeting ? (wait.meeting.spec === undefined ? `barrier ${wait.meeting.prefix}` : titleOf(wait.meeting)) : (wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name;
   return wait.how === "done" || wait.how === "never ended" ? aim : `${wait.how}: ${aim}`;
 }
 
@@ -114,7 +114,7 @@ function paintDots(clip, marks) {
   if (paths.error) clip.append(el("path", { class: "dots error", d: paths.error }));
 }
 
-// A barrier's joins are tied together, the absent ranks with them; of many at one place one is drawn.
+// A barrier's or a collective's joins are tied together, the absent ranks with them; of many at one place one is drawn.
 function paintLinks(scale, shape) {
   const group = el("g", { class: "links", "clip-path": "url(#plot)" });
   const places = new Set();

@@ -1,0 +1,12 @@
+"""Collectives of `torch.distributed`: compared over the ranks' store, and carried by it where that is wanted.
+
+* `install` has the calls of this process seen; without torch it waits for torch to be imported.
+* `use_store` says over which store, as which rank; a thread may be another rank: `use_in_thread`.
+* The backend `"elastic"` needs no network: its data goes through the store, or through shared memory.
+"""
+
+from pytest_elastic.collectives._call import cut_to_user
+from pytest_elastic.collectives._context import MODES, RankContext, current, use_in_thread, use_store
+from pytest_elastic.collectives._importing import install, preload
+
+__all__ = ["MODES", "RankContext", "current", "install", "use_in_thread", "use_store"]

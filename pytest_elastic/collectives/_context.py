@@ -1,0 +1,92 @@
+"""Rank contexts: over which store, as which rank and in which mode a thread's collectives are seen.
+
+*Rules.*  A process has one context, of the rank that it is; a thread may have one of its own, as each rank of
+a simulation does.  A process that a rank forks has none: its torch is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pytest_elastic.pristine import os, threading
+
+MODES = ("check", "carry", "off")
+"""`"check"`: a header goes through the store, then the real operation runs; `"carry"`: the data goes, too."""
+
+
+INLINE = 16 * 2**10
+
+
+class RankContext:
+    """One rank as the collectives see it.
+
+    Args:
+        store: a store of ours that the ranks share.
+        rank: 0 to `size` - 1.
+        size: number of ranks.
+        mode: one of `MODES`.
+        strict: whether a carried rooted operation waits for all members.  Otherwise a call waits only for
+        those
+            whom gloo would need: a root of `broadcast` for nobody.  Checked operations are never strict.
+
+    Attributes:
+        groups: what is known of each of torch's process groups; `None` for one that is not looked at.
+        counts: how many meetings of each name this rank has been to, where no group counts them.
+        inline: up to how many bytes a tensor goes through the store; bigger ones go through shared memory.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, mode: str = "check", strict: bool = True) -> None:
+        self.store, self.rank, self.size, self.mode, self.strict = store, rank, size, mode, strict
+        self.groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self.counts = Counter[Hashable]()
+        self.inline: float = INLINE
+
+    def inherit(self, former: RankContext) -> None:
+        """Take over the groups of the former context of this rank."""
+        for process_group, group in list(former.groups.items()):
+            self.groups[process_group] = group
+            if group is not None:
+                group.context = self
+
+
+_process: RankContext | None = None
+_threads = threading.local()
+
+
+def use_store(
+    store: Any, rank: int, size: int, mode: str = "check", strict: bool = True
+) -> RankContext | None:
+    """Have this process's collectives seen from now on, over this store; the arguments are a context's.
+
+    Groups that the process has go on over the new store.  With the mode `"off"` none is seen, and nothing is
+    returned.
+    """
+    global _process
+    former, _process = _process, None
+    if mode != "off":
+        _process = RankContext(store, rank, size, mode, strict)
+        if former is not None:
+            _process.inherit(former)
+    return _process
+
+
+def use_in_thread(context: RankContext | None) -> None:
+    """Give the calling thread a context of its own, or take it back."""
+    _threads.context = context
+
+
+def current() -> RankContext | None:
+    """The context of the calling thread, else of its process; `None` where collectives are not looked at."""
+    return getattr(_threads, "context", None) or _process
+
+
+def _forget() -> None:
+    global _process
+    _process = None
+    _threads.context = None
+
+
+os.register_at_fork(after_in_child=_forget)

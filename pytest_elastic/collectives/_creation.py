@@ -1,0 +1,200 @@
+"""Creation of groups: who comes to `init_process_group` and `new_group`, and as which rank of the product.
+
+*Rules.*  The members of a world meet before torch connects them, under the identity of what connects them:
+address, file or store.  Each gives its rank of the product, so that the world's members are known.  A group
+that is made in a world is a call of the world's, numbered apart: its members wait for each other; who is no
+member waits for nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlparse
+
+import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
+
+from pytest_elastic.collectives._call import Call, find_place
+from pytest_elastic.collectives._context import RankContext, current
+from pytest_elastic.collectives._group import Group, subgroup, world_group
+from pytest_elastic.collectives._meeting import Meeting
+from pytest_elastic.pristine import os, threading
+
+CARRIED = "elastic"
+_UNSEEN = frozenset({"fake", "mpi", "threaded"})
+"""Backends whose ranks need not be processes, or come to no rendezvous."""
+
+_met = threading.local()
+
+
+def announced_rendezvous(rendezvous: Callable[..., Any]) -> Callable[..., Any]:
+    """`rendezvous`, before which the members meet: it waits for all of them by itself."""
+
+    @functools.wraps(rendezvous)
+    def announced(url: str, rank: int = -1, world_size: int = -1, **options: Any) -> Any:
+        __tracebackhide__ = True
+        context = current()
+        if context is not None:
+            number, size = _from_url(url, rank, world_size)
+            seconds = options.get("timeout", dist.constants.default_pg_timeout).total_seconds()
+            _met.members = _meet_world(context, _address(url), number, size, seconds)
+        return rendezvous(url, rank, world_size, **options)
+
+    return announced
+
+
+def created_group(create: Callable[..., Any], prepare: Callable[[], None]) -> Callable[..., Any]:
+    """`_new_process_group_helper`, whose groups are then known; `prepare` is called before the first one."""
+
+    @functools.wraps(create)
+    def created(*arguments: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        context = current()
+        if context is None:
+            return create(*arguments, **named)
+        prepare()
+        given = dict(zip(_NAMES, arguments, strict=False)) | named
+        if given["global_ranks_in_group"]:
+            return _create_subgroup(context, create, given)
+        return _create_world(context, create, given)
+
+    return created
+
+
+_NAMES = ("group_size", "group_rank", "global_ranks_in_group", "backend", "store", "group_name")
+
+
+def _create_world(context: RankContext, create: Callable[..., Any], given: dict[str, Any]) -> Any:
+    __tracebackhide__ = True
+    members, _met.members = getattr(_met, "members", None), None
+    backend, size, index = str(given["backend"]), given["group_size"], given["group_rank"]
+    seconds = given["timeout"].total_seconds()
+    if backend in _UNSEEN:
+        return create(**given)
+    if members is None:
+        members = _meet_world(context, _store_name(context, given["store"]), index, size, seconds)
+    if members is None:
+        return create(**given)
+    made, store = _make(context, create, given)
+    carried = _is_carried(context, backend)
+    context.groups[made] = world_group(context, members, index, carried, seconds)
+    return made, store
+
+
+def _create_subgroup(context: RankContext, create: Callable[..., Any], given: dict[str, Any]) -> Any:
+    __tracebackhide__ = True
+    world: Group | None = context.groups.get(c10d._get_default_group())
+    if world is None or str(given["backend"]) in _UNSEEN:
+        return create(**given)
+    seconds = given["timeout"].total_seconds()
+    _meet_members(world, given["global_ranks_in_group"], given["group_name"], seconds)
+    made, store = _make(context, create, given)
+    if made != c10d.GroupMember.NON_GROUP_MEMBER and made not in context.groups:
+        ranks = given["global_ranks_in_group"]
+        group = subgroup(world, made, ranks, seconds)
+        group.carried = _is_carried(context, str(given["backend"]))
+        context.groups[made] = group
+    return made, store
+
+
+def _is_carried(context: RankContext, backend: str) -> bool:
+    return context.mode == "carry" or CARRIED in backend
+
+
+def _make(context: RankContext, create: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """Make the group; where all is carried, with our backend under the name of the one that was asked for."""
+    backend = str(given["backend"])
+    if CARRIED in backend or not _is_carried(context, backend):
+        return create(**given)
+    made, store = create(**{**given, "backend": c10d.Backend(CARRIED), "backend_options": None})
+    if made != c10d.GroupMember.NON_GROUP_MEMBER:
+        shown = "gloo" if backend == "undefined" else backend
+        c10d._world.pg_map[made] = (shown, c10d._world.pg_map[made][1])
+    return made, store
+
+
+# Meetings.
+
+
+def _meet_world(
+    context: RankContext, identity: str, index: int, size: int, seconds: float
+) -> tuple[int, ...] | None:
+    """The world's members; `None` where some cannot be ranks of ours."""
+    __tracebackhide__ = True
+    if not 0 <= index < size <= context.size:
+        return None
+    if size == 1:
+        return (context.rank,)
+    number = context.counts[identity]
+    context.counts[identity] += 1
+    call = Call("init_process_group", what=f"world_size={size}").encode(
+        [context.rank if place == index else -1 for place in range(size)], find_place()
+    )
+    needs = [place for place in range(size) if place != index]
+    meeting = Meeting(context, f"{identity}#{number}", range(size), index, needs, call)
+    answers = meeting.meet(seconds, str(context.rank).encode())
+    return tuple(context.rank if place == index else int(answers[place][1]) for place in range(size))
+
+
+def _meet_members(world: Group, ranks: Sequence[int], name: str, seconds: float) -> None:
+    __tracebackhide__ = True
+    members = [world.members[rank] for rank in ranks]
+    me = world.members[world.index]
+    call = Call("new_group", what=f"ranks={members}")
+    if name.isdigit():  # All members of the world are called; else only those of the group.
+        number = world.count("new_group")
+        places = [rank for rank in ranks if rank != world.index] if me in members else []
+        encoded = world.encode(call, find_place())
+        meeting = Meeting(
+            world.context, f"{world.name} new_group#{number}", world.members, world.index, places, encoded
+        )
+    else:
+        number, index = world.count(name), ranks.index(world.index)
+        places = [place for place in range(len(ranks)) if place != index]
+        encoded = world.encode(call, find_place(), members)
+        meeting = Meeting(
+            world.context, f"{world.name} new_group {name[:8]}#{number}", members, index, places, encoded
+        )
+    meeting.meet(seconds, b"")
+
+
+# Identities.
+
+
+def _from_url(url: str, rank: int, size: int) -> tuple[int, int]:
+    """Rank and world size, of which the URL or the environment may tell; -1 where they do not."""
+    query = dict(part.split("=", 1) for part in urlparse(url).query.split("&") if "=" in part)
+    env = os.environ if url.startswith("env:") else {}
+    values = [
+        given if given >= 0 else query.get(name, env.get(name.upper(), -1))
+        for name, given in (("rank", rank), ("world_size", size))
+    ]
+    return tuple(int(one) if str(one).lstrip("-").isdigit() else -1 for one in values)  # type: ignore[return-value]
+
+
+def _address(url: str) -> str:
+    """What all members of the world have alike."""
+    if url.startswith("env:"):
+        return f"init {os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    return f"init {url.partition('?')[0]}"
+
+
+def _store_name(context: RankContext, store: Any) -> str:
+    """The same, for a store that the user has made.
+
+    A prefix cannot be asked for, so the first member that comes puts a name under it.
+    """
+    kinds: Any = dist
+    if isinstance(store, kinds.PrefixStore):
+        own = f"{context.rank}.{context.counts['prefix']}"
+        context.counts["prefix"] += 1
+        return f"init prefix {store.compare_set('pytest_elastic/world', '', own).decode()}"
+    if isinstance(store, kinds.TCPStore):
+        return f"init {store.host}:{store.port}"
+    if isinstance(store, kinds.FileStore):
+        return f"init file://{store.path}"
+    if isinstance(store, kinds.HashStore):
+        return f"init HashStore {id(store)} of rank {context.rank}"
+    return "init store"

@@ -1,0 +1,23 @@
+"""A message of another size, which gloo does not notice."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+VERDICT, RANKS, CALL, OPERATION = "CollectiveMismatch", [0, 1], "world:0>1,0#0", "send"
+
+
+@pytest.mark.elastic(nprocs=3)
+def test_buggy(process_group, rank):
+    if rank == 0:
+        dist.send(torch.ones(4), 1)  # hangs
+    elif rank == 1:
+        dist.recv(torch.ones(2), 0)
+
+
+@pytest.mark.elastic(nprocs=3)
+def test_fixed(process_group, rank):
+    if rank == 0:
+        dist.send(torch.ones(4), 1)
+    elif rank == 1:
+        dist.recv(torch.ones(4), 0)

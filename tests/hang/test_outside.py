@@ -1,0 +1,103 @@
+"""Words for ranks that hang in a library, read from their stacks, and who is named the cause then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from histories import Step, events_of
+
+from pytest_elastic.hang import Frame, Stack, WaitGraph, diagnose_outside
+
+LIB = "/usr/lib/python3.11"
+USER = Frame("/src/train.py", 12, "train")
+TORCH = "/v/lib/python3.11/site-packages/torch/distributed"
+
+
+def stack(*frames: tuple[str, str]) -> list[Stack]:
+    return [Stack((USER, *(Frame(file, 1, function) for file, function in frames)), True)]
+
+
+REDUCES = stack((f"{TORCH}/c10d_logger.py", "wrapper"), (f"{TORCH}/distributed_c10d.py", "all_reduce"))
+GETS = stack((f"{LIB}/queue.py", "get"), (f"{LIB}/threading.py", "wait"))
+BLOCKED = ("stands", "blocked", "futex_do_wait")
+
+
+def said(ranks: int, steps: list[Step], stacks: dict[int, list[Stack]]) -> tuple[str, tuple[int, ...], str]:
+    graph = WaitGraph(ranks)
+    for event in events_of(ranks, steps):
+        graph.take(event)
+    found = diagnose_outside(graph, stacks)
+    assert found is not None
+    assert not found.exact
+    return found.verdict, found.ranks, found.cause
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (REDUCES, "waits in all_reduce"),
+        (GETS, "waits for an item of a queue"),
+        (stack((f"{LIB}/threading.py", "join")), "waits for a thread to end"),
+        (
+            stack((f"{LIB}/subprocess.py", "wait"), (f"{LIB}/subprocess.py", "_wait")),
+            "waits for a subprocess to end",
+        ),
+        (stack((f"{LIB}/multiprocessing/queues.py", "get")), "waits for a multiprocessing queue (get)"),
+        (stack((f"{LIB}/multiprocessing/process.py", "join")), "waits for a child process to end"),
+        (stack((f"{LIB}/socket.py", "accept")), "waits for a connection at a socket"),
+    ],
+)
+def test_frames_say_what_a_rank_waits_for(frames: list[Stack], words: str) -> None:
+    """With the user's line; where all are blocked nobody is known to be the cause."""
+    verdict, ranks, cause = said(2, [(0, *BLOCKED), (1, *BLOCKED)], {0: frames, 1: frames})
+    assert (verdict, ranks) == ("BlockedOutside", (0, 1))
+    assert cause == (
+        f"ranks 0-1 {words.replace('waits', 'wait', 1)} at train.py:12, and did nothing in the store;"
+        " nobody is known to be the cause"
+    )
+
+
+def test_those_in_a_collective_are_not_the_cause_while_one_waits_for_something_of_its_own() -> None:
+    """The queue is the cause."""
+    steps: list[Step] = [(rank, *BLOCKED) for rank in range(3)]
+    assert said(3, steps, {0: REDUCES, 1: GETS, 2: REDUCES}) == (
+        "BlockedOutside", (1,),
+        "rank 1 waits for an item of a queue at train.py:12, and did nothing in the store,"
+        " while ranks 0, 2 wait in all_reduce at train.py:12",
+    )  # fmt: skip
+
+
+def test_those_in_a_collective_are_not_the_cause_while_one_has_passed() -> None:
+    """Who passed is named, with what the others wait for."""
+    assert said(2, [(0, *BLOCKED), (1, "passes")], {0: REDUCES}) == (
+        "MissingRank", (1,), "rank 1 passed, while rank 0 waits in all_reduce at train.py:12"
+    )  # fmt: skip
+
+
+def test_a_pipe_is_told_with_the_rank_at_its_other_end() -> None:
+    """That reads or writes."""
+    steps: list[Step] = [(0, "stands", "blocked", "anon_pipe_read", "rank 2 at descriptor 5"), (2, *BLOCKED)]
+    assert said(3, steps, {2: GETS}) == (
+        "BlockedOutside", (2,),
+        "rank 2 waits for an item of a queue at train.py:12, and did nothing in the store,"
+        " while rank 0 reads from a pipe whose other end rank 2 holds (descriptor 5)",
+    )  # fmt: skip
+
+
+def test_a_call_in_c_is_told_by_its_line(tmp_path: Path) -> None:
+    """As those of mpi4py are."""
+    file = tmp_path / "job.py"
+    file.write_text("from mpi4py import MPI\n\nMPI.COMM_WORLD.Barrier()\n", "utf-8")
+    at_barrier = [Stack((Frame(str(file), 3, "<module>"),), True)]
+    _, _, cause = said(2, [(0, *BLOCKED), (1, "passes")], {0: at_barrier})
+    assert cause == "rank 1 passed, while rank 0 waits in MPI's Barrier at job.py:3"
+
+
+def test_members_that_are_gone_are_the_cause_of_a_hang_below_a_call() -> None:
+    """The root of a broadcast is past its meeting, and blocked in the real operation."""
+    steps: list[Step] = [(0, "issues", "broadcast(float32[4], from 0)", 12), (1, "passes"), (0, *BLOCKED)]
+    assert said(2, steps, {}) == (
+        "MissingRank", (1,),
+        "rank 1 passed without joining broadcast #0 of group world (train.py:12), in which rank 0 waits",
+    )  # fmt: skip
