@@ -6,9 +6,10 @@ The parts, from the bottom up.  A part imports only parts above it in this list:
 * `clock`, `logging`, `pristine`: time; loggers; standard modules as they were before tests patch them.
 * `loop`: the event loop that a group's store, channels, timers and hang detector share.
 * `processes`: the operating system: pids, signals, the process tree, threads, descriptors.
-* `store`: the key-value store of the ranks: operations, server, clients, mocks, collectives.
+* `store`: the key-value store of the ranks: operations, server, clients, mocks, barriers.
 * `timer`: expiring timers, which kill a rank whose block takes too long.
 * `hang`: the wait graph of the ranks, the verdicts on a hang, the report of it.
+* `collectives`: those of torch: compared over the store, carried by it, named when they do not fit.
 * `multiprocessing`: groups of processes: start, guardian, logs, errors, stop.
 * `report`: outcomes of ranks, the verdict merged from them, exporters of a failed test's files.
 * `faults`: fault plans: kill, exit, stop, delay, drop, at a point of a run.

@@ -6,7 +6,16 @@
 """
 
 from pytest_elastic.collectives._call import cut_to_user
-from pytest_elastic.collectives._context import MODES, RankContext, current, use_in_thread, use_store
 from pytest_elastic.collectives._importing import install, preload
+from pytest_elastic.collectives._rank_context import MODES, RankContext, current, use_in_thread, use_store
 
-__all__ = ["MODES", "RankContext", "current", "install", "use_in_thread", "use_store"]
+__all__ = [
+    "MODES",
+    "RankContext",
+    "current",
+    "cut_to_user",
+    "install",
+    "preload",
+    "use_in_thread",
+    "use_store",
+]

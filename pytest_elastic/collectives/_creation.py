@@ -17,9 +17,9 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 
 from pytest_elastic.collectives._call import Call, find_place
-from pytest_elastic.collectives._context import RankContext, current
-from pytest_elastic.collectives._group import Group, subgroup, world_group
 from pytest_elastic.collectives._meeting import Meeting
+from pytest_elastic.collectives._rank_context import RankContext, current
+from pytest_elastic.collectives._torch_group import Group, subgroup, world_group
 from pytest_elastic.pristine import os, threading
 
 CARRIED = "elastic"

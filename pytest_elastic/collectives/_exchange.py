@@ -8,12 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pytest_elastic.collectives._c10d_table import Parcels, Plan
 from pytest_elastic.collectives._call import find_place
-from pytest_elastic.collectives._group import Group
 from pytest_elastic.collectives._meeting import Answers, Meeting
-from pytest_elastic.collectives._operations import Parcels, Plan
 from pytest_elastic.collectives._payload import Parcel, pack
 from pytest_elastic.collectives._reduction import reduce
+from pytest_elastic.collectives._torch_group import Group
 from pytest_elastic.collectives._work import PendingWork, RootedWork, done_work
 
 Real = Callable[[], Any]

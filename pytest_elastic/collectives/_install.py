@@ -17,17 +17,16 @@ import torch
 import torch.distributed.distributed_c10d as _c10d
 from torch._C._distributed_c10d import FakeProcessGroup
 
-from pytest_elastic.collectives._context import current
+from pytest_elastic.collectives._c10d_table import TABLE
 from pytest_elastic.collectives._creation import announced_rendezvous, created_group
 from pytest_elastic.collectives._exchange import run
-from pytest_elastic.collectives._group import known_group
 from pytest_elastic.collectives._message import receive, receive_any, send
-from pytest_elastic.collectives._operations import TABLE
+from pytest_elastic.collectives._rank_context import current
+from pytest_elastic.collectives._torch_group import known_group
 from pytest_elastic.pristine import threading
 
 c10d: Any = _c10d
 BACKEND = "elastic"
-OLDEST = (2, 10)
 _MESSAGES: dict[str, Callable[..., Any]] = {"send": send, "recv_": receive, "recv_any_source_": receive_any}
 _BELOW = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 _lock = threading.Lock()

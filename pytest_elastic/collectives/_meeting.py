@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.collectives._context import RankContext
+from pytest_elastic.collectives._rank_context import RankContext
 from pytest_elastic.errors import CollectiveMismatch, CollectiveTimeout, DistBackendError, DistStoreError
 from pytest_elastic.store import as_torchs, detail_of
 

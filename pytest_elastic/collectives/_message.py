@@ -15,9 +15,9 @@ import torch
 
 from pytest_elastic.collectives._call import Call, Place, find_place
 from pytest_elastic.collectives._exchange import Real, open_parcels, work_in
-from pytest_elastic.collectives._group import Group, tensors_of
 from pytest_elastic.collectives._meeting import Answers, Meeting
 from pytest_elastic.collectives._payload import Gift, pack
+from pytest_elastic.collectives._torch_group import Group, tensors_of
 from pytest_elastic.collectives._work import PendingWork, done_work
 from pytest_elastic.store import detail_of
 

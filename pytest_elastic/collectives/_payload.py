@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pytest_elastic.collectives._context import RankContext
+from pytest_elastic.collectives._rank_context import RankContext
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.pristine import os, pickle, threading
 from pytest_elastic.store import as_torchs

@@ -110,7 +110,7 @@ class Conductor:
             self.debugging.terminal,
             options.debugging_stops_clocks,
             f"{item.nodeid} {self._groups[item.nodeid]}",
-            options.collectives,
+            collectives=options.collectives,
         )
         return RankGroup(name, self.launchers.get(method), plan, payload)
 

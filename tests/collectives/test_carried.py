@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from pytest_elastic.collectives import RankContext
+from pytest_elastic.collectives._c10d_table import TABLE
 from pytest_elastic.collectives._exchange import run
-from pytest_elastic.collectives._group import Group
 from pytest_elastic.collectives._message import receive, receive_any, send
-from pytest_elastic.collectives._operations import TABLE
 from pytest_elastic.collectives._payload import Arena, Parcel, Piece, arena
+from pytest_elastic.collectives._torch_group import Group
 from pytest_elastic.errors import CollectiveMismatch, CollectiveTimeout
 from pytest_elastic.store import HashStore
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed.distributed_c10d as c10d
 
 from pytest_elastic.collectives._call import Call, Place, Tensor
-from pytest_elastic.collectives._context import RankContext
+from pytest_elastic.collectives._rank_context import RankContext
 from pytest_elastic.pristine import threading
 
 _KEPT = 64

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from pytest_elastic.collectives._call import Call
-from pytest_elastic.collectives._group import Group, tensors_of
 from pytest_elastic.collectives._payload import Gift, Parcel
 from pytest_elastic.collectives._reduction import reduce, reduction_name
+from pytest_elastic.collectives._torch_group import Group, tensors_of
 
 Tensors = Sequence[torch.Tensor]
 Parcels = dict[int, Parcel]
