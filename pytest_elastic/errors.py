@@ -164,7 +164,10 @@ class DistBackendError(DistError):
         number: which call of the group it was, from 0.
         calls: what each rank called, and where, by rank.
         ranks: those that differ from most, or did not come.
+        rank: the one in which it was raised; `None` where that is not known.
     """
+
+    rank: int | None = None
 
     def __init__(self, group: str, number: int, calls: dict[int, str], ranks: list[int], text: str) -> None:
         self.group, self.number, self.calls, self.ranks = group, number, calls, ranks

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.collectives._rank_context import RankContext
-from pytest_elastic.errors import CollectiveMismatch, CollectiveTimeout, DistBackendError, DistStoreError
+from pytest_elastic.errors import (
+    CollectiveMismatch,
+    CollectiveTimeout,
+    DistBackendError,
+    DistError,
+    DistStoreError,
+)
 from pytest_elastic.store import as_torchs, detail_of
 
 Answers = dict[int, tuple[bytes, bytes]]
@@ -35,7 +41,7 @@ class Meeting:
         call: bytes,
     ) -> None:
         self.name, self.members, self.index, self.needs, self.call = name, members, index, list(needs), call
-        self._store = context.store
+        self._store, self._rank = context.store, context.rank
 
     def post(self, value: bytes = b"") -> None:
         """Come without waiting.
@@ -47,7 +53,7 @@ class Meeting:
         try:
             self._store.post(self.name, len(self.members), self.index, self.call, value)
         except DistBackendError as error:
-            raise as_torchs(error) from None
+            raise self._own(error) from None
 
     def meet(self, seconds: float, value: bytes | None = None) -> Answers:
         """Come with a value, or after a `post` without one; wait for those who are needed.
@@ -62,9 +68,9 @@ class Meeting:
         try:
             found = self._store.meet(self.name, len(self.members), index, self.needs, given, seconds)
         except DistBackendError as error:
-            raise as_torchs(error) from None
+            raise self._own(error) from None
         except DistStoreError as error:
-            raise as_torchs(self.timeout(error, SYSTEM_CLOCK.monotonic() - began)) from None
+            raise self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began)) from None
         calls = iter(found)
         return dict(zip(self.needs, zip(calls, calls, strict=True), strict=True))
 
@@ -87,6 +93,12 @@ class Meeting:
         calls = {self.members[self.index]: said(self.call)}
         ranks = sorted(self.members[index] for index in absent)
         return CollectiveTimeout(group, number, calls, ranks, elapsed)
+
+    def _own(self, error: DistBackendError | DistStoreError) -> DistError:
+        """The error as one of torch's, raised in this rank."""
+        if isinstance(error, DistBackendError):
+            error.rank = self._rank
+        return as_torchs(error)
 
     @property
     def _identity(self) -> tuple[str, int]:
@@ -119,8 +131,7 @@ class Meeting:
         }
         if sender == receiver:
             calls = {sender: f"sends {sent} elements to itself and expects {expected}"}
-        error = CollectiveMismatch(group, number, calls, sorted({sender, receiver}), "size")
-        raise as_torchs(error)
+        raise self._own(CollectiveMismatch(group, number, calls, sorted({sender, receiver}), "size"))
 
 
 def said(call: bytes) -> str:

@@ -20,6 +20,7 @@ class Diagnosis:
         exact: whether nothing but the ranks' known threads could end it; else it is suspected.
         elapsed: seconds from the last event to the verdict, `None` until its finder fills it in.
         remaining: seconds, at the last event, until the first of the waits fails by itself.
+        timed_out: the ranks whose waits had failed by themselves before.
     """
 
     ranks: tuple[int, ...]
@@ -29,6 +30,7 @@ class Diagnosis:
     exact: bool = True
     elapsed: float | None = None
     remaining: float | None = None
+    timed_out: tuple[int, ...] = ()
     snapshot: Snapshot = field(default=Snapshot(0), repr=False)
 
     @property

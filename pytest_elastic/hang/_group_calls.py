@@ -7,6 +7,8 @@
    fails of it all the same.
 3. The first call of a group that its members made at different lines is its *divergence*: no mistake by
    itself, but where the ranks' ways part if there is one.
+4. A wait whose time was up by the machine's clock is a *lapse*: the absent may still come, too late.  It is
+   forgotten once its rank has dealt with it.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pytest_elastic.events import CollectiveJoined, PhaseEnded
-from pytest_elastic.hang._nodes import Barrier, Rank
+from pytest_elastic.hang._nodes import Barrier, Rank, Wait
 from pytest_elastic.wording import name_ranks, plural
 
 _KEY = re.compile(r"(.*?#\d+)(?:/\d+)?/\d+")
@@ -96,7 +99,9 @@ class GroupCall:
         return self.barrier
 
     def absent(self, world_size: int) -> list[int]:
-        """The members that have not joined."""
+        """The members that have not joined, as far as it is known who they are."""
+        if not self.members and self.barrier is not None and self.barrier.world_size < world_size:
+            return []
         return [rank for rank in self.members or range(world_size) if rank >= 0 and rank not in self.calls]
 
     def sorts(self) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -152,6 +157,14 @@ def difference(one: CollectiveJoined, other: CollectiveJoined) -> str:
     return ""
 
 
+class Lapse(NamedTuple):
+    """A wait that timed out after so many seconds; `absent` are the ranks that it waited for."""
+
+    call: GroupCall
+    absent: tuple[int, ...]
+    seconds: float
+
+
 class GroupCalls:
     """The calls of all groups.
 
@@ -159,12 +172,14 @@ class GroupCalls:
         open: those that lack a member, by name.
         mismatches: those that failed, in their order.
         divergences: the first call that was made at different lines, by group.
+        lapses: the last wait of each rank that timed out, in the order of these.
     """
 
     def __init__(self) -> None:
         self.open: dict[str, GroupCall] = {}
         self.mismatches: list[GroupCall] = []
         self.divergences: dict[str, GroupCall] = {}
+        self.lapses: dict[int, Lapse] = {}
         self._counts: Counter[tuple[str, int]] = Counter()
         self._since: dict[int, CollectiveJoined] = {}  # The last call of each connection.
         self._failed, self._settled = False, set[str]()
@@ -177,7 +192,9 @@ class GroupCalls:
         if call is None or event.rank in call.calls:
             if len(self.open) > _MOST:
                 del self.open[next(iter(self.open))]
-            call = self.open[name] = GroupCall(name, event.group, event.number, event.members)
+            known = -1 not in event.members or event.operation != "init_process_group"
+            members = event.members if known else ()
+            call = self.open[name] = GroupCall(name, event.group, event.number, members)
         failed = bool(call.difference)
         call.join(event)
         self._since[event.client] = event
@@ -202,6 +219,19 @@ class GroupCalls:
             self._settled.update(
                 one.name for one in self.mismatches if one.last is not None and one.last.rank == event.rank
             )
+
+    def lapse(self, wait: Wait, world_size: int) -> None:
+        """A wait has lasted as long as it may; one that only looked is none."""
+        call, seconds = wait.call, wait.event.timeout
+        if call is not None and seconds:
+            absent = [wait.writers[key] for key in wait.lacks] if wait.writers else call.absent(world_size)
+            self.lapses.pop(wait.rank, None)
+            self.lapses[wait.rank] = Lapse(call, tuple(absent), seconds)
+
+    def deal(self, rank: Rank) -> None:
+        """A rank goes on after its lapse, if it has not ended with it."""
+        if rank.ended is None:
+            self.lapses.pop(rank.number, None)
 
     def of(self, key: str) -> GroupCall | None:
         """The open call that a wait's key belongs to."""

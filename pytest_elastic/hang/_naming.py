@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 from pytest_elastic.hang._group_calls import waiting_places
@@ -105,7 +105,7 @@ def state_text(rank: Rank) -> str:
         return waits_text(rank)
     if rank.stood is not None:
         return stand_text(rank)
-    return "runs"
+    return rank.words or "runs"
 
 
 def waits_text(rank: Rank) -> str:
@@ -136,10 +136,15 @@ def stand_text(rank: Rank) -> str:
 
 def ends_text(ranks: Sequence[Rank]) -> str:
     """The ends of ranks, equal ones together: `ranks 0-1 passed, rank 3 skipped`."""
-    ends: dict[str, list[int]] = {}
+    return told_of(ranks, end_text)
+
+
+def told_of(ranks: Sequence[Rank], tell: Callable[[Rank], str]) -> str:
+    """What there is to tell of each rank, in words that follow its name; equal ones together."""
+    alike: dict[str, list[int]] = {}
     for rank in ranks:
-        ends.setdefault(end_text(rank), []).append(rank.number)
-    return ", ".join(f"{name_ranks(alike)} {plural(text, alike)}" for text, alike in ends.items())
+        alike.setdefault(tell(rank), []).append(rank.number)
+    return ", ".join(f"{name_ranks(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
 
 
 def end_text(rank: Rank) -> str:

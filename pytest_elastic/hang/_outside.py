@@ -37,14 +37,13 @@ from pytest_elastic.hang._diagnosis import (
     Stopped,
 )
 from pytest_elastic.hang._frames import Frame, Stack
-from pytest_elastic.hang._naming import ends_text, stand_text
+from pytest_elastic.hang._naming import ends_text, stand_text, told_of
 from pytest_elastic.hang._nodes import Rank
-from pytest_elastic.hang._rules import absent_verdict, diagnose, numbers_of
+from pytest_elastic.hang._rules import absent_verdict, diagnose, numbers_of, timed_out
 from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._stack_tree import main_stack
 from pytest_elastic.hang._waitgraph import WaitGraph
 from pytest_elastic.processes import sleeps
-from pytest_elastic.wording import name_ranks, plural
 
 
 def diagnose_outside(
@@ -55,8 +54,7 @@ def diagnose_outside(
     Args:
         stacks: by rank, where they are known: what libraries wait for is read from them.
     """
-    for number, threads in (stacks or {}).items():
-        graph.ranks[number].words = read_stacks(threads)
+    note_words(graph, stacks or {})
     kinds: dict[str, list[Rank]] = {}
     for rank in graph.ranks:
         if rank.runs and rank.stood is not None:
@@ -75,11 +73,17 @@ def diagnose_outside(
 def review(
     graph: WaitGraph, known: Diagnosis | None, stacks: Mapping[int, Sequence[Stack]]
 ) -> Diagnosis | None:
-    """A verdict again, with what has become known since: later calls of a mismatch, or stacks."""
+    """A verdict again, with what has become known since: later calls of a mismatch, or stacks.
+
+    Where there was none: one on ranks whose time was up in a call of a group.
+    """
+    if known is None:
+        note_words(graph, stacks)
+        return timed_out(graph)
     if isinstance(known, CollectiveMismatch):
         found = diagnose(graph)
         return None if found is None else replace(found, elapsed=known.elapsed)
-    if known is None or known.doomed or known.exact or not stacks:
+    if known.doomed or known.exact or not stacks:
         return known
     return diagnose_outside(graph, stacks) or known
 
@@ -139,13 +143,16 @@ def judge_outside(
 
 def stances_text(ranks: Sequence[Rank]) -> str:
     """States by the kernel, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
-    alike: dict[str, list[int]] = {}
-    for rank in ranks:
-        alike.setdefault(stand_text(rank), []).append(rank.number)
-    return ", ".join(f"{name_ranks(numbers)} {plural(text, numbers)}" for text, numbers in alike.items())
+    return told_of(ranks, stand_text)
 
 
 # Words of stacks.
+
+
+def note_words(graph: WaitGraph, stacks: Mapping[int, Sequence[Stack]]) -> None:
+    """Note what each rank waits for by its stacks."""
+    for number, threads in stacks.items():
+        graph.ranks[number].words = read_stacks(threads)
 
 
 def waits_for_ranks(rank: Rank) -> bool:
@@ -225,5 +232,6 @@ _CALLS = [
         (r"\.recv(_into|from|msg)?\(", "waits for data at a socket"),
         (r"\.acquire\(|^\s*with .*lock", "waits for a lock of another thread"),
         (r"\bwaitpid\(|\bos\.wait\(", "waits for a child process to end"),
+        (r"\bsleep\(", "sleeps"),
     )
 ]

@@ -88,6 +88,9 @@ def headline(diagnosis: Diagnosis) -> str:
         first = min(doomed_waits, key=lambda wait: wait.since + wait.timeout)
         owner = "group" if first.name == "meet" else call_text(first).partition("(")[0].split()[0]
         known.append(f"the {owner}'s timeout is {first.timeout:g} s")
+    if diagnosis.timed_out:
+        waited = f"{len(diagnosis.timed_out)} of {size} ranks"
+        return f"TIMEOUT  {waited} waited for a collective until their time was up"
     label = "HANG" if diagnosis.exact else "HANG (suspected)"
     ranks = doomed or diagnosis.ranks
     what = "can never go on" if doomed else "did not go on"

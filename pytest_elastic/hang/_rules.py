@@ -66,6 +66,7 @@ from pytest_elastic.hang._naming import (
     key_names,
     place_name,
     place_of,
+    told_of,
     use_of,
 )
 from pytest_elastic.hang._nodes import Rank, Wait
@@ -199,25 +200,54 @@ def absent_verdict(
     waiting: Sequence[int],
     absent: Sequence[Rank],
     said: Callable[[Sequence[Rank]], str],
+    over: str = "",
 ) -> Diagnosis:
     """The verdict on ranks that are absent from a call where these wait.
 
     Args:
         said: what ranks do instead, in words.
+        over: how the waits ended, in words, if they did.
     """
     counts = {rank: graph.calls.count(call.group, rank.number) for rank in absent}
+    if call.number >= 0:  # Who came too late has called it.
+        counts = {rank: min(count, call.number) for rank, count in counts.items()}
     where = f"{call.title}{waiting_places(call, waiting)}"
     most = max(counts.values())
     if not most or call.number < 0:
-        others = f"{name_ranks(waiting)} {plural('waits', waiting)}"
+        others = f"{name_ranks(waiting)} {over or plural('waits', waiting)}"
         cause = f"{said(absent)} without joining {where}, in which {others}"
         return MissingRank(numbers_of(absent), (call.name,), cause)
     parts = []
     for count in sorted(set(counts.values()), reverse=True):
         alike = [rank for rank in absent if counts[rank] == count]
         parts.append(f"{said(alike)} after {count_text(count, call)}{group_text(call.group)}")
-    others = f"{name_ranks(waiting)} {plural('is', waiting)} in the {ordinal(call.number)}, {where}"
+    others = f"{name_ranks(waiting)} {over or plural('is', waiting)} in the {ordinal(call.number)}, {where}"
     return CountMismatch(numbers_of(absent), (call.name,), f"{', '.join(parts)}; {others}")
+
+
+def timed_out(graph: WaitGraph) -> Diagnosis | None:
+    """The verdict on ranks that did not come in time to a call of which others failed; `None` for none.
+
+    Of lapses that led to each other the first one counts: that whose absent ranks did not time out.
+    """
+    failed = {rank.number for rank in graph.ranks if rank.is_accident}
+    lapses = {rank: one for rank, one in graph.calls.lapses.items() if rank in failed and one.absent}
+    if not lapses:
+        return None
+    first = [one for one in lapses.values() if not lapses.keys() & set(one.absent)] or [*lapses.values()]
+    call, absent, seconds = first[0]
+    absent = tuple(rank for rank in absent if not graph.ranks[rank].waits) or absent
+    waited = sorted(rank for rank, lapse in lapses.items() if lapse.call is call)
+
+    def tell(rank: Rank) -> str:
+        if rank.number in call.calls:
+            return "came too late"
+        return end_text(rank) if rank.gone else rank.words or "stayed away"
+
+    ranks, over = [graph.ranks[rank] for rank in absent], f"timed out after {seconds:g} s"
+    found = absent_verdict(graph, call, waited, ranks, lambda alike: told_of(alike, tell), over)
+    snapshot = take_snapshot(graph, found.keys, divergence_text(graph, call.group), (call,))
+    return replace(found, timed_out=tuple(waited), snapshot=snapshot)
 
 
 def count_mismatch(case: Case, target: Target, gone: list[Rank]) -> Diagnosis | None:

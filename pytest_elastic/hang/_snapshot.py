@@ -5,6 +5,7 @@ A verdict carries one, since the graph goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -102,11 +103,17 @@ class Snapshot:
         }
 
 
-def take_snapshot(graph: WaitGraph, first: tuple[str, ...] = (), note: str = "") -> Snapshot:
-    """All waits and the barriers where somebody waits, those with the prefixes `first` on top."""
+def take_snapshot(
+    graph: WaitGraph, first: tuple[str, ...] = (), note: str = "", over: Sequence[GroupCall] = ()
+) -> Snapshot:
+    """All waits and the barriers where somebody waits, those with the prefixes `first` on top.
+
+    Args:
+        over: calls that are shown though nobody waits in them any more.
+    """
     waits, states = graph.waits(), tuple(map(state_text, graph.ranks))
     doomed = frozenset(graph.doomed)
-    calls = dict.fromkeys(wait.call for wait in waits if wait.call is not None)
+    calls = dict.fromkeys((*over, *(wait.call for wait in waits if wait.call is not None)))
     known = (*graph.calls.mismatches, *graph.calls.open.values())
     calls |= dict.fromkeys(call for call in known if call.name in first)
     names = {call.name for call in calls}

@@ -218,6 +218,8 @@ class WaitGraph:
         if wait is not None:
             if event.how in ("timed out", "jumped"):
                 self._give_up(wait)
+            if event.how == "timed out":
+                self.calls.lapse(wait, len(self.ranks))
             self._release(wait)
         if event.how == "gone":
             rank.clients.discard(event.client)

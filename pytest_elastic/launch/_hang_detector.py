@@ -247,8 +247,7 @@ class HangDetector:
         """All that it knows by now, with what these stacks say of ranks that hang outside of the store."""
         self.catch_up()
         self.diagnosis = review(self._graph, self.diagnosis, stacks or {})
-        stale = find_stale(self._graph)
-        return Known(self.diagnosis, self.stacks, tuple(self.events), self.lost, stale)
+        return Known(self.diagnosis, self.stacks, tuple(self.events), self.lost, find_stale(self._graph))
 
     def outside(self) -> list[int]:
         """The ranks that are in a phase and do not wait in the store."""
@@ -340,6 +339,7 @@ class HangDetector:
     def went_on(self, rank: int) -> None:
         """It has passed, or failed of something else than a wait."""
         self._lapsed.pop(rank, None)
+        self._graph.calls.deal(self._graph.ranks[rank])
         self._deal(rank)
 
     def _end_rank(self, event: PhaseEnded | RankExited) -> None:

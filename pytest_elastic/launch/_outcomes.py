@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_elastic.events import BarrierJoined, StoreCalled, WaitBegan
+from pytest_elastic.events import BarrierJoined, Event, StoreCalled, WaitBegan
 from pytest_elastic.launch._group_plan import Answers
 from pytest_elastic.launch._hang_report import give_up
 from pytest_elastic.launch._timers import describe_expiry
@@ -66,20 +66,21 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
         else:
             ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))
-    _number(ends, group)
+    if any(end.kind in ("failed", "died") for end in ends):
+        # Now, since the ranks that are silent still stand where they stood.
+        _number(ends, group.known(stacks).events)
     return sorted(ends, key=lambda end: end.rank)
 
 
-def _number(ends: list[RankEnd], group: RankGroup) -> None:
-    """Give ranks that failed together their turns, so that their order is the store's."""
-    if sum(end.kind in ("failed", "died") for end in ends) > 1:
-        turns = {
-            event.rank: turn
-            for turn, event in enumerate(group.known().events)
-            if isinstance(event, StoreCalled | BarrierJoined | WaitBegan)
-        }
-        for end in ends:
-            end.turn = turns.get(end.rank, -1)
+def _number(ends: list[RankEnd], events: Iterable[Event]) -> None:
+    """Give ranks their turns, so that the order of those that failed together is the store's."""
+    turns = {
+        event.rank: turn
+        for turn, event in enumerate(events)
+        if isinstance(event, StoreCalled | BarrierJoined | WaitBegan)
+    }
+    for end in ends:
+        end.turn = turns.get(end.rank, -1)
 
 
 def expected_but_alive(ends: list[RankEnd], expect: Mapping[int, int]) -> list[RankEnd]:

@@ -1,8 +1,9 @@
 """Followers: errors that only say that a peer was not there.  The rank that raised one tells, by its origin.
 
 *Rules.*
-1. `"peer"`: a store's time-out or lost server (ours, torch's), or an error of gloo or nccl on a peer: a
-   time-out, a connection that was lost or refused.  It is a consequence, also of a slow peer's later error.
+1. `"peer"`: a store's time-out or lost server (ours, torch's), a collective to which a peer did not come, or
+   an error of gloo or nccl on a peer: a time-out, a connection that was lost or refused.  It is a
+   consequence, also of a slow peer's later error.  So is a mismatch in a rank that called what most did.
 2. `"connection"`: a lost connection of the rank's own code.  Only if a peer has ended is it a consequence.
 3. An error raised `from` such a one is such a one; so is a group of nothing else.
 4. A name says nothing: the `EOFError` of a file, the `BrokenPipeError` of a program are the rank's own.
@@ -14,6 +15,7 @@ import re
 from types import FrameType
 from typing import Literal
 
+from pytest_elastic.errors import CollectiveMismatch, CollectiveTimeout
 from pytest_elastic.pristine import socket
 
 Follows = Literal["", "peer", "connection"]
@@ -43,6 +45,10 @@ def follows(error: BaseException) -> Follows:
 
 
 def kind_of(error: BaseException) -> Follows:
+    if isinstance(error, CollectiveTimeout):
+        return "peer"
+    if isinstance(error, CollectiveMismatch):
+        return "" if error.rank is None or error.rank in error.ranks else "peer"
     if is_of_store(error):
         return "" if _OWN_STORE_ERROR.search(text_of(error)) else "peer"
     if isinstance(error, ConnectionError | EOFError):

@@ -29,7 +29,7 @@ PartialSkip = Literal["fail", "skip", "pass"]
 
 TOGETHER, FORCED_TOGETHER = 0.02, 0.5  # Seconds.
 _SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it is seen.
-_NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ failed")
+_NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ (failed|did not come)")
 # Parts of a library's message on a peer that differ from rank to rank: addresses, ports, sizes, spans.
 _VARYING = re.compile(r"\[[\d.:a-fA-F]+\](:\d+)?|0x[\da-f]+|\d+")
 

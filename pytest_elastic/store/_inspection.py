@@ -50,6 +50,8 @@ _LIBRARIES = (
     "opentelemetry",
 )
 _STORES = ("pytest_elastic", "torch.distributed", "torch._C._distributed_c10d")
+# Every thread that was started since keeps it: it prints an error with the rank's number.
+_EXCEPTHOOK = "init_process_group.<locals>._distributed_excepthook"
 _MOST = 20_000  # Objects that are looked at for one thread.
 _PLAIN = (
     type(None),
@@ -155,7 +157,7 @@ def _reaches_store(stack: list[types.FrameType]) -> bool:
 def _is_store(one: Any) -> bool:
     module = one.__name__ if isinstance(one, types.ModuleType) else getattr(type(one), "__module__", "")
     if isinstance(one, types.FunctionType | type):
-        module = one.__module__
+        module = "" if one.__qualname__ == _EXCEPTHOOK else one.__module__
     return isinstance(module, str) and _is_below(module, _STORES)
 
 

@@ -115,7 +115,8 @@ class Group:
         self.call(rank, client, "wait", key, may_timeout=True)
 
     def do_times_out(self, rank: int, client: int) -> None:
-        self.state.abandon(self.blocked.pop(client))
+        if self.taking.pop(client, None) is None:
+            self.state.abandon(self.blocked.pop(client))
         self._tell(WaitEnded(self._at, rank, client, "timed out"))
 
     def do_leaves(self, rank: int, client: int) -> None:
@@ -177,8 +178,9 @@ class Group:
         reduction = next((one for one in ("SUM", "MAX") if one in inner), "")
         index = members.index(rank)
         signature = known.get("signature", "message" + inner.partition(",")[0] if peer is not None else text)
+        shown = tuple(one if one == rank or not known.get("unknown") else -1 for one in members)
         event = CollectiveJoined(
-            self._at, rank, client, group, number, () if known.get("unknown") else tuple(members), index, operation, text,
+            self._at, rank, client, group, number, shown, index, operation, text,
             signature, reduction=reduction, place=f"/src/train.py:{line}", waits=waits,
             sends=known.get("sends", ()), expects=known.get("expects", ()),
         )  # fmt: skip
@@ -195,7 +197,7 @@ class Group:
                 if failed or not lacks:
                     del self.taking[other]
                     self._tell(WaitEnded(self._at, other // 10, other, "done"))
-        return name, index, event.members or tuple(members)
+        return name, index, tuple(members)
 
     def _take(self, rank: int, client: int, name: str, needs: list[int], members: Any) -> None:
         calls = self.meetings[name]

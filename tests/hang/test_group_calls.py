@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from histories import Step, events_of
@@ -11,12 +12,15 @@ from histories import Step, events_of
 from pytest_elastic.events import CollectiveJoined, dump, load
 from pytest_elastic.hang import (
     Diagnosis,
+    Frame,
+    Stack,
     WaitGraph,
     diagnose,
     diagnose_outside,
     report_dot,
     report_json,
     report_text,
+    review,
 )
 
 SUM = "all_reduce(float32[4], SUM)"
@@ -207,6 +211,63 @@ def test_a_rank_that_stays_away_is_the_cause_when_time_is_over(stands: tuple[str
     verdict, ranks, keys, said = named(diagnose_outside(graph))
     assert (verdict, ranks, keys) == ("CountMismatch", (2,), ("world#1",))
     assert said.startswith(f"{cause} after 1 collective; ranks 0-1 are in the second, all_reduce #1")
+
+
+IN_VAIN: list[Step] = [
+    *all_call(3, 1), (0, "calls", SUM, 12), (2, "calls", SUM, 12),
+    (0, "times_out"), (0, "fails", "CollectiveTimeout"), (2, "times_out"), (2, "fails", "CollectiveTimeout"),
+]  # fmt: skip
+SECOND = "ranks 0, 2 timed out after 1800 s in the second, all_reduce #1 of group world (train.py:12)"
+
+
+@pytest.mark.parametrize(
+    ("more", "does"),
+    [
+        ([(1, "fails")], "failed"),
+        ([(1, "calls", SUM, 12), (1, "fails", "RuntimeError: Connection closed by peer")], "came too late"),
+        ([(1, "exits", -9)], "was killed by SIGKILL"),
+        ([], "stayed away"),
+    ],
+)
+def test_who_did_not_come_in_time_is_the_cause(more: list[Step], does: str) -> None:
+    """Whatever it does later; those that waited as long as they may are not."""
+    graph = graph_of((3, [*IN_VAIN, *more]))
+    assert diagnose(graph) is None
+    found = review(graph, None, {})
+    assert named(found) == (
+        "CountMismatch",
+        (1,),
+        ("world#1",),
+        f"rank 1 {does} after 1 collective; {SECOND}",
+    )
+    assert found is not None
+    assert report_text(found, {}).startswith(
+        "TIMEOUT  2 of 3 ranks waited for a collective until their time was up\n"
+        "  all_reduce #1 of group world, float32[4] SUM: joined 0, "
+    )
+
+
+def test_the_stack_tells_where_the_one_stands_that_did_not_come(tmp_path: Path) -> None:
+    """It has not ended when its group is stopped."""
+    file = tmp_path / "load.py"
+    file.write_text("import time\ntime.sleep(60)\n", "utf-8")
+    stack = Stack((Frame(str(file), 2, "<module>"),), True)
+    found = review(graph_of((3, IN_VAIN)), None, {1: [stack]})
+    assert named(found)[-1] == f"rank 1 sleeps at load.py:2 after 1 collective; {SECOND}"
+
+
+def test_of_time_outs_that_led_to_each_other_the_first_one_counts() -> None:
+    """Who waits itself, in another group, is not the cause."""
+    steps = [(0, "calls", SUM, 12), (1, "calls", SUM, 20, PART), (0, "times_out"), (0, "fails")]
+    assert named(review(graph_of((3, steps)), None, {}))[:3] == ("MissingRank", (2,), ("world#0",))
+    steps += [(1, "times_out"), (1, "fails")]
+    assert named(review(graph_of((3, steps)), None, {}))[:3] == ("MissingRank", (2,), ("1[1,2]#0",))
+
+
+def test_a_time_out_that_was_dealt_with_is_no_verdict() -> None:
+    """Its rank has passed."""
+    steps = [(0, "calls", SUM, 12), (0, "times_out"), (0, "passes"), (1, "fails")]
+    assert review(graph_of((2, steps)), None, {}) is None
 
 
 def text_of(world: World) -> list[str]:

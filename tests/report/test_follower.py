@@ -12,7 +12,13 @@ import struct
 
 import pytest
 
-from pytest_elastic.errors import DistNetworkError, DistStoreError, QueueEmptyError
+from pytest_elastic.errors import (
+    CollectiveMismatch,
+    CollectiveTimeout,
+    DistNetworkError,
+    DistStoreError,
+    QueueEmptyError,
+)
 from pytest_elastic.report import follows
 from pytest_elastic.store import HashStore
 
@@ -117,6 +123,7 @@ def test_an_error_that_was_raised(function, expected):
         RuntimeError("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)"),
         RuntimeError("Socket Timeout"),
         ExceptionGroup("tasks", [DistStoreError("timeout"), DistNetworkError("the server is gone")]),
+        CollectiveTimeout("world", 2, {0: "barrier()"}, [1], 1.0),
     ],
     ids=str,
 )
@@ -145,6 +152,15 @@ def test_what_libraries_say_of_a_peer(error):
 def test_what_is_the_ranks_own(error):
     """A name or a word is no evidence."""
     assert follows(error) == ""
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(1, ""), (0, "peer"), (None, "")])
+def test_a_mismatch_is_the_own_error_of_those_whose_call_was_the_rarer_one(rank, expected):
+    """The others only met it; where nobody knows in which rank it was raised, it is the rank's own."""
+    error = CollectiveMismatch("world", 2, {0: "barrier()", 1: "all_reduce()"}, [1], "operation")
+    error.rank = rank
+    assert follows(error) == expected
+    assert follows(pickle.loads(pickle.dumps(error))) == expected
 
 
 def test_an_error_that_cannot_be_printed():

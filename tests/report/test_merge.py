@@ -76,6 +76,16 @@ def test_of_followers_the_one_that_names_ranks_is_shown():
     assert (verdict.primary.rank, verdict.headline) == (0, "2 of 4 ranks failed: ranks 0-1 alike")
 
 
+def test_of_followers_the_one_whose_collective_lacked_ranks_is_shown():
+    """Rule 2: a lost connection names nobody."""
+    where = {"place": "a.py:1", "follows": "peer"}
+    ends = [
+        reported(0, "failed", 1.0, "Connection closed by peer", **where),
+        reported(1, "failed", 2.0, "call #2 of group world: ranks 0, 2 did not come in 9 ms", **where),
+    ]
+    assert judge(ends, 3).primary.rank == 1
+
+
 def test_followers_fold_though_ports_and_spans_differ():
     """What libraries say of a peer."""
     said = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:{}. Timed out after {}ms"
