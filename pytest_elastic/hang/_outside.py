@@ -15,7 +15,8 @@ known; where there is none, the cause is not known, but for the holder of a pipe
 
 The frames of libraries that wait say for what (`waits in all_reduce at train.py:12`).  Those that wait for
 other ranks, in a collective or for a message, are not the cause while a rank waits for something of its own:
-a queue, a thread, a child.
+a queue, a thread, a child.  MPI computes while it waits, and torch sleeps between two looks at a peer: both
+are blocked.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import PurePath
 
+from pytest_elastic.events import RankStood
 from pytest_elastic.hang._diagnosis import (
     BlockedOutside,
     CollectiveMismatch,
@@ -37,7 +39,7 @@ from pytest_elastic.hang._diagnosis import (
     Stopped,
 )
 from pytest_elastic.hang._frames import Frame, Stack
-from pytest_elastic.hang._naming import ends_text, stand_text, told_of
+from pytest_elastic.hang._naming import ends_text, stand_text, state_text, told_of
 from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.hang._rules import absent_verdict, diagnose, numbers_of, timed_out
 from pytest_elastic.hang._snapshot import take_snapshot
@@ -55,6 +57,9 @@ def diagnose_outside(
         stacks: by rank, where they are known: what libraries wait for is read from them.
     """
     note_words(graph, stacks or {})
+    for rank in graph.ranks:
+        if rank.stood is not None and polls(rank, rank.stood):
+            rank.stood = replace(rank.stood, state="blocked", channel="")
     kinds: dict[str, list[Rank]] = {}
     for rank in graph.ranks:
         if rank.runs and rank.stood is not None:
@@ -66,7 +71,8 @@ def diagnose_outside(
     awaited = absence_below(graph, kinds.get("blocked", [])) or absence_outside(graph, running)
     if awaited is not None:
         return replace(awaited, exact=False, snapshot=take_snapshot(graph, awaited.keys))
-    verdict, ranks, cause = judge_outside(kinds, [rank for rank in graph.ranks if rank.gone])
+    inside = [rank for rank in graph.ranks if not rank.gone and not rank.runs]
+    verdict, ranks, cause = judge_outside(kinds, [rank for rank in graph.ranks if rank.gone], inside)
     return verdict(numbers_of(ranks), (), cause, exact=False, snapshot=take_snapshot(graph))
 
 
@@ -117,9 +123,13 @@ def absence_outside(graph: WaitGraph, running: Sequence[Rank]) -> Diagnosis | No
 
 
 def judge_outside(
-    kinds: Mapping[str, list[Rank]], gone: Sequence[Rank]
+    kinds: Mapping[str, list[Rank]], gone: Sequence[Rank], inside: Sequence[Rank]
 ) -> tuple[type[Diagnosis], Sequence[Rank], str]:
-    """The verdict, its ranks and the cause, for ranks that run (by kind), and those that are gone."""
+    """The verdict, its ranks and the cause, for ranks that run (by kind), and for others.
+
+    Args:
+        gone: those that have ended; `inside`: those that wait in the store.
+    """
     accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
     idle = "and did nothing in the store"
     verdict: type[Diagnosis]
@@ -134,10 +144,14 @@ def judge_outside(
         return Exited if ended[0].died else MissingRank, ended, cause
     own = [rank for rank in blocked if rank.words and not waits_for_ranks(rank)]
     others = [rank for rank in blocked if waits_for_ranks(rank)]
-    if own and others:
-        return BlockedOutside, own, f"{stances_text(own)}, {idle}, while {stances_text(others)}"
+    if own and (others or inside):
+        waiting = told_of([*others, *inside], state_text)
+        return BlockedOutside, own, f"{stances_text(own)}, {idle}, while {waiting}"
     known = all(rank.stood is not None and rank.stood.peer for rank in blocked)
     unknown = "" if known else "; nobody is known to be the cause"
+    if inside and others == blocked:  # Each may wait for the others: here nobody is the victim.
+        blocked = sorted([*blocked, *inside], key=lambda rank: rank.number)
+        return BlockedOutside, blocked, f"{told_of(blocked, state_text)}{unknown}"
     return BlockedOutside, blocked, f"{stances_text(blocked)}, {idle}{unknown}"
 
 
@@ -153,6 +167,13 @@ def note_words(graph: WaitGraph, stacks: Mapping[int, Sequence[Stack]]) -> None:
     """Note what each rank waits for by its stacks."""
     for number, threads in stacks.items():
         graph.ranks[number].words = read_stacks(threads)
+
+
+def polls(rank: Rank, stood: RankStood) -> bool:
+    """Whether a rank that computes, or sleeps, does so in a library that waits for other ranks."""
+    if stood.state == "spinning":
+        return rank.words.startswith("waits in MPI's")
+    return sleeps(stood.channel) and rank.words.startswith("waits in ")
 
 
 def waits_for_ranks(rank: Rank) -> bool:
@@ -188,18 +209,23 @@ def frame_text(frame: Frame) -> str:
 def line_text(frame: Frame) -> str:
     """What a user's line waits for that calls a function in C, by the name of that."""
     line = linecache.getline(frame.file, frame.line)
-    mpi = _MPI.search(line)
+    mpi = re.search(rf"\.({_MPI})\(", line)
     if mpi is not None and any("mpi4py" in one for one in linecache.getlines(frame.file)):
         return f"waits in MPI's {mpi[1]}"
     return next((words for pattern, words in _CALLS if pattern.search(line)), "")
 
 
-_LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+|pytest_elastic)/|^<frozen ")
+_LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+|pytest_elastic|mpi4py)/|^<frozen ")
 _ANY = ".+"
+_MPI = (
+    r"Barrier|I?[Bb]cast|[Aa]llreduce|[Rr]educe|[Rr]educe_scatter|[Ss]can|[Gg]atherv?|[Aa]llgatherv?|[Ss]catterv?"
+    r"|[Aa]lltoallv?|barrier|[Ss]?[Ss]end|[Rr]ecv|[Ss]endrecv|[Pp]robe|[Ww]aitall|[Ww]ait|Split|Dup"
+)
 _WAITS = [
     (re.compile(file), function, words)
     for file, function, words in (
         (r"/torch/distributed/", r"(?!wrapper$|inner$|_).+", "waits in {}"),
+        (r"/mpi4py/", _MPI, "waits in MPI's {}"),
         (r"/torch/utils/data/", _ANY, "waits for a worker of a DataLoader"),
         (r"/multiprocessing/queues\.py$", "get|put", "waits for a multiprocessing queue ({})"),
         (r"/multiprocessing/pool\.py$", _ANY, "waits for a multiprocessing pool"),
@@ -221,10 +247,6 @@ _WAITS = [
         (r"/(socket|ssl|socketserver|http/\w+)\.py$", _ANY, "waits for data at a socket"),
     )
 ]
-_MPI = re.compile(
-    r"\.(Barrier|I?[Bb]cast|[Aa]llreduce|[Rr]educe|[Rr]educe_scatter|[Ss]can|[Gg]atherv?|[Aa]llgatherv?|[Ss]catterv?"
-    r"|[Aa]lltoallv?|barrier|[Ss]?[Ss]end|[Rr]ecv|[Ss]endrecv|[Pp]robe|[Ww]aitall|[Ww]ait|Split|Dup)\("
-)
 _CALLS = [
     (re.compile(pattern), words)
     for pattern, words in (

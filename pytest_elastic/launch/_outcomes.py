@@ -66,8 +66,8 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
         else:
             ends.append(RankEnd(rank, "stopped", math.inf, stacks=stacks[rank]))
-    if any(end.kind in ("failed", "died") for end in ends):
-        # Now, since the ranks that are silent still stand where they stood.
+    if any(end.kind in ("failed", "died", "hung") for end in ends):
+        # Now, while the ranks that are silent stand where they stood: the next thing is their end.
         _number(ends, group.known(stacks).events)
     return sorted(ends, key=lambda end: end.rank)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,11 +24,13 @@ class Company:
     Attributes:
         known: how many threads of the rank wait for us.
         inspected: what it said of the others; `None` if it did not.
+        ends: whether its threads, if they go on, may end a wait.
     """
 
     family: Family
     known: int
     inspected: RankInspected | None
+    ends: bool = True
 
     def going(self) -> int:
         """How many threads and children may go on, as far as is known."""
@@ -54,7 +56,7 @@ class Company:
     def counts(self) -> bool:
         """Whether it matters what its processes do."""
         seen = self.inspected
-        return seen is None or seen.handlers or seen.cpu_alarm or self._writing(seen) > 0
+        return seen is None or seen.handlers or seen.cpu_alarm or (self.ends and self._writing(seen) > 0)
 
     def _writing(self, seen: RankInspected) -> int:
         """How many threads may write, beyond those that wait in the store, of which one has answered."""
@@ -157,23 +159,28 @@ class Companies:
         Args:
             still: whether no rank runs.
         """
-        closed, pids = True, self._group.pids()
+        closed, pids, ends = True, self._group.pids(), enders(graph)
         for rank in graph.ranks:
-            if rank.exited is None and not rank.runs:
+            if rank.exited is None and not rank.runs and rank.number in ends:
                 company = self._of(rank)
                 rank.extra_threads = 1 if company is None else self._going(rank.number, company)
                 if rank.extra_threads and rank.ended is None and rank.number not in self._asked:
                     self._asked.add(rank.number)
                     self._group.server.inspect(rank.number)
                 closed = closed and not rank.extra_threads
-        if closed and not still:  # Somebody runs, and may send a signal.
+        if closed and not (still and len(ends) == len(graph.ranks)):  # A thread may send a signal.
             doomed = {wait.rank for wait in graph.doomed}
             closed = not any(rank in pids and catches_signals(pids[rank]) for rank in doomed)
         return closed
 
     def are_confirmed(self, graph: WaitGraph, events: int) -> bool:
         """Whether a suspected group, after so many events, has stood still for long enough."""
-        there = [one for rank in graph.ranks if rank.exited is None and (one := self._of(rank))]
+        ends = enders(graph)
+        there = [
+            one
+            for rank in graph.ranks
+            if rank.exited is None and (one := self._of(rank, rank.number in ends))
+        ]
         self.suspicion = Suspicion.of(there, events, self.suspicion)
         return self.suspicion.is_confirmed(there)
 
@@ -193,10 +200,21 @@ class Companies:
             self._at_rest[rank] = now
         return going
 
-    def _of(self, rank: Rank) -> Company | None:
+    def _of(self, rank: Rank, ends: bool = True) -> Company | None:
         pid = self._group.pids().get(rank.number)
         if pid is None:
             return None
         # The main thread of one that has ended its phase waits for orders.
         known = rank.waiting_threads + (rank.ended is not None)
-        return Company(Family(pid), known, self._inspected.get(rank.number))
+        return Company(Family(pid), known, self._inspected.get(rank.number), ends)
+
+
+def enders(graph: WaitGraph) -> Collection[int]:
+    """The ranks whose threads may end a wait: where all waits are in calls of groups, those they wait for.
+
+    No other rank can come in their place, whatever its threads do meanwhile.
+    """
+    waits = graph.waits()
+    if any(wait.call is None or not wait.writers or wait.patient for wait in waits):
+        return range(len(graph.ranks))
+    return {wait.writers[key] for wait in waits for key in wait.lacks}

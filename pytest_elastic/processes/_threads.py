@@ -35,8 +35,8 @@ _NAMES = {number: name for name, numbers in _CALLS.get(os.uname().machine, {}).i
 _PRIVATE = 128  # Among the operations of a futex: it is of one process.
 _WAITS = (0, 9)  # WAIT and WAIT_BITSET.
 _SERVING = ("gloo_tcp_loop", "pt_gloo_runloop", "pt_tcpstore_uv")  # They write to no store of the ranks.
-# The interpreter's and faulthandler's; those from 32 on are the C library's, and our own.
-_OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")
+# The interpreter's, faulthandler's and readline's; those from 32 on are the C library's, and our own.
+_OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL", "SIGWINCH")
 _CAUGHT = (1 << 31) - 1 & ~sum(1 << signal.Signals[name] - 1 for name in _OF_EVERY_RANK)
 _SHOWN = 60  # Characters of a command line.
 
@@ -64,16 +64,17 @@ class Thread:
     @property
     def parked(self) -> bool:
         """Whether only another thread of its process, or a client's request, can let it go on."""
-        return (
-            self.call == "accept"
-            or self.name in _SERVING
-            or (self._waits and bool(self._operation & _PRIVATE))
-        )
+        return self.call == "accept" or self.serves or (self._waits and bool(self._operation & _PRIVATE))
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a thread of torch that moves the bytes of others."""
+        return self.name in _SERVING
 
     @property
     def receives(self) -> bool:
         """Whether it waits for a message, so that it runs no signal's handler, as far as we may look."""
-        return self.call == "receive" or (self.state == "S" and not self.arguments)
+        return self.call == "receive" or (self.state == "S" and not self.arguments and not self.serves)
 
     def lasting(self, pid: int, group: Collection[int]) -> bool:
         """Whether it waits, without a timeout, for something that only these processes can bring."""
@@ -118,7 +119,8 @@ def thread_of(pid: int, number: int, with_channel: bool = False) -> Thread | Non
     try:
         head, _, rest = read_page(f"{place}/stat").decode("ascii", "replace").rpartition(")")
         state, name = rest.split(maxsplit=1)[0], head.partition("(")[2]
-        return Thread(number, name, state, channel_of(place) if with_channel else "", *call_of(place))
+        call = ("", ()) if name in _SERVING else call_of(place)  # A look less, for each.
+        return Thread(number, name, state, channel_of(place) if with_channel else "", *call)
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 

@@ -68,6 +68,26 @@ def test_those_in_a_collective_are_not_the_cause_while_one_waits_for_something_o
     )  # fmt: skip
 
 
+def test_those_in_the_store_are_not_the_cause_while_one_waits_for_something_of_its_own() -> None:
+    """The queue is the cause."""
+    steps: list[Step] = [(0, "barrier", "b"), (1, *BLOCKED)]
+    assert said(2, steps, {1: GETS}) == (
+        "BlockedOutside", (1,),
+        "rank 1 waits for an item of a queue at train.py:12, and did nothing in the store,"
+        ' while rank 0 waits for barrier "b"',
+    )  # fmt: skip
+
+
+def test_of_a_collective_and_the_store_neither_is_the_cause() -> None:
+    """Each side may wait for the other one."""
+    steps: list[Step] = [(0, "barrier", "b"), (1, *BLOCKED), (2, *BLOCKED)]
+    assert said(3, steps, {1: REDUCES, 2: REDUCES}) == (
+        "BlockedOutside", (0, 1, 2),
+        'rank 0 waits for barrier "b", ranks 1-2 wait in all_reduce at train.py:12;'
+        " nobody is known to be the cause",
+    )  # fmt: skip
+
+
 def test_those_in_a_collective_are_not_the_cause_while_one_has_passed() -> None:
     """Who passed is named, with what the others wait for."""
     assert said(2, [(0, *BLOCKED), (1, "passes")], {0: REDUCES}) == (
@@ -92,6 +112,37 @@ def test_a_call_in_c_is_told_by_its_line(tmp_path: Path) -> None:
     at_barrier = [Stack((Frame(str(file), 3, "<module>"),), True)]
     _, _, cause = said(2, [(0, *BLOCKED), (1, "passes")], {0: at_barrier})
     assert cause == "rank 1 passed, while rank 0 waits in MPI's Barrier at job.py:3"
+
+
+def test_a_line_that_sleeps_says_so(tmp_path: Path) -> None:
+    """And so where it does."""
+    file = tmp_path / "job.py"
+    file.write_text("import time\ntime.sleep(60)\n", "utf-8")
+    asleep = [Stack((Frame(str(file), 2, "<module>"),), True)]
+    steps: list[Step] = [(0, *BLOCKED), (1, "stands", "blocked", "hrtimer_nanosleep")]
+    assert said(2, steps, {0: REDUCES, 1: asleep}) == (
+        "BlockedOutside", (1,), "rank 1 sleeps at job.py:2, and did nothing in the store"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stands", "frames", "words"),
+    [
+        (("spinning",), (("/v/site-packages/mpi4py/util/pkl5.py", "recv"),), "waits in MPI's recv"),
+        (("blocked", "hrtimer_nanosleep"), ((f"{TORCH}/distributed_c10d.py", "send"),), "waits in send"),
+    ],
+)
+def test_a_library_that_polls_is_blocked(
+    stands: tuple[str, ...], frames: tuple[tuple[str, str], ...], words: str
+) -> None:
+    """Though it computes or sleeps: the cause is the rank that computes for itself."""
+    steps: list[Step] = [(0, "stands", *stands), (1, "stands", "spinning")]
+    assert said(2, steps, {0: stack(*frames)}) == (
+        "Spinning", (1,), "rank 1 computes, and did nothing in the store"
+    )  # fmt: skip
+    assert said(2, [(0, "stands", *stands), (1, "passes")], {0: stack(*frames)}) == (
+        "MissingRank", (1,), f"rank 1 passed, while rank 0 {words} at train.py:12"
+    )  # fmt: skip
 
 
 def test_members_that_are_gone_are_the_cause_of_a_hang_below_a_call() -> None:
