@@ -377,7 +377,7 @@ class HangDetector:
         # While events still come a suspicion need not begin.
         early = SYSTEM_CLOCK.monotonic() - self._graph.last < _SOON
         if not exact and (early or not self._companies.are_confirmed(self._graph, self._count)):
-            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look()
+            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look(self._graph.last)
             return
         # Asked last: a thread that has just sent something, as a handler that makes its first call, was
         # seen to wait for the answer.

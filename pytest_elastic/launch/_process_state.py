@@ -14,7 +14,7 @@ from pytest_elastic.processes import Family, catches_signals, children, has_time
 from pytest_elastic.store import StoreServer
 
 CONFIRM = 1.0  # Seconds without any use of the processor.
-_SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
+_SOON, _LATE = 0.002, 0.5  # Seconds between two looks at a group, at first and at last.
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,12 @@ class Companies:
         self.suspicion = Suspicion.of(there, events, self.suspicion)
         return self.suspicion.is_confirmed(there)
 
-    def next_look(self) -> float:
-        """Seconds until a suspected group is to be looked at again."""
-        waited = 0.0 if self.suspicion is None else SYSTEM_CLOCK.monotonic() - self.suspicion.since
+    def next_look(self, since: float) -> float:
+        """Seconds until the group is to be looked at again, whose last event was at `since`.
+
+        At first soon: a rank that has just reported is on its way to wait for orders.
+        """
+        waited = SYSTEM_CLOCK.monotonic() - (since if self.suspicion is None else self.suspicion.since)
         return min(_LATE, max(_SOON, waited))
 
     def _going(self, rank: int, company: Company) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -78,6 +79,19 @@ def test_a_thread_that_can_reach_a_store_is_a_writer(beside: Any, way: str) -> N
 
 def test_a_global_counts_where_the_code_names_it(beside: Any) -> None:
     assert beside(writes_a_global) == "writer"
+
+
+def test_torchs_hook_for_errors_makes_no_writer(beside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread that starts after `init_process_group` keeps it."""
+
+    def hook(*error: object) -> None:
+        """Prints the rank."""
+
+    hook.__module__ = "torch.distributed.distributed_c10d"
+    monkeypatch.setattr(sys, "excepthook", hook)
+    assert beside(waits) == "writer"
+    hook.__qualname__ = "init_process_group.<locals>._distributed_excepthook"
+    assert beside(waits) == "stranger"
 
 
 def test_a_thread_that_cannot_is_a_stranger(beside: Any) -> None:
