@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from trainer import EarlyStopTrainer, LonelyValidationTrainer, Trainer, UnevenTrainer  # noqa: E402
+from trainer import EarlyStopTrainer, LonelyValidationTrainer, Trainer, UnevenTrainer
 
 pytestmark = pytest.mark.elastic(nprocs=3)
 hangs = pytest.mark.xfail(strict=True, reason="it hangs")
