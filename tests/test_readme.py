@@ -79,9 +79,11 @@ def test_replaying(run):
     assert second.startswith("$ pytest ")
 
 
-@pytest.mark.parametrize(("number", "name"), [(0, "test_sum"), (1, "test_train")])
+@pytest.mark.parametrize(("number", "name"), [(0, "test_epoch"), (1, "test_train")])
 def test_the_failure_is_shown_as_it_is(pytester, number, name):
     """The failing test prints what the README says it prints."""
+    if "import torch" in blocks("python")[1 + number]:
+        pytest.importorskip("torch")
     pytester.makepyfile(**{name: blocks("python")[1 + number]})
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
@@ -98,7 +100,7 @@ def test_the_two_commands():
     examples, tests = (line.split(" && ")[-1] for line in blocks("console")[0].splitlines())
     assert tests.split()[0] == examples.split()[0] == ".venv/bin/pytest"
     arguments = [sys.executable, "-m", "pytest", *examples.split()[1:], "-p", "no:cacheprovider"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pytest_elastic.hang import is_library
+
 _MODULE = "torch.distributed.distributed_c10d"
 _OLDEST = (2, 10)
+_TRAINERS = re.compile(
+    rb"\b(DistributedDataParallel|FullyShardedDataParallel|fully_shard|ZeroRedundancyOptimizer)\b"
+)
 
 
 def install() -> None:
@@ -29,13 +36,27 @@ def install() -> None:
 def preload() -> None:
     """Put the kernels in place, and import what torch imports at the first use of its trainers.
 
-    For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.
+    For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.  The
+    first `DistributedDataParallel` imports some 800 modules, which takes each rank a second or two.
     """
     if _MODULE in sys.modules:
         from pytest_elastic.collectives._install import install_kernels
 
         _install()
         install_kernels()
+        if any(map(_names_a_trainer, list(sys.modules.values()))):
+            importlib.import_module("torch._dynamo.distributed")
+
+
+def _names_a_trainer(module: ModuleType) -> bool:
+    """Whether the source of a module of the user's has the name of a wrapper for models."""
+    file = getattr(module, "__file__", None) or ""
+    if not file.endswith(".py") or is_library(file):
+        return False
+    try:
+        return _TRAINERS.search(Path(file).read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def _install() -> None:

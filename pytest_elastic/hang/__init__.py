@@ -15,19 +15,18 @@ from pytest_elastic.hang._diagnosis import (
     StalePrefix,
     Stopped,
 )
-from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, parse_stacks
+from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, is_library, parse_stacks
 from pytest_elastic.hang._group_calls import GroupCall, short_place
 from pytest_elastic.hang._naming import key_names
 from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._outside import diagnose_outside, review
 from pytest_elastic.hang._report import report_dot, report_json, report_text
 from pytest_elastic.hang._rules import diagnose, find_stale
-from pytest_elastic.hang._snapshot import BarrierSeen, CallSeen, Snapshot, WaitSeen
+from pytest_elastic.hang._snapshot import CallSeen, Snapshot, WaitSeen
 from pytest_elastic.hang._stack_tree import Branch, main_stack, merge, tree_dot, tree_text
 from pytest_elastic.hang._waitgraph import WaitGraph
 
 __all__ = [
-    "BarrierSeen",
     "BlockedOutside",
     "Branch",
     "CollectiveMismatch",
@@ -50,6 +49,7 @@ __all__ = [
     "diagnose",
     "diagnose_outside",
     "find_stale",
+    "is_library",
     "merge",
     "parse_stacks",
     "report_dot",

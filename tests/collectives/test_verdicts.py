@@ -95,9 +95,10 @@ def test_a_busy_thread_beside_a_collective_does_not_hide_a_hang(run):
 
 
 OFF = """
-import queue
+import os, queue, sys
 import pytest, torch
 import torch.distributed as dist
+sys.path.insert(0, os.path.abspath("site-packages"))
 from mpi4py import MPI
 
 @pytest.mark.elastic(nprocs=2, timeout=2)
@@ -129,14 +130,15 @@ COMM_WORLD = Comm()
 
 def test_a_hang_that_nobody_looked_at_names_no_victim(run, pytester):
     """The frames of libraries tell what ranks wait for."""
-    package = pytester.mkpydir("mpi4py")
+    package = pytester.mkdir("site-packages") / "mpi4py"
+    package.mkdir()
     (package / "MPI.py").write_text(MPI, "utf-8")
     result = run(OFF, "--elastic-collectives=off")
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         [
-            "  suspected cause: rank 1 passed, while rank 0 waits in all_reduce at *.py:9",
-            "  suspected cause: rank 1 waits for an item of a queue at *.py:14, *, while rank 0 waits in all_reduce *",
-            "  suspected cause: rank 1 passed, while rank 0 waits in MPI's Barrier at *.py:20",
+            "  suspected cause: rank 1 passed, while rank 0 waits in all_reduce at *.py:10",
+            "  suspected cause: rank 1 waits for an item of a queue at *.py:15, *, while rank 0 waits in all_reduce *",
+            "  suspected cause: rank 1 passed, while rank 0 waits in MPI's Barrier at *.py:21",
         ]
     )
