@@ -6,10 +6,16 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from pytest_elastic.collectives._rank_context import RankContext
+
+Keep = Callable[[], Callable[[], None]]
+BecomeRank = Callable[[RankContext], AbstractContextManager[Keep]]
 
 _MODULE = "torch.distributed.distributed_c10d"
 _OLDEST = (2, 10)
@@ -38,17 +44,46 @@ def preload() -> None:
         install_kernels()
 
 
+def ranks_as_threads() -> AbstractContextManager[BecomeRank]:
+    """While this is entered, threads may be ranks: of what torch has once for a process, each has its own.
+
+    Imports torch, and what its trainers import at their first use, which takes seconds the first time.
+
+    Returns:
+        A context manager that gives a function: `become(context)` is entered by a thread that is this rank
+        from then on, and gives a function to be called before another rank runs, whose answer is to be
+        called when this one goes on.
+
+    Raises:
+        ImportError: torch is not installed, or is too old.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        raise ImportError("this torch was built without torch.distributed")
+    if (refusal := _refusal()) is not None:
+        raise ImportError(refusal)
+    _install()
+    from pytest_elastic.collectives._threaded_ranks import ranks_as_threads
+
+    return ranks_as_threads()
+
+
 def _install() -> None:
-    torch: Any = sys.modules["torch"]
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < _OLDEST:
-        oldest = ".".join(map(str, _OLDEST))
-        text = f"collectives are not checked: torch {torch.__version__} is older than {oldest}"
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    if (refusal := _refusal()) is not None:
+        warnings.warn(f"collectives are not checked: {refusal}", RuntimeWarning, stacklevel=2)
         return
     from pytest_elastic.collectives._install import install
 
     install()
+
+
+def _refusal() -> str | None:
+    """Why collectives of this torch cannot be seen; `None` if they can."""
+    torch: Any = sys.modules["torch"]
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    oldest = ".".join(map(str, _OLDEST))
+    return f"torch {torch.__version__} is older than {oldest}" if version < _OLDEST else None
 
 
 class _Finder(importlib.abc.MetaPathFinder):

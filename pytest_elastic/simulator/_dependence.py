@@ -29,6 +29,9 @@ before it.  Of n! orders n remain.  (Compare observers in Aronis, Jonsson, Lang,
 Partial Order Reduction with Observers, TACAS 2018.)  Any other `add` returns its number and commutes with no
 other.
 
+Who comes to a meeting creates the key that stands for it, so that members commute.  Messages from several
+ranks to one do not, since a receive from any source gets the first; a receive from a known one commutes.
+
 All operations on one queue depend on each other, and on creations of a value of the queue's name, since a
 wait is satisfied by either.  `EVERYTHING` is the place that operations on all keys read; operations that
 create or delete a key *meet* there with others of their kind.
@@ -184,13 +187,15 @@ def is_awaited(state: StoreState, key: str) -> bool:
     return any(key in waiter.keys for waiter in state.waiters())
 
 
-_MESSAGE = re.compile(r"(.*):(?:\*|\d+)>(\d+,-?\d+)#")
+_MESSAGE = re.compile(r"(.*):(\*|\d+)>(\d+,-?\d+)#")
+_RECEIVER = 1
 
 
 def announcing(_: StoreState, __: bool, *arguments: Any) -> Footprint:
     found: Footprint = dict.fromkeys(OPERATIONS["post"].keys(arguments), CREATE)
-    if (message := _MESSAGE.match(arguments[0])) is not None:  # An open receive gets the first that fits.
-        found["messages", f"{message[1]}:{message[2]}"] = OVERWRITE
+    message = _MESSAGE.match(arguments[0])
+    if message is not None and (message[2] == "*" or arguments[2] != _RECEIVER):
+        found["messages", f"{message[1]}:{message[3]}"] = OVERWRITE
     return found
 
 
