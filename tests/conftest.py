@@ -113,7 +113,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, template: Te
     def run(code: str, *arguments: str, **files: str) -> pytest.RunResult:
         pytester.makepyfile(textwrap.dedent(code), **files)
         if not template.can_fork(os.environ):
-            return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=60)
+            return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=240)
         return forked(template, pytester, [*ALONE, *arguments])
 
     return run
@@ -137,7 +137,7 @@ def forked(template: Template, pytester: pytest.Pytester, arguments: Sequence[st
             [null.fileno(), out.fileno(), err.fileno()],
         )
         try:
-            process.wait(60)
+            process.wait(240)
         finally:
             process.kill()
             process.wait(10)

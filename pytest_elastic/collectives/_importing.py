@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pytest_elastic.collectives._rank_context import RankContext
+from pytest_elastic.hang import is_library
 
 Keep = Callable[[], Callable[[], None]]
 BecomeRank = Callable[[RankContext], AbstractContextManager[Keep]]
 
 _MODULE = "torch.distributed.distributed_c10d"
 _OLDEST = (2, 10)
+_SLOW = "torch._dynamo.distributed"
+_TRAINERS = re.compile(
+    rb"\b(DistributedDataParallel|FullyShardedDataParallel|fully_shard|ZeroRedundancyOptimizer|optim)\b"
+)
 
 
 def install() -> None:
@@ -35,19 +42,33 @@ def install() -> None:
 def preload() -> None:
     """Put the kernels in place, and import what torch imports at the first use of its trainers.
 
-    For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.
+    For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.  The
+    first `DistributedDataParallel` or optimizer imports some 800 modules, which takes a second or two.
     """
     if _MODULE in sys.modules:
         from pytest_elastic.collectives._install import install_kernels
 
         _install()
         install_kernels()
+        if any(map(_names_a_trainer, list(sys.modules.values()))):
+            importlib.import_module(_SLOW)
+
+
+def _names_a_trainer(module: ModuleType) -> bool:
+    """Whether the source of a module of the user's has the name of a wrapper for models, or of optimizers."""
+    file = getattr(module, "__file__", None) or ""
+    if not file.endswith(".py") or is_library(file):
+        return False
+    try:
+        return _TRAINERS.search(Path(file).read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def ranks_as_threads() -> AbstractContextManager[BecomeRank]:
     """While this is entered, threads may be ranks: of what torch has once for a process, each has its own.
 
-    Imports torch, and what its trainers import at their first use, which takes seconds the first time.
+    Imports torch, and what its trainers and optimizers import at their first use: seconds, the first time.
 
     Returns:
         A context manager that gives a function: `become(context)` is entered by a thread that is this rank
@@ -63,7 +84,8 @@ def ranks_as_threads() -> AbstractContextManager[BecomeRank]:
         raise ImportError("this torch was built without torch.distributed")
     if (refusal := _refusal()) is not None:
         raise ImportError(refusal)
-    _install()
+    preload()
+    importlib.import_module(_SLOW)  # A rank that does so in its thread may seem stuck, and be interrupted.
     from pytest_elastic.collectives._threaded_ranks import ranks_as_threads
 
     return ranks_as_threads()

@@ -10,7 +10,6 @@ Torch's own tests have ranks that are threads by the same means.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +20,10 @@ import torch.distributed.distributed_c10d as c10d
 from torch._C import _distributed_c10d
 
 from pytest_elastic.collectives._importing import BecomeRank, Keep
-from pytest_elastic.collectives._install import install_kernels
 from pytest_elastic.collectives._rank_context import RankContext, current_in_thread, use_in_thread
 
 _c10d: Any = _distributed_c10d
 _generator = torch.default_generator
-_SLOW = "torch._dynamo"  # Imported by the first DDP and the first step of an optimizer: a thousand modules.
 
 
 class RankWorld(c10d._World):
@@ -65,8 +62,6 @@ class _WorldByThread:
 @contextmanager
 def ranks_as_threads() -> Iterator[BecomeRank]:
     """See `collectives.ranks_as_threads`."""
-    importlib.import_module(_SLOW)
-    install_kernels()
     own, threads, drawn = c10d._world, torch.get_num_threads(), _generator.get_state()
     c10d._world = _WorldByThread(own)  # type: ignore[assignment]
     _c10d._set_thread_isolation_mode(True)

@@ -15,7 +15,7 @@ from pytest_elastic.hang._diagnosis import (
     StalePrefix,
     Stopped,
 )
-from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, parse_stacks
+from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, is_library, parse_stacks
 from pytest_elastic.hang._group_calls import GroupCall, short_place
 from pytest_elastic.hang._naming import key_names
 from pytest_elastic.hang._nodes import Rank, Wait
@@ -50,6 +50,7 @@ __all__ = [
     "diagnose",
     "diagnose_outside",
     "find_stale",
+    "is_library",
     "merge",
     "parse_stacks",
     "report_dot",

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 _THREAD = re.compile(r"^(Current thread|Thread) (0x[0-9a-f]+)(?: \[.*\])? \(most recent call first\):")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
 _HARNESS = re.compile(
     r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|pytest_elastic/launch/_rank"
 )
+_LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
+_PACKAGE = str(Path(__file__).parents[1]) + "/"
 _INSIDE = re.compile(r"/pytest_elastic/store/(?!_collective)")
 
 
@@ -53,6 +55,11 @@ class Stack:
 
     frames: tuple[Frame, ...]
     current: bool
+
+
+def is_library(file: str) -> bool:
+    """Whether a source file is an installed library's, the interpreter's or this package's."""
+    return file.startswith(_PACKAGE) or _LIBRARY.search(file) is not None
 
 
 def parse_stacks(text: str) -> list[Stack]:

@@ -36,7 +36,7 @@ from pytest_elastic.hang._diagnosis import (
     Spinning,
     Stopped,
 )
-from pytest_elastic.hang._frames import Frame, Stack
+from pytest_elastic.hang._frames import Frame, Stack, is_library
 from pytest_elastic.hang._naming import ends_text, stand_text
 from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.hang._rules import absent_verdict, diagnose, numbers_of
@@ -158,7 +158,7 @@ def read_stacks(threads: Sequence[Stack]) -> str:
     """What a rank waits for by its main thread's frames: `waits in all_reduce at train.py:12`; else `""`."""
     stack = main_stack(threads)
     frames = () if stack is None else tuple(frame for frame in stack.frames if not frame.native)
-    last = max((i for i, one in enumerate(frames) if not _LIBRARY.search(one.file)), default=-1)
+    last = max((i for i, one in enumerate(frames) if not is_library(one.file)), default=-1)
     if last < 0:
         return ""
     user, words = frames[last], ""
@@ -187,7 +187,6 @@ def line_text(frame: Frame) -> str:
     return next((words for pattern, words in _CALLS if pattern.search(line)), "")
 
 
-_LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+|pytest_elastic)/|^<frozen ")
 _ANY = ".+"
 _WAITS = [
     (re.compile(file), function, words)

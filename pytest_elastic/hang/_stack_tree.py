@@ -15,14 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_elastic.hang._frames import Frame, Stack, cut_harness
+from pytest_elastic.hang._frames import Frame, Stack, cut_harness, is_library
 from pytest_elastic.hang._naming import bracket
 
 Progress = tuple[int, ...]
 Entry = Frame | str
 Path = tuple[int, tuple[Entry, ...]]  # A rank and the entries of one of its stacks, or the rest of them.
 
-_LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
 _TORCH = re.compile(r"/torch/(distributed|nn/parallel|_ops|autograd|_dynamo|utils/_contextlib)")
 _SHOWN = 3  # Calls of a run that are shown; the middle ones of a longer run are left out.
 
@@ -104,7 +103,7 @@ def merge(
             if stack is main:
                 word = waits.get(rank, "")
                 paths.append((rank, (*frames, word) if word else frames))
-            elif not all(_LIBRARY.search(frame.file) for frame in frames):
+            elif not all(is_library(frame.file) for frame in frames):
                 paths.append((rank, frames))
     branches = grow(paths, progress)
     leaves = [leaf for branch in branches for leaf in branch.leaves()]

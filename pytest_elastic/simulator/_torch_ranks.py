@@ -71,8 +71,8 @@ def torch_ranks(function: RankFunction | None = None, *, strict: bool = True) ->
 
     The function calls `init_process_group` itself, with any backend; rank and world size need not be given.
     Groups that it leaves are ended.  Every rank begins with `torch.manual_seed(0)`, and draws for itself.
-    The first simulation imports what torch's trainers need, which takes seconds.  NCCL's own functions,
-    devices other than the CPU, and environment variables that differ by rank are not simulated.
+    What the first DDP or optimizer imports is imported before the ranks run, once, which takes seconds.
+    Devices other than the CPU, and environment variables that differ by rank, are not simulated.
 
     Args:
         function: called on each rank as `function(rank, world_size, store)`.
