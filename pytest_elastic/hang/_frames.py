@@ -58,7 +58,7 @@ class Stack:
 
 
 def is_library(file: str) -> bool:
-    """Whether a source file is an installed library's, the interpreter's or this package's."""
+    """Whether a source file belongs to an installed library, the interpreter or this package."""
     return file.startswith(_PACKAGE) or _LIBRARY.search(file) is not None
 
 
