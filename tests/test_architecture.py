@@ -29,7 +29,7 @@ BESIDE["errors"] = {"wording"}
 BESIDE |= {
     "loop": {"pristine", "clock"},
     "hang": {"store"},
-    "simulator": {"faults"},
+    "simulator": {"faults", "collectives"},
     "replays": {"launch"},
     "strategies": set(),
     "stateful": {"testing"},

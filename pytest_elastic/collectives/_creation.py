@@ -9,7 +9,7 @@ member waits for nobody.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlparse
 
@@ -21,6 +21,7 @@ from pytest_elastic.collectives._meeting import Meeting
 from pytest_elastic.collectives._rank_context import RankContext, current
 from pytest_elastic.collectives._torch_group import Group, subgroup, world_group
 from pytest_elastic.pristine import os, threading
+from pytest_elastic.store import torch_store
 
 CARRIED = "elastic"
 _UNSEEN = frozenset({"fake", "mpi", "threaded"})
@@ -37,9 +38,11 @@ def announced_rendezvous(rendezvous: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         context = current()
         if context is not None:
-            number, size = _from_url(url, rank, world_size)
+            number, size = _from_url(context, url, rank, world_size)
             seconds = options.get("timeout", dist.constants.default_pg_timeout).total_seconds()
             _met.members = _meet_world(context, _address(url), number, size, seconds)
+            if context.threaded:
+                return iter([(torch_store(context.store), number, size)])
         return rendezvous(url, rank, world_size, **options)
 
     return announced
@@ -163,10 +166,12 @@ def _meet_members(world: Group, ranks: Sequence[int], name: str, seconds: float)
 # Identities.
 
 
-def _from_url(url: str, rank: int, size: int) -> tuple[int, int]:
+def _from_url(context: RankContext, url: str, rank: int, size: int) -> tuple[int, int]:
     """Rank and world size, of which the URL or the environment may tell; -1 where they do not."""
     query = dict(part.split("=", 1) for part in urlparse(url).query.split("&") if "=" in part)
-    env = os.environ if url.startswith("env:") else {}
+    env: Mapping[str, Any] = os.environ if url.startswith("env:") else {}
+    if env and context.threaded:  # The environment is that of all ranks.
+        env = {"RANK": context.rank, "WORLD_SIZE": context.size}
     values = [
         given if given >= 0 else query.get(name, env.get(name.upper(), -1))
         for name, given in (("rank", rank), ("world_size", size))
@@ -196,5 +201,5 @@ def _store_name(context: RankContext, store: Any) -> str:
     if isinstance(store, kinds.FileStore):
         return f"init file://{store.path}"
     if isinstance(store, kinds.HashStore):
-        return f"init HashStore {id(store)} of rank {context.rank}"
+        return f"init HashStore {id(store)}" + ("" if context.threaded else f" of rank {context.rank}")
     return "init store"

@@ -7,18 +7,24 @@ import importlib.util
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pytest_elastic.collectives._rank_context import RankContext
 from pytest_elastic.hang import is_library
+
+Keep = Callable[[], Callable[[], None]]
+BecomeRank = Callable[[RankContext], AbstractContextManager[Keep]]
 
 _MODULE = "torch.distributed.distributed_c10d"
 _OLDEST = (2, 10)
+_SLOW = "torch._dynamo.distributed"
 _TRAINERS = re.compile(
-    rb"\b(DistributedDataParallel|FullyShardedDataParallel|fully_shard|ZeroRedundancyOptimizer)\b"
+    rb"\b(DistributedDataParallel|FullyShardedDataParallel|fully_shard|ZeroRedundancyOptimizer|optim)\b"
 )
 
 
@@ -37,7 +43,7 @@ def preload() -> None:
     """Put the kernels in place, and import what torch imports at the first use of its trainers.
 
     For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.  The
-    first `DistributedDataParallel` imports some 800 modules, which takes each rank a second or two.
+    first `DistributedDataParallel` or optimizer imports some 800 modules, which takes a second or two.
     """
     if _MODULE in sys.modules:
         from pytest_elastic.collectives._install import install_kernels
@@ -45,11 +51,11 @@ def preload() -> None:
         _install()
         install_kernels()
         if any(map(_names_a_trainer, list(sys.modules.values()))):
-            importlib.import_module("torch._dynamo.distributed")
+            importlib.import_module(_SLOW)
 
 
 def _names_a_trainer(module: ModuleType) -> bool:
-    """Whether the source of a module of the user's has the name of a wrapper for models."""
+    """Whether the source of a module of the user's has the name of a wrapper for models, or of optimizers."""
     file = getattr(module, "__file__", None) or ""
     if not file.endswith(".py") or is_library(file):
         return False
@@ -59,17 +65,47 @@ def _names_a_trainer(module: ModuleType) -> bool:
         return False
 
 
+def ranks_as_threads() -> AbstractContextManager[BecomeRank]:
+    """While this is entered, threads may be ranks: of what torch has once for a process, each has its own.
+
+    Imports torch, and what its trainers and optimizers import at their first use: seconds, the first time.
+
+    Returns:
+        A context manager that gives a function: `become(context)` is entered by a thread that is this rank
+        from then on, and gives a function to be called before another rank runs, whose answer is to be
+        called when this one goes on.
+
+    Raises:
+        ImportError: torch is not installed, or is too old.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        raise ImportError("this torch was built without torch.distributed")
+    if (refusal := _refusal()) is not None:
+        raise ImportError(refusal)
+    preload()
+    importlib.import_module(_SLOW)  # A rank that does so in its thread may seem stuck, and be interrupted.
+    from pytest_elastic.collectives._threaded_ranks import ranks_as_threads
+
+    return ranks_as_threads()
+
+
 def _install() -> None:
-    torch: Any = sys.modules["torch"]
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < _OLDEST:
-        oldest = ".".join(map(str, _OLDEST))
-        text = f"collectives are not checked: torch {torch.__version__} is older than {oldest}"
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    if (refusal := _refusal()) is not None:
+        warnings.warn(f"collectives are not checked: {refusal}", RuntimeWarning, stacklevel=2)
         return
     from pytest_elastic.collectives._install import install
 
     install()
+
+
+def _refusal() -> str | None:
+    """Why collectives of this torch cannot be seen; `None` if they can."""
+    torch: Any = sys.modules["torch"]
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    oldest = ".".join(map(str, _OLDEST))
+    return f"torch {torch.__version__} is older than {oldest}" if version < _OLDEST else None
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -6,6 +6,7 @@ a simulation does.  A process that a rank forks has none: its torch is its own a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable
 from typing import Any
@@ -29,20 +30,31 @@ class RankContext:
         size: number of ranks.
         mode: one of `MODES`.
         strict: whether a carried rooted operation waits for all members.  Otherwise a call waits only for
-        those
-            whom gloo would need: a root of `broadcast` for nobody.  Checked operations are never strict.
+            those whom gloo would need: a root of `broadcast` for nobody.  Checked ones are never strict.
+        threaded: whether the rank is a thread: groups are made without a network, and all tensors go inline.
 
     Attributes:
         groups: what is known of each of torch's process groups; `None` for one that is not looked at.
         counts: how many meetings of each name this rank has been to, where no group counts them.
         inline: up to how many bytes a tensor goes through the store; bigger ones go through shared memory.
+        world: what torch knows of its process groups, if that is this rank's own.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, mode: str = "check", strict: bool = True) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        mode: str = "check",
+        strict: bool = True,
+        threaded: bool = False,
+    ) -> None:
         self.store, self.rank, self.size, self.mode, self.strict = store, rank, size, mode, strict
+        self.threaded = threaded
+        self.world: Any = None
         self.groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.counts = Counter[Hashable]()
-        self.inline: float = INLINE
+        self.inline = math.inf if threaded else INLINE
 
     def inherit(self, former: RankContext) -> None:
         """Take over the groups of the former context of this rank."""
@@ -78,9 +90,15 @@ def use_in_thread(context: RankContext | None) -> None:
     _threads.context = context
 
 
+def current_in_thread() -> RankContext | None:
+    """The context of the calling thread alone."""
+    found: RankContext | None = getattr(_threads, "context", None)
+    return found
+
+
 def current() -> RankContext | None:
     """The context of the calling thread, else of its process; `None` where collectives are not looked at."""
-    return getattr(_threads, "context", None) or _process
+    return current_in_thread() or _process
 
 
 def _forget() -> None:

@@ -2,17 +2,17 @@
 
 *Rules.*  A fault has one victim and one trigger, and happens once.  A trigger is the n-th time that a rank
 does something: any operation of the store (`op`), one on a key that matches a pattern (`key`), an arrival at
-a barrier (`barrier`), a line of its output that contains a text (`line`).  The rank is the victim, unless
-`of` names another one.  A rank is resumed by what happens while it is stopped; what happened before does not
-count.  A fault at an operation comes before the operation has any effect, so that `op=n` is "after its first
-n - 1 operations"; an operation is one request to the store.
+a barrier (`barrier`) or in a collective (`collective`), a line of its output that contains a text (`line`).
+The rank is the victim, unless `of` names another one.  A rank is resumed by what happens while it is stopped;
+what happened before does not count.  A fault at an operation comes before the operation has any effect, so
+that `op=n` is "after its first n - 1 operations"; an operation is one request to the store.
 
 *Text.*  It is short, and safe in a shell, a URL and a token.
 
     plan    = fault *("+" fault)
     fault   = letter [rank] "@" [rank ":"] trigger ["=" value]
     letter  = K kill, X exit, S stop, R resume, D delay, P drop (pretend), L late join, G server gone
-    trigger = number | ("k" | "b" | "l") text ["," number]      operation; key, barrier, line and which one
+    trigger = number | ("k" | "b" | "c" | "l") text ["," number]  operation; key, barrier, ... and which one
     value   = number ("s" | "ms" | "us")                        of S, D and L;  a number for X
 
 The text of a trigger is percent-encoded but for letters, digits, `_` and `/`; so none of `+ . - ~ @ = ,` is
@@ -33,7 +33,7 @@ from pytest_elastic.errors import FaultPlanError
 from pytest_elastic.pristine import signal
 
 Kind = Literal["kill", "exit", "stop", "resume", "delay", "drop", "late_join", "server_gone"]
-Where = Literal["op", "key", "barrier", "line"]
+Where = Literal["op", "key", "barrier", "collective", "line"]
 
 KINDS: dict[str, Kind] = dict(zip("KXSRDPLG", get_args(Kind), strict=True))  # By its letter in a text.
 # Kinds whose victim does nothing more, with its exit code if the fault has none; whose victim goes on later.
@@ -48,7 +48,7 @@ _NUMBER = "0|[1-9][0-9]{0,17}"
 _FAULT = re.compile(
     rf"(?P<letter>[A-Z])(?P<rank>{_NUMBER})?"
     rf"(?:@(?:(?P<of>{_NUMBER}):)?(?:(?P<op>{_NUMBER})|"
-    rf"(?P<where>[kbl])(?P<text>(?:[A-Za-z0-9_/]|%[0-9A-F]{{2}})+)(?:,(?P<nth>{_NUMBER}))?))?"
+    rf"(?P<where>[kbcl])(?P<text>(?:[A-Za-z0-9_/]|%[0-9A-F]{{2}})+)(?:,(?P<nth>{_NUMBER}))?))?"
     rf"(?:=(?P<value>{_NUMBER})(?P<unit>s|ms|us)?)?"
 )
 
@@ -59,7 +59,8 @@ class Trigger:
 
     Attributes:
         where: `"op"`, `"key"`, `"barrier"` or `"line"`.
-        text: the key's pattern (`*`, `?`, `[...]`), the barrier's name or pattern, a part of the line.
+        text: the key's pattern (`*`, `?`, `[...]`), the barrier's or collective's name or pattern, a part of
+            the line.
         nth: from 1.
         rank: the rank that does it; `None` is the victim, and any rank where there is no victim.
 
@@ -135,8 +136,10 @@ class Fault:
         if self.kind == "resume" and self.trigger.rank is None:
             allowed = "of=: a stopped rank does nothing that could be a trigger"
             raise FaultPlanError("resume without of", allowed)
-        if self.kind in ("delay", "drop") and (self.trigger.rank is not None or self.trigger.where == "line"):
-            allowed = f"op, key or barrier of the rank itself: {self.kind} is about it"
+        wrong = {"delay": ("line",), "drop": ("line", "collective")}.get(self.kind)
+        if wrong is not None and (self.trigger.rank is not None or self.trigger.where in wrong):
+            *names, last = (where for where in WHERES if where not in wrong)
+            allowed = f"{', '.join(names)} or {last} of the rank itself: {self.kind} is about it"
             raise FaultPlanError(repr(self), allowed)
         self._check_numbers()
 
@@ -233,6 +236,7 @@ class At(TypedDict, total=False):
     op: int | None
     key: str | None
     barrier: str | None
+    collective: str | None
     line: str | None
     nth: int | None
     of: int | None
@@ -246,7 +250,7 @@ def with_trigger(make: _Make) -> _Make:
     own = inspect.signature(make)
     kept = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
     for name in At.__annotations__:
-        kind = "str | None" if name in ("key", "barrier", "line") else "int | None"
+        kind = "str | None" if name in WHERES[1:] else "int | None"
         kept.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     make.__signature__ = own.replace(parameters=kept)  # type: ignore[attr-defined]
     return make
@@ -261,12 +265,15 @@ def kill(rank: int, **at: Unpack[At]) -> FaultPlan:
         op: number of the operation of the store, from 1, before which it happens.
         key: pattern of the key that an operation is about (`*`, `?`, `[...]`).
         barrier: name, prefix or pattern of the barrier at which it happens.
+        collective: name or pattern of the call of a process group at which it happens: `"world#3"` is the
+            fourth call of the world, `"world:0>1,0#*"` each message from 0 to 1 with the tag 0.
         line: part of a line of output.
-        nth: which match of `key`, `barrier` or `line`, from 1; 1 by default.
+        nth: which match of `key`, `barrier`, `collective` or `line`, from 1; 1 by default.
         of: the rank whose operation or line it is, where that is not the victim.
 
     Raises:
-        FaultPlanError: an argument is not allowed, or not one of `op`, `key`, `barrier` and `line` is given.
+        FaultPlanError: an argument is not allowed, or not one of the triggers is given: `op`, `key`,
+            `barrier`, `collective`, `line`.
 
     >>> print(kill(rank=1, op=4) | kill(rank=0, key="epoch*", nth=3))
     K1@4+K0@kepoch%2A,3
@@ -419,7 +426,7 @@ def plan_of(
     where = [name for name in WHERES if name in given]
     if unknown or len(where) != 1 or (where == ["op"] and "nth" in given):
         what = f"{kind}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-        raise FaultPlanError(what, "exactly one of op, key, barrier, line; then nth (not with op) and of")
+        raise FaultPlanError(what, f"exactly one of {', '.join(WHERES)}; then nth (not with op) and of")
     text, nth = ("", given["op"]) if where == ["op"] else (given[where[0]], given.get("nth", 1))
     trigger = Trigger(where[0], text, nth, given.get("of"))  # type: ignore[arg-type]  # It checks them.
     return FaultPlan((Fault(kind, rank, trigger, seconds, code),))

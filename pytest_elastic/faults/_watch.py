@@ -11,9 +11,13 @@ from fnmatch import fnmatchcase
 
 from pytest_elastic.errors import UnfiredFaultError
 from pytest_elastic.faults._plan import Fault, FaultPlan
-from pytest_elastic.store import OPERATIONS, Call, StoreState, Waiter
+from pytest_elastic.store import OPERATIONS, Call, Effect, StoreState, Waiter, with_effect
 
-WRITES = frozenset(name for name, operation in OPERATIONS.items() if operation.writes)
+WRITES = frozenset(name for name, operation in OPERATIONS.items() if operation.writes) - with_effect(
+    Effect.ANNOUNCE, Effect.EXCHANGE
+)
+"""Operations that a fault may lose; who comes to a meeting writes nothing that could be lost alone."""
+
 _SHOWN = 8
 
 
@@ -25,14 +29,17 @@ class _Seen:
     last: str = "none"
     keys: dict[str, None] = field(default_factory=dict)
     barriers: dict[str, None] = field(default_factory=dict)
+    collectives: dict[str, None] = field(default_factory=dict)
     lines: int = 0
 
-    def take(self, name: str, keys: Sequence[str], prefix: str) -> None:
+    def take(self, name: str, keys: Sequence[str], prefix: str, meeting: str) -> None:
         self.operations += 1
         self.last = f"{name}({named(keys)})"
         self.keys.update(dict.fromkeys(keys))
         if prefix:
             self.barriers[prefix] = None
+        if meeting:
+            self.collectives[meeting] = None
 
 
 @dataclass(slots=True)
@@ -88,11 +95,11 @@ class Watch:
         if not self._armed:
             return ()
         seen = self._seen.setdefault(rank, _Seen())
-        prefix = barrier_of(name, keys)
-        seen.take(name, keys, prefix)
+        places = barrier_of(name, keys), meeting_of(name, keys)
+        seen.take(name, keys, *places)
         self._operations += 1
         return self._fire(
-            [one for one in self._of(rank) if self._is_due(one, seen.operations, name, keys, prefix)]
+            [one for one in self._of(rank) if self._is_due(one, seen.operations, name, keys, *places)]
         )
 
     def wrote(self, rank: int, line: str) -> Sequence[Fault]:
@@ -121,7 +128,9 @@ class Watch:
             and (one.fault.kind != "resume" or one.fault.rank in self._stopped)
         ]
 
-    def _is_due(self, one: _Armed, operation: int, name: str, keys: Sequence[str], prefix: str) -> bool:
+    def _is_due(
+        self, one: _Armed, operation: int, name: str, keys: Sequence[str], prefix: str, meeting: str
+    ) -> bool:
         trigger = one.fault.trigger
         if one.fault.kind == "drop" and name not in WRITES:
             return False
@@ -129,6 +138,8 @@ class Watch:
             return trigger.nth == (self._operations if one.fault.watched is None else operation)
         if trigger.where == "key":
             return any(fnmatchcase(key, trigger.text) for key in keys) and one.counts()
+        if trigger.where == "collective":
+            return bool(meeting) and is_meeting(meeting, trigger.text) and one.counts()
         return trigger.where == "barrier" and is_barrier(prefix, trigger.text) and one.counts()
 
     def _fire(self, due: list[_Armed]) -> Sequence[Fault]:
@@ -153,7 +164,7 @@ class Watch:
         matches = f"{one.matches} of {trigger.nth} matches"
         if trigger.where == "line":
             return f"{text} and wrote {sum(seen.lines for seen in whose)} lines, {matches}"
-        met = [seen.keys if trigger.where == "key" else seen.barriers for seen in whose]
+        met = [getattr(seen, f"{trigger.where}s") for seen in whose]
         names = list(dict.fromkeys(name for names in met for name in names))
         return f"{text}, {matches} among the {trigger.where}s {named(names) or '(none)'}"
 
@@ -161,6 +172,16 @@ class Watch:
 def barrier_of(name: str, keys: Sequence[str]) -> str:
     """The prefix of the barrier at which this operation arrives; `""` if it does not."""
     return OPERATIONS[name].barrier(keys) if name in OPERATIONS else ""
+
+
+def meeting_of(name: str, keys: Sequence[str]) -> str:
+    """The collective that this operation joins, as `f"{group}#{number}"`; `""` if it does not."""
+    return OPERATIONS[name].meeting(keys) if name in OPERATIONS else ""
+
+
+def is_meeting(meeting: str, name: str) -> bool:
+    """Whether a collective is the one meant, by name or pattern; names of groups have brackets."""
+    return meeting == name or fnmatchcase(meeting, name)
 
 
 def is_barrier(prefix: str, name: str) -> bool:

@@ -5,6 +5,7 @@
   the schedule of a token.
 * `Simulation` runs many schedules, under any `Scheduler`.
 * `point()` is a scheduling point of your own.
+* `torch_ranks` makes a rank function of one that uses `torch.distributed`.
 """
 
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
@@ -45,6 +46,7 @@ from pytest_elastic.simulator._scheduler import (
 )
 from pytest_elastic.simulator._shrink import confirm, shrink
 from pytest_elastic.simulator._simulation import RankFunction, Simulation
+from pytest_elastic.simulator._torch_ranks import torch_ranks
 
 __all__ = [
     "Blocked", "Certificate", "Cut", "Deadlock", "Decision", "Execution", "Exploration",
@@ -52,4 +54,5 @@ __all__ = [
     "Scheduler", "Setting", "Simulation", "SparseScheduler", "Step", "TimerExpired", "TokenError",
     "UncontrolledBlocking", "Verdict", "compare", "confirm", "explore", "parse_token", "point", "prove",
     "prove_kills", "replay", "schedule_of", "shrink", "simulate",
+    "torch_ranks",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ raises `Stuck` at home and cannot be used any more.  A thread that computes gets
 is in a blocking call stays, as a daemon, until the call returns.  (In CPython 3.11, under tracing, an
 exception that is pending for a thread which does not take it makes other threads loop for ever.)  Greenlets
 occupy the thread that should raise, so a watching thread sends it a signal; that is why greenlets work in the
-main thread only.
+main thread only.  Code that keeps data by thread, as torch does, needs a crew of threads.
 """
 
 from __future__ import annotations
@@ -256,8 +256,11 @@ class GreenletCrew:
 
 
 def make_crew(size: int, body: Body) -> Crew:
-    """A crew of greenlets in the main thread if greenlet is installed, else of threads."""
-    if threading.current_thread() is threading.main_thread():
+    """A crew of greenlets in the main thread, if greenlet is installed and torch not loaded, else of threads.
+
+    Torch keeps what belongs to a rank by thread: in greenlets one rank's `no_grad` would hold in the others.
+    """
+    if threading.current_thread() is threading.main_thread() and "torch" not in sys.modules:
         try:
             return GreenletCrew(size, body)
         except ImportError:

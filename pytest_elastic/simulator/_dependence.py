@@ -29,6 +29,10 @@ before it.  Of n! orders n remain.  (Compare observers in Aronis, Jonsson, Lang,
 Partial Order Reduction with Observers, TACAS 2018.)  Any other `add` returns its number and commutes with no
 other.
 
+Who comes to a meeting creates the key that stands for it, so that members commute, unless their calls differ:
+then it matters who learns of it.  Messages from several ranks to one do not commute, since a receive from any
+source gets the first; a receive from a known one commutes.
+
 All operations on one queue depend on each other, and on creations of a value of the queue's name, since a
 wait is satisfied by either.  `EVERYTHING` is the place that operations on all keys read; operations that
 create or delete a key *meet* there with others of their kind.
@@ -37,10 +41,11 @@ create or delete a key *meet* there with others of their kind.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pytest_elastic.store import OPERATIONS, Call, Effect, StoreState, barrier_keys
+from pytest_elastic.store import OPERATIONS, Call, Effect, StoreState, barrier_keys, signature
 
 VALUE, PRESENCE, OVERWRITE, CREATE, DELETE, AWAIT, AWAIT_VALUE, MEET, LAST, ARRIVE, NEXT = (
     1 << i for i in range(11)
@@ -184,21 +189,51 @@ def is_awaited(state: StoreState, key: str) -> bool:
     return any(key in waiter.keys for waiter in state.waiters())
 
 
-_MESSAGE = re.compile(r"(.*):(?:\*|\d+)>(\d+,-?\d+)#")
+_MESSAGE = re.compile(r"(.*):(\*|\d+)>(\d+,-?\d+)#")
+_RECEIVER = 1
+_SIGNATURES = 251  # Kinds of calls; two that share one are taken for alike.
 
 
-def announcing(_: StoreState, __: bool, *arguments: Any) -> Footprint:
+def announcing(state: StoreState, _: bool, *arguments: Any) -> Footprint:
+    name, _count, place, *_needs, call, _value = arguments
     found: Footprint = dict.fromkeys(OPERATIONS["post"].keys(arguments), CREATE)
-    if (message := _MESSAGE.match(arguments[0])) is not None:  # An open receive gets the first that fits.
-        found["messages", f"{message[1]}:{message[2]}"] = OVERWRITE
+    mine = signature(call)
+    if state.meeting_signatures(name) <= {mine}:
+        found["call", name] = MEET | 1 << _SIZES + zlib.crc32(mine) % _SIGNATURES
+    else:
+        found["call", name] = found["mismatch", name] = OVERWRITE
+    return found | _messages(name, place == _RECEIVER, OVERWRITE)
+
+
+def expiring(call: Call) -> Footprint:
+    """The accesses of the end of a wait by its timeout."""
+    name, *arguments = call
+    operation = OPERATIONS[name]
+    found: Footprint = {}
+    for key in operation.touched(arguments) or ():
+        found[key] = found["queue", key] = PRESENCE
+    if operation.effect is Effect.EXCHANGE:
+        found["mismatch", arguments[0]] = VALUE
+        found |= _messages(arguments[0], _RECEIVER not in arguments[3], VALUE)
     return found
 
 
+def _messages(name: str, receives: bool, access: int) -> Footprint:
+    """What an end of a message does to the list of those that nobody receives yet."""
+    message = _MESSAGE.match(name)
+    if message is None or (receives and message[2] != "*"):
+        return {}
+    return {("messages", f"{message[1]}:{message[3]}"): access}
+
+
 def exchanging(state: StoreState, eager: bool, *arguments: Any) -> Footprint:
+    name, _count, place, *_ = arguments
     found: Footprint = dict.fromkeys(
         OPERATIONS["meet"].touched(arguments) or (), VALUE if eager else AWAIT_VALUE
     )
-    return found | (announcing(state, eager, *arguments) if arguments[2] >= 0 else {})
+    if place >= 0:
+        return found | announcing(state, eager, *arguments)
+    return found | {("mismatch", name): VALUE}  # Of one, it is told of all calls so far.
 
 
 _OF: dict[Effect, Callable[..., Footprint]] = {

@@ -32,10 +32,10 @@ from pytest_elastic.faults import ENDS, SLOWS, Fault
 from pytest_elastic.simulator._dependence import (
     MEET,
     OVERWRITE,
-    PRESENCE,
     Footprint,
     Place,
     commute,
+    expiring,
     footprint,
 )
 from pytest_elastic.simulator._failures import Nondeterminism
@@ -201,9 +201,8 @@ class Dpor:
         rank = run.ranks[step.rank]
         found: Footprint = {}
         if step.kind == "expire":
-            keys = () if rank.waiter is None else keys_of(rank.step.name, rank.step.arguments) or ()
-            for key in keys:
-                found[key] = found["queue", key] = PRESENCE
+            if rank.waiter is not None:
+                found = expiring((rank.step.name, *rank.step.arguments))
         elif step.kind in ("call", "resume") and not self.is_held(step):
             eager = self._eager or rank.seconds <= 0
             found = footprint((step.name, *step.arguments), run.state, eager, self._drops)

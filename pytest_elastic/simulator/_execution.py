@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_elastic.errors import UnfiredFaultError
 from pytest_elastic.faults import Fault, FaultPlan
 from pytest_elastic.simulator._scheduler import Delays, Step, delays_of
+from pytest_elastic.wording import name_ranks
 
 if TYPE_CHECKING:
     from pytest_elastic.simulator._failures import Verdict
@@ -66,12 +67,14 @@ class Blocked:
         missing: the keys that do not exist yet.
         deadline: virtual seconds, `math.inf` if there is none.
         place: `file:line` in the rank's code or in the code that it calls.
+        absent: the ranks that have not come, if it waits in a collective.
     """
 
     step: Step
     missing: tuple[str, ...]
     deadline: float
     place: str = ""
+    absent: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -79,7 +82,9 @@ class Blocked:
 
     def __str__(self) -> str:
         place = f"\n    at {self.place}" if self.place else ""
-        return f"{self.step}; missing: {', '.join(map(repr, self.missing))}{place}"
+        lacks = f"absent: {name_ranks(self.absent)}" if self.absent else ""
+        missing = f"missing: {', '.join(map(repr, self.missing))}"
+        return f"{self.step}; {lacks or missing}{place}"
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ line of its own (`throw`), since Hypothesis tells failures apart by type and lin
 from __future__ import annotations
 
 import math
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,8 @@ from types import FrameType
 from typing import NoReturn
 
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.hang import Diagnosis
+from pytest_elastic.simulator._cause import cause_of
 from pytest_elastic.simulator._crew import Stuck
 from pytest_elastic.simulator._execution import Blocked, Execution
 from pytest_elastic.simulator._scheduler import Step
@@ -41,9 +44,20 @@ class Verdict(ElasticError):
 
     Attributes:
         ranks: the ranks concerned, the cause first.
+        diagnosis: what the report of a hang on real ranks would say: verdict, ranks at fault, keys or
+            collectives, cause; `None` where nobody waits in vain and no collectives mismatch.
     """
 
     ranks: list[int]
+    diagnosis: Diagnosis | None = None
+
+    def explain(self, diagnosis: Diagnosis | None) -> None:
+        """Take up a diagnosis, and show its cause in a note."""
+        self.diagnosis = diagnosis
+        if diagnosis is not None:
+            self.add_note(f"cause: {diagnosis.cause}")
+            if diagnosis.snapshot.note:
+                self.add_note(diagnosis.snapshot.note)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -212,9 +226,16 @@ def _waits(blocked: tuple[Blocked, ...], fates: tuple[str, ...] = ()) -> str:
 
 def judge(execution: Execution, stuck: Stuck | None) -> Verdict | None:
     """Verdict on an execution that ran to its end."""
-    blocked = execution.blocked
     if stuck is not None:
         return UncontrolledBlocking(stuck.member, "".join(stuck.stack))
+    found = _verdict(execution)
+    if found is not None and not isinstance(found, Livelock):
+        found.explain(cause_of(execution))
+    return found
+
+
+def _verdict(execution: Execution) -> Verdict | None:
+    blocked = execution.blocked
     for rank, error in execution.errors.items():
         return RankFailed(rank, error, blocked)
     for rank, scope in execution.expired.items():
@@ -252,11 +273,13 @@ def _choices(execution: Execution) -> list[tuple[Step, ...]]:
 
 
 def place_of(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """Source location of the innermost frame outside of this package, `file:line`; `"?"` for none.
+    """Source location of the innermost frame outside of this package and torch, `file:line`; `"?"` for none.
 
     Args:
         frames: frames and line numbers, outermost first.
     """
+    torch = sys.modules.get("torch")
+    inner = (_PACKAGE,) if torch is None else (_PACKAGE, str(Path(torch.__file__ or "").parent), "<")
     places = [(frame.f_code.co_filename, line) for frame, line in frames]
-    theirs = [f"{file}:{line}" for file, line in places if not file.startswith(_PACKAGE)]
+    theirs = [f"{file}:{line}" for file, line in places if not file.startswith(inner)]
     return theirs[-1] if theirs else "?"

@@ -25,6 +25,7 @@ _RANDOM = (
     "choices", "normalvariate", "lognormvariate", "expovariate", "vonmisesvariate", "gammavariate", "gauss",
     "betavariate", "paretovariate", "weibullvariate", "getstate", "setstate", "getrandbits", "randbytes",
 )  # fmt: skip
+_ENTRIES = ("rendezvous", "_new_process_group_helper", "_get_default_group")  # Of torch's process groups.
 _CLOCKS = ("time", "monotonic", "perf_counter")
 
 
@@ -108,6 +109,27 @@ def installed(caller: Caller) -> Iterator[None]:
         configure(timers)
         for module, name, original in saved:
             setattr(module, name, original)
+
+
+@contextmanager
+def refusing(caller: Caller) -> Iterator[None]:
+    """Let ranks have no process group of torch's: they would all have the same one."""
+    c10d = sys.modules.get("torch.distributed.distributed_c10d")
+    saved = {name: getattr(c10d, name) for name in (_ENTRIES if c10d is not None else ())}
+    for name, original in saved.items():
+        setattr(c10d, name, patched(caller, original, refuse_torch))
+    try:
+        yield
+    finally:
+        for name, original in saved.items():
+            setattr(c10d, name, original)
+
+
+def refuse_torch(rank: SimulatedRank, *_: Any, **__: Any) -> None:
+    raise RuntimeError(
+        f"simulated rank {rank.number} uses torch.distributed: its function has to be decorated"
+        " with pytest_elastic.simulator.torch_ranks"
+    )
 
 
 def patched(caller: Caller, original: Any, simulated: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,7 +37,15 @@ from pytest_elastic.simulator._failures import place_of
 from pytest_elastic.simulator._fairness import UNFAIR, FairScheduler
 from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._simulated_rank import ASLEEP, BLOCKED, ENDED, PENDING, READY, SimulatedRank
-from pytest_elastic.store import OPERATIONS, StoreState, Waiter, as_torchs, timeout_error
+from pytest_elastic.store import (
+    OPERATIONS,
+    Effect,
+    StoreState,
+    Waiter,
+    as_torchs,
+    detail_of,
+    timeout_error,
+)
 
 # Twice as fast as a named tuple's own constructor.
 _new = tuple.__new__
@@ -184,11 +192,13 @@ class SimulatedRun:
         self.release(rank)
 
     def release(self, rank: SimulatedRank, answer: Any = None) -> None:
-        """Let a rank continue with the answer that it waited for."""
+        """Let a rank continue with the answer that it waited for; an exception is raised in it."""
         if rank.waiter is not None:
             rank.waiter, rank.woken = None, False
             rank.clear_alarm("wait")
         self.offers[rank.number] = None
+        if isinstance(answer, Exception):
+            rank.error, answer = answer, None
         rank.answer, rank.status = answer, READY
         if not rank.stopped:
             self.ready.append(rank.number)
@@ -342,8 +352,18 @@ class SimulatedRun:
             if rank.waiter is not None and rank.status != ENDED:
                 frames = reversed(list(traceback.walk_stack(self.crew.frame(rank.number))))
                 deadline = rank.alarms.get("wait", math.inf)
-                found.append(Blocked(rank.step, self.state.missing(rank.waiter), deadline, place_of(frames)))
+                missing = self.state.missing(rank.waiter)
+                absent = self.absent(rank.step, missing)
+                found.append(Blocked(rank.step, missing, deadline, place_of(frames), absent))
         return tuple(found)
+
+    def absent(self, step: Step, missing: Sequence[str]) -> tuple[int, ...]:
+        """The ranks whose keys are missing in a collective; `()` if it is none, or they are not known."""
+        if OPERATIONS[step.name].effect is not Effect.EXCHANGE:
+            return ()
+        members = detail_of(self.state.meeting_call(step.arguments[0])).get("members", ())
+        ranks = [members[int(key.rpartition("/")[2])] for key in missing] if members else []
+        return () if -1 in ranks else tuple(ranks)
 
 
 _DO: dict[Kind, Callable[[SimulatedRun, SimulatedRank], None]] = {

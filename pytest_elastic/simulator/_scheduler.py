@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pytest_elastic.store import OPERATIONS
+from pytest_elastic.store import OPERATIONS, Effect, detail_of, with_effect
 
 Delays = tuple[tuple[int, int], ...]
 Kind = Literal["call", "resume", "expire", "sleep", "timer", "point", "fault"]
@@ -53,6 +53,8 @@ class Step(NamedTuple):
         return keys_of(self.name, self.arguments)
 
     def __str__(self) -> str:
+        if self.name in _MEETINGS:
+            return f"rank {self.rank}: {_collective(self.arguments)}"
         text = ", ".join(_shown(argument) for argument in self.arguments)
         kind = "" if self.kind in ("call", self.name) else f"{self.kind} of "
         return f"rank {self.rank}: {kind}{self.name}({text})"
@@ -188,6 +190,7 @@ def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> Delays:
 
 _NONE = frozenset({"sleep", "point", "timer", "acquire", "release"})
 _SHOWN = 40
+_MEETINGS = with_effect(Effect.ANNOUNCE, Effect.EXCHANGE)
 
 
 def keys_of(name: str, arguments: tuple[Any, ...]) -> tuple[str, ...] | None:
@@ -196,6 +199,13 @@ def keys_of(name: str, arguments: tuple[Any, ...]) -> tuple[str, ...] | None:
     if operation is not None:
         return operation.touched(arguments) if arguments or operation.keyless else ()
     return () if name in _NONE or not arguments else (arguments[0],)
+
+
+def _collective(arguments: tuple[Any, ...]) -> str:
+    """A rank's part in a meeting: the call that it comes with, else that it waits there."""
+    meeting, _, place, *_, call, _ = arguments
+    text = detail_of(call).get("text") if place >= 0 else None
+    return f"{text} as {meeting}" if text else f"waits in {meeting}"
 
 
 def _shown(argument: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_elastic.simulator._scheduler import Kind, Step
@@ -42,6 +43,7 @@ class SimulatedRank:
         struck: the faults due at its pending operation have happened.
         line: its output since the last end of line.
         unwinding: its function is being ended and reaches no other step.
+        keep: called before another rank runs, its answer when this one goes on: for what a process has once.
     """
 
     status = READY
@@ -53,6 +55,7 @@ class SimulatedRank:
     line = ""
     error: BaseException | None = None
     source: random.Random | None = None
+    keep: Callable[[], Callable[[], None]] | None = None
 
     def __init__(self, run: SimulatedRun, number: int, speed: float) -> None:
         self.run, self.number, self.speed = run, number, speed
@@ -72,7 +75,10 @@ class SimulatedRank:
         to = run.next()
         if to != number:
             run.current = to
+            restore = None if self.keep is None else self.keep()
             run.crew.switch(number, to)
+            if restore is not None:
+                restore()
         if self.unwinding:
             raise Unwind
         if self.error is not None:
@@ -141,11 +147,11 @@ class SimulatedStore(Handle):
 
     def __init__(self, rank: SimulatedRank) -> None:
         super().__init__()
-        self._rank = rank
+        self.rank = rank
 
     def clone(self) -> SimulatedStore:
         """A handle on the same data with its own timeout, equal at first."""
-        other = SimulatedStore(self._rank)
+        other = SimulatedStore(self.rank)
         other.set_timeout(self._timeout)
         return other
 
@@ -153,12 +159,12 @@ class SimulatedStore(Handle):
         __tracebackhide__ = True
         if arguments and type(arguments[0]) is list:
             arguments = tuple(map(tuple, arguments))  # So that steps can be hashed.
-        return self._rank.reach("call", name, arguments)
+        return self.rank.reach("call", name, arguments)
 
     def _block(self, seconds: float, name: str, *arguments: Any) -> Any:
         __tracebackhide__ = True
         asked = arguments[0]
         if isinstance(asked, list):
             arguments = (tuple(asked),)
-        self._rank.seconds, self._rank.may_timeout = seconds, type(asked) is Asked and asked.may_timeout
-        return self._rank.reach("call", name, arguments)
+        self.rank.seconds, self.rank.may_timeout = seconds, type(asked) is Asked and asked.may_timeout
+        return self.rank.reach("call", name, arguments)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ from pytest_elastic.errors import UnfiredFaultError
 from pytest_elastic.simulator._crew import HOME, Crew, Interrupted, Stuck, make_crew
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._failures import judge
-from pytest_elastic.simulator._patches import installed, listening
+from pytest_elastic.simulator._patches import installed, listening, refusing
 from pytest_elastic.simulator._run import SimulatedRun
 from pytest_elastic.simulator._scheduler import Cut, Scheduler
 from pytest_elastic.simulator._simulated_rank import ENDED, SimulatedRank, SimulatedStore, Unwind
@@ -26,7 +27,8 @@ class Simulation:
     `expires` are simulated for the ranks.  Use it from one thread, and one at a time in a process.
 
     Args:
-        function: called by each rank; ranks must share nothing but the store.
+        function: called by each rank; ranks must share nothing but the store.  If it has an attribute
+            `around`, a function, the context manager that this gives is entered for the block.
         setting: the settings of all executions.
 
     Attributes:
@@ -45,10 +47,12 @@ class Simulation:
         self.current_run: SimulatedRun | None = None
         self._exit = ExitStack()
         self._crew: Crew | None = None
-        self._inside = False
+        self._inside = self._has_torch = False
 
     def __enter__(self) -> Simulation:
         self._exit.enter_context(installed(self._caller))
+        self._exit.enter_context(getattr(self.function, "around", nullcontext)())
+        self._suit_torch()
         if any(fault.trigger.where == "line" for fault in self.setting.faults):
             self._exit.enter_context(listening(self._caller))
         self._exit.callback(self._dismiss)
@@ -71,6 +75,8 @@ class Simulation:
         """
         if not self._inside:
             raise RuntimeError("a simulation runs inside of its `with` block")
+        if self._has_torch != ("torch" in sys.modules):
+            self._suit_torch()
         if self._crew is None:
             self._crew = make_crew(self.setting.ranks, self._body)
         run = self.current_run = SimulatedRun(self.setting, scheduler, self._crew)
@@ -88,6 +94,13 @@ class Simulation:
         if stuck is not None:
             self._dismiss()
         return self._finish(run, stuck)
+
+    def _suit_torch(self) -> None:
+        """At the begin, and when a rank has imported torch: its ranks are threads, and share no groups."""
+        self._has_torch = "torch" in sys.modules
+        if self._has_torch and not hasattr(self.function, "around"):
+            self._exit.enter_context(refusing(self._caller))
+        self._dismiss()
 
     def _finish(self, run: SimulatedRun, stuck: Stuck | None) -> Execution:
         execution = run.execution

@@ -21,7 +21,7 @@ from pytest_elastic.store._gate import Ending, Gate, Keeper, OpenGate, Request
 from pytest_elastic.store._handle import Handle, timeout_error
 from pytest_elastic.store._hash import HashStore
 from pytest_elastic.store._inspection import inspect_process
-from pytest_elastic.store._meetings import detail_of
+from pytest_elastic.store._meetings import detail_of, signature
 from pytest_elastic.store._mock import MockStore, assert_ops, recording
 from pytest_elastic.store._operations import (
     LAST_MEMBER,
@@ -33,6 +33,7 @@ from pytest_elastic.store._operations import (
     with_effect,
 )
 from pytest_elastic.store._prefix import PrefixStore
+from pytest_elastic.store._reporter import FAILED, Reporter
 from pytest_elastic.store._server import StoreServer
 from pytest_elastic.store._state import StoreState, Waiter
 from pytest_elastic.store._torch import as_torchs, torch_store

@@ -146,6 +146,11 @@ class Meetings:
         meeting = self._meetings.get(name)
         return next(iter(meeting.given.values()))[0] if meeting is not None else b""
 
+    def signatures(self, name: str) -> frozenset[bytes]:
+        """The signatures of the meeting's calls."""
+        meeting = self._meetings.get(name)
+        return frozenset(signature(call) for call, _ in meeting.given.values()) if meeting else frozenset()
+
     def waiters(self) -> list[Any]:
         """All who wait in meetings."""
         return [waiter for meeting in self._meetings.values() for waiter in meeting.needs]

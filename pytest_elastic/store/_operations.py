@@ -140,6 +140,10 @@ class Operation:
             return keys[0]
         return keys[0].removesuffix(NUM_MEMBERS) if self.counts and keys[0].endswith(NUM_MEMBERS) else ""
 
+    def meeting(self, keys: Sequence[str]) -> str:
+        """The name of the meeting to which it comes; `""` if it does not."""
+        return keys[0].rpartition("/")[0] if self.effect in _GIVES and keys else ""
+
 
 def barrier_keys(prefix: str) -> tuple[str, str]:
     """The key that counts a barrier's callers, and the one that releases them."""

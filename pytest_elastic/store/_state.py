@@ -239,6 +239,10 @@ class StoreState:
         """A call that was given to this meeting, `b""` if there is none; no operation."""
         return self._meetings.call(name)
 
+    def meeting_signatures(self, name: str) -> frozenset[bytes]:
+        """The signatures of the calls that were given to this meeting; no operation."""
+        return self._meetings.signatures(name)
+
     def meet(
         self, name: str, count: int, place: int, needs: Sequence[int], call: bytes, value: bytes
     ) -> list[bytes] | Waiter:

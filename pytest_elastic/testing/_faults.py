@@ -62,6 +62,8 @@ def faults(
             elif sample:
                 elastic.run(on_rank, ranks, expect=planned.ends)
 
+        if hasattr(function, "around"):
+            in_simulator.around = function.around  # type: ignore[attr-defined]
         on_rank.__name__ = function.__name__
         in_simulator.__name__ = f"{function.__name__}.function"  # The name for `replay` in a failure's note.
         functools.update_wrapper(test, function)

@@ -87,6 +87,14 @@ def test_another_barrier_is_none():
     assert fired(kill(rank=0, barrier="epoch3"), [(0, "barrier", ["epoch33"])]) == []
 
 
+@pytest.mark.parametrize(("name", "step"), [("1[0,2]#3", 4), ("*#3", 4), ("1[[]0,2]#*", 1)])
+def test_every_call_of_a_group_is_a_trigger(name, step):
+    """By its name or a pattern, whether it waits or not; a step of it, and the wait for it, are none."""
+    calls = [("post", ["1[0,2]#2/0"]), ("meet", ["1[0,2]#3/2/0"]), ("meet", []), ("meet", ["1[0,2]#3/0"])]
+    found = fired(kill(rank=0, collective=name), [(0, *call) for call in calls])
+    assert [number for number, _ in found] == [step]
+
+
 def test_lines_of_output_are_triggers():
     """A part of a line of the rank's output, by number."""
     history = [(0, "step 1"), (1, "step 2"), (0, "  step 2 of 3"), (0, "step 2 again")]
@@ -121,6 +129,7 @@ def test_a_plan_that_fired_is_no_error():
         (kill(rank=0, key="c*"), "rank 0 did 3 operations, 0 of 1 matches among the keys 'a1', 'b', 'a2'"),
         (kill(rank=0, key="a*", nth=3), "2 of 3 matches among the keys"),
         (kill(rank=0, barrier="x"), "0 of 1 matches among the barriers (none)"),
+        (kill(rank=0, collective="x"), "0 of 1 matches among the collectives (none)"),
         (kill(rank=0, line="x"), "rank 0 did 3 operations and wrote 0 lines, 0 of 1 matches"),
         (drop(rank=0, op=2), "operation 2 of rank 0 writes nothing that could be dropped"),
         (server_gone(op=9), "the ranks did 5 operations"),

@@ -35,8 +35,8 @@ SPANS = st.integers(1, 10**9).map(lambda micros: micros / 1e6)
 
 
 @st.composite
-def triggers(draw, of=False, line=True):
-    where = draw(st.sampled_from(["op", "key", "barrier"] + ["line"] * line))
+def triggers(draw, of=False, line=True, collective=True):
+    where = draw(st.sampled_from(["op", "key", "barrier"] + ["line"] * line + ["collective"] * collective))
     at = {where: draw(st.integers(1, 999)) if where == "op" else draw(TEXTS)}
     if where != "op":
         at["nth"] = draw(st.integers(1, 99))
@@ -61,7 +61,7 @@ def single_faults(draw):
     if kind == "delay":
         return delay(rank, draw(SPANS), **draw(triggers(line=False)))
     if kind == "drop":
-        return drop(rank, **draw(triggers(line=False)))
+        return drop(rank, **draw(triggers(line=False, collective=False)))
     if kind == "late_join":
         return late_join(rank, draw(SPANS))
     if kind == "server_gone":
@@ -115,6 +115,8 @@ def test_any_text_is_a_plan_or_one_error(text):
         (kill(rank=1, op=4), "K1@4"),
         (exit(rank=3, code=7, op=5), "X3@5=7"),
         (stop(rank=2, barrier="epoch3", seconds=2.0), "S2@bepoch3=2s"),
+        (kill(rank=1, collective="world#3"), "K1@cworld%233"),
+        (delay(rank=1, collective="1[0,2]#0", nth=2, by=1), "D1@c1%5B0%2C2%5D%230,2=1s"),
         (stop(rank=2, op=3) | resume(rank=2, op=5, of=0), "S2@3+R2@0:5"),
         (delay(rank=0, key="a*", by=0.2), "D0@ka%2A=200ms"),
         (drop(rank=0, key="a", nth=2), "P0@ka,2"),
@@ -152,7 +154,7 @@ def test_plans_join_in_order():
         (lambda: kill(rank=True, op=4), "rank=True", "a rank from 0"),
         (lambda: kill(rank=1, op=0), "op=0", "a number from 1"),
         (lambda: kill(rank=1, key="a", nth=0), "nth=0", "a number from 1"),
-        (lambda: kill(rank=1), "kill()", "exactly one of op, key, barrier, line"),
+        (lambda: kill(rank=1), "kill()", "exactly one of op, key, barrier, collective, line"),
         (lambda: kill(rank=1, op=1, key="a"), "kill(op=1, key='a')", "exactly one of"),
         (lambda: kill(rank=1, op=1, nth=2), "kill(op=1, nth=2)", "nth (not with op)"),
         (lambda: kill(rank=1, step=4), "kill(step=4)", "exactly one of"),
@@ -165,7 +167,12 @@ def test_plans_join_in_order():
         (lambda: stop(rank=1, op=1, seconds=0), "stop with seconds=0", "1e-06 to 1e+06 seconds"),
         (lambda: delay(rank=1, op=1, by=float("nan")), "delay with by=nan", "seconds"),
         (lambda: delay(rank=1, op=1, by=True), "delay with by=True", "seconds"),
-        (lambda: delay(rank=1, line="x", by=1), "delay(rank=1, by=1, line='x')", "op, key or barrier"),
+        (
+            lambda: delay(rank=1, line="x", by=1),
+            "delay(rank=1, by=1, line='x')",
+            "op, key, barrier or collective",
+        ),
+        (lambda: drop(rank=1, collective="x"), "drop(rank=1, collective='x')", "op, key or barrier"),
         (lambda: drop(rank=1, op=1, of=0), "drop(rank=1, op=1, of=0)", "of the rank itself"),
         (lambda: resume(rank=1, op=1), "resume without of", "does nothing that could be a trigger"),
         (lambda: resume(rank=1, op=1, of=1), "resume without of", "does nothing that could be a trigger"),
@@ -174,7 +181,7 @@ def test_plans_join_in_order():
         (lambda: Fault("kill", None, Trigger("op")), "rank=None", "a rank from 0"),
         (lambda: Fault("boom", 1, Trigger("op")), "a fault 'boom'", "kill, exit"),
         (lambda: Fault("server_gone", 1, Trigger("op")), "server_gone of rank 1", "of= to say"),
-        (lambda: Trigger("time"), "a trigger at 'time'", "op, key, barrier, line"),
+        (lambda: Trigger("time"), "a trigger at 'time'", "op, key, barrier, collective, line"),
         (lambda: parse("K1@4+K1@x"), "no fault", "K1@4"),
         (lambda: parse("K1@4+"), "no fault", "K1@4"),
         (lambda: parse("Q1@4"), "the letter Q", "K kill"),
@@ -229,5 +236,5 @@ def test_spans_are_whole_microseconds():
 def test_signatures_show_the_keywords_of_triggers(make):
     """To `help`, notebooks and editors; `None` is a trigger that is not given."""
     shown = [name for name, one in inspect.signature(make).parameters.items() if one.kind is one.KEYWORD_ONLY]
-    assert shown == ["op", "key", "barrier", "line", "nth", "of"]
+    assert shown == ["op", "key", "barrier", "collective", "line", "nth", "of"]
     assert kill(rank=1, op=4, key=None, nth=None, of=None) == kill(rank=1, op=4)

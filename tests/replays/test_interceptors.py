@@ -39,6 +39,15 @@ def test_a_killed_ranks_request_has_no_effect(faulty):
     assert (rig.sent, rig.state.list_keys(), rig.of(1)) == ([(1, K)], ["a"], ["ok"])
 
 
+def test_a_rank_is_killed_before_it_joins_a_collective(faulty):
+    """It has not come: the others wait."""
+    rig = faulty(kill(rank=1, collective="world#1"))
+    for number in (0, 1):
+        rig.ask(0, "post", f"world#{number}", 2, 0, b"x", b"")
+        rig.ask(1, "post", f"world#{number}", 2, 1, b"x", b"")
+    assert (rig.sent, rig.of(1)) == ([(1, K)], ["ok"])
+
+
 def test_a_kill_at_another_ranks_operation(faulty):
     """Who triggers it goes on; what the victim still asks is kept."""
     rig = faulty(kill(rank=1, op=1, of=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -135,8 +136,9 @@ def test_a_member_that_is_slow_is_not_stuck(kind, monkeypatch):
 
 
 def test_greenlets_where_they_are(monkeypatch):
-    """Greenlets in the main thread; threads elsewhere, and where greenlet is not installed."""
+    """Greenlets in the main thread; threads elsewhere, where greenlet is not installed, and where torch is loaded."""
     made = []
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
 
     def make():
         crew = make_crew(1, lambda member: HOME)
@@ -154,6 +156,9 @@ def test_greenlets_where_they_are(monkeypatch):
         return real_import(name, *arguments, **named)
 
     real_import = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", no_greenlet)
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "__import__", no_greenlet)
+        make()
+    monkeypatch.setitem(sys.modules, "torch", sys)
     make()
-    assert made == [GreenletCrew, ThreadCrew, ThreadCrew]
+    assert made == [GreenletCrew, ThreadCrew, ThreadCrew, ThreadCrew]
