@@ -29,8 +29,7 @@ class RankContext:
         size: number of ranks.
         mode: one of `MODES`.
         strict: whether a carried rooted operation waits for all members.  Otherwise a call waits only for
-        those
-            whom gloo would need: a root of `broadcast` for nobody.  Checked operations are never strict.
+            those whom gloo would need: a root of `broadcast` for nobody.  Checked ones are never strict.
 
     Attributes:
         groups: what is known of each of torch's process groups; `None` for one that is not looked at.
@@ -52,8 +51,14 @@ class RankContext:
                 group.context = self
 
 
+class _Own(threading.local):
+    """A thread's own context; most threads have only the class's, which is found faster than none."""
+
+    context: RankContext | None = None
+
+
 _process: RankContext | None = None
-_threads = threading.local()
+_own = _Own()
 
 
 def use_store(
@@ -75,18 +80,18 @@ def use_store(
 
 def use_in_thread(context: RankContext | None) -> None:
     """Give the calling thread a context of its own, or take it back."""
-    _threads.context = context
+    _own.context = context
 
 
 def current() -> RankContext | None:
     """The context of the calling thread, else of its process; `None` where collectives are not looked at."""
-    return getattr(_threads, "context", None) or _process
+    return _own.context or _process
 
 
 def _forget() -> None:
     global _process
     _process = None
-    _threads.context = None
+    _own.context = None
 
 
 os.register_at_fork(after_in_child=_forget)
