@@ -107,7 +107,9 @@ def _is_carried(context: RankContext, backend: str) -> bool:
 def _make(context: RankContext, create: Callable[..., Any], given: dict[str, Any]) -> Any:
     """Make the group; where all is carried, with our backend under the name of the one that was asked for."""
     backend = str(given["backend"])
-    if CARRIED in backend or not _is_carried(context, backend):
+    names = [pair.rpartition(":")[2].lower() for pair in backend.split(",")]
+    unknown = not set(names) <= set(c10d.Backend.backend_list)  # Torch has the error for it.
+    if CARRIED in backend or unknown or not _is_carried(context, backend):
         return create(**given)
     made, store = create(**{**given, "backend": c10d.Backend(CARRIED), "backend_options": None})
     if made != c10d.GroupMember.NON_GROUP_MEMBER:

@@ -115,4 +115,4 @@ def test_checked_and_blocking(process_group, elastic_store, rank): go(elastic_st
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_who_goes_early_on_gloo_goes_early_when_checked(run):
     """One member comes last: who does not need it is back before, the others are not."""
-    run(PROGRAM, "--elastic-timeout=60").assert_outcomes(passed=3)
+    run(PROGRAM, "--elastic-timeout=60", seconds=200).assert_outcomes(passed=3)

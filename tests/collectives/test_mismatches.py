@@ -248,11 +248,11 @@ def test_a_rank_dies_with_64_mib_in_its_hands(process_group, rank):
 def test_calls_that_differ(run, monkeypatch, mode):
     """A mismatch is an error of torch's and of ours in all ranks that call, with the field that differs."""
     monkeypatch.setenv("MODE", mode)
-    run(MISMATCHES, "--elastic-timeout=60").assert_outcomes(passed=MISMATCHES.count("def test_"))
+    run(MISMATCHES, "--elastic-timeout=60", seconds=300).assert_outcomes(passed=MISMATCHES.count("def test_"))
 
 
 @pytest.mark.parametrize("mode", ["check", "carry"])
 def test_ranks_that_stay_away(run, monkeypatch, mode):
     """Those who wait are told whom they lack, as soon as nobody can come any more."""
     monkeypatch.setenv("MODE", mode)
-    run(ABSENCES, "--elastic-timeout=60").assert_outcomes(passed=ABSENCES.count("def test_"))
+    run(ABSENCES, "--elastic-timeout=60", seconds=300).assert_outcomes(passed=ABSENCES.count("def test_"))
