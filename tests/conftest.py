@@ -110,16 +110,18 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, template: Te
     for name in ("CI", "BUILD_NUMBER"):  # In which pytest cuts nothing, and output is another.
         monkeypatch.delenv(name, raising=False)
 
-    def run(code: str, *arguments: str, **files: str) -> pytest.RunResult:
+    def run(code: str, *arguments: str, seconds: float = 240.0, **files: str) -> pytest.RunResult:
         pytester.makepyfile(textwrap.dedent(code), **files)
         if not template.can_fork(os.environ):
-            return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=240)
-        return forked(template, pytester, [*ALONE, *arguments])
+            return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=seconds)
+        return forked(template, pytester, [*ALONE, *arguments], seconds)
 
     return run
 
 
-def forked(template: Template, pytester: pytest.Pytester, arguments: Sequence[str]) -> pytest.RunResult:
+def forked(
+    template: Template, pytester: pytest.Pytester, arguments: Sequence[str], seconds: float = 240.0
+) -> pytest.RunResult:
     """What `Pytester.runpytest_subprocess` does, in a fork of the template."""
     directory, began = pytester.path, time.monotonic()
     scratch = tempfile.mkdtemp(prefix="runpytest-", dir=directory)
@@ -137,7 +139,7 @@ def forked(template: Template, pytester: pytest.Pytester, arguments: Sequence[st
             [null.fileno(), out.fileno(), err.fileno()],
         )
         try:
-            process.wait(240)
+            process.wait(seconds)
         finally:
             process.kill()
             process.wait(10)

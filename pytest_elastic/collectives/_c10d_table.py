@@ -1,6 +1,7 @@
 """The table of c10d operations: what each calls, what it gives to whom, and what it does with what it gets.
 
-A row is a function of the arguments of torch's operation, its process group aside, that gives a `Plan`.
+A row is a function of the arguments of torch's operation that gives a `Plan`.  The process group is left out,
+and a reduction is its name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 from pytest_elastic.collectives._call import Call
 from pytest_elastic.collectives._payload import Gift, Parcel
-from pytest_elastic.collectives._reduction import reduce, reduction_name
+from pytest_elastic.collectives._reduction import reduce
 from pytest_elastic.collectives._torch_group import Group, tensors_of
 
 Tensors = Sequence[torch.Tensor]
@@ -102,9 +103,9 @@ def _reducing(group: Group, call: Call, tensors: Tensors, asynchronous: bool, ti
 
 @row
 def allreduce_(
-    group: Group, tensors: Tensors, op: Any, sparse: Any, asynchronous: bool = True, timeout: int = -1
+    group: Group, tensors: Tensors, op: str, sparse: Any, asynchronous: bool = True, timeout: int = -1
 ) -> Plan:
-    call = Call("all_reduce", tensors_of(tensors), reduction=reduction_name(op))
+    call = Call("all_reduce", tensors_of(tensors), reduction=op)
     if tensors and tensors[0].layout is not torch.strided:
         return _sparse(group, call, tensors[0], asynchronous, timeout)
     plan = _reducing(group, call, tensors, asynchronous, timeout)
@@ -114,9 +115,9 @@ def allreduce_(
 
 @row
 def allreduce_coalesced_(
-    group: Group, tensors: Tensors, op: Any, asynchronous: bool = True, timeout: int = -1
+    group: Group, tensors: Tensors, op: str, asynchronous: bool = True, timeout: int = -1
 ) -> Plan:
-    call = Call("all_reduce_coalesced", tensors_of(tensors), reduction=reduction_name(op))
+    call = Call("all_reduce_coalesced", tensors_of(tensors), reduction=op)
     return _reducing(group, call, tensors, asynchronous, timeout)
 
 
@@ -142,13 +143,12 @@ def _sparse(group: Group, call: Call, tensor: torch.Tensor, asynchronous: bool, 
 
 @row
 def reduce_scatter_(
-    group: Group, outs: Tensors, ins: Any, op: Any, asynchronous: bool = True, timeout: int = -1
+    group: Group, outs: Tensors, ins: Any, op: str, asynchronous: bool = True, timeout: int = -1
 ) -> Plan:
-    name = reduction_name(op)
     call = Call(
         "reduce_scatter",
         tensors_of(outs),
-        reduction=name,
+        reduction=op,
         sends=_sizes(ins[0]),
         expects=(outs[0].numel(),) * group.size,
     )
@@ -160,7 +160,7 @@ def reduce_scatter_(
             else parcels[place].tensor(group.index, outs[0].dtype)
             for place in range(group.size)
         ]
-        _fill(outs[0], reduce(name, parts))
+        _fill(outs[0], reduce(op, parts))
 
     return Plan(call, finish, _to_each(group, ins[0]), asynchronous, _seconds(timeout))
 
@@ -182,19 +182,19 @@ def _reduce_scatter_base_(
     group: Group,
     out: torch.Tensor,
     one: torch.Tensor,
-    op: Any,
+    op: str,
     asynchronous: bool = True,
     timeout: int = -1,
 ) -> Plan:
-    call = Call("reduce_scatter_tensor", tensors_of([one]), reduction=reduction_name(op))
+    call = Call("reduce_scatter_tensor", tensors_of([one]), reduction=op)
     return _reduce_scatter(group, call, [out], [one], asynchronous, timeout)
 
 
 @row
 def reduce_scatter_tensor_coalesced_(
-    group: Group, outs: Tensors, ins: Tensors, op: Any, asynchronous: bool = True, timeout: int = -1
+    group: Group, outs: Tensors, ins: Tensors, op: str, asynchronous: bool = True, timeout: int = -1
 ) -> Plan:
-    call = Call("reduce_scatter_tensor", tensors_of(ins), reduction=reduction_name(op))
+    call = Call("reduce_scatter_tensor", tensors_of(ins), reduction=op)
     return _reduce_scatter(group, call, outs, ins, asynchronous, timeout)
 
 
@@ -335,19 +335,17 @@ def broadcast_(
 def reduce_(
     group: Group,
     tensors: Tensors,
-    op: Any,
+    op: str,
     root: int,
     root_tensor: int,
     *times: Any,
 ) -> Plan:
-    name = reduction_name(op)
-
     def finish(parcels: Parcels) -> None:
         if root == group.index:
             for number, one in enumerate(tensors):
-                _fill(one, reduce(name, _parts(group, parcels, number, one)))
+                _fill(one, reduce(op, _parts(group, parcels, number, one)))
 
-    call = Call("reduce", tensors_of(tensors), root=group.members[root], reduction=name)
+    call = Call("reduce", tensors_of(tensors), root=group.members[root], reduction=op)
     gifts = [] if root == group.index else [Gift(one, (root,)) for one in tensors]
     asynchronous, timeout = _given(times)
     return Plan(call, finish, gifts, asynchronous, _seconds(timeout), root, gathers=True)

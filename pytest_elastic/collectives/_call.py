@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, NamedTuple
 
 from pytest_elastic.errors import DistBackendError
@@ -115,7 +115,7 @@ class Place(NamedTuple):
 
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_inner: dict[CodeType, bool] = {}
+_owners: dict[str, str] = {}  # By file: a code would be hashed with all that it has.
 
 
 def find_place(frame: FrameType | None = None) -> Place:
@@ -124,13 +124,14 @@ def find_place(frame: FrameType | None = None) -> Place:
     functions: list[str] = []
     while at is not None:
         code = at.f_code
-        inner = _inner.get(code)
-        if inner is None:
-            inner = _inner[code] = _is_inner(code.co_filename)
-        if not inner:
+        file = code.co_filename
+        owner = _owners.get(file)
+        if owner is None:
+            owner = _owners[file] = _owner(file)
+        if owner == "user":
             via = functions[-1] if functions else ""
-            return Place(f"{code.co_filename}:{at.f_lineno}", via, tuple(functions))
-        if not code.co_filename.startswith(_OURS) and code.co_name not in _WRAPPING:
+            return Place(f"{file}:{at.f_lineno}", via, tuple(functions))
+        if owner == "torch" and code.co_name not in _WRAPPING:
             functions.append(code.co_name)
         at = at.f_back
     return Place("", functions[-1] if functions else "", tuple(functions))
@@ -141,8 +142,8 @@ def cut_to_user(error: BaseException) -> None:
     if not isinstance(error, DistBackendError):
         return
     trace, last = error.__traceback__, None
-    while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(_OURS):
-        if not _is_inner(trace.tb_frame.f_code.co_filename):
+    while trace is not None and (owner := _owner(trace.tb_frame.f_code.co_filename)) != "ours":
+        if owner == "user":
             last = trace
         trace = trace.tb_next
     if last is not None:
@@ -152,7 +153,10 @@ def cut_to_user(error: BaseException) -> None:
 _WRAPPING = frozenset({"wrapper", "decorate_context", "__call__", "_call_impl", "_wrapped_call_impl", "_fn"})
 
 
-def _is_inner(file: str) -> bool:
+def _owner(file: str) -> str:
+    """Whose a file is: "ours", "torch" with what it generates and wraps in, or "user"."""
+    if file.startswith(_OURS):
+        return "ours"
     torch: Any = sys.modules.get("torch")
-    inside = (_OURS, os.path.dirname(torch.__file__) + os.sep) if torch is not None else (_OURS,)
-    return file.startswith((*inside, "<")) or file.endswith("typing_extensions.py")
+    inside = os.path.dirname(torch.__file__) + os.sep if torch is not None else "<"
+    return "torch" if file.startswith((inside, "<")) or file.endswith("typing_extensions.py") else "user"

@@ -19,7 +19,7 @@ import torch.distributed.distributed_c10d as c10d
 from pytest_elastic.collectives._call import Call, find_place
 from pytest_elastic.collectives._meeting import Meeting
 from pytest_elastic.collectives._rank_context import RankContext, current
-from pytest_elastic.collectives._torch_group import Group, subgroup, world_group
+from pytest_elastic.collectives._torch_group import Group, backends_of, subgroup, world_group
 from pytest_elastic.pristine import os, threading
 from pytest_elastic.store import torch_store
 
@@ -82,7 +82,8 @@ def _create_world(context: RankContext, create: Callable[..., Any], given: dict[
         return create(**given)
     made, store = _make(context, create, given)
     carried = _is_carried(context, backend)
-    context.groups[made] = world_group(context, members, index, carried, seconds)
+    group = world_group(context, members, index, carried, seconds)
+    group.backends, context.groups[made] = backends_of(made), group
     return made, store
 
 
@@ -109,7 +110,9 @@ def _is_carried(context: RankContext, backend: str) -> bool:
 def _make(context: RankContext, create: Callable[..., Any], given: dict[str, Any]) -> Any:
     """Make the group; where all is carried, with our backend under the name of the one that was asked for."""
     backend = str(given["backend"])
-    if CARRIED in backend or not _is_carried(context, backend):
+    names = [pair.rpartition(":")[2].lower() for pair in backend.split(",")]
+    unknown = not set(names) <= set(c10d.Backend.backend_list)  # Torch has the error for it.
+    if CARRIED in backend or unknown or not _is_carried(context, backend):
         return create(**given)
     made, store = create(**{**given, "backend": c10d.Backend(CARRIED), "backend_options": None})
     if made != c10d.GroupMember.NON_GROUP_MEMBER:
@@ -149,14 +152,14 @@ def _meet_members(world: Group, ranks: Sequence[int], name: str, seconds: float)
     if name.isdigit():  # All members of the world are called; else only those of the group.
         number = world.count("new_group")
         places = [rank for rank in ranks if rank != world.index] if me in members else []
-        encoded = world.encode(call, find_place())
+        encoded = call.encode(world.members, find_place())
         meeting = Meeting(
             world.context, f"{world.name} new_group#{number}", world.members, world.index, places, encoded
         )
     else:
         number, index = world.count(name), ranks.index(world.index)
         places = [place for place in range(len(ranks)) if place != index]
-        encoded = world.encode(call, find_place(), members)
+        encoded = call.encode(members, find_place())
         meeting = Meeting(
             world.context, f"{world.name} new_group {name[:8]}#{number}", members, index, places, encoded
         )

@@ -1,20 +1,21 @@
-"""Exchanges: a plan carried out, by a meeting and then the real operation, or what was given there."""
+"""Exchanges: an operation of the table, done by a meeting and then the real one, or what was given there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from pytest_elastic.collectives._c10d_table import Parcels, Plan
+from pytest_elastic.collectives._c10d_table import TABLE, Parcels, Plan
 from pytest_elastic.collectives._call import find_place
+from pytest_elastic.collectives._gloo_needs import may_wait_first, needs_in_gloo
 from pytest_elastic.collectives._meeting import Answers, Meeting
 from pytest_elastic.collectives._payload import Parcel, pack
 from pytest_elastic.collectives._reduction import reduce
-from pytest_elastic.collectives._torch_group import Group
-from pytest_elastic.collectives._work import PendingWork, RootedWork, done_work
+from pytest_elastic.collectives._torch_group import Group, types_of
+from pytest_elastic.collectives._work import PendingWork, done_work
 
 Real = Callable[[], Any]
 """Runs the real operation; its answer."""
@@ -27,8 +28,28 @@ def work_in(answer: Any) -> Any:
     return dist.Work.unbox(answer[-1] if isinstance(answer, tuple) else answer)
 
 
-def run(group: Group, plan: Plan, real: Real, result: Any) -> Any:
-    """Do what the plan says.
+class Known(NamedTuple):
+    """What is known of a call from one place with tensors of the same types, however often it is made.
+
+    Attributes:
+        call: as bytes.
+        needs: whom it waits for, where it is checked.
+        waits_first: whether it may wait for them before it starts.
+        pairwise: whether sizes must fit in pairs.
+        asynchronous: whether the caller waits later.
+        seconds: its timeout.
+    """
+
+    call: bytes
+    needs: tuple[int, ...]
+    waits_first: bool
+    pairwise: bool
+    asynchronous: bool
+    seconds: float
+
+
+def run(group: Group, operation: str, arguments: Sequence[Any], real: Real) -> Any:
+    """Do an operation of the table.
 
     Returns:
         The real operation's answer, or a work.
@@ -37,39 +58,73 @@ def run(group: Group, plan: Plan, real: Real, result: Any) -> Any:
         CollectiveMismatch, CollectiveTimeout: as `Meeting.meet`; of an asynchronous call at its wait.
     """
     __tracebackhide__ = True
-    seconds = plan.seconds or group.seconds
-    if group.size == 1 and not group.carried:
+    if group.carried:
+        return _carry(group, operation, arguments)
+    if group.size == 1:
         return real()
-    name = f"{group.name}#{next(group.numbers)}"
-    call = group.encode(plan.call, find_place())
-    rooted = plan.root is not None and not group.carried
-    needs = group.everybody if rooted else group.needs(plan.root, plan.gathers)
-    meeting = Meeting(group.context, name, group.members, group.index, needs, call)
-    value = pack(group.context, plan.gifts, group.size) if group.carried and plan.gifts else b""
-    if rooted:
-        meeting.post()
-        return _kept(group, RootedWork(meeting, work_in(real()), result, seconds))
-    if not plan.asynchronous:
-        answers = meeting.meet(seconds, value)
-        _compare(meeting, plan, answers)
-        if not group.carried:
-            return real()
+    known = _known(group, operation, arguments)
+    meeting = _meeting(group, known, known.needs)
+    if known.waits_first and not known.asynchronous:
+        _compare(meeting, known, meeting.meet(known.seconds, b""))
+        return real()
+    meeting.post()
+    inner = work_in(real())
+
+    def finish(limit: float | None) -> None:
+        __tracebackhide__ = True
+        _compare(meeting, known, meeting.meet(known.seconds if limit is None else limit))
+
+    return _kept(group, PendingWork(finish, inner, arguments[0]))
+
+
+def _carry(group: Group, operation: str, arguments: Sequence[Any]) -> Any:
+    __tracebackhide__ = True
+    plan = TABLE[operation](group, *arguments)
+    known = _known(group, operation, arguments)
+    meeting = _meeting(group, known, group.needs(plan.root, plan.gathers))
+    value = pack(group.context, plan.gifts, group.size) if plan.gifts else b""
+    if not known.asynchronous:
+        answers = meeting.meet(known.seconds, value)
+        _compare(meeting, known, answers)
         if _is_big(plan.whole):
             _sum_up_slices(group, plan, meeting, answers, value)
         else:
             _finish(group, plan, answers)
         return done_work()
     meeting.post(value)
-    inner = None if group.carried else work_in(real())
 
     def finish(limit: float | None) -> None:
         __tracebackhide__ = True
-        answers = meeting.meet(seconds if limit is None else limit)
-        _compare(meeting, plan, answers)
-        if group.carried:
-            _finish(group, plan, answers)
+        answers = meeting.meet(known.seconds if limit is None else limit)
+        _compare(meeting, known, answers)
+        _finish(group, plan, answers)
 
-    return _kept(group, PendingWork(finish, inner, result))
+    return _kept(group, PendingWork(finish, None, arguments[0]))
+
+
+def _known(group: Group, operation: str, arguments: Sequence[Any]) -> Known:
+    place = find_place()
+
+    def find() -> Known:
+        plan = TABLE[operation](group, *arguments)
+        call, seconds = plan.call, plan.seconds or group.seconds
+        needs, first = group.everybody, True
+        device = call.tensors[0].device if call.tensors else "cpu"
+        if f"{device}:gloo" in group.backends:
+            who = call, group.size, group.index, plan.root
+            needs, first = needs_in_gloo(*who), may_wait_first(*who)
+        elif plan.root is not None:
+            needs = ()  # It may go early, or not.
+        pairwise = bool(call.sends or call.expects)
+        encoded = call.encode(group.members, place)
+        return Known(encoded, needs, first, pairwise, plan.asynchronous, seconds)
+
+    return group.known((operation, place, types_of(arguments)), find)
+
+
+def _meeting(group: Group, known: Known, needs: Sequence[int]) -> Meeting:
+    name = f"{group.name}#{next(group.numbers)}"
+    return Meeting(group.context, name, group.members, group.index, needs, known.call)
 
 
 def _kept(group: Group, work: PendingWork) -> PendingWork:
@@ -77,9 +132,9 @@ def _kept(group: Group, work: PendingWork) -> PendingWork:
     return work
 
 
-def _compare(meeting: Meeting, plan: Plan, answers: Answers) -> None:
+def _compare(meeting: Meeting, known: Known, answers: Answers) -> None:
     __tracebackhide__ = True
-    if plan.call.sends or plan.call.expects:
+    if known.pairwise:
         meeting.compare_sizes(answers)
 
 

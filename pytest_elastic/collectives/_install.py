@@ -22,6 +22,7 @@ from pytest_elastic.collectives._creation import announced_rendezvous, created_g
 from pytest_elastic.collectives._exchange import run
 from pytest_elastic.collectives._message import receive, receive_any, send
 from pytest_elastic.collectives._rank_context import current
+from pytest_elastic.collectives._reduction import reduction_name
 from pytest_elastic.collectives._torch_group import known_group
 from pytest_elastic.pristine import threading
 
@@ -70,24 +71,25 @@ def _kernel(name: str, operation: Any) -> Callable[..., Any]:
     def kernel(keys: Any, *arguments: Any) -> Any:
         __tracebackhide__ = True
         context = current()
-        process_group = None if context is None else c10d.ProcessGroup.unbox(arguments[at])
-        group = None if context is None else known_group(context, process_group)
+        group = None if context is None else known_group(context, c10d.ProcessGroup.unbox(arguments[at]))
+        if group is None:
+            return operation.redispatch(keys & _BELOW, *arguments)
 
         def real() -> Any:
             return operation.redispatch(keys & _BELOW, *arguments)
 
-        return real() if group is None else act(group, real, arguments, at)
+        return act(group, real, arguments[:at] + arguments[at + 1 :])
 
     return kernel
 
 
 def _collective(name: str, operation: Any) -> Callable[..., Any]:
-    plan, answers = TABLE[name], len(operation._schema.returns)
+    answers = len(operation._schema.returns)
 
-    def act(group: Any, real: Any, arguments: tuple[Any, ...], at: int) -> Any:
+    def act(group: Any, real: Any, arguments: tuple[Any, ...]) -> Any:
         __tracebackhide__ = True
-        made = plan(group, *arguments[:at], *arguments[at + 1 :])
-        answer = run(group, made, real, arguments[0])
+        named = [reduction_name(one) if type(one) is torch.ScriptObject else one for one in arguments]
+        answer = run(group, name, named, real)
         if answers == 0 or not isinstance(answer, c10d.Work):
             return None if answers == 0 else answer
         return answer.boxed() if answers == 1 else (arguments[0], answer.boxed())
@@ -96,9 +98,9 @@ def _collective(name: str, operation: Any) -> Callable[..., Any]:
 
 
 def _message(exchange: Callable[..., Any]) -> Callable[..., Any]:
-    def act(group: Any, real: Any, arguments: tuple[Any, ...], at: int) -> Any:
+    def act(group: Any, real: Any, arguments: tuple[Any, ...]) -> Any:
         __tracebackhide__ = True
-        answer = exchange(group, *arguments[:at], *arguments[at + 1 :], real)
+        answer = exchange(group, *arguments, real)
         return answer.boxed() if isinstance(answer, c10d.Work) else answer
 
     return act

@@ -40,7 +40,7 @@ class Meeting:
         needs: Sequence[int],
         call: bytes,
     ) -> None:
-        self.name, self.members, self.index, self.needs, self.call = name, members, index, list(needs), call
+        self.name, self.members, self.index, self.needs, self.call = name, members, index, needs, call
         self._store, self._rank = context.store, context.rank
 
     def post(self, value: bytes = b"") -> None:
@@ -73,16 +73,6 @@ class Meeting:
             raise self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began)) from None
         calls = iter(found)
         return dict(zip(self.needs, zip(calls, calls, strict=True), strict=True))
-
-    def leave(self) -> None:
-        """After a `post`, wait for nobody.
-
-        Raises:
-            CollectiveMismatch: another member has called something else by now.
-        """
-        __tracebackhide__ = True
-        self.needs = []
-        self.meet(0.0)
 
     def timeout(self, error: DistStoreError, elapsed: float) -> DistBackendError | DistStoreError:
         """The error of a wait that has ended without some members."""

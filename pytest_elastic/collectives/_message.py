@@ -17,7 +17,7 @@ from pytest_elastic.collectives._call import Call, Place, find_place
 from pytest_elastic.collectives._exchange import Real, open_parcels, work_in
 from pytest_elastic.collectives._meeting import Answers, Meeting
 from pytest_elastic.collectives._payload import Gift, pack
-from pytest_elastic.collectives._torch_group import Group, tensors_of
+from pytest_elastic.collectives._torch_group import Group, tensors_of, types_of
 from pytest_elastic.collectives._work import PendingWork, done_work
 from pytest_elastic.store import detail_of
 
@@ -64,7 +64,7 @@ def receive_any(group: Group, tensors: Tensors, tag: int, real: Real) -> Any:
     __tracebackhide__ = True
     members = (-1, group.members[group.index])
     name = f"{group.name}:*>{members[RECEIVER]},{tag}"
-    call = group.encode(Call("recv", tensors_of(tensors), peer=-1), find_place(), members)
+    call = Call("recv", tensors_of(tensors), peer=-1).encode(members, find_place())
     meeting = Meeting(group.context, f"{name}#{group.count(name)}", members, RECEIVER, (SENDER,), call)
     meeting.post()
     group.open[tag] += 1
@@ -94,8 +94,11 @@ def _meeting(group: Group, tensors: Tensors, ends: tuple[int, int], tag: int, pl
     pair, members = _pair(group, ends, tag), tuple(group.members[end] for end in ends)
     mine = SENDER if ends[SENDER] == group.index else RECEIVER
     operation = "send" if mine == SENDER else "recv"
-    call = Call(operation, tensors_of(tensors), peer=members[1 - mine])
-    encoded = group.encode(call, place, members)
+
+    def encode() -> bytes:
+        return Call(operation, tensors_of(tensors), peer=members[1 - mine]).encode(members, place)
+
+    encoded = group.known((operation, members, place, types_of(tensors)), encode)
     return Meeting(group.context, f"{pair}#{group.count(pair)}", members, mine, (1 - mine,), encoded)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed.distributed_c10d as c10d
 
-from pytest_elastic.collectives._call import Call, Place, Tensor
+from pytest_elastic.collectives._call import Tensor
 from pytest_elastic.collectives._rank_context import RankContext
 from pytest_elastic.pristine import threading
 
 _KEPT = 64
+
+Found = TypeVar("Found")
 
 
 class Group:
@@ -30,6 +32,7 @@ class Group:
         counts: of the calls that are numbered apart: messages by pair, groups that were made.
         open: how many receives from any source are not bound yet, by tag.
         works: asynchronous calls; torch's C++ keeps no Python object alive.
+        backends: torch's, by device: `"cpu:gloo,cuda:nccl"`; `""` where they are not known.
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class Group:
         self.counts, self.open = Counter[Any](), Counter[int]()
         self.lock = threading.Lock()
         self.works: list[Any] = []
-        self._encoded: dict[tuple[Call, Place], bytes] = {}
+        self.backends = ""
+        self._known: dict[Hashable, Any] = {}
 
     def needs(self, root: int | None, gathers: bool) -> tuple[int, ...]:
         """Whom a carried call waits for: all others; of a rooted one that is not strict, those it needs."""
@@ -64,14 +68,13 @@ class Group:
             self.counts[what] += 1
             return self.counts[what] - 1
 
-    def encode(self, call: Call, place: Place, members: Sequence[int] | None = None) -> bytes:
-        """The call's bytes, made once for each place; `members` are the group's if they are not given."""
-        key = (call, place)
-        found = self._encoded.get(key)
+    def known(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """What `find` gives; it is asked once for each key."""
+        found: Found | None = self._known.get(key)
         if found is None:
-            if len(self._encoded) > _ENCODED:
-                self._encoded.clear()
-            found = self._encoded[key] = call.encode(self.members if members is None else members, place)
+            if len(self._known) > _KNOWN:
+                self._known.clear()
+            found = self._known[key] = find()
         return found
 
     def keep(self, work: Any) -> None:
@@ -82,7 +85,7 @@ class Group:
             self.works = [one for one in old if not one.over] + new
 
 
-_ENCODED = 1024
+_KNOWN = 1024
 
 
 _dtypes: dict[torch.dtype, tuple[str, int]] = {}
@@ -99,6 +102,17 @@ def tensors_of(tensors: Sequence[torch.Tensor]) -> tuple[Tensor, ...]:
         size = one.numel() if one.layout is torch.strided else 0
         device = "cpu" if one.is_cpu else one.device.type
         found.append(Tensor(name, tuple(one.shape), size, itemsize, device))
+    return tuple(found)
+
+
+def types_of(arguments: Sequence[Any]) -> tuple[Hashable, ...]:
+    """What of an operation's arguments decides what is called: of tensors their types, of all others all."""
+    found: list[Hashable] = []
+    for one in arguments:
+        if isinstance(one, torch.Tensor):
+            found.append((one.dtype, one.shape, one.layout, one.device))
+        else:
+            found.append(types_of(one) if type(one) is list else one)
     return tuple(found)
 
 
@@ -138,7 +152,14 @@ def subgroup(world: Group, process_group: Any, ranks: Sequence[int], seconds: fl
         name = f"{description}:{name}"
     prefix = "" if world.name == "world" else f"{world.name}/"
     index = process_group.rank()
-    return Group(world.context, prefix + name, members, index, world.carried, seconds)
+    group = Group(world.context, prefix + name, members, index, world.carried, seconds)
+    group.backends = backends_of(process_group)
+    return group
+
+
+def backends_of(process_group: Any) -> str:
+    """The backends of one of torch's groups, by device: `"cpu:gloo,cuda:nccl"`."""
+    return str(c10d._world.pg_backend_config.get(process_group, ""))
 
 
 _NAME = 8

@@ -11,9 +11,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import _create_work_from_future  # type: ignore[attr-defined]
 from torch.futures import Future
 
-from pytest_elastic.collectives._meeting import Meeting
 from pytest_elastic.errors import DistBackendError
-from pytest_elastic.pristine import time
 
 _NONE = timedelta(0)
 
@@ -106,55 +104,6 @@ class PendingWork(dist.Work):
         done: Any = Future()
         done.set_result(self._result or [])
         return done
-
-
-class RootedWork(PendingWork):
-    """A real operation with a root, in which not everybody needs everybody.
-
-    Who needs nobody goes on, as it does without a check.  Who still waits after a moment waits for all: if
-    they do not come it depends on the real operation whether that matters.
-
-    Args:
-        meeting: to which this member has come.
-    """
-
-    def __init__(self, meeting: Meeting, inner: Any, result: Any, seconds: float) -> None:
-        super().__init__(lambda limit: None, inner, result)
-        self._meeting, self._seconds = meeting, seconds
-
-    def _meet(self, seconds: float | None = None) -> None:
-        __tracebackhide__ = True
-        if self._error is not None:
-            raise self._error
-        if self._finish is None:
-            return
-        try:
-            if self._is_done():
-                self._meeting.leave()
-            else:
-                self._meeting.meet(seconds or self._seconds)
-        except BaseException as error:
-            if not _is_early(error) or not self._inner.is_completed():
-                self._error, self.over = error, True  # type: ignore[assignment]
-                raise
-        self._finish = None
-
-    def _is_done(self) -> bool:
-        """Whether the real operation is over, or will be in a moment."""
-        for _ in range(_LOOKS):
-            if self._inner.is_completed():
-                return True
-            time.sleep(_PERIOD)
-        return False
-
-    def is_completed(self) -> bool:
-        if not self.over and self._inner.is_completed():
-            self._meet()
-            self.over = True
-        return self.over
-
-
-_LOOKS, _PERIOD = 8, 0.0002
 
 
 def _is_early(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from pytest_elastic.events import CollectiveJoined, PhaseEnded
@@ -84,7 +85,8 @@ class GroupCall:
     def join(self, event: CollectiveJoined) -> None:
         """Take a member's call up."""
         assert event.rank is not None
-        for other in self.calls.values():
+        # Where sizes need not fit in pairs, those that came are alike: one stands for all.
+        for other in self.calls.values() if event.sends or event.expects else islice(self.calls.values(), 1):
             self.difference = self.difference or difference(other, event)
         self.calls[event.rank] = self.last = event
         if self.barrier is not None:

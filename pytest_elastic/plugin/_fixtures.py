@@ -121,7 +121,8 @@ def process_group(world: World, request: pytest.FixtureRequest) -> Iterator[Any]
         backend, store=torch_store(world.store), rank=world.rank, world_size=world.size
     )
     yield distributed.group.WORLD
-    distributed.destroy_process_group()
+    if distributed.is_initialized():  # The test may have destroyed it.
+        distributed.destroy_process_group()
 
 
 def _missing(torch: Any, name: str) -> str:

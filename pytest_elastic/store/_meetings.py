@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pytest_elastic.errors import CollectiveMismatch
-from pytest_elastic.events import CollectiveJoined, WaitBegan
+from pytest_elastic.events import CollectiveJoined
 from pytest_elastic.pristine import json
 from pytest_elastic.store._operations import meeting_key
 
 _MESSAGE = re.compile(r":(\*|\d+)>(\d+,-?\d+)#")
 _SENDER, _RECEIVER = 0, 1  # Places of a message's members.
+
+_KNOWN = 1024  # Calls whose details are kept: a loop makes the same ones again and again.
 
 FIELDS = ("operation", "root", "reduction", "dtype", "size")
 """What the fields of a signature, separated by tabs, are."""
@@ -206,14 +208,18 @@ def difference(signatures: Sequence[bytes]) -> str:
     return next((name for name, values in zip(FIELDS, fields, strict=False) if len(set(values)) > 1), "call")
 
 
-def detail_of(call: bytes) -> dict[str, Any]:
+@lru_cache(maxsize=_KNOWN)
+def detail_of(call: bytes) -> Mapping[str, Any]:
     """The detail of a call; empty where it has none."""
     detail = call.partition(b"\n")[2]
     found: dict[str, Any] = json.loads(detail) if detail else {}
     return found
 
 
-_DETAILS = ("root", "reduction", "dtype", "shape", "size", "place", "via")
+@lru_cache(maxsize=_KNOWN)
+def members_of_call(call: bytes) -> tuple[int, ...]:
+    """The ranks of a call's group; `()` where it does not tell."""
+    return tuple(detail_of(call).get("members", ()))
 
 
 def joined(
@@ -221,25 +227,34 @@ def joined(
 ) -> CollectiveJoined:
     """The event of a member that comes to a meeting."""
     group, _, number = name.rpartition("#")
-    detail = detail_of(call)
-    return CollectiveJoined(
+    what, pairwise = _facts(call)
+    fields: tuple[Any, ...] = (
         *who,
         group,
         int(number),
-        tuple(detail.get("members", ())),
+        members_of_call(call),
         place,
+        *what,
+        waits,
+        *pairwise,
+    )
+    return CollectiveJoined(*fields)
+
+
+@lru_cache(maxsize=_KNOWN)
+def _facts(call: bytes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The fields of `CollectiveJoined` from `operation` to `via`, and the last two."""
+    detail = detail_of(call)
+    what = (
         detail.get("operation", ""),
         detail.get("text", ""),
         signature(call).decode(),
-        **{field: detail[field] for field in _DETAILS if field in detail},
-        waits=waits,
-        sends=tuple(detail.get("sends", ())),
-        expects=tuple(detail.get("expects", ())),
+        detail.get("root"),
+        detail.get("reduction", ""),
+        detail.get("dtype", ""),
+        detail.get("shape", ""),
+        detail.get("size", 0),
+        detail.get("place", ""),
+        detail.get("via", ""),
     )
-
-
-def meeting_wait(call: bytes, places: Sequence[int], *fields: Any) -> WaitBegan:
-    """The event of a member that waits for others: each writes its own key, if it is known who that is."""
-    members = detail_of(call).get("members", ())
-    writers = tuple(members[place] for place in places) if members else ()
-    return replace(WaitBegan(*fields), writers=() if -1 in writers else writers)
+    return what, (tuple(detail.get("sends", ())), tuple(detail.get("expects", ())))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from functools import partial
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
@@ -28,7 +27,7 @@ from pytest_elastic.events import (
 )
 from pytest_elastic.store._connection import Connection
 from pytest_elastic.store._gate import Request
-from pytest_elastic.store._meetings import joined, meeting_wait
+from pytest_elastic.store._meetings import joined, members_of_call
 from pytest_elastic.store._operations import Effect, barrier_keys
 from pytest_elastic.store._state import StoreState, Waiter
 
@@ -97,23 +96,28 @@ class Reporter:
         # They are registered in the order asked.
         missing = keys if len(waiter.pending) == len(keys) else tuple(waiter.pending)
         writers = tuple(request.writers) if len(request.writers) == len(keys) else ()
-        known = request.seconds, request.may_timeout, writers, request.alarm
-        kind: Any = WaitBegan
         if request.operation.effect is Effect.EXCHANGE:
             self._note_meeting(request, at, rank)
-            meeting, _, _, places, *_ = request.arguments
-            kind = partial(meeting_wait, self._state.meeting_call(meeting), places)
-        self.noted.append((kind, at, rank, number, name, keys, missing, *known))
+            writers = self._awaited(request)
+        known = request.seconds, request.may_timeout, writers, request.alarm
+        self.noted.append((WaitBegan, at, rank, number, name, keys, missing, *known))
         self._tell_if_due()
 
     def _note_meeting(self, request: Request, at: float, rank: int | None) -> None:
         """Who comes to a meeting with a call has joined a collective."""
         if request.operation.effect not in (Effect.ANNOUNCE, Effect.EXCHANGE):
             return
-        name, _, place, *_, call, _ = request.arguments
+        name, _, place, *needs, call, _ = request.arguments
         if place >= 0 and not call.startswith(b"\n"):  # Else it is a step of a call that was told of.
-            waits = request.operation.blocks
+            waits = needs not in ([], [[]])
             self.noted.append((joined, (at, rank, request.connection.whose[1]), name, place, call, waits))
+
+    def _awaited(self, request: Request) -> tuple[int, ...]:
+        """The ranks whom a meeting's wait needs, where it is known who these are."""
+        name, _, place, needs, call, _ = request.arguments
+        members = members_of_call(call if place >= 0 else self._state.meeting_call(name))
+        ranks = tuple(members[need] for need in needs) if members else ()
+        return () if -1 in ranks else ranks
 
     def ended(self, connections: Iterable[Connection], how: str) -> None:
         """The waits of these have ended."""

@@ -61,7 +61,7 @@ def test_results_are_alike(run, tmp_path, monkeypatch, family, size):
     monkeypatch.setenv("FAMILY", family)
     monkeypatch.setenv("SIZE", str(size))
     programs = Path(__file__).with_name("programs.py").read_text("utf-8")
-    result = run(TEST, "--elastic-timeout=120", programs=programs)
+    result = run(TEST, "--elastic-timeout=200", seconds=600, programs=programs)
     result.assert_outcomes(passed=3)
     for rank in range(size):
         plain, checked, carried = (
