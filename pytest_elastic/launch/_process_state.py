@@ -201,9 +201,9 @@ class Companies:
         return min(_LATE, max(_SOON, SYSTEM_CLOCK.monotonic() - self.suspicion.since))
 
     def _is_to_be_asked(self, rank: int, age: float) -> bool:
-        """Not at once where its only thread runs, which is about to wait for the answer to its request."""
+        """Not at once where a thread runs: it may be about to wait for the answer to its request."""
         family = self._families.get(rank)
-        return rank not in self._asked and not (age < _SOON and family and family.runs_alone)
+        return rank not in self._asked and not (age < _SOON and family and family.runs)
 
     def _going(self, rank: Rank, pids: Mapping[int, int]) -> int:
         """As its company says; where none of its threads has run since, nothing has changed."""

@@ -74,9 +74,9 @@ class Family:
         self.stamp, self.close = self._stamps.read, self._stamps.close
 
     @property
-    def runs_alone(self) -> bool:
-        """Whether its only thread ran at the last stamp."""
-        return self._stamps.runs_alone
+    def runs(self) -> bool:
+        """Whether one of its own threads was not asleep at the last stamp, as far as is known."""
+        return self._stamps.runs
 
     def look(self) -> Sight:
         """Look at the process itself."""

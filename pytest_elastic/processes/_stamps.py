@@ -34,9 +34,9 @@ class Stamps:
         return self._numbers if self._stamp else []
 
     @property
-    def runs_alone(self) -> bool:
-        """Whether it had one thread, which ran, at the last stamp."""
-        return len(self._told) == 2 and not self._stamp
+    def runs(self) -> bool:
+        """Whether a thread of it was not asleep at the last look, as far as is known."""
+        return bool(self._told) and not self._stamp
 
     def read(self) -> bytes:
         """What changes as soon as a thread of it has run; `b""` where one runs, or not all is told."""

@@ -103,14 +103,14 @@ def test_it_tells_of_every_thread(servant: Servant) -> None:
     assert files_of(servant.process.pid) == 0
 
 
-def test_who_runs_alone(servant: Servant) -> None:
-    """A process of one thread that is not asleep."""
+def test_a_process_that_runs_is_told_from_one_that_sleeps(servant: Servant) -> None:
+    """There is no stamp of it."""
     servant.obey("nothing")
-    assert not servant.family.runs_alone
+    assert not servant.family.runs
     with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as busy:
         family = Family(busy.pid)
         assert family.stamp() == b""
-        assert family.runs_alone
+        assert family.runs
         busy.kill()
         family.close()
 
