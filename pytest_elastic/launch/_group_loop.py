@@ -149,6 +149,7 @@ class GroupLoop:
         """The group has ended: let go of everything; idempotent."""
         if self.rendezvous is not None:
             self.rendezvous.close()
+        self.detector.close()
         self.stacks.close()
         self.channels.close()
         self.server.close()
@@ -176,6 +177,7 @@ class GroupLoop:
         if self.rendezvous is not None:
             self.rendezvous.close()
         self.server.let_go()
+        self.detector.close()
         self.channels.close()
         self.timers.close()
         if self.control is not None:

@@ -150,8 +150,14 @@ class HangDetector:
         self.clock, self._launcher_waits = clock, launcher_waits
         self._group, self._world_size, self._loop = group, world_size, group.loop
         self._alarm = group.loop.alarm(self._settle)
-        self._launcher_writes = self._broken = False
+        self._launcher_writes = self._broken = self._closed = False
+        self._companies = Companies(group)
         self.renew()
+
+    def close(self) -> None:
+        """Look no more, and let go of what is open for the next looks; idempotent."""
+        self._closed = True
+        self._companies.close()
 
     def renew(self) -> None:
         """Forget everything: the group has another store from now on."""
@@ -168,6 +174,7 @@ class HangDetector:
         self._counted_on: set[int] = set()  # Clients in a wait that may time out.
         self._lapsed: dict[int, _Lapse] = {}  # Ranks whose last time-out was of a verdict's wait.
         self._failed = self._stacks_due = self._stacks_asked = False
+        self._companies.close()
         self._companies = Companies(self._group)
         self._polls = Polls()
         self.diagnosis: Diagnosis | None = None
@@ -190,19 +197,15 @@ class HangDetector:
 
     def sink(self, event: Event) -> None:
         """What happened at the store."""
-        if self._hear(event):
+        if self._unless_broken(self._take, event):
             self._settle()
 
     def note(self, events: Iterable[Event]) -> None:
         """What happened to ranks, after what the store has noted by now."""
         self._group.server.tell()
         for event in events:
-            self._hear(event)
+            self._unless_broken(self._take, event)
         self.catch_up()
-
-    def _hear(self, event: Event) -> bool:
-        """Whether somebody should look."""
-        return bool(self._unless_broken(self._take, event))
 
     def _unless_broken(self, act: Callable[..., object], *arguments: object) -> object:
         """Do this.  A fault of ours costs the verdicts, and not the store."""
@@ -235,13 +238,13 @@ class HangDetector:
 
     def _forget_old(self) -> None:
         """Where all who hung have been elsewhere since long, it is not what they are late of."""
-        if self.diagnosis is not None:
-            late = SYSTEM_CLOCK.monotonic() - CONFIRM
-            for rank in self.diagnosis.doomed:
-                lapse = self._lapsed.get(rank)
-                if self._graph.ranks[rank].waits or lapse is None or lapse.at > late:
-                    return
-            self._deal(self.diagnosis.doomed[0])
+        doomed, late = self.diagnosis.doomed if self.diagnosis else (), SYSTEM_CLOCK.monotonic() - CONFIRM
+        for rank in doomed:
+            lapse = self._lapsed.get(rank)
+            if self._graph.ranks[rank].waits or lapse is None or lapse.at > late:
+                return
+        if doomed:
+            self._deal(doomed[0])
 
     def known(self, stacks: Mapping[int, Sequence[Stack]] | None = None) -> Known:
         """All that it knows by now, with what these stacks say of ranks that hang outside of the store."""
@@ -346,6 +349,8 @@ class HangDetector:
         rank = event.rank
         if rank is None:
             return
+        if isinstance(event, RankExited):
+            self._companies.dismiss(rank)
         if not _is_failure(event):
             self.went_on(rank)
         elif rank in self._lapsed and not self._failed:
@@ -369,15 +374,14 @@ class HangDetector:
 
     def _look(self) -> None:
         still = self._is_still()
-        if self._somebody_else_writes() or not (still or self._news()):
+        old = not still and self._known.issuperset(self._graph.doomed)
+        if old or self._closed or self._somebody_else_writes():
             self._companies.suspicion = None
             return
-        armed = self._is_armed()
-        exact = self._companies.are_closed(self._graph, still)
-        # While events still come a suspicion need not begin.
-        early = SYSTEM_CLOCK.monotonic() - self._graph.last < _SOON
-        if not exact and (early or not self._companies.are_confirmed(self._graph, self._count)):
-            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look(self._graph.last)
+        armed, age = self._is_armed(), SYSTEM_CLOCK.monotonic() - self._graph.last
+        exact = self._companies.are_closed(self._graph, still, age)
+        if not exact and not self._companies.are_confirmed(self._graph, self._count, age):
+            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look(age)
             return
         # Asked last: a thread that has just sent something, as a handler that makes its first call, was
         # seen to wait for the answer.
@@ -394,9 +398,6 @@ class HangDetector:
             self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap)
         elif self._polls.endless:
             self._loop.recheck()
-
-    def _news(self) -> bool:
-        return not self._known.issuperset(self._graph.doomed)
 
     def _is_armed(self) -> bool:
         """Whether an interval timer of a rank that waits is yet to go off."""
@@ -439,8 +440,7 @@ class HangDetector:
 
     def _complete(self) -> None:
         """Tell the verdict by what the others did meanwhile: nobody runs any more."""
-        found, known = diagnose(self._graph), self.diagnosis
-        if found is not None and known is not None:
+        if (found := diagnose(self._graph)) is not None and (known := self.diagnosis) is not None:
             self.diagnosis = replace(found, exact=known.exact and found.exact, elapsed=known.elapsed)
 
 

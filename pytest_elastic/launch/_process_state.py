@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import RankInspected
 from pytest_elastic.hang import Rank, WaitGraph
-from pytest_elastic.processes import Family, catches_signals, children, has_timers
+from pytest_elastic.processes import Family, Sight, catches_signals, has_timers
 from pytest_elastic.store import StoreServer
 
 CONFIRM = 1.0  # Seconds without any use of the processor.
-_SOON, _LATE = 0.002, 0.5  # Seconds between two looks at a group, at first and at last.
+_SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
+_AT_ONCE = 0.0005  # And where threads are about to wait.
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,17 @@ class Company:
 
     def going(self) -> int:
         """How many threads and children may go on, as far as is known."""
-        timers = has_timers(self.family.pid)
-        found = self.family.others(self.known) + timers
+        sight, timers = self.family.look(), has_timers(self.family.pid)
+        found = sight.others(self.known) + timers
         if not found or self.inspected is None:
             return found
-        threads = self._writing(self.inspected) + len(self.inspected.strangers)
-        threads += not self.family.receives(self.known)
-        return threads + len(children(self.family.pid)) + timers
+        threads = self._writing(sight, self.inspected) + len(self.inspected.strangers)
+        threads += not sight.receives(self.known)
+        return threads + sight.children + timers
 
     def is_still(self, ticks: dict[int, int]) -> bool:
         """Whether nothing that may write would go on by itself; `ticks` are the processes of the group."""
-        if has_timers(self.family.pid) or not self.family.receives(self.known):
+        if has_timers(self.family.pid) or not self.family.look().receives(self.known):
             return False
         if self.inspected is None:
             return self.family.lasts(self.known, ticks)
@@ -56,11 +57,13 @@ class Company:
     def counts(self) -> bool:
         """Whether it matters what its processes do."""
         seen = self.inspected
-        return seen is None or seen.handlers or seen.cpu_alarm or (self.ends and self._writing(seen) > 0)
+        if seen is None or seen.handlers or seen.cpu_alarm:
+            return True
+        return self.ends and self._writing(self.family.look(), seen) > 0
 
-    def _writing(self, seen: RankInspected) -> int:
+    def _writing(self, sight: Sight, seen: RankInspected) -> int:
         """How many threads may write, beyond those that wait in the store, of which one has answered."""
-        return max(0, self.family.going(seen.writers) - (self.known - 1))
+        return max(0, sight.going(seen.writers) - (self.known - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,20 @@ class Companies:
         self._inspected: dict[int, RankInspected] = {}
         self._asked: set[int] = set()
         self._alarms: dict[int, float] = {}  # Rank -> when its interval timer goes off.
-        self._at_rest: dict[int, tuple[bytes, Company]] = {}  # Where nothing went on, and when that was.
+        self._families: dict[int, Family] = {}  # Those that were looked at.
+        # Where nothing went on: when that was, how many waited, and what the rank had said.
+        self._at_rest: dict[int, tuple[bytes, int, RankInspected | None]] = {}
         self.suspicion: Suspicion | None = None
+
+    def close(self) -> None:
+        """Let go of what is open for the next looks; idempotent."""
+        for rank in list(self._families):
+            self.dismiss(rank)
+
+    def dismiss(self, rank: int) -> None:
+        """This rank's process is gone."""
+        if rank in self._families:
+            self._families.pop(rank).close()
 
     def learn(self, event: RankInspected) -> None:
         """A rank has said what else may go on in its process."""
@@ -153,18 +168,18 @@ class Companies:
             self._inspected.pop(rank, None)
             self._asked.discard(rank)
 
-    def are_closed(self, graph: WaitGraph, still: bool) -> bool:
+    def are_closed(self, graph: WaitGraph, still: bool, age: float) -> bool:
         """Whether the waiting threads alone could end the waits of ranks that do not run; asks the others.
 
         Args:
             still: whether no rank runs.
+            age: seconds since the last event.
         """
         closed, pids, ends = True, self._group.pids(), enders(graph)
         for rank in graph.ranks:
             if rank.exited is None and not rank.runs and rank.number in ends:
-                company = self._of(rank)
-                rank.extra_threads = 1 if company is None else self._going(rank.number, company)
-                if rank.extra_threads and rank.ended is None and rank.number not in self._asked:
+                rank.extra_threads = self._going(rank, pids)
+                if rank.extra_threads and rank.ended is None and self._is_to_be_asked(rank.number, age):
                     self._asked.add(rank.number)
                     self._group.server.inspect(rank.number)
                 closed = closed and not rank.extra_threads
@@ -173,43 +188,59 @@ class Companies:
             closed = not any(rank in pids and catches_signals(pids[rank]) for rank in doomed)
         return closed
 
-    def are_confirmed(self, graph: WaitGraph, events: int) -> bool:
+    def are_confirmed(self, graph: WaitGraph, events: int, age: float) -> bool:
         """Whether a suspected group, after so many events, has stood still for long enough."""
-        ends = enders(graph)
+        if age < _SOON:  # While events still come a suspicion need not begin.
+            self.suspicion = None
+            return False
+        pids, ends = self._group.pids(), enders(graph)
         there = [
-            one
+            self._of(rank, pids, rank.number in ends)
             for rank in graph.ranks
-            if rank.exited is None and (one := self._of(rank, rank.number in ends))
+            if rank.exited is None and rank.number in pids
         ]
         self.suspicion = Suspicion.of(there, events, self.suspicion)
         return self.suspicion.is_confirmed(there)
 
-    def next_look(self, since: float) -> float:
-        """Seconds until the group is to be looked at again, whose last event was at `since`.
+    def next_look(self, age: float) -> float:
+        """Seconds until a group is to be looked at again: soon after the last event soon."""
+        if self.suspicion is None:
+            return min(_SOON, max(_AT_ONCE, age))
+        return min(_LATE, max(_SOON, SYSTEM_CLOCK.monotonic() - self.suspicion.since))
 
-        At first soon: a rank that has just reported is on its way to wait for orders.
-        """
-        waited = SYSTEM_CLOCK.monotonic() - (since if self.suspicion is None else self.suspicion.since)
-        return min(_LATE, max(_SOON, waited))
+    def _is_to_be_asked(self, rank: int, age: float) -> bool:
+        """Not at once where a thread runs: it may be about to wait for the answer to its request."""
+        family = self._families.get(rank)
+        return rank not in self._asked and not (age < _SOON and family and family.runs)
 
-    def _going(self, rank: int, company: Company) -> int:
-        """As the company says; where its only thread has not run since, nothing has changed."""
-        now = (company.family.stamp(), company)
-        if now[0] and self._at_rest.get(rank) == now:
+    def _going(self, rank: Rank, pids: Mapping[int, int]) -> int:
+        """As its company says; where none of its threads has run since, nothing has changed."""
+        number = rank.number
+        if number not in pids:
+            return 1
+        stamp = self._family(number, pids).stamp()
+        now = (stamp, _known(rank), self._inspected.get(number))
+        if stamp and self._at_rest.get(number) == now:
             return 0
-        self._at_rest.pop(rank, None)
-        going = company.going()
-        if now[0] and not going:
-            self._at_rest[rank] = now
+        self._at_rest.pop(number, None)
+        going = self._of(rank, pids).going()
+        if stamp and not going:
+            self._at_rest[number] = now
         return going
 
-    def _of(self, rank: Rank, ends: bool = True) -> Company | None:
-        pid = self._group.pids().get(rank.number)
-        if pid is None:
-            return None
-        # The main thread of one that has ended its phase waits for orders.
-        known = rank.waiting_threads + (rank.ended is not None)
-        return Company(Family(pid), known, self._inspected.get(rank.number), ends)
+    def _of(self, rank: Rank, pids: Mapping[int, int], ends: bool = True) -> Company:
+        family = self._family(rank.number, pids)
+        return Company(family, _known(rank), self._inspected.get(rank.number), ends)
+
+    def _family(self, rank: int, pids: Mapping[int, int]) -> Family:
+        if rank not in self._families:
+            self._families[rank] = Family(pids[rank])
+        return self._families[rank]
+
+
+def _known(rank: Rank) -> int:
+    """How many of its threads wait for us; where its phase has ended the main one does, for orders."""
+    return rank.waiting_threads + (rank.ended is not None)
 
 
 def enders(graph: WaitGraph) -> Collection[int]:

@@ -3,7 +3,7 @@
 The only part that knows Linux: /proc, pidfds, parent-death signals, subreapers, eventfds and memfds.
 """
 
-from pytest_elastic.processes._activity import Family, sleeps, stand
+from pytest_elastic.processes._activity import Family, Sight, sleeps, stand
 from pytest_elastic.processes._descriptors import (
     Wakeup,
     descriptor_limit,

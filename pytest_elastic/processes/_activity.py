@@ -15,11 +15,11 @@ group could bring.  The other threads are one of three kinds:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_elastic.pristine import time
-from pytest_elastic.processes._identity import read_page
+from pytest_elastic.processes._stamps import Stamps
 from pytest_elastic.processes._threads import Thread, other_end, thread_of, threads, ticks
 from pytest_elastic.processes._tree import children, descendants
 
@@ -33,39 +33,55 @@ def sleeps(channel: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A rank's process and all that it has started, as long as they are below it."""
+class Sight:
+    """What one look at a rank's process has found.
 
-    pid: int
+    Attributes:
+        threads: its own.
+        children: how many child processes it has, its helpers aside.
+    """
+
+    threads: Sequence[Thread]
+    children: int
 
     def others(self, known: int) -> int:
         """How many threads and children may go on by themselves, beyond so many that wait for a message.
 
         One of these that does something else counts, too: it runs a signal's handler.
         """
-        mine = threads(self.pid)
-        receiving = min(known, sum(thread.receives for thread in mine))
-        unparked = sum(not thread.parked for thread in mine)
-        return max(0, unparked - receiving) + len(children(self.pid))
-
-    def stamp(self) -> bytes:
-        """What changes as soon as its only thread has run; `b""` where it has others, runs or is not told."""
-        try:
-            fields = read_page(f"/proc/{self.pid}/stat").rpartition(b")")[2].split(maxsplit=18)
-            if fields[0] != b"S" or fields[17] != b"1":
-                return b""
-            told = read_page(f"/proc/{self.pid}/schedstat")
-        except OSError:
-            return b""
-        return b"" if told.endswith(b" 0\n") else told  # How often it ran: a kernel may count nothing.
+        receiving = min(known, sum(thread.receives for thread in self.threads))
+        unparked = sum(not thread.parked for thread in self.threads)
+        return max(0, unparked - receiving) + self.children
 
     def receives(self, known: int) -> bool:
-        """Whether so many of its own threads wait for a message."""
-        return sum(thread.receives for thread in threads(self.pid)) >= known
+        """Whether so many of the threads wait for a message."""
+        return sum(thread.receives for thread in self.threads) >= known
 
     def going(self, numbers: Collection[int]) -> int:
-        """How many of these threads of its own may go on by themselves or from outside."""
-        return sum(not thread.parked for thread in threads(self.pid) if thread.number in numbers)
+        """How many of these threads may go on by themselves or from outside."""
+        return sum(not thread.parked for thread in self.threads if thread.number in numbers)
+
+
+class Family:
+    """A rank's process and all that it has started, as long as they are below it.
+
+    `stamp` opens files, which `close` lets go of; see `Stamps`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._stamps = Stamps(pid)
+        self.stamp, self.close = self._stamps.read, self._stamps.close
+
+    @property
+    def runs(self) -> bool:
+        """Whether one of its own threads was not asleep at the last stamp, as far as is known."""
+        return self._stamps.runs
+
+    def look(self) -> Sight:
+        """Look at the process itself."""
+        mine = threads(self.pid, self._stamps.threads)
+        return Sight(mine, len(children(self.pid, [thread.number for thread in mine])))
 
     def ticks(self) -> dict[int, int]:
         """Processor time of each of its processes, in clock ticks."""

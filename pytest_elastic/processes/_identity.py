@@ -90,7 +90,7 @@ def this_process() -> Process:
 
 
 def read_page(path: str) -> bytes:
-    """A file of /proc, up to 4 KiB of it, in half the time of `open`: the hang detector reads dozens.
+    """The first 4 KiB of a file of /proc, in half the time of `open`: the hang detector reads dozens.
 
     Raises:
         OSError: there is no such file, or no permission.
@@ -100,6 +100,21 @@ def read_page(path: str) -> bytes:
         return os.read(descriptor, 4096)
     finally:
         os.close(descriptor)
+
+
+def read_pages(path: str) -> bytes:
+    """A whole file of /proc that may be longer.
+
+    Raises:
+        OSError: there is no such file, or no permission.
+    """
+    descriptor, found = os.open(path, os.O_RDONLY | os.O_CLOEXEC), b""
+    try:
+        while page := os.read(descriptor, 4096):
+            found += page
+    finally:
+        os.close(descriptor)
+    return found
 
 
 def stat_of(pid: int) -> list[str]:

@@ -95,10 +95,15 @@ class Thread:
         return self._operation >= 0 and self._operation & 127 in _WAITS and self.arguments[3] == 0
 
 
-def threads(pid: int, with_channels: bool = False) -> list[Thread]:
-    """All threads of a process, the main one first; `[]` if it is gone.  Their channels only if asked for."""
+def threads(pid: int, numbers: Collection[int] = (), with_channels: bool = False) -> list[Thread]:
+    """All threads of a process, the main one first; `[]` if it is gone.
+
+    Args:
+        numbers: the kernel's of its threads, where they are known.
+        with_channels: whether to ask for their channels, too.
+    """
     try:
-        numbers = sorted(thread_numbers(pid), key=lambda number: (number != pid, number))
+        numbers = sorted(numbers or thread_numbers(pid), key=lambda number: (number != pid, number))
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [thread for number in numbers if (thread := thread_of(pid, number, with_channels)) is not None]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, NoReturn
 
 from pytest_elastic.pristine import os, signal
-from pytest_elastic.processes._identity import Process, dying, identify
+from pytest_elastic.processes._identity import Process, dying, identify, read_pages
+from pytest_elastic.processes._threads import thread_numbers
 
 _SET_PDEATHSIG, _GET_PDEATHSIG = 1, 2
 _SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
@@ -24,13 +25,16 @@ _OTHERS = re.compile(
 )
 
 
-def child_pids(pid: int) -> list[int]:
-    """The pids of its child processes, dead ones that it has not reaped included."""
+def child_pids(pid: int, threads: Iterable[int] | None = None) -> list[int]:
+    """The pids of its child processes, dead ones that it has not reaped included.
+
+    Args:
+        threads: the numbers of its threads, where they are known.
+    """
     found: list[int] = []
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
-                found += map(int, file.read().split())
+        for thread in thread_numbers(pid) if threads is None else threads:
+            found += map(int, read_pages(f"/proc/{pid}/task/{thread}/children").split())
     except (FileNotFoundError, ProcessLookupError):
         import psutil
 
@@ -39,9 +43,9 @@ def child_pids(pid: int) -> list[int]:
     return found
 
 
-def children(pid: int) -> list[Process]:
-    """The living child processes of a process, without its helpers."""
-    found = [child for number in child_pids(pid) if (child := identify(number))]
+def children(pid: int, threads: Iterable[int] | None = None) -> list[Process]:
+    """The living child processes of a process, without its helpers; see `child_pids`."""
+    found = [child for number in child_pids(pid, threads) if (child := identify(number))]
     return [child for child in found if not (dying(child.pid) or is_helper(child.pid))]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.errors import DistStoreError
-from pytest_elastic.events import PhaseBegan, PhaseEnded, RankStood
+from pytest_elastic.events import PhaseBegan, PhaseEnded, RankExited, RankStood
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.loop import Loop
@@ -90,6 +90,7 @@ class Group:
         return self.errors
 
     def close(self) -> None:
+        self.call("close")
         self.server.close()
         self.loop.close()
         for thread in self.threads:
@@ -428,6 +429,33 @@ def test_another_test_knows_nothing_of_it(group: Group) -> None:
     assert group.detector.diagnosis is not None
     group.call("begin", "auto")
     assert (group.detector.diagnosis, group.detector.stacks, list(group.detector.events)) == (None, {}, [])
+
+
+def test_files_of_ranks_are_closed_when_these_end(group: Group) -> None:
+    """Or when another test begins; a detector that is closed opens none."""
+
+    def opened() -> int:
+        found = 0
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):  # That of the list.
+                found += os.readlink(f"/proc/self/fd/{name}").startswith("/proc/")
+        return found
+
+    before, go = group.loop.call(opened), threading.Event()
+    group.run(0, meet)
+    group.run(1, lambda store: None)
+    group.run(2, lambda store: go.wait(LONG))
+    until(lambda: group.detector.diagnosis is not None)
+    assert group.loop.call(opened) == before + 4  # Of ranks 0 and 1.
+    group.call("note", [RankExited(time.monotonic(), 1, 0)])
+    assert group.loop.call(opened) == before + 2
+    group.call("begin", "auto")
+    assert group.loop.call(opened) == before
+    group.call("close")
+    go.set()
+    group.threads[2].join(LONG)
+    group.loop.call(lambda: None)  # A round, in which it would have looked.
+    assert group.loop.call(opened) == before
 
 
 def test_who_polls_loses_no_time_of_the_others(group: Group) -> None:

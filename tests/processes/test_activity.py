@@ -134,8 +134,8 @@ def test_a_thread_counts_as_waiting_where_it_waits_for_a_message() -> None:
             deadline = time.monotonic() + LONG
             while threads(process.pid)[0].state != "S" and time.monotonic() < deadline:
                 time.sleep(0.01)
-            family = Family(process.pid)
-            found.append((family.others(1), family.others(0), family.receives(1)))
+            sight = Family(process.pid).look()
+            found.append((sight.others(1), sight.others(0), sight.receives(1)))
             process.kill()
         assert begun == {process.pid}
     assert found == [(0, 1, True), (1, 1, False)]
@@ -171,35 +171,6 @@ def test_who_asks_and_sleeps_does_not_compute() -> None:
         finally:
             process.kill()
     assert all(state == "blocked" and "nanosleep" in channel for state, channel, _ in seen), seen
-
-
-def test_a_stamp_changes_when_the_process_has_run() -> None:
-    """Asleep it stays the same; awake, of many threads, stopped or gone there is none."""
-    code = "import sys, threading\nfor line in sys.stdin:\n    if line == 'thread\\n': threading.Thread(target=threading.Event().wait, daemon=True).start()\n    print('done', flush=True)"
-    with subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        family = Family(process.pid)
-
-        def say(line: str) -> bytes:
-            print(line, file=process.stdin, flush=True)
-            assert process.stdout is not None
-            process.stdout.readline()
-            deadline = time.monotonic() + LONG
-            while threads(process.pid)[0].state != "S" and time.monotonic() < deadline:
-                time.sleep(0.001)
-            return family.stamp()
-
-        first = say("a")
-        assert first
-        assert family.stamp() == first
-        second = say("a")
-        assert second not in (b"", first)
-        assert say("thread") == b""
-        process.kill()
-    assert family.stamp() == b""
 
 
 @pytest.mark.parametrize("name", ["gloo_tcp_loop", "pt_gloo_runloop", "pt_tcpstore_uv"])
