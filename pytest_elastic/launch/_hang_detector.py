@@ -140,7 +140,6 @@ class HangDetector:
         launcher_waits: whether the launcher does nothing but wait for the ranks.
 
     Attributes:
-        clock: see above.
         events: what happened, the last 65,536.
         diagnosis: the verdict; `None` while there is none.
         stacks: where the ranks stood when everybody waited.
@@ -374,8 +373,7 @@ class HangDetector:
 
     def _look(self) -> None:
         still = self._is_still()
-        old = not still and self._known.issuperset(self._graph.doomed)
-        if old or self._closed or self._somebody_else_writes():
+        if self._closed or self._somebody_else_writes() or not (still or self._news()):
             self._companies.suspicion = None
             return
         armed, age = self._is_armed(), SYSTEM_CLOCK.monotonic() - self._graph.last
@@ -394,10 +392,14 @@ class HangDetector:
         if self._stacks_due:
             self._take_stacks()
         elif self.clock == "auto" and not self._polls.judge(self.diagnosis):
-            leap = not self._polls.repeats
-            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap)
+            self._group.server.jump(
+                self._group.next_timer() - SYSTEM_CLOCK.monotonic(), not self._polls.repeats
+            )
         elif self._polls.endless:
             self._loop.recheck()
+
+    def _news(self) -> bool:
+        return not self._known.issuperset(self._graph.doomed)
 
     def _is_armed(self) -> bool:
         """Whether an interval timer of a rank that waits is yet to go off."""
