@@ -237,6 +237,14 @@ class LineWritten(Event):
 
 Sink = Callable[[Event], None]
 
+
+def is_failure(event: PhaseEnded | RankExited) -> bool:
+    """Whether a rank failed: in a test's phase, or by its exit code."""
+    if isinstance(event, PhaseEnded):
+        return event.outcome in ("failed", "exit")
+    return event.exitcode != 0
+
+
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (

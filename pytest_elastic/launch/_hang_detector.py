@@ -61,6 +61,7 @@ from pytest_elastic.events import (
     StoreCalled,
     WaitBegan,
     WaitEnded,
+    is_failure,
 )
 from pytest_elastic.hang import (
     Diagnosis,
@@ -350,7 +351,7 @@ class HangDetector:
             return
         if isinstance(event, RankExited):
             self._companies.dismiss(rank)
-        if not _is_failure(event):
+        if not is_failure(event):
             self.went_on(rank)
         elif rank in self._lapsed and not self._failed:
             lapse = self._lapsed[rank]
@@ -392,9 +393,8 @@ class HangDetector:
         if self._stacks_due:
             self._take_stacks()
         elif self.clock == "auto" and not self._polls.judge(self.diagnosis):
-            self._group.server.jump(
-                self._group.next_timer() - SYSTEM_CLOCK.monotonic(), not self._polls.repeats
-            )
+            leap = not self._polls.repeats
+            self._group.server.jump(self._group.next_timer() - SYSTEM_CLOCK.monotonic(), leap)
         elif self._polls.endless:
             self._loop.recheck()
 
@@ -444,9 +444,3 @@ class HangDetector:
         """Tell the verdict by what the others did meanwhile: nobody runs any more."""
         if (found := diagnose(self._graph)) is not None and (known := self.diagnosis) is not None:
             self.diagnosis = replace(found, exact=known.exact and found.exact, elapsed=known.elapsed)
-
-
-def _is_failure(event: Event) -> bool:
-    if isinstance(event, PhaseEnded):
-        return event.outcome in ("failed", "exit")
-    return isinstance(event, RankExited) and event.exitcode != 0
