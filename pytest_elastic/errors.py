@@ -219,7 +219,8 @@ class CollectiveTimeout(DistBackendError):
     ) -> None:
         self.elapsed = elapsed
         said = "; ".join(f"{name_ranks([rank])}: {call}" for rank, call in sorted(calls.items()))
-        text = f"call #{number} of group {group}: {name_ranks(ranks)} did not come in {elapsed * 1000:.0f} ms"
+        span = f" in {elapsed:.0f} s" if elapsed >= 1 else ""  # Else the store's clock has jumped.
+        text = f"call #{number} of group {group}: {name_ranks(ranks)} did not come{span}"
         super().__init__(group, number, calls, ranks, f"{text}; {said}")
 
 
