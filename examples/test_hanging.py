@@ -93,7 +93,7 @@ def test_spinning(world):
 
 @pytest.mark.elastic(timeout=1)
 def test_blocked_outside(world):
-    """BlockedOutside (suspected): rank 1 is blocked in hrtimer_nanosleep, and did nothing in the store."""
+    """BlockedOutside (suspected): rank 1 sleeps at test_hanging.py:98, and did nothing in the store."""
     if world.rank == 1:
         ctypes.PyDLL(None).sleep(60)  # It holds the interpreter's lock.
     world.barrier("saved")

@@ -5,7 +5,7 @@ import ctypes
 import pytest
 
 VERDICT, RANKS, KEYS = "BlockedOutside", [1], []
-CAUSE = "nanosleep"
+CAUSE = "sleeps at k30"
 
 
 @pytest.mark.elastic(nprocs=2, timeout=1)
