@@ -39,5 +39,8 @@ def test_validation_on_one_rank(process_group, rank, world_size):
 
 @hangs
 def test_early_stop(process_group, rank, world_size):
-    """CountMismatch: rank 1 passed after 15 collectives."""
+    """CountMismatch: rank 1 passed after 15 collectives;
+
+    rank 0 is in the 16th, broadcast #15 of group world (trainer.py:26).
+    """
     EarlyStopTrainer(rank, world_size).fit()

@@ -167,8 +167,8 @@ def early_deletion(case: Case) -> Diagnosis | None:
 
 
 def absence(case: Case) -> Diagnosis | None:
-    """Rule 3."""
-    for target in case.targets:
+    """Rule 3.  Of several calls that nobody can end the first one is told of."""
+    for target in sorted(case.targets, key=lambda one: -1 if one.call is None else one.call.number):
         if target.call is not None:
             found = absence_in_group(case, target, target.call)
             if found is not None:

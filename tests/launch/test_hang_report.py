@@ -27,7 +27,7 @@ def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | Non
     events = (PhaseBegan(1.0, 0, "call"), ClientLeft(1.5, 0, 7))
     known = Known(diagnosis, {}, events, 0, stale)
     plan = SimpleNamespace(directory=directory / "logs")
-    return SimpleNamespace(known=lambda: known, explained=False, nprocs=2, plan=plan)
+    return SimpleNamespace(known=lambda stacks: known, explained=False, nprocs=2, plan=plan)
 
 
 def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:
