@@ -216,7 +216,7 @@ def test_what_gloo_says_of_a_peer_is_no_cause(causes):
         """
 from datetime import timedelta
 import torch, torch.distributed as dist
-pytestmark = pytest.mark.elastic(nprocs=3, timeout=25)
+pytestmark = pytest.mark.elastic(nprocs=3, timeout=25, collectives="off")
 
 def fail_late():
     time.sleep(1.4)
