@@ -7,8 +7,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-import torch.distributed as dist
-from torch._C._distributed_c10d import _create_work_from_future  # type: ignore[attr-defined]
+from torch._C._distributed_c10d import Work, _create_work_from_future  # type: ignore[attr-defined]
 from torch.futures import Future
 
 from pytest_elastic.errors import DistBackendError
@@ -18,7 +17,7 @@ _NONE = timedelta(0)
 Finish = Callable[[float | None], None]
 
 
-class PendingWork(dist.Work):
+class PendingWork(Work):
     """A collective that was announced; whoever waits for it compares it with the others', and completes it.
 
     Args:

@@ -180,9 +180,10 @@ class RankGroup(PContext):
         if missing:
             codes = {rank: end.exitcode for rank, end in answers.exits.items()}
             cause = f"exit codes {codes}" if codes else f"not ready after {self.plan.start_timeout:g} s"
-            text = self.logs[missing[0]].tail()
+            first = next(iter(codes), missing[0])
+            text = self.logs[first].tail()
             self.close(timeout=0)
-            raise StartError(missing, f"{cause}; the log of rank {missing[0]} ends:\n{text}")
+            raise StartError(missing, f"{cause}; the log of rank {first} ends:\n{text}")
         if self.plan.host and self._payload is not None:
             self.order(ranks, Payload(_byvalue.dumps(self._payload)))
         self.tests = {rank: hello.tests for rank, hello in answers.replies.items()}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import sys
 import sysconfig
 import types
@@ -64,6 +65,7 @@ _PLAIN = (
     bytearray,
     types.BuiltinFunctionType,
     types.CodeType,
+    logging.Manager,  # Of all loggers: a thread gets at its own one, and those above.
 )
 _OURS = __name__.partition(".")[0]
 # Bound now: a test may replace what these modules have.
