@@ -380,7 +380,7 @@ class HangDetector:
         armed, age = self._is_armed(), SYSTEM_CLOCK.monotonic() - self._graph.last
         exact = self._companies.are_closed(self._graph, still, age)
         if not exact and not self._companies.are_confirmed(self._graph, self._count, age):
-            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look(age)
+            self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look()
             return
         # Asked last: a thread that has just sent something, as a handler that makes its first call, was
         # seen to wait for the answer.

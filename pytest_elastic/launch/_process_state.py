@@ -15,7 +15,7 @@ from pytest_elastic.store import StoreServer
 
 CONFIRM = 1.0  # Seconds without any use of the processor.
 _SOON, _LATE = 0.02, 0.5  # Seconds between two looks at a suspected group, at first and at last.
-_AT_ONCE = 0.0005  # And where threads are about to wait.
+_AT_ONCE = 0.0002  # And where threads are about to wait.
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,15 @@ class Company:
     Attributes:
         known: how many threads of the rank wait for us.
         inspected: what it said of the others; `None` if it did not.
+        idle: whether its main thread waits for orders: it has reported the end of a phase, and from before
+            that until the next order runs no code but ours.
         ends: whether its threads, if they go on, may end a wait.
     """
 
     family: Family
     known: int
     inspected: RankInspected | None
+    idle: bool = False
     ends: bool = True
 
     def going(self) -> int:
@@ -40,7 +43,9 @@ class Company:
         if not found or self.inspected is None:
             return found
         threads = self._writing(sight, self.inspected) + len(self.inspected.strangers)
-        threads += not sight.receives(self.known)
+        # Whoever reports is put aside for those who hear of it, and has not come to wait when they look.
+        on_its_way = self.idle and self.known == 1 and not self.inspected.handlers
+        threads += not (on_its_way or sight.receives(self.known))
         return threads + sight.children + timers
 
     def is_still(self, ticks: dict[int, int]) -> bool:
@@ -119,6 +124,7 @@ class Companies:
         self._families: dict[int, Family] = {}  # Those that were looked at.
         # Where nothing went on: when that was, how many waited, and what the rank had said.
         self._at_rest: dict[int, tuple[bytes, int, RankInspected | None]] = {}
+        self._pause = _AT_ONCE
         self.suspicion: Suspicion | None = None
 
     def close(self) -> None:
@@ -164,6 +170,7 @@ class Companies:
 
     def forget(self, rank: int | None) -> None:
         """A rank has done something, and what it said is no longer so."""
+        self._pause = _AT_ONCE
         if rank in self._asked or rank in self._inspected:
             self._inspected.pop(rank, None)
             self._asked.discard(rank)
@@ -202,10 +209,14 @@ class Companies:
         self.suspicion = Suspicion.of(there, events, self.suspicion)
         return self.suspicion.is_confirmed(there)
 
-    def next_look(self, age: float) -> float:
-        """Seconds until a group is to be looked at again: soon after the last event soon."""
+    def next_look(self) -> float:
+        """Seconds until a group is to be looked at again: soon after the last event soon.
+
+        Not by its age: whoever told of it late, as a rank that has made a long report, is as soon at rest.
+        """
         if self.suspicion is None:
-            return min(_SOON, max(_AT_ONCE, age))
+            pause, self._pause = self._pause, min(_SOON, 2 * self._pause)
+            return pause
         return min(_LATE, max(_SOON, SYSTEM_CLOCK.monotonic() - self.suspicion.since))
 
     def _is_to_be_asked(self, rank: int, age: float) -> bool:
@@ -230,7 +241,8 @@ class Companies:
 
     def _of(self, rank: Rank, pids: Mapping[int, int], ends: bool = True) -> Company:
         family = self._family(rank.number, pids)
-        return Company(family, _known(rank), self._inspected.get(rank.number), ends)
+        idle = rank.ended is not None
+        return Company(family, _known(rank), self._inspected.get(rank.number), idle, ends)
 
     def _family(self, rank: int, pids: Mapping[int, int]) -> Family:
         if rank not in self._families:

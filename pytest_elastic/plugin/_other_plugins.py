@@ -108,6 +108,8 @@ def take_recorded(item: pytest.Item, reports: list[PhaseReport]) -> None:
 
 def _xml(config: pytest.Config) -> Any:
     """Pytest's writer of JUnit's XML, where one is asked for."""
+    if not config.getoption("xmlpath", None):  # Each phase asks on each rank, and a search takes its time.
+        return None
     plugins = config.pluginmanager.get_plugins()
     return next((plugin for plugin in plugins if hasattr(plugin, "add_global_property")), None)
 

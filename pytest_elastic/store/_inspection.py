@@ -69,7 +69,9 @@ _PLAIN = (
 )
 _OURS = __name__.partition(".")[0]
 # Bound now: a test may replace what these modules have.
-_getitimer, _getsignal, _frames = signal.getitimer, signal.getsignal, sys._current_frames
+_getitimer, _frames = signal.getitimer, sys._current_frames
+_getsignal: Any = signal._signal.getsignal  # type: ignore[attr-defined]  # That of `signal` makes enumerations of them all.
+_SIGNALS = tuple(map(int, signal.valid_signals()))
 _ROOTS = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -124,8 +126,7 @@ def _is_below(module: str, packages: Iterable[str]) -> bool:
 
 def _has_handlers() -> bool:
     """Whether a signal has a handler in Python other than the interpreter's and those that are known."""
-    for number in signal.valid_signals():
-        handler = _getsignal(number)
+    for handler in map(_getsignal, _SIGNALS):
         if callable(handler) and handler is not signal.default_int_handler:
             function = getattr(handler, "__func__", handler)
             module = getattr(function, "__module__", None) or ""

@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 HEAD = """
-import os, time
+import contextlib, os, time
 import pytest, torch
 import torch.distributed as dist
 from pytest_elastic.errors import CollectiveMismatch, CollectiveTimeout
@@ -91,9 +91,11 @@ def test_gather_of_another_size(process_group, rank):
     outs = [torch.zeros(4) for _ in range(3)] if rank == 0 else None
     def call():
         dist.gather(ones(calls(8, 4, rank)), outs, dst=0)
-        if rank == 2 and mode == "check":  # It needs the root only.
-            raise CollectiveMismatch("world", 0, {}, [1], "size")
-    differs(call, "size", [1])
+    if rank == 2 and mode == "check":  # It needs the root only: before rank 1 has come it passes.
+        with contextlib.suppress(CollectiveMismatch):
+            call()
+    else:
+        differs(call, "size", [1])
 
 @three
 def test_asynchronous(process_group, rank):

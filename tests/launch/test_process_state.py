@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
-from pytest_elastic.events import PhaseBegan, WaitBegan
+from pytest_elastic.events import PhaseBegan, PhaseEnded, RankInspected, WaitBegan
 from pytest_elastic.hang import WaitGraph
 from pytest_elastic.launch._process_state import Companies
 from pytest_elastic.processes import threads
@@ -64,11 +65,31 @@ def test_who_is_about_to_wait_is_not_asked_at_once(group: Group) -> None:
     """Its thread runs: it has sent its request, and has not come to wait for the answer."""
     assert not group.is_closed(EARLY)
     assert not group.companies.are_confirmed(group.graph, 1, EARLY)
-    assert group.companies.next_look(EARLY) == EARLY
+    assert group.companies.next_look() < EARLY
     assert group.asked == []
     assert not group.is_closed(LATE)
     assert not group.is_closed(LATE)
     assert group.asked == [0]
+
+
+@pytest.mark.parametrize("handlers", [False, True])
+@pytest.mark.parametrize("group", [("while True: pass", 1)], indirect=True)
+def test_who_has_reported_counts_as_waiting_for_orders(
+    group: Group, handlers: bool, monkeypatch: pytest.MonkeyPatch, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Also on the way there: it runs no code but ours, unless a signal has a handler."""
+    with closing(Group(WAITS, 1)) as other:
+        pids = {0: group.process.pid, 1: other.process.pid}
+        monkeypatch.setattr(group, "pids", lambda: pids)
+        until(lambda: threads(other.process.pid)[0].receives)
+        group.graph = WaitGraph(2)
+        for rank in pids:
+            group.graph.take(PhaseBegan(1.0, rank, "call"))
+        group.graph.take(WaitBegan(2.0, 1, 0, "wait", ("key",), ("key",), 300.0))
+        group.graph.take(PhaseEnded(3.0, 0, "call", "passed"))
+        assert not group.is_closed(EARLY)
+        group.companies.learn(RankInspected(3.0, 0, 0.0, False, handlers, (), ()))
+        assert group.is_closed(EARLY) == (not handlers)
 
 
 @pytest.mark.parametrize("group", [(HELPER, 2)], indirect=True)
@@ -82,10 +103,13 @@ def test_a_rank_with_other_threads_is_asked_at_once(group: Group) -> None:
 
 @pytest.mark.parametrize("group", [(WAITS, 1)], indirect=True)
 def test_a_group_is_looked_at_more_and_more_seldom(group: Group) -> None:
-    """While events come nothing is suspected."""
+    """Until something happens; while events come nothing is suspected."""
     companies = group.companies
-    ages = [0.0, 0.002, 0.004, 0.1]
-    assert [companies.next_look(age) for age in ages] == [0.0005, 0.002, 0.004, 0.02]
+    assert [companies.next_look() for _ in range(9)] == pytest.approx(
+        [0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.02, 0.02]
+    )
+    companies.forget(0)
+    assert companies.next_look() == 0.0002
     companies.are_confirmed(group.graph, 1, LATE)
     assert companies.suspicion is not None
     companies.are_confirmed(group.graph, 2, EARLY)
