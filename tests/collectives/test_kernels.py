@@ -10,33 +10,37 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kernels import CORPUS, KERNELS, wrong
+from shared_run import done_once
 
 MODES = ("check", "carry")
 
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 
+def run_all(directory: Path, mode: str) -> None:
+    """Run all kernels."""
+    arguments = [
+        "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(directory), f"--confcutdir={CORPUS}",
+        f"--junitxml={directory / 'junit.xml'}", f"--elastic-artifacts={directory / 'artifacts'}",
+        f"--elastic-collectives={mode}",
+    ]  # fmt: skip
+    with (directory / "output").open("w") as output:
+        command = [sys.executable, "-m", "pytest", *arguments, str(CORPUS)]
+        subprocess.run(command, stdout=output, timeout=900, check=False)
+
+
 class Run:
     """What one run of all kernels gave."""
 
-    def __init__(self, directory: Path, mode: str) -> None:
-        self.directory = directory
-        arguments = [
-            "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(directory), f"--confcutdir={CORPUS}",
-            f"--junitxml={directory / 'junit.xml'}", f"--elastic-artifacts={directory / 'artifacts'}",
-            f"--elastic-collectives={mode}",
-        ]  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments, str(CORPUS)],
-            capture_output=True, text=True, timeout=900, check=False,
-        )  # fmt: skip
-        self.output = done.stdout
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.output = directory, (directory / "output").read_text()
         cases = xml.parse(directory / "junit.xml").iter("testcase")
         self.failed = {
             (case.get("classname", "").rpartition(".")[2], case.get("name")): len(case.findall("failure")) > 0
@@ -53,7 +57,7 @@ class Run:
 @pytest.fixture(scope="session", params=MODES)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run of them all in a mode."""
-    return Run(tmp_path_factory.mktemp(request.param), request.param)
+    return Run(done_once(tmp_path_factory, request.param, partial(run_all, mode=request.param)))
 
 
 @pytest.mark.timeout(1000)

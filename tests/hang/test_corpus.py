@@ -17,26 +17,29 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from shared_run import done_once
 
 CORPUS = Path(__file__).parent / "corpus"
 KERNELS = sorted(path.stem for path in CORPUS.glob("k*.py"))
 NOT_HANGING = {"k09_prefix_reuse", "k14_short_timeout"}
 
 
+def run_all(directory: Path) -> None:
+    """Run all kernels."""
+    arguments = [
+        "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(directory), f"--confcutdir={CORPUS}",
+        f"--junitxml={directory / 'junit.xml'}", f"--elastic-artifacts={directory / 'artifacts'}",
+    ]  # fmt: skip
+    with (directory / "output").open("w") as output:
+        command = [sys.executable, "-m", "pytest", *arguments, str(CORPUS)]
+        subprocess.run(command, stdout=output, timeout=240, check=False)
+
+
 class Corpus:
     """What one run of all kernels gave."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        arguments = [
-            "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(directory), f"--confcutdir={CORPUS}",
-            f"--junitxml={directory / 'junit.xml'}", f"--elastic-artifacts={directory / 'artifacts'}",
-        ]  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments, str(CORPUS)],
-            capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
-        self.output = done.stdout
+        self.directory, self.output = directory, (directory / "output").read_text()
         cases = xml.parse(directory / "junit.xml").iter("testcase")
         self.cases = {
             (case.get("classname", "").rpartition(".")[2], case.get("name")): case for case in cases
@@ -59,7 +62,7 @@ class Corpus:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """One run of them all."""
-    return Corpus(tmp_path_factory.mktemp("corpus"))
+    return Corpus(done_once(tmp_path_factory, "corpus", run_all))
 
 
 def module(kernel: str) -> ModuleType:

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from shared_run import done_once
 
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = [FOLDER / "test_hanging.py", FOLDER / "test_trainer.py"]
@@ -23,13 +24,17 @@ TOLD = {
 IN_TORCH = re.findall(r"def (test_\w+)", EXAMPLES[1].read_text())
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Test -> its verdict and cause."""
-    directory = tmp_path_factory.mktemp("examples")
+def run_examples(directory: Path) -> None:
+    """Run them as if they were not expected to fail."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--runxfail"]
     command += [f"--elastic-artifacts={directory}", *map(str, EXAMPLES)]
     subprocess.run(command, capture_output=True, timeout=400, check=False)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Test -> its verdict and cause."""
+    directory = done_once(tmp_path_factory, "examples", run_examples)
     found = {}
     for path in directory.glob("*/hang.json"):
         hang = json.loads(path.read_text())

@@ -1,0 +1,30 @@
+"""Inner runs that many tests look at: done once in a session, also where its tests run in several workers of xdist."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def done_once(factory: pytest.TempPathFactory, name: str, run: Callable[[Path], object]) -> Path:
+    """The directory in which `run` has written what there is to see; workers that come meanwhile wait for it.
+
+    Blocks as long as the run does.  A run that raises is tried again by the next worker.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        directory = factory.mktemp(name)
+        run(directory)
+        return directory
+    place = factory.getbasetemp().parent  # Each worker's own is in that of the session.
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = [*place.glob(f"{name}-done-*")]
+        if done:
+            return done[0]
+        directory = factory.mktemp(name)
+        run(directory)
+        return directory.rename(place / f"{name}-done-{os.environ['PYTEST_XDIST_WORKER']}")
