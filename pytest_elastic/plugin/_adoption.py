@@ -78,41 +78,47 @@ class Adoption:
             ours = adopter.seconds / adopter.served
             theirs = standard_start(adopter.modules.most_common(1)[0][0])
             terminalreporter.write_line(
-                f"adopted: {adopter.served} processes of {self._tests} tests, "
+                f"adopted: {counted(adopter.served, 'process', 'processes')} "
+                f"of {counted(self._tests, 'test', 'tests')}, "
                 f"{ours:.3f} s for each start; a fresh interpreter takes {theirs:.2f} s here (measured once)"
             )
         for why, count in adopter.left.items():
             terminalreporter.write_line(
-                f"adopted: {count} processes were left to the standard library: {why}"
+                f"adopted: {counted(count, 'process', 'processes')} left to the standard library: {why}"
             )
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else more}"
 
 
 def account(processes: list[AdoptedPopen]) -> str:
     """What became of a test's adopted processes: who died, in that order, and where the others stand."""
     for one in processes:
         one.poll()
-    ended = sorted((one for one in processes if one.ended is not None), key=lambda one: one.ended or 0.0)
-    lines = [
-        f"{one.name} (pid {one.pid}) {exit_text(one.returncode or 0)} "
-        f"after {(one.ended or one.began) - one.began:.2f} s"
-        for one in ended
-    ]
+    lines = []
+    for one in sorted((one for one in processes if one.ended), key=lambda one: one.ended or 0.0):
+        span = (one.ended or one.began) - one.began
+        lines.append(f"{one.name} (pid {one.pid}) {exit_text(one.returncode or 0)} after {span:.2f} s")
+        lines += stack_of(one.stacks)
     running = [one for one in processes if one.ended is None]
     for one in running:
         one.dump()
     deadline = time.monotonic() + _STACKS
-    while running and time.monotonic() < deadline and not all(one.stacks.stat().st_size for one in running):
+    while time.monotonic() < deadline and not all(map(stack_of, (one.stacks for one in running))):
         time.sleep(0.01)
     for one in running:
-        lines += [f"{one.name} (pid {one.pid}) runs:", *stack_of(one.stacks)]
+        lines += [f"{one.name} (pid {one.pid}) runs:", *(stack_of(one.stacks) or ["    it wrote no stack"])]
     return "\n".join(lines)
 
 
 def stack_of(file: Path) -> list[str]:
-    """The innermost frames of a process's main thread, as it wrote them."""
-    stacks = [one for one in parse_stacks(file.read_text("utf-8", "replace")) if one.current]
-    frames = cut_harness(stacks[0]).frames if stacks else ()
-    return [f"    {frame}" for frame in frames[-_FRAMES:]] or ["    it wrote no stack"]
+    """The innermost frames of a process's main thread, if it wrote them: at a fatal signal, or when asked."""
+    text = file.read_text("utf-8", "replace") if file.exists() else ""
+    stacks = [one for one in parse_stacks(text) if one.current]
+    frames = cut_harness(stacks[-1]).frames if stacks else ()
+    return [f"    {frame}" for frame in frames[-_FRAMES:]]
 
 
 def standard_start(module: str) -> float:
