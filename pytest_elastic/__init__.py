@@ -15,6 +15,7 @@ The parts, from the bottom up.  A part imports only parts above it in this list:
 * `faults`: fault plans: kill, exit, stop, delay, drop, at a point of a run.
 * `simulator`: rank functions under every schedule, without processes: `explore`, `prove`, `replay`.
 * `launch`: the ranks of one test: start methods and their launchers, `World`, the hang detector.
+* `adoption`: processes that tests start by `multiprocessing` become forks.
 * `replays`: recordings and tokens of runs on real ranks, and the order that they force again.
 * `strategies`: Hypothesis strategies for schedules, fault plans, world sizes, keys and values.
 * `testing`, `stateful`: test suites for stores and for rank functions.

@@ -12,6 +12,7 @@ from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Sou
 from pytest_elastic.launch._outcomes import ends_of, expected_but_alive, leak_text, log_sections, of_timeout
 from pytest_elastic.launch._outcomes import unclean_ends as unclean_ends
 from pytest_elastic.launch._rank import (
+    DUMP_SIGNAL,
     Bye,
     Hello,
     RandomStates,
@@ -31,6 +32,7 @@ from pytest_elastic.launch._spawn import (
 from pytest_elastic.launch._world import World
 
 __all__ = [
+    "DUMP_SIGNAL",
     "GRACE",
     "START_METHODS",
     "Answers",

@@ -27,6 +27,7 @@ from pytest_elastic.multiprocessing._guardian import (
 from pytest_elastic.multiprocessing._job_control import Foreground, wait_for_foreground
 from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs
 from pytest_elastic.multiprocessing._messages import RankExited, RankStart
+from pytest_elastic.multiprocessing._parcel import Parcel, receive_parcel
 from pytest_elastic.multiprocessing._rankside import (
     copies_of,
     end_well,
@@ -37,6 +38,7 @@ from pytest_elastic.multiprocessing._rankside import (
 )
 from pytest_elastic.multiprocessing._results import Left, RankChannels, Returned, load_call
 from pytest_elastic.multiprocessing._run_arguments import LogPlan
+from pytest_elastic.multiprocessing._shared import do_job, started_group
 from pytest_elastic.multiprocessing._signals import SignalException
 from pytest_elastic.multiprocessing._start import start_processes
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map

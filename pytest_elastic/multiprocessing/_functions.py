@@ -12,14 +12,13 @@ a large process takes the kernel longer to take apart than all the rest of the w
 
 from __future__ import annotations
 
-import multiprocessing.context
-import multiprocessing.spawn
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -28,6 +27,7 @@ from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import exit_now, set_environment
 from pytest_elastic.multiprocessing._messages import RankStart
+from pytest_elastic.multiprocessing._parcel import Parcel, receive_parcel
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
 from pytest_elastic.multiprocessing._results import (
     Call,
@@ -40,7 +40,7 @@ from pytest_elastic.multiprocessing._shared import start_group
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, pickle, signal
-from pytest_elastic.processes import memory_file, read_memory_file, replace_program
+from pytest_elastic.processes import replace_program
 
 _PLACE = "PYTEST_ELASTIC_FUNCTION"
 
@@ -83,7 +83,7 @@ class MultiprocessContext(PContext):
             for rank in self.envs:
                 descriptors[rank] = {}
                 if self.start_method != "fork":
-                    parcel = Parcel(f"{self.name}{rank}", self.entrypoint, as_arguments(self.args[rank]))  # type: ignore[arg-type]
+                    parcel = Parcel(f"{self.name}{rank}", (self.entrypoint, as_arguments(self.args[rank])))
                     stack.callback(parcel.close)
                     descriptors[rank] = parcel.descriptors()
                 descriptors[rank]["channel"] = stack.enter_context(self._channels.open(rank)).fileno()
@@ -119,63 +119,6 @@ class MultiprocessContext(PContext):
             self._zygote.leave()  # Nothing is left of the group.
         elif self._zygote is not None:
             self._zygote.close()  # It sweeps in the guardian's place.
-
-
-class Parcel:
-    """A pickled function with its arguments and descriptors, on the way to one rank.
-
-    While it is pickled it stands in for the `Popen` of `multiprocessing`, which collects the descriptors.
-    """
-
-    def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self._carried: list[int] = []
-        self._named: dict[str, int] = {}
-        multiprocessing.context.set_spawning_popen(self)  # type: ignore[arg-type]
-        try:
-            content = bytes(ForkingPickler.dumps((function, arguments)))
-            preparation = multiprocessing.spawn.get_preparation_data(name)
-            self._named["payload"] = memory_file(pickle.dumps((preparation, content)))
-            # Shared memory belongs to the launcher's tracker; a rank's own one would unlink it at its end.
-            tracker = vars(resource_tracker)["_resource_tracker"]._fd
-            if tracker is not None:
-                self._named["tracker"] = os.dup(tracker)
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            multiprocessing.context.set_spawning_popen(None)
-
-    def duplicate_for_child(self, descriptor: int) -> int:
-        """Asked by `multiprocessing`: carry it along; the value is what `Carried` is made of."""
-        self._carried.append(os.dup(descriptor))
-        return len(self._carried) - 1
-
-    @staticmethod
-    def DupFd(place: int) -> Carried:
-        """Asked by `multiprocessing`."""
-        return Carried(place)
-
-    def descriptors(self) -> dict[str, int]:
-        """The descriptors that travel with the rank, by name."""
-        return {**self._named, **{f"carried{i}": number for i, number in enumerate(self._carried)}}
-
-    def close(self) -> None:
-        """Close this side's copies."""
-        for number in (*self._named.values(), *self._carried):
-            os.close(number)
-
-
-class Carried:
-    """A descriptor in a pickle: its position among those that travelled with the rank."""
-
-    arrived: dict[str, int] = {}  # noqa: RUF012 - of this process, set once, before anything is unpickled.
-
-    def __init__(self, place: int) -> None:
-        self._place = place
-
-    def detach(self) -> int:
-        """Its number in this process."""
-        return self.arrived[f"carried{self._place}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,24 +163,8 @@ def main() -> None:
 
 def run_parcel(descriptors: dict[str, int]) -> int:
     """In the rank: unpack the function that came as a `Parcel`, and call it; returns the exit code."""
-    Carried.arrived = descriptors
-    if "tracker" in descriptors:
-        vars(resource_tracker)["_resource_tracker"]._fd = descriptors["tracker"]
-    preparation, content = pickle.loads(read_memory_file(descriptors["payload"]))
-    return call_and_send(descriptors["channel"], lambda: load_parcel(preparation, content))
-
-
-def load_parcel(preparation: dict[str, Any], content: bytes) -> Call:
-    """Unpickle the function and its arguments, after `__main__` was imported, which must start no ranks."""
-    process: Any = multiprocessing.current_process()
-    process._inheriting = (
-        True  # `multiprocessing`'s own word for it: who starts ranks is then told of the guard.
-    )
-    try:
-        multiprocessing.spawn.prepare(preparation)
-        return load_call(content, pickle.loads)
-    finally:
-        del process._inheriting
+    open_parcel = receive_parcel(descriptors)
+    return call_and_send(descriptors["channel"], lambda: open_parcel(partial(load_call, loads=pickle.loads)))
 
 
 def call_and_send(number: int, load: Callable[[], Call]) -> int:

@@ -90,7 +90,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
-    Options(config)  # A bad option is an error now, and not after a minute of collection.
+    options = Options(config)  # A bad option is an error now, and not after a minute of collection.
+    if options.adopt != "off" and not unable(config):
+        from pytest_elastic.plugin._adoption import Adoption
+
+        config.pluginmanager.register(Adoption(config), "pytest_elastic_adoption")
 
 
 @pytest.hookimpl(trylast=True)

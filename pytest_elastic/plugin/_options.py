@@ -150,6 +150,9 @@ class Options:
     collectives = Option(
         one_of(*COLLECTIVES), "check", "",
         "collectives of torch: check that the ranks' calls are alike, carry their data, too, or off")
+    adopt = Option(
+        one_of("off", "processes"), "off", "",
+        "processes that tests start by multiprocessing: forks of one set aside, or off")
     replay = Option(
         str, "", "TOKEN|FILE",
         "force the order of a recorded run on the ranks, as a failure report says", False)

@@ -1,0 +1,101 @@
+"""The adopter: stands in the place of the standard library's process starts, and keeps the books.
+
+*Rules.*  Contexts `spawn` and `forkserver` make each process by their process class's static method `_Popen`;
+that is the one private name that is replaced, and only from `begin` to `end`.  What comes from another
+process (a fork of this one, or an adopted one) or cannot be forked is left to the standard library.  What
+cannot be pickled fails as it does there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.context
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pytest_elastic.adoption._adopted_popen import AdoptedPopen
+from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.errors import GuardianError
+from pytest_elastic.multiprocessing import Zygote, do_job
+from pytest_elastic.pristine import os, threading
+
+_CLASSES: dict[str, Any] = {
+    "spawn": multiprocessing.context.SpawnProcess,
+    "forkserver": multiprocessing.context.ForkServerProcess,
+}
+
+
+class Adopter:
+    """Serves the processes that this process starts by `multiprocessing`, by forks of it as it is now.
+
+    The caller answers for its state: one Python thread, no context of CUDA.  Thread-safe, but for `begin` and
+    `end`.
+
+    Args:
+        directory: for the files of processes.
+
+    Attributes:
+        served: how many processes were adopted.
+        seconds: that their starts took, in all.
+        left: why, and how often, a process was left to the standard library.
+        modules: how often a module's function was the target of a process.
+
+    Raises:
+        OSError: there is no process to be had.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._pid, self._directory = os.getpid(), directory
+        self._zygote = Zygote.fork(do_job)
+        self._lock = threading.Lock()
+        self._originals = {method: vars(kind)["_Popen"] for method, kind in _CLASSES.items()}
+        self._running: list[AdoptedPopen] = []
+        self._of_test: list[AdoptedPopen] = []
+        self.served, self.seconds, self.left, self.modules = 0, 0.0, Counter[str](), Counter[str]()
+
+    def begin(self) -> list[AdoptedPopen]:
+        """Adopt from now on; the list that grows by each process, in the order of their starts."""
+        self._of_test = []
+        for method, kind in _CLASSES.items():
+            kind._Popen = staticmethod(partial(self._start, method))
+        return self._of_test
+
+    def end(self) -> list[AdoptedPopen]:
+        """Adopt no more; the list of `begin`."""
+        for method, original in self._originals.items():
+            _CLASSES[method]._Popen = original
+        with self._lock:
+            for one in self._running:
+                one.poll()
+            over = [one for one in self._running if one.group.over]
+            self._running = [one for one in self._running if not one.group.over]
+        for one in over:
+            one.group.close()
+        return self._of_test
+
+    def close(self) -> None:
+        """End the processes that still run, and the zygote; bounded."""
+        for one in self._running:
+            one.poll()
+            one.group.close()
+        self._zygote.close()
+
+    def _start(self, method: str, process: Any) -> Any:
+        if os.getpid() != self._pid:
+            return self._originals[method].__func__(process)
+        with self._lock:
+            self.served += 1
+            directory = self._directory / str(self.served)
+            adopted: AdoptedPopen | None = None
+            try:
+                adopted = AdoptedPopen(process, method, self._zygote, directory)
+            except (OSError, GuardianError) as error:
+                self.served -= 1
+                self.left[str(error)] += 1
+            else:
+                self.seconds += SYSTEM_CLOCK.monotonic() - adopted.began
+                self._running.append(adopted)
+                self._of_test.append(adopted)
+                self.modules[getattr(process._target, "__module__", "") or ""] += 1
+        return adopted or self._originals[method].__func__(process)

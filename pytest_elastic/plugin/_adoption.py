@@ -1,0 +1,137 @@
+"""`--elastic-adopt`: processes that tests start by `multiprocessing` are forks, and told of when they die.
+
+Nothing of this is loaded where the option is off.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_elastic.adoption import AdoptedPopen, Adopter
+from pytest_elastic.hang import cut_harness, parse_stacks
+from pytest_elastic.plugin._session import launchers_of
+from pytest_elastic.pristine import time
+from pytest_elastic.wording import exit_text
+
+ADOPTED: pytest.StashKey[list[AdoptedPopen]] = pytest.StashKey()
+_STACKS = 0.5  # Seconds for all.
+_FRAMES = 12
+_LIMIT = 120.0
+
+
+class Adoption:
+    """The plugin of a run with `--elastic-adopt=processes`."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._adopter: Adopter | None = None
+        self._tests = 0
+        self._why = ""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        launchers = launchers_of(session.config)
+        if launchers.default.name != "fork":
+            self._why = launchers.why
+        elif session.items and not session.config.option.collectonly:
+            factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
+            self._adopter = Adopter(factory.mktemp("adopted"))
+        try:
+            return (yield)
+        finally:
+            if self._adopter is not None:
+                self._adopter.close()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        if self._adopter is None:
+            return (yield)
+        item.stash[ADOPTED] = self._adopter.begin()
+        try:
+            return (yield)
+        finally:
+            self._tests += bool(self._adopter.end())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        processes = item.stash.get(ADOPTED, [])
+        if report.failed and processes:
+            report.sections.append(("adopted processes", account(processes)))
+        return report
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        adopter = self._adopter
+        if adopter is None:
+            if self._why:
+                terminalreporter.write_line(f"adopted: nothing, since no forks can be made: {self._why}")
+            return
+        if adopter.served:
+            ours = adopter.seconds / adopter.served
+            theirs = standard_start(adopter.modules.most_common(1)[0][0])
+            terminalreporter.write_line(
+                f"adopted: {counted(adopter.served, 'process', 'processes')} "
+                f"of {counted(self._tests, 'test', 'tests')}, "
+                f"{ours:.3f} s for each start; a fresh interpreter takes {theirs:.2f} s here (measured once)"
+            )
+        for why, count in adopter.left.items():
+            terminalreporter.write_line(
+                f"adopted: {counted(count, 'process', 'processes')} left to the standard library: {why}"
+            )
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else more}"
+
+
+def account(processes: list[AdoptedPopen]) -> str:
+    """What became of a test's adopted processes: who died, in that order, and where the others stand."""
+    for one in processes:
+        one.poll()
+    lines = []
+    for one in sorted((one for one in processes if one.ended), key=lambda one: one.ended or 0.0):
+        span = (one.ended or one.began) - one.began
+        lines.append(f"{one.name} (pid {one.pid}) {exit_text(one.returncode or 0)} after {span:.2f} s")
+        lines += stack_of(one.stacks)
+    running = [one for one in processes if one.ended is None]
+    for one in running:
+        one.dump()
+    deadline = time.monotonic() + _STACKS
+    while time.monotonic() < deadline and not all(map(stack_of, (one.stacks for one in running))):
+        time.sleep(0.01)
+    for one in running:
+        lines += [f"{one.name} (pid {one.pid}) runs:", *(stack_of(one.stacks) or ["    it wrote no stack"])]
+    return "\n".join(lines)
+
+
+def stack_of(file: Path) -> list[str]:
+    """The innermost frames of a process's main thread, if it wrote them: at a fatal signal, or when asked."""
+    text = file.read_text("utf-8", "replace") if file.exists() else ""
+    stacks = [one for one in parse_stacks(text) if one.current]
+    frames = cut_harness(stacks[-1]).frames if stacks else ()
+    return [f"    {frame}" for frame in frames[-_FRAMES:]]
+
+
+def standard_start(module: str) -> float:
+    """Seconds in which a fresh interpreter imports a module: the start of a process without adoption."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; import multiprocessing.spawn; __import__({module!r})"
+    began = time.monotonic()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code],
+            timeout=_LIMIT,
+            capture_output=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _LIMIT
+    return time.monotonic() - began
