@@ -397,9 +397,10 @@ def table(results: list[Result], page: str) -> str:
         lines += [
             known[row.name] for row in _versions() + PLUGINS if row.group == group and row.name in known
         ]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", "".join(page.partition(MARK)[1:])]).rstrip() + "\n"
 
 
+MARK = "## Libraries in a rank"  # From there on the page is of `library_matrix.py`.
 HEAD = """\
 # What was tried beside pytest-elastic
 

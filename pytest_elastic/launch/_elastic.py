@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pytest_elastic.errors import GroupTimeoutError
-from pytest_elastic.launch._hang_report import annotate, give_up
+from pytest_elastic.launch._hang_report import annotate, give_up, lost_words
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import stack_text
@@ -94,7 +94,8 @@ class Elastic:
                 places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in stacks.items()]
                 late_text = group.detector.endless or f"did not finish within {limit:g} s"
                 text = f"{len(ranks)} of {group.nprocs} ranks {late_text}"
-                late = GroupTimeoutError(ranks, "\n".join([text, *places]))
+                lost = lost_words(group, stacks.values())
+                late = GroupTimeoutError(ranks, "\n".join([text, *places, *filter(None, [lost])]))
                 raise annotate(late, group, ranks, group.name)
             failures = result.failures | _survivors(group)
             if failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from pytest_elastic.launch._debugger import OpenTerminal
 from pytest_elastic.multiprocessing import Channel, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
+
+_LEAST = 0.1  # Of the time for a start.
 
 
 class Launcher(Protocol):
@@ -42,6 +45,9 @@ class Plan:
         host: the interface on which ranks connect, where the launcher cannot hand them descriptors; `""`
             where it can.
         collectives: see `RankJob`.
+        how: the start method and why it was taken, in words.
+        lost: what a fork has lost, in words; `""` for nothing.
+        late: `how` -> how many groups in a row were not ready in time; the groups of a run share it.
     """
 
     nprocs: int
@@ -56,6 +62,14 @@ class Plan:
     test: str = ""
     host: str = ""
     collectives: str = "check"
+    how: str = ""
+    lost: str = ""
+    late: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def start_limit(self) -> float:
+        """Seconds for this start: half of them after each that was late, so that a run comes to its end."""
+        return self.start_timeout * max(0.5 ** self.late[self.how], _LEAST)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Stacks = Mapping[int, Sequence[Stack]]
 
 RECORDING = "recording.jsonl"
+_PACKAGE = str(Path(__file__).parent.parent)
 _ANSWERED = ("passed", "skipped")
 
 
@@ -125,7 +126,24 @@ def explain(
         name, text = sections[0]
         sections[0] = (name, f"{text}\n  (files: {shorter(written[-1].parent, base)})")
     verdict.sections[:0] = sections
+    hung = [end.stacks for end in ends if end.kind == "hung"]
+    if hung and (lost := lost_words(group, hung)):
+        verdict.sections.append(("lost by the fork", lost))
     return findings.properties(verdict)
+
+
+def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
+    """What a fork has lost that may have had one of these ranks hang, and the way out; `""` for nothing.
+
+    A rank that stands in the store waits for others, and in no lock of a library.
+    """
+    places = [stack.frames[-1].file for stacks in hung for stack in stacks if stack.current and stack.frames]
+    if not group.plan.lost or (places and all(place.startswith(_PACKAGE) for place in places)):
+        return ""
+    return (
+        f"  {group.plan.lost}: a rank that waits for them does so for ever;"
+        " fresh interpreters do not: --elastic-start-method=spawn"
+    )
 
 
 def forget(title: str, artifacts: Path) -> None:

@@ -69,8 +69,21 @@ def _lost_by_fork(here: Here) -> str:
     if torch is not None and torch.cuda.is_initialized():
         return "CUDA was initialised while the tests were collected"
     harmless = os.path.dirname(str(torch.__file__)) if torch is not None and here.torch_is_single else ""
-    pools = lost_by_fork(here.native, harmless)
-    return f"native threads that a fork would lose are alive: {', '.join(pools)}" if pools else ""
+    if pools := lost_by_fork(here.native, harmless):
+        return f"native threads of {', '.join(pools)} are alive, which a fork would lose"
+    return _numba_ends_forks()
+
+
+def _numba_ends_forks() -> str:
+    """Its layer on OpenMP ends a process that it sees for the first time after it ran in another one."""
+    numba = sys.modules.get("numba")
+    try:
+        layer = numba.threading_layer() if numba is not None else ""
+    except (ValueError, AttributeError):  # No parallel loop ran; or it is still being imported.
+        return ""
+    return (
+        "numba ran a parallel loop on OpenMP, and ends every fork that runs another" if layer == "omp" else ""
+    )
 
 
 _FORK = StartMethod(
@@ -92,6 +105,7 @@ class Launchers:
     def __init__(self, asked: str, here: Here) -> None:
         """Choose the default: `asked` is a name, or `auto`."""
         self.default, self.why = _choose(asked, here)
+        self._here, self._lost = here, dict[str, str]()
         self._source: Source | None = None
         self._open: dict[str, Launcher] = {}
 
@@ -110,8 +124,17 @@ class Launchers:
         """The launcher for a start method."""
         if method.name not in self._open:
             assert self._source is not None
+            self._lost[method.name] = method.can_start(self._here)
             self._open[method.name] = method.open(self._source)
         return self._open[method.name]
+
+    def words(self, method: StartMethod) -> str:
+        """The start method, and why it is used."""
+        return f"{method.name} ({self.why if method is self.default else 'as its marker asks'})"
+
+    def lost(self, method: StartMethod) -> str:
+        """What speaks against a start method that was asked for by name and is in use; `""` for nothing."""
+        return self._lost.get(method.name, "")
 
     def close(self) -> list[str]:
         """End them, and every group of theirs; bounded.  The start methods of those that had to be killed."""

@@ -45,6 +45,7 @@ from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
+_CALLS = 8  # The innermost, of a rank that is late.
 _LOOK_UP = 0.25  # Seconds until a rank that polls without end is noticed.
 _REPORT_PERIOD = 5.0
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
@@ -175,21 +176,46 @@ class RankGroup(PContext):
         """
         super().start()
         ranks = list(self.directories)
-        answers = self.collect(ranks, Deadline.after(self.plan.start_timeout), _has_ended)
+        limit = self.plan.start_limit
+        answers = self.collect(ranks, Deadline.after(limit), _has_ended)
         missing = [rank for rank in ranks if not isinstance(answers.replies.get(rank), Hello)]
         if missing:
-            codes = {rank: end.exitcode for rank, end in answers.exits.items()}
-            cause = f"exit codes {codes}" if codes else f"not ready after {self.plan.start_timeout:g} s"
-            first = next(iter(codes), missing[0])
-            text = self.logs[first].tail()
+            cause = self._why_not_started(answers, missing[0], limit)
             self.close(timeout=0)
-            raise StartError(missing, f"{cause}; the log of rank {first} ends:\n{text}")
+            raise StartError(missing, cause)
+        self.plan.late[self.plan.how] = 0
         if self.plan.host and self._payload is not None:
             self.order(ranks, Payload(_byvalue.dumps(self._payload)))
         self.tests = {rank: hello.tests for rank, hello in answers.replies.items()}
         now = SYSTEM_CLOCK.monotonic()
         started = [events.RankStarted(now, rank, pid) for rank, pid in self.pids().items()]
         self.loop.call(partial(self.detector.note, started))
+
+    def _why_not_started(self, answers: Answers, missing: int, limit: float) -> str:
+        plan, codes = self.plan, {rank: end.exitcode for rank, end in answers.exits.items()}
+        how = f"; start method {plan.how}" if plan.how else ""
+        first = next(iter(codes), missing)
+        if codes:
+            said = f"exit codes {codes}{how}"
+        else:
+            again = (
+                f" of {plan.start_timeout:g} s, since the one before was late"
+                if limit < plan.start_timeout
+                else ""
+            )
+            said = f"not ready after {limit:g} s{again}{how}; the ini elastic_start_timeout allows more"
+            plan.late[plan.how] += 1
+            if calls := [
+                call for stack in self.stacks([first])[first] if stack.current for call in stack.frames
+            ]:
+                shown = "\n".join(f"  {call}" for call in calls[-_CALLS:])  # pytest's, too: it is on its way.
+                said += f"; rank {first} stood here:\n{shown}\n"
+        text = self.logs[first].tail()
+        return (
+            f"{said}; the log of rank {first} ends:\n{text}"
+            if text
+            else f"{said}; the log of rank {first} is empty"
+        )
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_elastic.launch._rank import RankJob
+from pytest_elastic.launch._rank import DUMP_SIGNAL, RankJob
 from pytest_elastic.multiprocessing import Channel, RankStart, Zygote
 from pytest_elastic.pristine import os, pickle
 from pytest_elastic.processes import replace_program
@@ -33,7 +33,9 @@ _RUN = (
 )
 # What is not ASCII is escaped: the new interpreter may read its arguments by another encoding.
 _CODE = """\
-import sys
+import faulthandler, sys
+stacks = open({stacks!a}, "w")
+faulthandler.register({signal}, stacks)
 sys.path[:], sys.argv[0] = {path!a}, {program!a}
 import types, pytest
 start = types.ModuleType({name!a})
@@ -131,7 +133,14 @@ def execute(start: RankStart) -> int:
     for number in start.descriptors.values():
         os.set_inheritable(number, True)
     told = pickle.dumps((dataclasses.replace(start, env=order.env, job=order.job), session.state))
-    code = _CODE.format(path=session.path, program=session.program, name=_START, told=told)
+    code = _CODE.format(
+        stacks=os.path.join(order.job.directory, "stacks.log"),
+        signal=int(DUMP_SIGNAL),
+        path=session.path,
+        program=session.program,
+        name=_START,
+        told=told,
+    )
     arguments = [*session.arguments, "--basetemp", os.path.join(order.job.directory, "tmp")]
     replace_program(sys.executable, [sys.executable, *order.options, "-c", code, *arguments], os.environ)
 

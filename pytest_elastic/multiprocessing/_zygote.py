@@ -31,7 +31,7 @@ from pytest_elastic.multiprocessing._messages import RankStart, StartFailed
 from pytest_elastic.multiprocessing._rankside import let_go
 from pytest_elastic.multiprocessing._stop import sweep
 from pytest_elastic.pristine import os, select, signal, threading, time
-from pytest_elastic.processes import collapse_memory, dying, fork
+from pytest_elastic.processes import collapse_memory, dying, fork, pause_openmp, thread_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,9 @@ class Zygote:
         """Fork this process as it stands; ranks run `run_rank` in forks of that fork.
 
         The caller answers for the state of the process (one Python thread, no CUDA context).  `prepare`
-        runs once in the zygote.
+        runs once in the zygote.  Pools of OpenMP are ended before, as they would not be there in the fork.
         """
+        pause_openmp()
         channel, theirs = Channel.pair()
         launcher = os.getpid()
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
@@ -201,6 +202,8 @@ def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
     launcher_pidfd = os.pidfd_open(launcher)
     # The parent may have ended before the line above, and its pid been given to another.
     gone = os.getppid() != launcher
+    if len(thread_numbers(os.getpid())) > 1:  # Of what was imported here: nobody else has left a pool.
+        pause_openmp()
     gc.collect()
     gc.freeze()  # A rank's collections then leave the inherited pages alone, and they stay shared.
     guardians: dict[int, int] = {}

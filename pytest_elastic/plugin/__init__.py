@@ -135,7 +135,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     from pytest_elastic.plugin._session import launchers_of
 
     launchers = launchers_of(config)
-    how = f"start method {launchers.default.name} ({launchers.why})"
+    how = f"start method {launchers.words(launchers.default)}"
     return [f"elastic: {len(on_ranks)} on ranks, {how}", *words(config, on_ranks)]
 
 

@@ -78,6 +78,7 @@ class Conductor:
         self.reproduction = Reproduction(config, self.options)
         self.debugging = Debugging(config)
         self._kept: dict[Any, RankGroup] = {}
+        self._late: Counter[str] = Counter()  # Starts; see `Plan`.
         runner = RankRunner(session, self.options.setup_show)
         controllers = {item: ItemController(item, self) for item in items}
         methods = [controller.method for controller in controllers.values()]
@@ -98,7 +99,7 @@ class Conductor:
     ) -> RankGroup:
         """A new group, not started."""
         self._groups[item.nodeid] += 1
-        options = self.options
+        options, launcher = self.options, self.launchers.get(method)
         plan = Plan(
             nprocs,
             self._directory / str(self._groups.total()),
@@ -111,8 +112,11 @@ class Conductor:
             options.debugging_stops_clocks,
             f"{item.nodeid} {self._groups[item.nodeid]}",
             collectives=options.collectives,
+            how=self.launchers.words(method),
+            lost=self.launchers.lost(method),
+            late=self._late,
         )
-        return RankGroup(name, self.launchers.get(method), plan, payload)
+        return RankGroup(name, launcher, plan, payload)
 
     def controller(self, item: pytest.Item) -> Elastic:
         """The value of the `elastic` fixture for this test."""

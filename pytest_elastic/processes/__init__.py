@@ -26,6 +26,7 @@ from pytest_elastic.processes._identity import (
     state,
     this_process,
 )
+from pytest_elastic.processes._openmp import pause_openmp
 from pytest_elastic.processes._pools import collapse_memory, lost_by_fork
 from pytest_elastic.processes._threads import (
     Thread,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 
 CODE = """
@@ -112,47 +110,6 @@ def test_threads_of_an_application_that_calls_pytest(pytester):
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         ["*spawn (threads that the application that called pytest started are alive: worker of the app)"]
-    )
-
-
-NATIVE = """
-import ctypes, pytest
-libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
-libc.pthread_create(ctypes.byref(thread), None, libc.pause, None)
-
-def test_it(rank): pass
-"""
-
-
-def test_native_threads_that_a_fork_would_lose(run):
-    """A pool of which Python knows nothing makes `auto` choose fresh interpreters, and say where it waits."""
-    result = run(NATIVE)
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(
-        ["*start method spawn (native threads that a fork would lose are alive: * in libc*)"]
-    )
-
-
-def test_pools_that_survive_a_fork_do_not_cost_a_fresh_interpreter(run):
-    """That of numpy's BLAS, which expects forks, and torch's where its ranks use one thread; else it is told."""
-    if find_spec("torch") is None:  # `importorskip` would have pytester forget it: torch comes only once.
-        pytest.skip("torch is not installed")
-    code = """
-    import numpy, torch
-    numpy.ones((300, 300)) @ numpy.ones((300, 300))
-    torch.set_num_threads(2)
-    torch.ones(1 << 20).add_(1)
-
-    def test_it(rank):
-        assert torch.ones(1 << 20).add_(1).sum() == 2 << 20
-        assert (numpy.ones((300, 300)) @ numpy.ones((300, 300)))[0, 0] == 300
-    """
-    result = run(code, "--elastic-nprocs=1")
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*start method fork (the modules of the tests started no threads)"])
-    result = run(code, "--collect-only", "-o", "elastic_torch_threads=0")
-    result.stdout.fnmatch_lines(
-        ["*start method spawn (native threads that a fork would lose are alive: *gomp*)"]
     )
 
 
