@@ -20,7 +20,7 @@ from pytest_elastic.hang._group_calls import GroupCall, short_place
 from pytest_elastic.hang._naming import key_names
 from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._outside import diagnose_outside, review
-from pytest_elastic.hang._report import report_dot, report_json, report_text
+from pytest_elastic.hang._report import consequence, report_dot, report_json, report_text
 from pytest_elastic.hang._rules import diagnose, find_stale
 from pytest_elastic.hang._snapshot import CallSeen, Snapshot, WaitSeen
 from pytest_elastic.hang._stack_tree import Branch, main_stack, merge, tree_dot, tree_text

@@ -35,6 +35,18 @@ def report_text(diagnosis: Diagnosis, stacks: Stacks) -> str:
     return "\n".join([*lines, tree] if tree else lines)
 
 
+def consequence(diagnosis: Diagnosis, rank: int) -> str:
+    """What never happens as this rank has failed: `barrier "epoch3" never complete`; `""` for nothing."""
+    snapshot = diagnosis.snapshot
+    missed = [(place_name(one.prefix), one.absent) for one in snapshot.barriers]
+    missed += [(one.title, one.absent) for one in snapshot.collectives]
+    for what, absent in missed:
+        if any(rank == other for other, _ in absent):
+            return f"{what} never complete"
+    keys = next(iter(waits_by_key(snapshot)), ())
+    return f"{key_names(keys)} never set" if keys and not missed else ""
+
+
 def report_json(diagnosis: Diagnosis, stacks: Stacks) -> dict[str, Any]:
     """The report as values that `json.dumps` takes."""
     return {**diagnosis.to_json(), "stacks": [branch.to_json() for branch in merged(diagnosis, stacks)]}

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import Event, RankStood
-from pytest_elastic.hang import Diagnosis, Stack, StalePrefix, report_dot, report_json, report_text
+from pytest_elastic.hang import (
+    Diagnosis,
+    Stack,
+    StalePrefix,
+    consequence,
+    report_dot,
+    report_json,
+    report_text,
+)
 from pytest_elastic.processes import stand
 from pytest_elastic.report import PhaseVerdict, RankEnd
 
@@ -31,6 +39,7 @@ Stacks = Mapping[int, Sequence[Stack]]
 RECORDING = "recording.jsonl"
 _PACKAGE = str(Path(__file__).parent.parent)
 _ANSWERED = ("passed", "skipped")
+_OF_HANG = ("CollectiveMismatch", "CollectiveTimeout")  # Told whole by the verdict on the hang.
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,18 @@ class Findings:
         if self.diagnosis is not None:
             return [("who waits for whom", report_text(self.diagnosis, self.stacks))]
         return [("seen besides", str(self.stale))] if self.stale is not None else []
+
+    def summary(self, verdict: PhaseVerdict) -> str:
+        """The cause for lists of failures: the hang's, or the first failure and what never happens for it."""
+        primary = verdict.primary
+        if self.diagnosis is None or primary is None:
+            return verdict.summary
+        report = primary.report
+        if primary.kind == "hung" or (report and (report.follows or report.error_type in _OF_HANG)):
+            return self.diagnosis.cause
+        missed = consequence(self.diagnosis, primary.rank)
+        first, newline, rest = verdict.summary.partition("\n")
+        return f"{first} ({missed}){newline}{rest}" if missed else verdict.summary
 
     def properties(self, verdict: PhaseVerdict) -> list[tuple[str, object]]:
         """For the report of the test, `elastic.*`."""
@@ -113,7 +134,7 @@ def explain(
         return []
     group.explained = True
     findings = find(group, ends)
-    sections = findings.sections()
+    sections, verdict.summary = findings.sections(), findings.summary(verdict)
     places = (
         [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
     )

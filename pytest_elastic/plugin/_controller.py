@@ -297,7 +297,7 @@ class ItemController:
         failed_subtests = self._report_subtests(reports)
         if failed_subtests and verdict.kind == "passed":  # As some ranks skipped them.
             text = f"contains {failed_subtests} failed subtest{'s'[: failed_subtests - 1]}"
-            verdict = PhaseVerdict("failed", RankEnd(0, "failed", math.inf), text, verdict.sections)
+            verdict = PhaseVerdict("failed", RankEnd(0, "failed", math.inf), text, text, verdict.sections)
         self.item.stash[VERDICT], self.item.stash[DEBUGGED] = verdict, when in self._debugged
         # Without the start of the ranks, and the call without their teardown.
         verdict.duration = self._durations.get(when, 0.0)

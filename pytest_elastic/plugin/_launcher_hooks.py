@@ -137,7 +137,8 @@ def _insist(report: pytest.TestReport, verdict: PhaseVerdict) -> None:
     primary = verdict.primary.report if verdict.primary is not None else None
     made = primary.details.get("made") if primary is not None else None
     if made == "fail" and not report.failed:
-        report.outcome, report.longrepr = "failed", report.longrepr or verdict.headline
+        report.outcome = "failed"
+        report.longrepr = report.longrepr or f"{verdict.summary}\n{verdict.headline}"
         report.__dict__.pop("wasxfail", None)
     elif made == "xfail" and report.failed and primary is not None:
         report.outcome = "skipped"

@@ -8,7 +8,6 @@ the ranks that came to it (`judge`).
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections import Counter
 from typing import Any, NoReturn
@@ -82,27 +81,51 @@ def show(report: pytest.TestReport, verdict: PhaseVerdict, config: pytest.Config
     if verdict.kind == "passed" or end is None:
         return
     if end.report is None or verdict.kind == "partial":
-        report.longrepr = _with_sections(verdict.headline, verdict)
+        _tell(report, verdict, verdict.headline)
         return
     theirs = load_report(end.report, config)
     if report.skipped and not hasattr(report, "wasxfail"):
         report.longrepr = theirs.longrepr if isinstance(theirs.longrepr, tuple) else report.longrepr
-    elif hasattr(theirs.longrepr, "chain"):
-        if verdict.headline:
-            headline = dataclasses.replace(
-                theirs.longrepr.reprtraceback, reprentries=[], extraline=verdict.headline, style="short"
-            )
-            theirs.longrepr.chain = [(headline, None, None), *theirs.longrepr.chain]
-        for title, text in verdict.sections:
-            theirs.longrepr.addsection(title, text, "-")
+    elif hasattr(theirs.longrepr, "reprtraceback"):
         report.longrepr = theirs.longrepr
+        _tell(report, verdict)
     else:
         text = end.report.details.get("text") or str(theirs.longrepr)
-        report.longrepr = _with_sections(f"{text}\n{verdict.headline}", verdict)
+        _tell(report, verdict, f"{text}\n{verdict.headline}".rstrip())
 
 
-def _with_sections(text: str, verdict: PhaseVerdict) -> str:
-    return "\n".join([text, *(f"\n--- {title} ---\n{body}" for title, body in verdict.sections)])
+def _tell(report: pytest.TestReport, verdict: PhaseVerdict, text: str | None = None) -> None:
+    """Put headline, summary and sections of a verdict into a report.
+
+    Args:
+        text: in place of the traceback.
+    """
+    shown: Any = report.longrepr
+    if not hasattr(shown, "reprtraceback"):
+        sections = (f"\n--- {title} ---\n{body}" for title, body in verdict.sections)
+        report.longrepr = "\n".join([text or verdict.headline, *sections])
+        return
+    chain = getattr(shown, "chain", None)
+    if shown.reprcrash is not None and verdict.summary:
+        shown.reprcrash = copy.copy(shown.reprcrash)
+        shown.reprcrash.message = verdict.summary
+        if text is not None:
+            path, line, _ = report.location
+            shown.reprcrash.path, shown.reprcrash.lineno = path, (line or 0) + 1
+    headline = copy.copy(shown.reprtraceback)
+    headline.reprentries, headline.extraline, headline.style = [], text or verdict.headline, "short"
+    if text is not None:
+        shown.reprtraceback = headline
+    elif chain is None and headline.extraline:  # As with `--tb=native`.
+        entry = copy.copy(shown.reprtraceback.reprentries[0])
+        entry.lines = [f"{headline.extraline}\n"]
+        shown.reprtraceback.reprentries = [entry, *shown.reprtraceback.reprentries]
+    if chain is not None:
+        above = [(headline, None, None)] if text is None and headline.extraline else []
+        whole = [] if text is not None else chain[:-1]
+        shown.chain = [*above, *whole, (shown.reprtraceback, shown.reprcrash, None)]
+    for title, body in verdict.sections:
+        shown.addsection(title, body, "-")
 
 
 def report_leaks(item: pytest.Item, text: str, clean: bool, leaks: str) -> None:

@@ -32,6 +32,8 @@ _SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it
 _NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ (failed|did not come)")
 # Parts of a library's message on a peer that differ from rank to rank: addresses, ports, sizes, spans.
 _VARYING = re.compile(r"\[[\d.:a-fA-F]+\](:\d+)?|0x[\da-f]+|\d+")
+# Before the name of an exception of this package, or of a private module.
+_MODULES = re.compile(r"^(?:\w+\.)*(?:pytest_elastic|_\w+)\.(?:\w+\.)*(?=\w+(?::|\n|$))")
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class PhaseVerdict:
         kind: the phase's outcome; `partial` is a skip of some ranks that counts as a failure.
         primary: the end that decides; `None` for a pass.
         headline: one line on top of the report.
+        summary: the cause, for lists of failures: what counts is its first line.
         sections: (title, text) below it, the least important last.
         duration: seconds that the slowest rank took, 0 where that is not known.
     """
@@ -49,6 +52,7 @@ class PhaseVerdict:
     kind: Literal["passed", "skipped", "failed", "exit", "partial"]
     primary: RankEnd | None = None
     headline: str = ""
+    summary: str = ""
     sections: list[tuple[str, str]] = field(default_factory=list)
     duration: float = 0.0
 
@@ -75,7 +79,7 @@ def judge(
         return PhaseVerdict("skipped", skips[0])
     others = [end.rank for end in ends if end.kind != "skipped"]
     line = f"{name_ranks([end.rank for end in skips])} skipped the test and {name_ranks(others)} did not"
-    return PhaseVerdict("partial", skips[0], line, [skip_section(skips)])
+    return PhaseVerdict("partial", skips[0], line, line, [skip_section(skips)])
 
 
 def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
@@ -114,7 +118,15 @@ def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         "failed, and stood here then", [e for e in failures if e.kind == "failed" and e.stacks]
     )
     sections += stack_sections("stood here when stopped", stopped)
-    return PhaseVerdict("failed", primary, line, sections)
+    return PhaseVerdict("failed", primary, line, summary_of(primary, alike, world_size), sections)
+
+
+def summary_of(primary: RankEnd, alike: list[RankEnd], world_size: int) -> str:
+    """A failure for lists: whose it is, and its text without the modules of private names."""
+    if primary.report is None:
+        return _sentence(alike, primary.text)
+    text = _MODULES.sub("", primary.report.crash)
+    return text if world_size == 1 else f"{name_ranks(end.rank for end in alike)}: {text}"
 
 
 def further_section(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:

@@ -93,7 +93,7 @@ def test_it(rank, world):
             "*test_root_cause_first.py:* in test_it",
         ]
     )
-    assert "FAILED test_root_cause_first.py::test_it - ValueError: boom" in result.stdout.str()
+    assert "FAILED test_root_cause_first.py::test_it - rank 1: ValueError: boom" in result.stdout.str()
 
 
 def test_followers_come_after_the_cause(run):

@@ -5,6 +5,7 @@ Rank 1 is the cause in every test, so that no order of ranks makes it right.
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from xml.etree import ElementTree
 
@@ -52,7 +53,8 @@ def causes(run, pytester):
         for case in ElementTree.parse(pytester.path / "junit.xml").iter("testcase"):
             ranks = [one.get("value") for one in case.iter("property") if "first_failed" in one.get("name")]
             said = case.find("failure") if case.find("failure") is not None else case.find("error")
-            found[case.get("name")] = (int(ranks[0]), said.get("message"), said.text)
+            message = re.sub(r"^ranks? [\d, -]+: ", "", said.get("message"))
+            found[case.get("name")] = (int(ranks[0]), message, said.text)
         return found
 
     return causes

@@ -72,8 +72,8 @@ def test_a_test_may_replace_whatever_its_rank_uses(run):
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         [
-            "FAILED *::test_dumps - AssertionError: said by rank 1*",
-            "FAILED *::test_order - ValueError: the cause",
+            "FAILED *::test_dumps - rank*: AssertionError: said by rank 1*",
+            "FAILED *::test_order - rank*: ValueError: the cause",
         ]
     )
 
@@ -127,7 +127,7 @@ def test_clocks_and_sockets_of_a_whole_session_may_be_others(run):
         """,
     )
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["FAILED *::test_hangs - rank 1 did not finish within 1 s*"])
+    result.stdout.fnmatch_lines(["FAILED *::test_hangs - rank 1 *"])
 
 
 def test_executors_that_are_left_open_do_not_keep_a_rank(run):
@@ -321,8 +321,8 @@ def test_lone_surrogates_are_shown(run, monkeypatch):
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "FAILED *::test_message - FileNotFoundError: no file caf*",
-            "FAILED *::test_source - ValueError: here",
+            "FAILED *::test_message - rank*: FileNotFoundError: no file caf*",
+            "FAILED *::test_source - rank*: ValueError: here*",
         ]
     )
     assert Path("junit.xml").exists()

@@ -92,7 +92,8 @@ def test_start(elastic):
     said = [re.sub(r"\(test_\w+\.py:\d+\)", "(…)", ElementTree.tostring(case, "unicode")) for case in cases]
     known = 'timer "exchange" (…) expired after 0.5 s'
     texts = [html.unescape(text) for text in said]
-    assert f'message="rank 1: {known} (3 of 3 ranks failed)' in texts[0]
+    assert f'message="rank 1: {known} (barrier "after" never complete)"' in texts[0]
+    assert f"rank 1: {known} (3 of 3 ranks failed)" in texts[0]
     assert 'name="elastic.first_failed_rank" value="1"' in texts[0]
     assert f'name="elastic.verdict" value="Exited: rank 1: {known} before joining "after""' in texts[0]
     assert f"arrived 0, 2; absent 1 ({known})\n" in texts[0]

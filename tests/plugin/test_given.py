@@ -78,8 +78,8 @@ def test_the_example_that_fails_is_shown(run):
             "E *x=*",
             "E *Draw 1: 7",
             "*cause: rank 1 failed before joining*",
-            "FAILED *::test_one - AssertionError: too big",
-            "FAILED *::test_unrepeatable - AssertionError: the cause",
+            "FAILED *::test_one - rank*: AssertionError: too big*",
+            "FAILED *::test_unrepeatable - rank*: AssertionError: the cause*",
         ]
     )
 

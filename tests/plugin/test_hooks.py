@@ -69,18 +69,18 @@ def test_what_hooks_in_ranks_make_of_a_report_counts(run):
     result.stdout.fnmatch_lines_random(
         [
             "FAILED *::test_soft *",
-            "FAILED *::test_soft_on_one - on one",
-            "FAILED *::test_without_words - a hook in the rank made it failed",
-            "FAILED *::test_soft_and_marked - in spite of the mark",
+            "FAILED *::test_soft_on_one - rank*: on one",
+            "FAILED *::test_without_words - rank*: a hook in the rank made it failed",
+            "FAILED *::test_soft_and_marked - rank*: in spite of the mark",
             "SKIPPED * by a hook",
             "FAILED *::test_skipped_by_one - rank 1 skipped the test and rank 0 did not",
             "PASSED *::test_forgiven",
-            "FAILED *::test_forgiven_on_one - assert 0 == 7",
-            "FAILED *::test_no_skip - must not skip",
+            "FAILED *::test_forgiven_on_one - rank 0: assert 0 == 7",
+            "FAILED *::test_no_skip - rank*: must not skip",
             "XFAIL *::test_known - a known issue",
-            "ERROR *::test_error_in_setup - in the setup",
-            "ERROR *::test_in_teardown - in the teardown",
-            "FAILED *::test_hook_fails - ValueError: in the hook",
+            "ERROR *::test_error_in_setup - rank*: in the setup",
+            "ERROR *::test_in_teardown - rank*: in the teardown",
+            "FAILED *::test_hook_fails - rank*: ValueError: in the hook",
             "2 of 2 ranks failed: rank 0 first",
             "1 of 2 ranks failed: rank 1 alone",
         ]
@@ -235,18 +235,18 @@ def test_subtests_are_reported_as_those_of_a_plain_test(run):
     )
     result.stdout.fnmatch_lines_random(
         [
-            "SUBFAILED(i=1) *::test_some - AssertionError: odd 1",
-            "SUBFAILED(i=3) *::test_some - AssertionError: odd 3",
-            "FAILED *::test_some - contains 2 failed subtests",
-            "SUBFAILED[[]first] *::test_body - assert 1 == 0",
-            "FAILED *::test_body - AssertionError: in the body",
+            "SUBFAILED(i=1) *::test_some - rank*: AssertionError: odd 1",
+            "SUBFAILED(i=3) *::test_some - rank*: AssertionError: odd 3",
+            "FAILED *::test_some - rank*: contains 2 failed subtests",
+            "SUBFAILED[[]first] *::test_body - rank 1: assert 1 == 0",
+            "FAILED *::test_body - rank*: AssertionError: in the body",
             "* SUBPASSED(text='words') *",
             "SUBSKIPPED[[]all] *: all",
             "SUBFAILED[[]partial] *::test_partial - rank 1 skipped the test and rank 0 did not",
             "FAILED *::test_partial - contains 1 failed subtest",
-            "FAILED *::test_same - contains 1 failed subtest",
+            "FAILED *::test_same - rank*: contains 1 failed subtest",
             "SUBXFAIL[[]expected] *::test_expected",
-            "FAILED *::test_cases - contains 2 failed subtests",
+            "FAILED *::test_cases - rank*: contains 2 failed subtests",
             "rank 1: Skipped: one",
         ]
     )

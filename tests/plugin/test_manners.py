@@ -62,7 +62,7 @@ def test_junit(run):
     cases = {case.get("name"): case for case in ElementTree.parse("junit.xml").iter("testcase")}
     assert sorted(cases) == ["test_a", "test_b", "test_c", "test_plain"]
     failure = cases["test_b"].find("failure")
-    assert failure.get("message") == "assert 1 == 0"
+    assert failure.get("message") == "rank 1: assert 1 == 0"
     assert "1 of 2 ranks failed: rank 1 alone" in failure.text
 
 

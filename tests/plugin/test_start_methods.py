@@ -56,7 +56,7 @@ def test_the_same_outcomes(run, method):
     result.stdout.fnmatch_lines_random(
         [
             f"elastic: 8 on ranks, start method {method} (as asked)",
-            "FAILED *::test_fails - assert 1 == 0",
+            "FAILED *::test_fails - rank*: assert 1 == 0",
             "FAILED *::test_dies - ranks 0-1 were killed by SIGKILL*",
             "FAILED *::test_leaves_a_thread - rank 1 did not exit*",
             "*::TestIt::test_leaks",

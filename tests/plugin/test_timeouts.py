@@ -105,11 +105,11 @@ def test_stacks_from_outside(run):
     result.stdout.fnmatch_lines(
         [
             "  test_hang * → inside *.py:5 → *nanosleep libc.so.6 ?0?*",
-            "--- rank 0 hung here ---",
+            "*- rank 0 hung here -*",
             "*test_stacks_from_outside.py:5 in inside",
             "*libc* in *nanosleep",
-            "--- rank 1 hung here ---",
-            "--- rank 2 hung here ---",
+            "*- rank 1 hung here -*",
+            "*- rank 2 hung here -*",
             "*_collective.py:* in barrier",
         ]
     )

@@ -191,3 +191,19 @@ def test_one_rank_needs_no_headline():
 def test_stack_text_of_nothing():
     """A rank that could not write its stack says so."""
     assert stack_text([]) == "  (no Python stack could be had)"
+
+
+def test_the_summary_names_ranks_and_no_private_module():
+    """The cause for lists: what the exception says, whose it is, and nothing of where its class lives."""
+    ends = [
+        reported(rank, "failed", rank, "pytest_elastic.multiprocessing.errors._failure.ChildFailedError: no")
+        for rank in range(2)
+    ]
+    assert judge(ends, 3).summary == "ranks 0-1: ChildFailedError: no"
+    assert judge([reported(1, "failed", crash="torch._C._Error")], 2).summary == "rank 1: _Error"
+    assert judge([reported(1, "failed", crash="my.app.Error: _x.y: z")], 2).summary == (
+        "rank 1: my.app.Error: _x.y: z"
+    )
+    assert judge([reported(0, "failed", crash="boom")], 1).summary == "boom"
+    died = RankEnd(1, "died", 1.0, "was killed by SIGKILL")
+    assert judge([died], 2).summary == "rank 1 was killed by SIGKILL"
