@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import multiprocessing.util
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,18 @@ class AdoptedPopen:
         multiprocessing.resource_tracker.getfd()  # One for both, so that it ends with the last of them.
         directory.mkdir(parents=True)
         job = AdoptedProcess(os.getpid(), method, dict(os.environ), str(self.stacks))
-        parcel = Parcel(self.name, process)
-        self.sentinel, theirs = os.pipe()
-        self.finalizer = multiprocessing.util.Finalize(self, os.close, (self.sentinel,))
-        try:
-            descriptors = {**parcel.descriptors(), "sentinel": theirs, "stdout": 1, "stderr": 2}
-            start = RankStart(0, {}, "", "", job, descriptors)
-            self.group: Group = started_group(zygote, [start], _START_LIMIT, None)
-        except BaseException:
-            self.finalizer()
-            raise
-        finally:
-            parcel.close()
-            os.close(theirs)
+        with closing(Parcel(self.name, process)) as parcel:
+            self.sentinel, theirs = os.pipe()
+            self.finalizer = multiprocessing.util.Finalize(self, os.close, (self.sentinel,))
+            try:
+                descriptors = {**parcel.descriptors(), "sentinel": theirs, "stdout": 1, "stderr": 2}
+                start = RankStart(0, {}, "", "", job, descriptors)
+                self.group: Group = started_group(zygote, [start], _START_LIMIT, None)
+            except BaseException:
+                self.finalizer()
+                raise
+            finally:
+                os.close(theirs)
         self.pid = self.group.pids[0]
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
@@ -113,7 +113,7 @@ class AdoptedPopen:
     def _wait_told(self, limit: float | None) -> None:
         deadline = Deadline.after(limit)
         while 0 not in self.group.exits and not self.group.over and not deadline.passed():
-            self.group.take(min(deadline.remaining(), 1.0))
+            self.group.take(deadline.remaining())
 
     def _learn(self) -> None:
         if 0 in self.group.exits:

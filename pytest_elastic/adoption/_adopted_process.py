@@ -5,7 +5,7 @@ a fresh interpreter would; what is inherited from pytest's process (callbacks at
 errors, handlers of the log) is dropped.  Modules stay loaded, and that is all that it gains.
 
 Private names of the standard library: `multiprocessing.util._finalizer_registry` and `_run_after_forkers`,
-`BaseProcess._inheriting` and `_bootstrap`, which are the same in Python 3.11 to 3.15.
+`BaseProcess._inheriting` and `_bootstrap`, tried with Python 3.11 and 3.12.
 """
 
 from __future__ import annotations

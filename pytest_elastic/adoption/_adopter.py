@@ -8,6 +8,7 @@ cannot be pickled fails as it does there.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing.context
 from collections import Counter
 from functools import partial
@@ -46,7 +47,7 @@ class Adopter:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._pid, self._directory = os.getpid(), directory
+        self._pid, self._directory, self._numbers = os.getpid(), directory, itertools.count()
         self._zygote = Zygote.fork(do_job)
         self._lock = threading.Lock()
         self._originals = {method: vars(kind)["_Popen"] for method, kind in _CLASSES.items()}
@@ -61,18 +62,19 @@ class Adopter:
             kind._Popen = staticmethod(partial(self._start, method))
         return self._of_test
 
-    def end(self) -> list[AdoptedPopen]:
-        """Adopt no more; the list of `begin`."""
+    def end(self) -> None:
+        """Adopt no more.  Nothing is kept of processes that have ended."""
         for method, original in self._originals.items():
             _CLASSES[method]._Popen = original
         with self._lock:
             for one in self._running:
                 one.poll()
+                one.group.take()  # The guardian's last word comes after the exit code.
             over = [one for one in self._running if one.group.over]
             self._running = [one for one in self._running if not one.group.over]
+        self._of_test = []
         for one in over:
             one.group.close()
-        return self._of_test
 
     def close(self) -> None:
         """End the processes that still run, and the zygote; bounded."""
@@ -85,15 +87,14 @@ class Adopter:
         if os.getpid() != self._pid:
             return self._originals[method].__func__(process)
         with self._lock:
-            self.served += 1
-            directory = self._directory / str(self.served)
+            directory = self._directory / str(next(self._numbers))
             adopted: AdoptedPopen | None = None
             try:
                 adopted = AdoptedPopen(process, method, self._zygote, directory)
             except (OSError, GuardianError) as error:
-                self.served -= 1
                 self.left[str(error)] += 1
             else:
+                self.served += 1
                 self.seconds += SYSTEM_CLOCK.monotonic() - adopted.began
                 self._running.append(adopted)
                 self._of_test.append(adopted)

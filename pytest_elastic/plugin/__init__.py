@@ -94,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.adopt != "off" and not unable(config):
         from pytest_elastic.plugin._adoption import Adoption
 
-        config.pluginmanager.register(Adoption(config), "pytest_elastic_adoption")
+        config.pluginmanager.register(Adoption(), "pytest_elastic_adoption")
 
 
 @pytest.hookimpl(trylast=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,20 @@ _LIMIT = 120.0
 class Adoption:
     """The plugin of a run with `--elastic-adopt=processes`."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self._adopter: Adopter | None = None
         self._tests = 0
         self._why = ""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        launchers = launchers_of(session.config)
-        if launchers.default.name != "fork":
-            self._why = launchers.why
-        elif session.items and not session.config.option.collectonly:
-            factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
-            self._adopter = Adopter(factory.mktemp("adopted"))
+        if session.items and not session.config.option.collectonly:
+            launchers = launchers_of(session.config)
+            if launchers.default.name == "fork":
+                factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
+                self._adopter = Adopter(factory.mktemp("adopted"))
+            else:
+                self._why = launchers.why
         try:
             return (yield)
         finally:
@@ -52,11 +53,13 @@ class Adoption:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         if self._adopter is None:
             return (yield)
-        item.stash[ADOPTED] = self._adopter.begin()
+        processes = item.stash[ADOPTED] = self._adopter.begin()
         try:
             return (yield)
         finally:
-            self._tests += bool(self._adopter.end())
+            self._tests += bool(processes)
+            self._adopter.end()
+            del item.stash[ADOPTED]  # Each keeps a descriptor.
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -75,12 +78,11 @@ class Adoption:
                 terminalreporter.write_line(f"adopted: nothing, since no forks can be made: {self._why}")
             return
         if adopter.served:
-            ours = adopter.seconds / adopter.served
-            theirs = standard_start(adopter.modules.most_common(1)[0][0])
+            ours, theirs = adopter.seconds / adopter.served, standard_start(adopter.modules)
+            fresh = f"; a fresh interpreter takes {theirs:.2f} s here (measured once)" if theirs else ""
             terminalreporter.write_line(
                 f"adopted: {counted(adopter.served, 'process', 'processes')} "
-                f"of {counted(self._tests, 'test', 'tests')}, "
-                f"{ours:.3f} s for each start; a fresh interpreter takes {theirs:.2f} s here (measured once)"
+                f"of {counted(self._tests, 'test', 'tests')}, {ours:.3f} s for each start{fresh}"
             )
         for why, count in adopter.left.items():
             terminalreporter.write_line(
@@ -121,17 +123,16 @@ def stack_of(file: Path) -> list[str]:
     return [f"    {frame}" for frame in frames[-_FRAMES:]]
 
 
-def standard_start(module: str) -> float:
-    """Seconds in which a fresh interpreter imports a module: the start of a process without adoption."""
+def standard_start(modules: Counter[str]) -> float | None:
+    """Seconds in which a fresh interpreter imports the commonest of these: a start without adoption.
+
+    It is `None` where that cannot be imported there, or not in time.
+    """
+    module = modules.most_common(1)[0][0]
     code = f"import sys; sys.path[:] = {sys.path!r}; import multiprocessing.spawn; __import__({module!r})"
     began = time.monotonic()
     try:
-        subprocess.run(
-            [sys.executable, "-c", code],
-            timeout=_LIMIT,
-            capture_output=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _LIMIT
+        subprocess.run([sys.executable, "-c", code], timeout=_LIMIT, capture_output=True, check=True)
+    except subprocess.SubprocessError:
+        return None
     return time.monotonic() - began

@@ -234,6 +234,60 @@ def test_processes_of_ranks_and_after_a_test_are_the_standard_librarys(run):
     result.stdout.fnmatch_lines(["adopted: 1 process of 1 test, *"])
 
 
+def test_a_start_that_fails_leaves_the_next_alone_and_ended_processes_leave_no_descriptor(run):
+    """After a target that cannot be pickled, and want of descriptors; eighty processes keep no files open."""
+    result = run(
+        """
+        import multiprocessing, os, resource, pytest, targets
+
+        context = multiprocessing.get_context("spawn")
+
+        def start(target):
+            child = context.Process(target=target, args=(0,))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            return type(child._popen).__name__
+
+        def test_failing():
+            with pytest.raises(Exception):
+                start(lambda code: 0)
+            assert start(targets.leave) == "AdoptedPopen"
+
+        def test_scarce(monkeypatch):
+            from pytest_elastic.adoption import _adopted_popen
+
+            def scarce(*_):
+                raise OSError("no descriptors")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(_adopted_popen, "started_group", scarce)
+                assert start(targets.leave) == "Popen"
+            assert start(targets.leave) == "AdoptedPopen"
+
+        open_files = []
+
+        @pytest.mark.parametrize("turn", range(8))
+        def test_many(turn):
+            open_files.append(len(os.listdir("/proc/self/fd")))
+            for _ in range(10):
+                start(targets.leave)
+
+        def test_counts():
+            assert open_files[-1] < open_files[0] + 100  # Guardians may still be about to end.
+        """,
+        ON,
+        targets=TARGETS,
+    )
+    result.assert_outcomes(passed=11)
+    result.stdout.fnmatch_lines(
+        [
+            "adopted: 82 processes of 10 tests, *",
+            "adopted: 1 process left to the standard library: no descriptors",
+        ]
+    )
+
+
 def test_nothing_is_replaced_where_the_option_is_off():
     """Neither in this process, nor is the module loaded."""
     popen = vars(multiprocessing.context.SpawnProcess)["_Popen"]
