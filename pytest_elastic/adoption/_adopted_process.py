@@ -5,7 +5,7 @@ a fresh interpreter would; what is inherited from pytest's process (callbacks at
 errors, handlers of the log) is dropped.  Modules stay loaded, and that is all that it gains.
 
 Private names of the standard library: `multiprocessing.util._finalizer_registry` and `_run_after_forkers`,
-`BaseProcess._inheriting` and `_bootstrap`, tried with Python 3.11 and 3.12.
+`BaseProcess._inheriting` and `_bootstrap`, tried with Python 3.11 to 3.13.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class AdoptedProcess:
         faulthandler.enable(file=file)
         process: Any = receive_parcel(start.descriptors)(pickle.loads)
         code: int = process._bootstrap(os.pidfd_open(self.launcher))
-        if self.method == "spawn":  # What the fork server makes runs no callbacks at its exit.
+        # What the fork server makes runs callbacks at its exit since Python 3.13, those of queues among them.
+        if self.method == "spawn" or sys.version_info >= (3, 13):
             end_well()
         return code & 0xFF
 
