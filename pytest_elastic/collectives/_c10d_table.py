@@ -123,7 +123,7 @@ def allreduce_coalesced_(
 
 def _sparse(group: Group, call: Call, tensor: torch.Tensor, asynchronous: bool, timeout: int) -> Plan:
     if group.carried and call.reduction != "SUM":
-        raise NotImplementedError(f"all_reduce of sparse tensors with {call.reduction}")
+        raise RuntimeError(f"sparse tensors can be reduced by SUM, not by {call.reduction}")
     mine = tensor.detach().coalesce()
     indices, values = mine.indices(), mine.values()
 

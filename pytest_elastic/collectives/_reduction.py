@@ -36,12 +36,12 @@ def reduce(name: str, parts: Sequence[torch.Tensor], out: torch.Tensor | None = 
     """The parts, reduced, in a new tensor or in `out`, which may be one of the parts.
 
     Raises:
-        NotImplementedError: a reduction that only NCCL has.
+        RuntimeError: a reduction that only NCCL has; gloo raises the same.
     """
     binary = _BINARY.get(name)
     if binary is None:
         allowed = ", ".join(_BINARY)
-        raise NotImplementedError(f"a carried group has no reduction {name}; it has {allowed}")
+        raise RuntimeError(f"a carried group has no reduction {name}; it has {allowed}")
     total = parts[0].clone() if len(parts) == 1 else binary(parts[0], parts[1])
     if len(parts) > 1 and total.dtype != parts[0].dtype:
         total = total.to(parts[0].dtype)

@@ -123,12 +123,16 @@ class RankProcess:
             ours = RemoteStore(socket.socket(fileno=store))
         ours.place = (self.rank, self.world_size)
         self.world = World(self.rank, self.world_size, ours)
-        self.see_collectives(self._job.collectives)
+        self.see_collectives()
 
-    def see_collectives(self, mode: str) -> None:
-        """Have the collectives of the next test compared, or carried, over the present store."""
+    def see_collectives(self, mode: str | None = None) -> None:
+        """Have the collectives of the next test compared, or carried, over the present store.
+
+        Args:
+            mode: of these; the job's by default.
+        """
         assert self.world is not None
-        use_store(self.world.store, self.rank, self.world_size, mode)
+        use_store(self.world.store, self.rank, self.world_size, mode or self._job.collectives)
 
     def live(self, obey: Callable[[RankProcess, Any], None]) -> int:
         """Do the job; the exit code is the value.  `obey` carries out an order that is not ours."""

@@ -26,7 +26,6 @@ from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
 from pytest_elastic.plugin._marker import read_marker
-from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._other_plugins import (
     only_compare,
     recorded,
@@ -198,7 +197,7 @@ class RankRunner:
             if order.item not in self._ran and hasattr(item, name):
                 setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.item)
-        rank.see_collectives(read_marker(item).collectives or Options(self._config).collectives)
+        rank.see_collectives(read_marker(item).collectives)
         while self.remarks:
             self._warn(item, self.remarks.pop())
         self._marks = marks_of(item)
