@@ -7,23 +7,14 @@ that the module marks with `# hangs`.
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from kernel_run import load_kernel
 
 CORPUS = Path(__file__).parent / "corpus"
 KERNELS = sorted(path.stem for path in CORPUS.glob("k*.py"))
-
-
-def module(kernel: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(kernel, CORPUS / f"{kernel}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 def marked(kernel: str) -> set[str]:
@@ -36,7 +27,7 @@ def wrong(kernel: str, found: dict[str, Any] | None) -> list[str]:
     """What is not as it should be in a kernel's diagnosis."""
     if found is None:
         return ["no verdict"]
-    expected, said = module(kernel), []
+    expected, said = load_kernel(CORPUS / f"{kernel}.py"), []
     if found["verdict"] != expected.VERDICT:
         said.append(f"verdict {found['verdict']}")
     if found["ranks"] != expected.RANKS:

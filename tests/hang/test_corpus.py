@@ -7,16 +7,12 @@ marked.  `test_fixed` passes, and nothing is said of it.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
-import xml.etree.ElementTree as xml
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from kernel_run import KernelRun, load_kernel, run_kernels
 from shared_run import done_once
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -24,54 +20,10 @@ KERNELS = sorted(path.stem for path in CORPUS.glob("k*.py"))
 NOT_HANGING = {"k09_prefix_reuse", "k14_short_timeout"}
 
 
-def run_all(directory: Path) -> None:
-    """Run all kernels."""
-    arguments = [
-        "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(directory), f"--confcutdir={CORPUS}",
-        f"--junitxml={directory / 'junit.xml'}", f"--elastic-artifacts={directory / 'artifacts'}",
-    ]  # fmt: skip
-    with (directory / "output").open("w") as output:
-        command = [sys.executable, "-m", "pytest", *arguments, str(CORPUS)]
-        subprocess.run(command, stdout=output, timeout=240, check=False)
-
-
-class Corpus:
-    """What one run of all kernels gave."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.output = directory, (directory / "output").read_text()
-        cases = xml.parse(directory / "junit.xml").iter("testcase")
-        self.cases = {
-            (case.get("classname", "").rpartition(".")[2], case.get("name")): case for case in cases
-        }
-
-    def failed(self, kernel: str, name: str) -> bool:
-        case = self.cases[kernel, name]
-        return any(case.find(kind) is not None for kind in ("failure", "error"))
-
-    def hang(self, kernel: str, name: str) -> dict[str, Any] | None:
-        """The diagnosis that was written for a test."""
-        found = list((self.directory / "artifacts").glob(f"*{kernel}*-{name}-*/hang.json"))
-        return json.loads(found[0].read_text()) if found else None
-
-    def properties(self, kernel: str, name: str) -> dict[str, str]:
-        found = self.cases[kernel, name].iter("property")
-        return {one.get("name", ""): one.get("value", "") for one in found}
-
-
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> KernelRun:
     """One run of them all."""
-    return Corpus(done_once(tmp_path_factory, "corpus", run_all))
-
-
-def module(kernel: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(kernel, CORPUS / f"{kernel}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return KernelRun(done_once(tmp_path_factory, "corpus", partial(run_kernels, corpus=CORPUS, seconds=240)))
 
 
 def marked(kernel: str) -> set[int]:
@@ -93,9 +45,9 @@ def standing(branches: list[dict[str, Any]], above: int = 0) -> dict[int, set[in
 
 
 @pytest.mark.parametrize("kernel", sorted(set(KERNELS) - NOT_HANGING))
-def test_a_hang_is_named(corpus: Corpus, kernel: str) -> None:
+def test_a_hang_is_named(corpus: KernelRun, kernel: str) -> None:
     """With the right verdict, ranks, keys and line."""
-    expected, found = module(kernel), corpus.hang(kernel, "test_buggy")
+    expected, found = load_kernel(CORPUS / f"{kernel}.py"), corpus.diagnosis(kernel, "test_buggy")
     assert corpus.failed(kernel, "test_buggy")
     assert found is not None, corpus.output
     seen = (found["verdict"], found["ranks"], sorted(found["keys"]))
@@ -109,17 +61,17 @@ def test_a_hang_is_named(corpus: Corpus, kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_fixed_twin_is_not_accused(corpus: Corpus, kernel: str) -> None:
+def test_a_fixed_twin_is_not_accused(corpus: KernelRun, kernel: str) -> None:
     """It passes, and no diagnosis is written."""
     assert not corpus.failed(kernel, "test_fixed"), corpus.output
-    assert corpus.hang(kernel, "test_fixed") is None
+    assert corpus.diagnosis(kernel, "test_fixed") is None
 
 
 @pytest.mark.parametrize("kernel", sorted(NOT_HANGING))
-def test_a_failure_that_is_no_hang_is_called_none(corpus: Corpus, kernel: str) -> None:
+def test_a_failure_that_is_no_hang_is_called_none(corpus: KernelRun, kernel: str) -> None:
     """What is wrong with a barrier is said, and nobody is accused."""
-    expected = module(kernel)
+    expected = load_kernel(CORPUS / f"{kernel}.py")
     assert corpus.failed(kernel, "test_buggy")
-    assert corpus.hang(kernel, "test_buggy") is None
+    assert corpus.diagnosis(kernel, "test_buggy") is None
     said = corpus.properties(kernel, "test_buggy").get("elastic.verdict", "")
     assert said.partition(":")[0] == (expected.VERDICT or "")
