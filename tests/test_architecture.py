@@ -19,7 +19,7 @@ LEVELS = {
     0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop", "processes", "wording"},
     1: {"store", "timer", "hang"},
     2: {"collectives", "multiprocessing", "simulator", "faults", "report"},
-    3: {"launch", "adoption", "replays", "strategies"},
+    3: {"launch", "external", "adoption", "replays", "strategies"},
     4: {"plugin", "testing", "stateful"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
@@ -32,6 +32,7 @@ BESIDE |= {
     "simulator": {"faults", "collectives"},
     "replays": {"launch"},
     "adoption": {"launch"},
+    "external": {"launch"},
     "strategies": set(),
     "stateful": {"testing"},
 }

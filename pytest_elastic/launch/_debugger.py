@@ -85,7 +85,10 @@ class RankTerminal:
             return
         ours, theirs = socket.socketpair()
         with theirs:
-            self._channel.send(Borrow(self._rank, os.getpid(), post_mortem), (theirs.fileno(),))
+            try:
+                self._channel.send(Borrow(self._rank, os.getpid(), post_mortem), (theirs.fileno(),))
+            except OSError:  # A rank that has connected by address: no descriptor can travel.
+                raise DebuggerError(self._rank) from None
         granted, streams, _, _ = socket.recv_fds(ours, 1, len(_STREAMS))
         if not granted:
             ours.close()

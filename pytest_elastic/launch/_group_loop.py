@@ -20,7 +20,7 @@ from pytest_elastic.launch._debugger import Borrow, Loans
 from pytest_elastic.launch._group_plan import Answers
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._outcomes import of_timeout_in
-from pytest_elastic.launch._rendezvous import CHANNEL, Place, Rendezvous, StorePlace
+from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, Rendezvous, StorePlace
 from pytest_elastic.launch._stacks import Done, RankStacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
@@ -71,7 +71,7 @@ class GroupLoop:
 
     def listen(self, host: str) -> dict[int, Place]:
         """Let ranks connect on this interface; where each one finds us."""
-        here = self.rendezvous = Rendezvous(self.loop, host, self._refusal, self._admit)
+        here = self.rendezvous = Rendezvous(self.loop, host, CHANNEL + TIMERS, self._refusal, self._admit)
         return {
             rank: Place(here.address, here.token, self.store_place(rank, host)) for rank in self._directories
         }

@@ -106,8 +106,9 @@ class RankProcess:
         self.world: World | None = None
         self._job, self._payload = job, start.descriptors.get("payload", -1)
         if job.place is not None:
-            self.channel = Channel(connect(job.place, CHANNEL, self.rank))
-            self._timers: TimerClient = StreamTimerClient(connect(job.place, TIMERS, self.rank).detach())
+            there = (job.place.address, job.place.token)
+            self.channel = Channel(connect(*there, CHANNEL, self.rank))
+            self._timers: TimerClient = StreamTimerClient(connect(*there, TIMERS, self.rank).detach())
             self.join(job.place.store)
             return
         self.channel = Channel.of(start.descriptors["channel"])

@@ -328,8 +328,9 @@ class RankGroup(PContext):
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
         pids = set(self.group.pids.values())
-        guardian = parent(next(iter(pids)))
-        started = [process for process in descendants(guardian) if process.pid not in pids]
+        guardians = {parent(pid) for pid in pids}
+        below = [process for guardian in guardians for process in descendants(guardian)]
+        started = [process for process in below if process.pid not in pids]
         return [command(process.pid) for process in started if not is_helper(process.pid)]
 
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:

@@ -22,7 +22,7 @@ from pytest_elastic.pristine import os, socket, struct
 
 _log = logging.getLogger(__name__)
 
-CHANNEL, TIMERS = b"c", b"t"
+CHANNEL, TIMERS = b"c", b"t"  # What a rank connects for.
 _HEAD = struct.Struct("!4scIH")  # Magic, purpose, rank, length of the token that follows.
 _MAGIC, _WELCOME = b"pel1", b"+"
 _LONGEST = 1024  # Bytes of a frame.
@@ -63,7 +63,8 @@ class Rendezvous:
     Args:
         loop: in which it listens.
         host: the interface to listen on.
-        refusal: called with a rank and `CHANNEL` or `TIMERS`: why it is refused, `""` if it is not.
+        purposes: what ranks may connect for, a byte each.
+        refusal: called with a rank and its purpose: why it is refused, `""` if it is not.
         admit: called with both and the connected socket.
 
     Attributes:
@@ -75,10 +76,11 @@ class Rendezvous:
         self,
         loop: Loop,
         host: str,
+        purposes: bytes,
         refusal: Callable[[int, bytes], str],
         admit: Callable[[int, bytes, socket.socket], object],
     ) -> None:
-        self._loop, self._refusal, self._admit = loop, refusal, admit
+        self._loop, self._purposes, self._refusal, self._admit = loop, purposes, refusal, admit
         self.token = os.urandom(16).hex()
         self._socket = socket.create_server((host, 0), backlog=128)
         self._socket.setblocking(False)
@@ -127,7 +129,7 @@ class Rendezvous:
 
     def _judge(self, end: socket.socket, said: bytes) -> None:
         magic, purpose, rank, length = _HEAD.unpack_from(said)
-        if magic != _MAGIC or purpose not in (CHANNEL, TIMERS) or length > _LONGEST:
+        if magic != _MAGIC or purpose not in self._purposes or length > _LONGEST:
             self._refuse(end, "this is no rank of pytest-elastic, or one of another version")
         elif len(said) == _HEAD.size + length:
             known = hmac.compare_digest(said[_HEAD.size :], self.token.encode())
@@ -158,26 +160,26 @@ class Rendezvous:
         self._alarm.at = min((until for until, _ in self._strangers.values()), default=float("inf"))
 
 
-def connect(place: Place, purpose: bytes, rank: int) -> socket.socket:
+def connect(address: str, token: str, purpose: bytes, rank: int) -> socket.socket:
     """In the rank: a connection to its launcher; blocks for ten seconds at most.
 
     Raises:
         DistNetworkError: nobody is there, or the rank is refused; the text says why.
     """
-    host, _, port = place.address.rpartition(":")
+    host, _, port = address.rpartition(":")
     try:
         end = socket.create_connection((host, int(port)), timeout=_GREETING_TIME)
     except OSError as error:
-        raise DistNetworkError(f"rank {rank} finds no launcher at {place.address}: {error}") from None
+        raise DistNetworkError(f"rank {rank} finds no launcher at {address}: {error}") from None
     try:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        token = place.token.encode()
-        end.sendall(_HEAD.pack(_MAGIC, purpose, rank, len(token)) + token)
+        said = token.encode()
+        end.sendall(_HEAD.pack(_MAGIC, purpose, rank, len(said)) + said)
         answer = end.recv(1)
         if answer != _WELCOME:
             answer += end.recv(_LONGEST)
             reason = answer.decode("utf-8", "replace") or "it hung up"
-            raise DistNetworkError(f"the launcher at {place.address} refused rank {rank}: {reason}")
+            raise DistNetworkError(f"the launcher at {address} refused rank {rank}: {reason}")
         end.settimeout(None)
     except OSError as error:
         end.close()

@@ -26,7 +26,9 @@ from pytest_elastic.multiprocessing._guardian import (
 )
 from pytest_elastic.multiprocessing._job_control import Foreground, wait_for_foreground
 from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, LogsSpecs
-from pytest_elastic.multiprocessing._messages import RankExited, RankStart
+from pytest_elastic.multiprocessing._messages import Ended, RankExited, RankStart
+
+from pytest_elastic.multiprocessing._messages import Signal, Started, StartFailed, Stop  # isort: skip
 from pytest_elastic.multiprocessing._parcel import Parcel, receive_parcel
 from pytest_elastic.multiprocessing._rankside import (
     copies_of,

@@ -48,6 +48,7 @@ from pytest_elastic.plugin._stash import (
     VERDICT,
 )
 from pytest_elastic.pristine import os
+from pytest_elastic.processes import outer_launcher
 
 __all__ = [
     "_elastic_nprocs",
@@ -91,6 +92,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
+    if not hasattr(config, "workerinput"):
+        try:
+            outer = outer_launcher(options.launcher, os.environ)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        if outer is not None and not unable(config):
+            from pytest_elastic.plugin import _external
+
+            _external.configure(config, outer)
     if options.adopt != "off" and not unable(config):
         from pytest_elastic.plugin._adoption import Adoption
 

@@ -97,7 +97,7 @@ class Option(Generic[T]):
             metavar = self.metavar or None
             group.addoption(self.flag, metavar=metavar, choices=choices, default=None, help=self.help)
         if self.ini:
-            parser.addini(f"elastic_{self.name}", self.help, type="string", default=self.default)
+            parser.addini(f"elastic_{self.name}", self.help, type="string", default=None)
 
     def read(self, config: pytest.Config) -> T:
         """Its value in this run.
@@ -130,6 +130,9 @@ class Options:
         at_least(0, float, "a number of seconds"), "60", None, "seconds for the ranks of a test to come up")
     start_method = Option(
         start_method, "auto", "METHOD", "how ranks are made: auto, fork (from a process set aside) or spawn")
+    launcher = Option(
+        one_of("auto", "external", "local"), "auto", "",
+        "who starts ranks: the launcher that started pytest (auto: if it is a known one), or pytest (local)")
     log = Option(
         one_of("failed", "all", "none"), "failed", "", "whose output is reported: failed, all or none")
     partial_skip: Option[PartialSkip] = Option(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -21,7 +21,10 @@ from pytest_elastic.plugin._other_plugins import wrong_books
 from pytest_elastic.plugin._preconditions import refuse
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._runner import RankRunner, names_of
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, LAUNCHERS, PLAN
+from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, EXTERNAL, LAUNCHERS, PLAN
+
+if TYPE_CHECKING:
+    from pytest_elastic.plugin._external import Spokesman
 
 
 def launchers_of(config: pytest.Config) -> Launchers:
@@ -38,6 +41,9 @@ def conduct(
 ) -> Generator[None, object, object]:
     """Wrap the run loop of a session whose `items` run on ranks; `wanted`: those, and users of `elastic`."""
     config = session.config
+    external = config.stash.get(EXTERNAL, None)
+    if external is not None:
+        external.begin(session, items)  # Returns on rank 0 only.
     if refused := wrong_books(config, items):
         refuse(session, items, refused, whole_run=True)
         items.clear()
@@ -49,6 +55,12 @@ def conduct(
         refuse(session, wanted, f"ranks cannot be started: {error}")
         return (yield)
     config.stash[CONDUCTOR] = conductor
+    try:
+        if conductor.external is not None:
+            conductor.external.gather()
+    except pytest.UsageError:
+        conductor.close()
+        raise
     conductor.debugging.begin()
     hooks = LauncherHooks(config)
     config.pluginmanager.register(hooks)
@@ -77,6 +89,7 @@ class Conductor:
         self._groups: Counter[str] = Counter()  # How many were made, by node id.
         self.reproduction = Reproduction(config, self.options)
         self.debugging = Debugging(config)
+        self.external = cast("Spokesman | None", config.stash.get(EXTERNAL, None))
         self._kept: dict[Any, RankGroup] = {}
         self._late: Counter[str] = Counter()  # Starts; see `Plan`.
         runner = RankRunner(session, self.options.setup_show)
@@ -99,7 +112,11 @@ class Conductor:
     ) -> RankGroup:
         """A new group, not started."""
         self._groups[item.nodeid] += 1
-        options, launcher = self.options, self.launchers.get(method)
+        options, launcher, host = self.options, self.launchers.get(method), ""
+        if self.external is not None:
+            if nprocs > self.external.world.size:
+                pytest.skip(self.external.too_few(nprocs))
+            launcher, host = self.external.launcher(method.name, launcher), self.external.host
         plan = Plan(
             nprocs,
             self._directory / str(self._groups.total()),
@@ -111,6 +128,7 @@ class Conductor:
             self.debugging.terminal,
             options.debugging_stops_clocks,
             f"{item.nodeid} {self._groups[item.nodeid]}",
+            host=host,
             collectives=options.collectives,
             how=self.launchers.words(method),
             lost=self.launchers.lost(method),

@@ -13,6 +13,7 @@ from pytest_elastic.pristine import os
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
     from pytest_elastic.launch import Launchers, RankProcess
+    from pytest_elastic.plugin._external import Listener, Spokesman
     from pytest_elastic.plugin._fresh import FreshRank
     from pytest_elastic.plugin._preconditions import ThreadCensus
     from pytest_elastic.plugin._reproduce import Experiments
@@ -29,6 +30,7 @@ CENSUS: pytest.StashKey[ThreadCensus] = pytest.StashKey()
 LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
 PATH: pytest.StashKey[list[str]] = pytest.StashKey()  # `sys.path` before the first conftest file.
+EXTERNAL: pytest.StashKey[Spokesman | Listener] = pytest.StashKey()
 # On the config of a rank: of one that collects by itself, and of each.
 FRESH: pytest.StashKey[FreshRank] = pytest.StashKey()
 RANK: pytest.StashKey[RankProcess] = pytest.StashKey()

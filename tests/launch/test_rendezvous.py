@@ -224,9 +224,9 @@ def place(start) -> Place:
 def test_who_is_no_rank_is_refused_in_words(place: Place) -> None:
     """Those that are there already, or do not exist; and those who say something else."""
     with pytest.raises(DistNetworkError, match=r"refused rank 1: rank 1 is connected already"):
-        connect(place, CHANNEL, 1)
+        connect(place.address, place.token, CHANNEL, 1)
     with pytest.raises(DistNetworkError, match=r"refused rank 2: there is no rank 2"):
-        connect(place, TIMERS, 2)
+        connect(place.address, place.token, TIMERS, 2)
     host, _, port = place.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=LONG) as end:
         end.sendall(b"GET / HTTP/1.1\r\n")
@@ -242,4 +242,4 @@ def test_nobody_is_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
     with pytest.raises(DistNetworkError, match=f"rank 0 finds no launcher at 127.0.0.1:{port}"):
-        connect(Place(f"127.0.0.1:{port}", "", None), CHANNEL, 0)  # type: ignore[arg-type]
+        connect(f"127.0.0.1:{port}", "", CHANNEL, 0)

@@ -1,0 +1,325 @@
+"""Agents as rank 0 sees them: it meets them, has them start ranks, and notices who is lost.
+
+*Theory of operation.*  A group has one guardian for each rank, at the agent of that number; rank 0's own is
+its child.  `_Guardians` makes one of them: it passes commands on, and tells a group what one guardian would
+have told.  All of it lives in a loop with a thread of its own.  An agent that is lost has lost its ranks:
+they count as killed, their group ends as any other would, and no further one is started.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
+from pytest_elastic.errors import GuardianError
+from pytest_elastic.external._agent import scrubbed
+from pytest_elastic.external._meeting_point import ExternalError, MeetingPoint
+from pytest_elastic.external._orders import (
+    FromGuardian,
+    GuardianGone,
+    Join,
+    Leave,
+    LetGo,
+    StartRank,
+    ToGuardian,
+)
+from pytest_elastic.launch import Launcher, Rendezvous
+from pytest_elastic.loop import Loop
+from pytest_elastic.multiprocessing import (
+    Channel,
+    Ended,
+    RankExited,
+    RankStart,
+    Signal,
+    Started,
+    StartFailed,
+    Stop,
+)
+from pytest_elastic.pristine import signal, socket
+from pytest_elastic.processes import OuterLauncher
+
+AGENT = b"a"
+HOST = "127.0.0.1"
+_PERIOD = 0.2  # Seconds between two looks for processes that have ended.
+_SHOWN = 5  # Tests, where collections differ.
+_log = logging.getLogger(__name__)
+
+
+class Agents:
+    """The agents of all ranks but this process's, which is rank 0.
+
+    Args:
+        world: made by the launcher.
+        own: what an agent would say of itself, for comparison.
+        on_lost: called in the loop with a rank and words when an agent is lost.
+
+    Attributes:
+        lost: rank -> in words, how.
+    """
+
+    def __init__(self, world: OuterLauncher, own: Join, on_lost: Callable[[str], object]) -> None:
+        self._world, self._own, self._on_lost = world, own, on_lost
+        self._loop = Loop("elastic agents")
+        self._meeting_point = MeetingPoint.of(world)
+        self._channels: dict[int, Channel] = {}
+        self._joined: dict[int, Join] = {}
+        self._groups: dict[int, _Guardians] = {}
+        self._number = 0
+        self._leaving = False
+        self.lost: dict[int, str] = {}
+        self._rendezvous = Rendezvous(self._loop, HOST, AGENT, self._refusal, self._admit)
+
+    def gather(self, limit: float) -> None:
+        """Meet all agents; blocks until they have come, for `limit` seconds at most.
+
+        Raises:
+            ExternalError: some did not come, or have collected other tests, or are of another version.
+        """
+        self._meeting_point.publish(self._rendezvous.address, self._rendezvous.token)
+        self._loop.start()
+        deadline = Deadline.after(limit)
+        try:
+            while (missing := self._missing()) and not deadline.passed():
+                if over := [rank for rank in missing if self._meeting_point.ended(rank)]:
+                    raise ExternalError(
+                        f"the pytest of {_ranks(over)}, which {self._world.name} started, has ended before"
+                        " its first test; what it said is not part of this report"
+                    )
+                self._loop.wait(lambda: not self._missing(), Deadline.after(_PERIOD).earlier(deadline))
+        finally:
+            self._meeting_point.withdraw()
+            self._loop.call(self._rendezvous.close)
+        if missing:
+            raise ExternalError(
+                f"{_ranks(missing)} of {self._world.size} that {self._world.name} started did not come within"
+                f" {limit:g} s: it has no tests on ranks, or collects them still"
+            )
+        for rank in sorted(self._joined):
+            self._compare(rank, self._joined[rank])
+
+    def launcher(self, method: str, local: Launcher) -> Launcher:
+        """The launcher of this start method for ranks on all agents, with the local one for rank 0."""
+        return _WorldLauncher(self, method, local)
+
+    def leave(self, status: int) -> None:
+        """The run is over: the agents end with this exit status; idempotent."""
+        self._loop.call(partial(self._leave, status))
+        self._loop.close()
+
+    def start(self, method: str, starts: Sequence[RankStart], local: Channel) -> Channel:
+        """Start these ranks; `local` is the channel to the guardian of rank 0.
+
+        Raises:
+            GuardianError: an agent is lost.
+        """
+        gone = [rank for rank in range(len(starts)) if rank in self.lost]
+        if gone:
+            local.close()
+            raise GuardianError(self.lost[gone[0]])
+        control, theirs = Channel.pair()
+        self._loop.call(partial(self._start, method, starts, local, theirs))
+        return control
+
+    # In the loop.
+
+    def _missing(self) -> list[int]:
+        return [rank for rank in range(1, self._world.size) if rank not in self._joined]
+
+    def _refusal(self, rank: int, purpose: bytes) -> str:
+        if not 0 < rank < self._world.size:
+            return f"there is no rank {rank} but rank 0's own" if rank == 0 else f"there is no rank {rank}"
+        return f"rank {rank} has come already" if rank in self._channels else ""
+
+    def _admit(self, rank: int, purpose: bytes, end: socket.socket) -> None:
+        self._channels[rank] = channel = Channel(end)
+        self._loop.watch(channel.fileno(), partial(self._hear, rank))
+
+    def _compare(self, rank: int, join: Join) -> None:
+        own = self._own
+        for what in ("version", "python"):
+            if join[what] != own[what]:
+                name = {"version": "pytest-elastic", "python": "Python"}[what]
+                raise ExternalError(f"rank {rank} has {name} {join[what]}, and rank 0 has {own[what]}")
+        if join["failed"]:
+            raise ExternalError(f"rank {rank} could not collect its tests:\n{join['failed']}")
+        theirs, ours = join["tests"], own["tests"]
+        if theirs == ours:
+            return
+        said = [f"rank {rank} has collected other tests than rank 0"]
+        for whose, some, others in ((f"rank {rank}", theirs, ours), ("rank 0", ours, theirs)):
+            known = set(others)
+            if only := [test for test in some if test not in known]:
+                more = f" and {len(only) - _SHOWN} more" if len(only) > _SHOWN else ""
+                said.append(f"  {whose} alone has {', '.join(only[:_SHOWN])}{more}")
+        if len(said) == 1:
+            pairs = enumerate(zip(theirs, ours, strict=False), 1)
+            number, (one, other) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+            said.append(f"  in another order: test {number} is {one} there, and {other} on rank 0")
+        raise ExternalError("\n".join(said))
+
+    def _hear(self, rank: int) -> None:
+        channel = self._channels[rank]
+        for message, _ in channel.receive():
+            if isinstance(message, FromGuardian):
+                if message.group in self._groups:
+                    self._groups[message.group].hear(rank, message.message)
+            elif isinstance(message, GuardianGone):
+                if message.group in self._groups:
+                    self._groups[message.group].gone(rank)
+            else:
+                self._joined[rank] = message
+                self._loop.recheck()
+        if channel.closed:
+            self._lose(rank)
+
+    def _lose(self, rank: int) -> None:
+        self._loop.unwatch(self._channels[rank].fileno())
+        self._channels[rank].close()
+        if self._leaving or rank in self.lost:
+            return
+        pid = f" (pid {self._joined[rank]['pid']})" if rank in self._joined else ""
+        words = f"the pytest of rank {rank}{pid}, which {self._world.name} started, has ended"
+        self.lost[rank] = words
+        for group in list(self._groups.values()):
+            group.gone(rank)
+        self._on_lost(words)
+        self._loop.recheck()
+
+    def send(self, rank: int, order: Any) -> None:
+        """Give an order to an agent; nothing happens if it is lost."""
+        with suppress(OSError):  # It is noticed where its channel is read.
+            self._channels[rank].send(order)
+
+    def forget(self, number: int) -> None:
+        """A group is over."""
+        self._groups.pop(number, None)
+
+    def _start(
+        self, method: str, starts: Sequence[RankStart], local: Channel, control: socket.socket
+    ) -> None:
+        self._number += 1
+        group = _Guardians(self, self._loop, self._number, len(starts), local, Channel(control))
+        self._groups[self._number] = group
+        for start in starts[1:]:
+            self.send(start.rank, StartRank(self._number, method, start))
+
+    def _leave(self, status: int) -> None:
+        self._leaving = True
+        self._rendezvous.close()
+        for rank, channel in self._channels.items():
+            self.send(rank, Leave(status))
+            self._loop.unwatch(channel.fileno())
+            channel.close()
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s'[: len(ranks) - 1]} {', '.join(map(str, ranks))}"
+
+
+class _WorldLauncher:
+    """A launcher whose ranks are started by the agents of their numbers."""
+
+    def __init__(self, agents: Agents, method: str, local: Launcher) -> None:
+        self._agents, self._method, self._local = agents, method, local
+
+    def start_group(self, starts: list[RankStart]) -> Channel:
+        """Have a guardian for each rank started; the channel to all of them as one."""
+        local = self._local.start_group([scrubbed(starts[0])])
+        return self._agents.start(self._method, starts, local)
+
+    def close(self) -> bool:
+        """Nothing of its own is left to end."""
+        return True
+
+
+class _Guardians:
+    """The guardians of one group as one.  All methods belong to the loop of the agents.
+
+    Args:
+        number: of the group.
+        size: how many ranks it has.
+        local: to the guardian of rank 0.
+        control: to the group.
+    """
+
+    def __init__(
+        self, agents: Agents, loop: Loop, number: int, size: int, local: Channel, control: Channel
+    ) -> None:
+        self._agents, self._loop, self._number = agents, loop, number
+        self._local, self._control = local, control
+        self._pids: dict[int, int] = {}
+        self._exited: set[int] = set()
+        self._guarded, self._ended = set(range(size)), list[Ended]()
+        self._size = size
+        loop.watch(control.fileno(), self._obey)
+        loop.watch(local.fileno(), self._hear_local)
+
+    def hear(self, rank: int, message: Any) -> None:
+        """Something that the guardian of a rank told."""
+        if isinstance(message, Started):
+            self._pids.update(message.pids)
+            if len(self._pids) == self._size:
+                self._tell(Started(dict(sorted(self._pids.items()))))
+        elif isinstance(message, Ended):
+            self._end(rank, message)
+        else:
+            if isinstance(message, RankExited):
+                self._exited.add(rank)
+            self._tell(message)
+
+    def gone(self, rank: int) -> None:
+        """The guardian of a rank is gone; if it has not said that its rank has ended, that was killed."""
+        if rank not in self._guarded:
+            return
+        if len(self._pids) < self._size:
+            self._tell(StartFailed(rank, OSError(f"the guardian of rank {rank} is gone")))
+        elif rank not in self._exited:
+            self._tell(RankExited(rank, -signal.SIGKILL, SYSTEM_CLOCK.monotonic()))
+        self._end(rank, Ended((), {}))
+
+    def _end(self, rank: int, ended: Ended) -> None:
+        self._guarded.discard(rank)
+        self._ended.append(ended)
+        if not self._guarded:
+            leaks = tuple(leak for one in self._ended for leak in one.leaks)
+            survivors = {pid: name for one in self._ended for pid, name in one.survivors.items()}
+            self._tell(Ended(leaks, survivors))
+
+    def _tell(self, message: Any) -> None:
+        with suppress(OSError):  # The group was let go of.
+            self._control.send(message)
+
+    def _hear_local(self) -> None:
+        for message, _ in self._local.receive():
+            self.hear(0, message)
+        if self._local.closed:
+            self._loop.unwatch(self._local.fileno())
+            self.gone(0)
+
+    def _obey(self) -> None:
+        for command, _ in self._control.receive():
+            ranks = self._guarded & set(command.ranks) if isinstance(command, Signal) else self._guarded
+            if isinstance(command, Signal | Stop):
+                for rank in ranks:
+                    self._pass_on(rank, command)
+        if self._control.closed:
+            self._let_go()
+
+    def _pass_on(self, rank: int, command: Any) -> None:
+        if rank:
+            self._agents.send(rank, ToGuardian(self._number, command))
+            return
+        with suppress(OSError):  # It ends: its last words are on their way.
+            self._local.send(command)
+
+    def _let_go(self) -> None:
+        for rank in self._guarded - {0}:
+            self._agents.send(rank, LetGo(self._number))
+        for channel in (self._control, self._local):
+            self._loop.unwatch(channel.fileno())
+            channel.close()
+        self._agents.forget(self._number)

@@ -1,0 +1,233 @@
+"""A session under another launcher: rank 0 runs it, the other processes start ranks for it and are quiet.
+
+*Rules.*  A session without tests on ranks is left alone: each process runs all of it, as without this plugin.
+In any other, rank 0 alone runs tests and reports.  A process that is not rank 0 holds back what it would
+write to the terminal until it knows which of the two it is.  All end with the exit status of rank 0.
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn
+
+import pytest
+
+from pytest_elastic import __version__
+from pytest_elastic.external import AGENT, HOST, Agent, Agents, ExternalError, Join, MeetingPoint
+from pytest_elastic.launch import Launcher, Source, connect
+from pytest_elastic.multiprocessing import Channel, exit_now
+from pytest_elastic.plugin._fresh import session_of
+from pytest_elastic.plugin._marker import read_marker, size_of
+from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._runner import RankRunner
+from pytest_elastic.plugin._session import launchers_of
+from pytest_elastic.plugin._stash import EXTERNAL
+from pytest_elastic.pristine import os, signal, threading
+from pytest_elastic.processes import OuterLauncher
+
+_LAST_TEST = 3.0  # Seconds for the test at hand, where the launcher ends the run.
+_LATE = 5.0  # Seconds to meet agents of a session that ends before it began.
+
+
+def configure(config: pytest.Config, world: OuterLauncher) -> None:
+    """Prepare this process for its part; called before the tests are collected.
+
+    Raises:
+        pytest.UsageError: the session cannot be one on these processes.
+    """
+    if getattr(config.option, "numprocesses", None) or getattr(config.option, "dist", "no") != "no":
+        if world.rank:
+            exit_now(pytest.ExitCode.USAGE_ERROR)
+        raise pytest.UsageError(
+            f"{world.name} has started {world.size} processes of pytest, each of which would hand its tests"
+            " to workers of xdist: run it without -n, or with --elastic-launcher=local"
+        )
+    if config.getoption(Options.nprocs.flag) is None and config.getini("elastic_nprocs") is None:
+        config.option.elastic_nprocs = str(world.size)
+    try:
+        plugin = Spokesman(config, world) if world.rank == 0 else Listener(config, world)
+    except ExternalError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(plugin, "pytest_elastic_external")
+    config.stash[EXTERNAL] = plugin
+
+
+def own(session: pytest.Session, failures: list[str]) -> Join:
+    """What this process says of itself to rank 0, or compares with that."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "pid": os.getpid(),
+        "tests": [item.nodeid for item in session.items],
+        "failed": "\n".join(failures),
+    }
+
+
+class Listener:
+    """A plugin of a process that is not rank 0: an agent, if there are tests on ranks."""
+
+    def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
+        self._config, self._world = config, world
+        self._failures: list[str] = []
+        self._meeting_point = MeetingPoint.of(world)
+        self._meeting_point.announce(world.rank)
+        self._writer: Any = None
+        if config.pluginmanager.has_plugin("terminalreporter"):
+            self._writer = config.get_terminal_writer()
+            self._terminal, self._writer._file = self._writer._file, io.StringIO()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Rank 0 hears of failures."""
+        if report.failed:
+            self._failures.append(report.longreprtext)
+
+    def pytest_unconfigure(self) -> None:
+        """The session has ended before it was known what this process is: show what there is.
+
+        Where rank 0 may wait for it, its announcement stays, and tells that it has ended.
+        """
+        self.speak()
+        if not self._failures:
+            self._meeting_point.leave(self._world.rank)
+
+    def speak(self) -> None:
+        """Write to the terminal from now on, and what was held back; idempotent."""
+        if self._writer is not None:
+            held, self._writer._file = self._writer._file, self._terminal
+            self._terminal.write(held.getvalue())
+            self._writer = None
+
+    def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> NoReturn:
+        """The tests are collected, and some are for ranks: be an agent to the end of this process."""
+        exit_now(self._serve(session, on_ranks))
+
+    def _serve(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> int:
+        options, launchers = Options(self._config), launchers_of(self._config)
+        factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
+        given = factory._given_basetemp
+        if given is not None:  # Rank 0 has it, and clears it.
+            factory._given_basetemp = given.with_name(f"{given.name}-rank{self._world.rank}")
+        factory.getbasetemp()  # Before the fork: else each rank made its own.
+        runner = RankRunner(session, options.setup_show)
+        methods = [launchers.method(read_marker(item).start_method) for item in on_ranks]
+        launchers.prepare(methods, Source(runner.live, runner.prepare, lambda: session_of(self._config)))
+        by_name = {method.name: method for method in (*methods, launchers.default)}
+        # Ctrl-C is for rank 0.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            place = self._meeting_point.find(options.start_timeout)
+            channel = Channel(connect(*place, AGENT, self._world.rank))
+            agent = Agent(channel, lambda name: launchers.get(by_name[name]))
+            signal.signal(signal.SIGTERM, lambda *_: agent.hurry())
+            return agent.serve(own(session, self._failures))
+        except (ExternalError, OSError) as error:
+            os.write(2, f"elastic: rank {self._world.rank} of {self._world.name}: {error}\n".encode())
+            return pytest.ExitCode.USAGE_ERROR
+        finally:
+            launchers.close()
+
+
+class Spokesman:
+    """A plugin of rank 0's process: it meets the agents, and tells them how the run ends.
+
+    Attributes:
+        world: that the launcher made.
+        host: the interface on which ranks connect.
+    """
+
+    host = HOST
+
+    def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
+        self._config, self.world = config, world
+        self._agents: Agents | None = None
+        self._met = False
+        self._session: pytest.Session | None = None
+        self._failures: list[str] = []
+        self._unrun: set[pytest.Item] = set()
+        self._why = ""
+        self._status: int | None = None  # Of the exit, once it is known.
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """What failed here is not compared."""
+        if report.failed:
+            self._failures.append(report.longreprtext)
+
+    def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> None:
+        """The tests are collected, and some are for ranks: those with more ranks than there are skip."""
+        self._session, self._unrun = session, set(session.items)
+        self._agents = Agents(self.world, own(session, self._failures), self._stop)
+        default = Options(self._config).nprocs
+        for item in on_ranks:
+            if (size := size_of(item, default)) > self.world.size:
+                item.add_marker(pytest.mark.skip(reason=self.too_few(size)))
+        with suppress(ValueError):  # Not the main thread.
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, self._terminate)
+
+    def too_few(self, size: int) -> str:
+        """Why a test cannot have so many ranks."""
+        return f"needs {size} ranks, and {self.world.name} started {self.world.size}"
+
+    def gather(self) -> None:
+        """Meet the agents; blocks as long as ranks may take to start.
+
+        Raises:
+            pytest.UsageError: they cannot work as one session.
+        """
+        assert self._agents is not None
+        self._met = True
+        try:
+            self._agents.gather(Options(self._config).start_timeout)
+        except ExternalError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def launcher(self, method: str, local: Launcher) -> Launcher:
+        """The launcher of ranks on all processes."""
+        assert self._agents is not None
+        return self._agents.launcher(method, local)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """One test less."""
+        self._unrun = {item for item in self._unrun if item.nodeid != nodeid}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """The exit status is known."""
+        self._status = int(exitstatus)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Tell all others, now that the report is written: a launcher may end all when one has failed."""
+        if self._agents is None:
+            MeetingPoint.of(self.world).withdraw()
+            return
+        if not self._met:
+            with suppress(ExternalError):
+                self._agents.gather(_LATE)
+        self._agents.leave(pytest.ExitCode.INTERNAL_ERROR if self._status is None else self._status)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say what did not run."""
+        if self._why:
+            number = len(self._unrun)
+            left = f"{number} test{'s'[: number != 1]} did not run" if number else "all tests had run"
+            terminalreporter.write_line(f"elastic: {self._why}; {left}", red=True)
+
+    def _stop(self, why: str) -> None:
+        assert self._session is not None
+        if not self._why:
+            self._why = self._session.shouldfail = why
+
+    def _terminate(self, number: int, frame: object) -> None:
+        """The launcher ends the run: after the test at hand, if that is soon over."""
+        if self._status is not None:  # It is over.
+            return
+        self._stop(f"{self.world.name} has ended the run by SIGTERM")
+        interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+        timer = threading.Timer(_LAST_TEST, interrupt)
+        timer.daemon = True
+        timer.start()
