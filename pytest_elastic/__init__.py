@@ -15,6 +15,7 @@ The parts, from the bottom up.  A part imports only parts above it in this list:
 * `faults`: fault plans: kill, exit, stop, delay, drop, at a point of a run.
 * `simulator`: rank functions under every schedule, without processes: `explore`, `prove`, `replay`.
 * `launch`: the ranks of one test: start methods and their launchers, `World`, the hang detector.
+* `external`: processes of torchrun, mpirun and the like, each of which starts one rank.
 * `adoption`: processes that tests start by `multiprocessing` become forks.
 * `replays`: recordings and tokens of runs on real ranks, and the order that they force again.
 * `strategies`: Hypothesis strategies for schedules, fault plans, world sizes, keys and values.
@@ -25,7 +26,8 @@ Where to change what:
 
 * an operation of the store: `store/_operations.py`, a row;
 * a start method: `launch/_launchers.py`, a row;
-* a launcher such as Ray or torchrun: a `Launcher` in `launch`, and its start method;
+* a launcher that starts pytest, such as torchrun: `processes/_outer_launcher.py`, a row;
+* a launcher that pytest starts ranks by: a `Launcher` in `launch`, and its start method;
 * a kind of fault: `faults/_plan.py`; its effect on real ranks in `replays`, on simulated ones in `simulator`;
 * a verdict on a hang: `hang/_diagnosis.py`, and its rule in `hang/_rules.py`;
 * an exporter: `report/exporters.py`, a row;

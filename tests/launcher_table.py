@@ -1,0 +1,73 @@
+"""The table of launchers: one session under each, with what came of every test.
+
+    python tests/launcher_table.py [--write docs/launchers.md]
+
+The session and the launchers are those of `tests/external`.  Those that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "external")]
+
+from test_external import ALIKE, LAUNCHERS, LONG, PYTEST, clean, outcomes
+
+MARK = "## What was run"
+LOCAL = {
+    "pytest, fork": [*PYTEST, "--elastic-nprocs=4"],
+    "pytest, spawn": [*PYTEST, "--elastic-nprocs=4", "--elastic-start-method=spawn"],
+}
+
+
+def measure(command: list[str]) -> tuple[dict[str, str], float, int]:
+    """Test -> outcome; seconds; how many processes were left."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "test_it.py").write_text(ALIKE, "utf-8")
+        begin = time.monotonic()
+        subprocess.run(
+            [*command, "--junitxml=junit.xml"],
+            cwd=directory, env={**clean(), "TABLE": name}, check=False, timeout=LONG, capture_output=True,
+        )  # fmt: skip
+        took = time.monotonic() - begin
+        left = [one for one in psutil.process_iter() if one.pid != os.getpid() and _is_of(one, name)]
+        return {test: outcome for test, (outcome, _) in outcomes(directory).items()}, took, len(left)
+
+
+def _is_of(process: psutil.Process, name: str) -> bool:
+    try:
+        return process.environ().get("TABLE") == name
+    except psutil.Error:
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    commands = {**LOCAL, **{name: command() for name, (can, command) in LAUNCHERS.items() if can()}}
+    found = {name: measure(command) for name, command in commands.items()}
+    tests = list(next(iter(found.values()))[0])
+    lines = ["| test | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    for test in tests:
+        lines.append(f"| `{test}` | " + " | ".join(outcomes.get(test, "?") for outcomes, _, _ in found.values()) + " |")
+    lines.append("| seconds | " + " | ".join(f"{took:.1f}" for _, took, _ in found.values()) + " |")
+    lines.append("| processes left | " + " | ".join(str(left) for _, _, left in found.values()) + " |")
+    table = "\n".join(lines)
+    print(table)
+    if options.write:
+        page = options.write.read_text("utf-8")
+        options.write.write_text(f"{page.partition(MARK)[0]}{MARK}\n\n{table}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
