@@ -19,7 +19,7 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "external")]
 
-from test_external import ALIKE, LAUNCHERS, LONG, PYTEST, clean, outcomes
+from test_external import ALIKE, LAUNCHERS, LONG, PYTEST, clean, outcomes  # noqa: E402 - by the path above
 
 MARK = "## What was run"
 LOCAL = {
@@ -59,7 +59,9 @@ def main() -> None:
     tests = list(next(iter(found.values()))[0])
     lines = ["| test | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
     for test in tests:
-        lines.append(f"| `{test}` | " + " | ".join(outcomes.get(test, "?") for outcomes, _, _ in found.values()) + " |")
+        lines.append(
+            f"| `{test}` | " + " | ".join(outcomes.get(test, "?") for outcomes, _, _ in found.values()) + " |"
+        )
     lines.append("| seconds | " + " | ".join(f"{took:.1f}" for _, took, _ in found.values()) + " |")
     lines.append("| processes left | " + " | ".join(str(left) for _, _, left in found.values()) + " |")
     table = "\n".join(lines)
