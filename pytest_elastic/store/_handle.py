@@ -29,6 +29,7 @@ from pytest_elastic.store._arguments import (
     as_values,
     as_world_size,
 )
+from pytest_elastic.store._meetings import unpacked
 
 DEFAULT_TIMEOUT = timedelta(seconds=300)
 _NAMED = 16
@@ -244,8 +245,7 @@ class Handle(abc.ABC):
         __tracebackhide__ = True
         seconds = self._seconds if timeout is None else to_seconds(timeout)
         arguments = as_key(name), count, place, tuple(needs), *given
-        answer: list[bytes] = self._block(seconds, "meet", *arguments)
-        return answer
+        return unpacked(self._block(seconds, "meet", *arguments), len(needs))
 
 
 def members_of(store: Any, key: str) -> list[int] | None:

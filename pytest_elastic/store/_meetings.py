@@ -169,13 +169,27 @@ class Meetings:
         if meeting.failed:
             waiter.result = mismatch(name, meeting)
         else:
-            waiter.result = [part for place in needs for part in meeting.given[place]]
+            waiter.result = packed([meeting.given[place] for place in needs])
         self._taken(name, meeting)
 
     def _taken(self, name: str, meeting: Meeting) -> None:
         meeting.taken += 1
         if meeting.taken == self._counts[name]:
             del self._meetings[name], self._counts[name]
+
+
+def packed(given: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    """The answer for who needed these; of many that are one call without a value, that call alone."""
+    if len(given) > 1:
+        call, value = given[0]
+        if not value and given.count(given[0]) == len(given):
+            return [call]
+    return [part for one in given for part in one]
+
+
+def unpacked(answer: list[bytes], needs: int) -> list[bytes]:
+    """A call and a value for each of so many members."""
+    return [answer[0], b""] * needs if len(answer) == 1 else answer
 
 
 def signature(call: bytes) -> bytes:

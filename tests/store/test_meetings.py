@@ -47,6 +47,18 @@ def test_members_get_what_they_need(state: StoreState) -> None:
     assert state.meeting_call("w#0") == b""  # It is over.
 
 
+def test_equal_calls_without_values_come_as_one(state: StoreState) -> None:
+    """On the wire; a handle gives each member's."""
+    for place in range(3):
+        state.post("w#0", 3, place, call(), b"")
+    assert state.meet("w#0", 3, -1, (0, 1), b"", b"") == [call()]
+    store = HashStore()
+    for place, given in enumerate([b"", b"", b"v"]):
+        store.post("w#1", 4, place, call(), given)
+    assert store.meet("w#1", 4, 3, (0, 1), (call(), b"")) == [call(), b"", call(), b""]
+    assert store.meet("w#1", 4, -1, (1, 2)) == [call(), b"", call(), b"v"]
+
+
 def test_keys_and_meetings_do_not_see_each_other(state: StoreState) -> None:
     """A meeting is no key, and a key of that name completes no meeting."""
     waiter = state.meet("w#0", 2, 0, (1,), call(), b"")
