@@ -29,14 +29,15 @@ from pytest_elastic.hang import (
     report_text,
 )
 from pytest_elastic.processes import stand
-from pytest_elastic.report import PhaseVerdict, RankEnd
+from pytest_elastic.report import PhaseVerdict, RankEnd, shorten
 
 if TYPE_CHECKING:
     from pytest_elastic.launch._ranks import RankGroup
 
 Stacks = Mapping[int, Sequence[Stack]]
 
-RECORDING = "recording.jsonl"
+RECORDING, REPORT = "recording.jsonl", "report.txt"
+_LINES = 50  # Of a report's sections; the rest is in a file.
 _PACKAGE = str(Path(__file__).parent.parent)
 _ANSWERED = ("passed", "skipped")
 _OF_HANG = ("CollectiveMismatch", "CollectiveTimeout")  # Told whole by the verdict on the hang.
@@ -130,19 +131,38 @@ def explain(
     Returns:
         Properties for the test's report.
     """
-    if verdict.kind in _ANSWERED or group.explained:
+    if verdict.kind in _ANSWERED:
         return []
-    group.explained = True
-    findings = find(group, ends)
-    sections, verdict.summary = findings.sections(), findings.summary(verdict)
     places = (
         [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
     )
+    told, group.explained = group.explained, True
+    properties = [] if told else _explain(verdict, group, ends, title, places, base)
+    if artifacts is not None:
+        _hide(artifacts)
+    if (
+        cut := shorten(verdict.sections, _LINES, str(shorter(places[-1] / REPORT, base)))
+    ) != verdict.sections:
+        whole = "".join(f"--- {name} ---\n{text}\n\n" for name, text in verdict.sections)
+        with suppress(OSError), open(places[-1] / REPORT, "a" if told else "w", encoding="utf-8") as file:
+            file.write(whole)
+            verdict.sections = cut
+    return properties
+
+
+def _explain(
+    verdict: PhaseVerdict,
+    group: RankGroup,
+    ends: Sequence[RankEnd],
+    title: str,
+    places: Sequence[Path],
+    base: Path,
+) -> list[tuple[str, object]]:
+    findings = find(group, ends)
+    sections, verdict.summary = findings.sections(), findings.summary(verdict)
     written: list[Path] = []
     for place in places:  # A long run takes seconds to draw: once is enough.
         written = _copy(written, place) or _write(findings, place, title, verdict.kind) or written
-    if artifacts is not None:
-        _hide(artifacts)
     if sections and written:
         name, text = sections[0]
         sections[0] = (name, f"{text}\n  (files: {shorter(written[-1].parent, base)})")
@@ -175,7 +195,7 @@ def forget(title: str, artifacts: Path) -> None:
     from pytest_elastic.report.exporters import EXPORTERS  # Only now: few tests have failed before.
 
     with suppress(OSError):
-        for name in (*EXPORTERS, RECORDING):
+        for name in (*EXPORTERS, RECORDING, REPORT):
             (own / name).unlink(missing_ok=True)
         own.rmdir()
 

@@ -304,7 +304,8 @@ class ItemController:
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
         if self._group is not None and (log == "all" or (log == "failed" and failed)):
-            for name, text in log_sections(self._group, self._starts, reports):
+            first = verdict.primary.rank if verdict.primary is not None else None
+            for name, text in log_sections(self._group, self._starts, reports, first):
                 self.item.add_report_section(when, name, text)
         if verdict.kind == "passed":
             for name, text in verdict.sections:

@@ -14,6 +14,7 @@ import pdb
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any
@@ -47,6 +48,7 @@ from pytest_elastic.pristine import os, threading
 from pytest_elastic.report import PhaseReport, Raised, follows
 from pytest_elastic.store import inspect_process
 
+_SAID = 1000  # Characters of an error's message that are told ahead of the report.
 _FORMER_CAPTURE = pytest.StashKey[object]()
 _REPORTING = (
     "pytest_runtest_logstart",
@@ -350,7 +352,11 @@ class RankRunner:
             cut_to_user(error)
             at, innermost = SYSTEM_CLOCK.monotonic(), deque(walk_tb(error.__traceback__), 1)
             place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
-            self._raised = Raised(self._rank.rank, at, type(error).__name__, place, follows(error))
+            said = ""
+            with suppress(Exception):  # Its text is the rank's own.
+                said = pytest.ExceptionInfo.from_exception(error).exconly(tryshort=True).partition("\n")[0]
+            kind = type(error).__name__
+            self._raised = Raised(self._rank.rank, at, kind, place, follows(error), said[:_SAID])
             self._rank.channel.send(self._raised)
 
     def _noting(self, add: Callable[..., None]) -> Callable[..., None]:

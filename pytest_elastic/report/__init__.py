@@ -1,5 +1,6 @@
 """Outcomes of a phase on its ranks and the verdict merged from them; `exporters`: files of a failed test."""
 
+from pytest_elastic.report._folding import fair_limit, shorten
 from pytest_elastic.report._follower import Follows, follows
 from pytest_elastic.report._merge import (
     FORCED_TOGETHER,
