@@ -18,6 +18,7 @@ from pytest_elastic.errors import FixtureElsewhereError
 from pytest_elastic.plugin._marker import is_elastic
 from pytest_elastic.plugin._reporting import ElasticWarning, raise_verdict, warn_of
 from pytest_elastic.plugin._stash import CONDUCTOR, EXPERIMENTS, REPORT, VERDICT
+from pytest_elastic.plugin._tracebacks import as_cut, cut_error
 from pytest_elastic.report import PhaseReport, PhaseVerdict
 
 _WORDS = (
@@ -48,6 +49,7 @@ class LauncherHooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """See `_in_ranks`."""
+        __tracebackhide__ = True
         return (yield from self._in_ranks(item, "setup"))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -61,6 +63,7 @@ class LauncherHooks:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """See `_in_ranks`."""
+        __tracebackhide__ = True
         return (yield from self._in_ranks(item, "teardown", nextitem=nextitem))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -69,6 +72,9 @@ class LauncherHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """The report as hooks leave it, if they do; the ranks' word stands."""
         verdict = item.stash.get(VERDICT, None)
+        if verdict is None and call.excinfo is not None and is_elastic(item):  # A hook here has failed.
+            cut_error(call.excinfo.value, item.config)
+            call.excinfo = as_cut(call.excinfo)
         try:
             report = yield
         except Exception as error:

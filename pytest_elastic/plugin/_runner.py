@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.collectives import cut_to_user, install, preload
+from pytest_elastic.collectives import install, preload
 from pytest_elastic.errors import DebuggerError
 from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
@@ -44,8 +44,9 @@ from pytest_elastic.plugin._phase_report import (
     raised_outcome,
 )
 from pytest_elastic.plugin._stash import RANK, STREAMS
+from pytest_elastic.plugin._tracebacks import as_cut, cut_error
 from pytest_elastic.pristine import os, threading
-from pytest_elastic.report import PhaseReport, Raised, follows
+from pytest_elastic.report import Follows, PhaseReport, Raised, follows
 from pytest_elastic.store import inspect_process
 
 _SAID = 1000  # Characters of an error's message that are told ahead of the report.
@@ -145,6 +146,7 @@ class RankRunner:
         self._marks: list[list[pytest.Mark]] = []
         self._subtests: list[Any] = []
         self._raised: Raised | None = None  # The phase's first failure.
+        self._follows: dict[int, Follows] = {}  # Of the phase's errors, by identity.
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
         self._random_states = RandomStates()
@@ -233,6 +235,7 @@ class RankRunner:
         """Note a failure before it is rendered, that of a subtest too."""
         if call.excinfo is not None:
             self._note(call.excinfo.value)
+            call.excinfo = as_cut(call.excinfo)
 
     def pytest_warning_recorded(self, warning_message: Any) -> None:
         """Collect for the launcher, which records them against the item."""
@@ -274,7 +277,7 @@ class RankRunner:
         if self._setup_show:
             self._config.get_terminal_writer()._file = written
         known = len(item.user_properties)
-        self._raised = None
+        self._raised, self._follows = None, {}
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
         ended = SYSTEM_CLOCK.monotonic()
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
@@ -317,13 +320,14 @@ class RankRunner:
     def _describe(
         self, item: pytest.Item, call: pytest.CallInfo[Any], report: Any, subtests: list[PhaseReport]
     ) -> dict[str, Any]:
-        said = describe(item, call, report)
+        kind = self._follows.get(id(call.excinfo.value), "") if call.excinfo is not None else ""
+        said = describe(item, call, report, kind)
         failed = sum(subtest.outcome == "failed" for subtest in subtests)
         if not failed or said["outcome"] != "passed":
             return said
         report.outcome = "failed"
         report.longrepr = f"contains {failed} failed subtest{'s' if failed > 1 else ''}"
-        said = describe(item, call, report)
+        said = describe(item, call, report, kind)
         if self._raised is not None:
             said |= {"error_type": self._raised.error_type, "follows": self._raised.follows}
         return said | {"of_timeout": any(subtest.of_timeout for subtest in subtests)}
@@ -348,22 +352,27 @@ class RankRunner:
     def _note(self, error: object) -> None:
         """Tell the launcher at once that the phase has failed: to say why may take its time."""
         quiet = (pytest.skip.Exception, pytest.exit.Exception, pytest.xfail.Exception)
-        if self._raised is None and isinstance(error, BaseException) and not isinstance(error, quiet):
-            cut_to_user(error)
+        if not isinstance(error, BaseException) or isinstance(error, quiet) or id(error) in self._follows:
+            return
+        kind = self._follows[id(error)] = follows(error)  # Before its last frames, which tell, are cut.
+        cut_error(error, self._config)
+        if self._raised is None:
             at, innermost = SYSTEM_CLOCK.monotonic(), deque(walk_tb(error.__traceback__), 1)
             place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
             said = ""
             with suppress(Exception):  # Its text is the rank's own.
                 said = pytest.ExceptionInfo.from_exception(error).exconly(tryshort=True).partition("\n")[0]
-            kind = type(error).__name__
-            self._raised = Raised(self._rank.rank, at, kind, place, follows(error), said[:_SAID])
+            name = type(error).__name__
+            self._raised = Raised(self._rank.rank, at, name, place, kind, said[:_SAID])
             self._rank.channel.send(self._raised)
 
     def _noting(self, add: Callable[..., None]) -> Callable[..., None]:
         """The method of `unittest`'s that takes an error, in the middle of the test."""
 
         def note(testcase: Any, error: Any, *more: Any) -> None:
-            self._note(error[1] if isinstance(error, tuple) else None)
+            if isinstance(error, tuple):
+                self._note(error[1])
+                error = (*error[:2], getattr(error[1], "__traceback__", error[2]))
             add(testcase, error, *more)
 
         return note

@@ -8,9 +8,9 @@ from pytest_elastic.report._merge import (
     PartialSkip,
     PhaseVerdict,
     judge,
-    stack_text,
 )
 from pytest_elastic.report._outcome import Outcome, PhaseReport, Raised, RankEnd
+from pytest_elastic.report._stack_text import stack_text
 
 __all__ = [
     "FORCED_TOGETHER",

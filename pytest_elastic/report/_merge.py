@@ -21,9 +21,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_elastic.hang import Stack, cut_harness, fold
 from pytest_elastic.report._folding import first_line, fold_alike, value_table
 from pytest_elastic.report._outcome import RankEnd
+from pytest_elastic.report._stack_text import stack_sections
 from pytest_elastic.wording import name_ranks, plural
 
 PartialSkip = Literal["fail", "skip", "pass"]
@@ -79,16 +79,6 @@ def judge(
     others = [end.rank for end in ends if end.kind != "skipped"]
     line = f"{name_ranks([end.rank for end in skips])} skipped the test and {name_ranks(others)} did not"
     return PhaseVerdict("partial", skips[0], line, line, [skip_section(skips)])
-
-
-def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
-    """Stacks for people: innermost call last, the current thread first, harness frames cut."""
-    lines = []
-    for number, stack in enumerate(sorted(map(cut_harness, stacks), key=lambda stack: not stack.current)):
-        if number:
-            lines.append(f"{indent}another thread:")
-        lines += [f"{indent}{frame}" for frame in stack.frames]
-    return "\n".join(lines) or f"{indent}(no Python stack could be had)"
 
 
 def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) -> PhaseVerdict:
@@ -167,12 +157,6 @@ def told(ends: list[RankEnd]) -> str:
 def _sentence(ends: list[RankEnd], text: str) -> str:
     ranks = {end.rank for end in ends}
     return f"{name_ranks(ranks)}{'' if text.startswith(':') else ' '}{plural(text, ranks)}"
-
-
-def stack_sections(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
-    """A section for each stack, equal ones of several ranks together."""
-    stacks = {end.rank: [cut_harness(stack) for stack in end.stacks] for end in ends}
-    return [(f"{name_ranks(ranks)} {what}", stack_text(folded)) for ranks, folded in fold(stacks)]
 
 
 def by_cause(failures: list[RankEnd], together: float) -> list[RankEnd]:
