@@ -61,11 +61,11 @@ def test_a_failure_of_others_is_no_hang(tmp_path: Path) -> None:
 
 def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) -> None:
     """All of them, in a directory of the test's own."""
-    title = "sub/test_x.py::test_it[a/b nprocs=2]"
+    title = "sub/test_x.py::test_it[a/b nprocs2]"
     explain(PhaseVerdict("failed", FAILED), group(tmp_path, HANG), [FAILED], title, tmp_path / "all")
     (own,) = (tmp_path / "all").glob("sub*")
     assert (tmp_path / "all" / ".gitignore").read_text() == "*\n"
-    assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs=2-")
+    assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs2-")
     for directory in (own, tmp_path / "logs"):
         names = {path.name for path in directory.iterdir()}
         assert names >= {"events.jsonl", "hang.json", "hang.dot", "page.html", "trace.json"}
