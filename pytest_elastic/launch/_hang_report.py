@@ -7,10 +7,7 @@ same to look at, the latter in Perfetto).
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from pytest_elastic.hang import (
     report_json,
     report_text,
 )
+from pytest_elastic.launch._artifacts import PAGE, REPORT, Artifacts
 from pytest_elastic.processes import stand
 from pytest_elastic.report import PhaseVerdict, RankEnd, shorten
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 Stacks = Mapping[int, Sequence[Stack]]
 
-RECORDING, REPORT = "recording.jsonl", "report.txt"
 _LINES = 50  # Of a report's sections; the rest is in a file.
 _PACKAGE = str(Path(__file__).parent.parent)
 _ANSWERED = ("passed", "skipped")
@@ -116,61 +113,54 @@ def explain(
     verdict: PhaseVerdict,
     group: RankGroup,
     ends: Sequence[RankEnd],
-    title: str,
-    artifacts: Path | None,
-    base: Path = Path(),
+    artifacts: Artifacts,
+    findings: Findings | None = None,
 ) -> list[tuple[str, object]]:
     """Put what is known of a hang on top of a failed phase's verdict, and write it to files.
 
     Args:
-        title: the test's id.
-        artifacts: a directory for all tests' files, where there shall be such; those of this test are in one
-            of its own.
-        base: paths are shown from here, if they are below it.
+        artifacts: where they are written, besides the ranks' own directory.
+        findings: what was found when the ranks stood there, if that is past.
 
     Returns:
         Properties for the test's report.
     """
     if verdict.kind in _ANSWERED:
         return []
-    places = (
-        [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
-    )
     told, group.explained = group.explained, True
-    properties = [] if told else _explain(verdict, group, ends, title, places, base)
-    if artifacts is not None:
-        _hide(artifacts)
-    if (
-        cut := shorten(verdict.sections, _LINES, str(shorter(places[-1] / REPORT, base)))
-    ) != verdict.sections:
+    properties: list[tuple[str, object]] = []
+    if not told:
+        findings = findings or find(group, ends)
+        verdict.sections[:0], verdict.summary = findings.sections(), findings.summary(verdict)
+        hung = [end.stacks for end in ends if end.kind == "hung"]
+        if hung and (lost := lost_words(group, hung)):
+            verdict.sections.append(("lost by the fork", lost))
+        if artifacts.traced:
+            verdict.page = trace(findings, group, artifacts, verdict.kind)
+        properties = findings.properties(verdict)
+    place = artifacts.own or group.plan.directory
+    cut = shorten(verdict.sections, _LINES, artifacts.shown(place / REPORT))
+    if cut != verdict.sections:
         whole = "".join(f"--- {name} ---\n{text}\n\n" for name, text in verdict.sections)
-        with suppress(OSError), open(places[-1] / REPORT, "a" if told else "w", encoding="utf-8") as file:
+        with suppress(OSError), open(place / REPORT, "a" if told else "w", encoding="utf-8") as file:
             file.write(whole)
             verdict.sections = cut
+    artifacts.note(verdict.summary.partition("\n")[0])
     return properties
 
 
-def _explain(
-    verdict: PhaseVerdict,
-    group: RankGroup,
-    ends: Sequence[RankEnd],
-    title: str,
-    places: Sequence[Path],
-    base: Path,
-) -> list[tuple[str, object]]:
-    findings = find(group, ends)
-    sections, verdict.summary = findings.sections(), findings.summary(verdict)
+def trace(findings: Findings, group: RankGroup, artifacts: Artifacts, outcome: str) -> str:
+    """Write the files of a run, into the ranks' directory and the test's own; the page's path, or `""`."""
     written: list[Path] = []
-    for place in places:  # A long run takes seconds to draw: once is enough.
-        written = _copy(written, place) or _write(findings, place, title, verdict.kind) or written
-    if sections and written:
-        name, text = sections[0]
-        sections[0] = (name, f"{text}\n  (files: {shorter(written[-1].parent, base)})")
-    verdict.sections[:0] = sections
-    hung = [end.stacks for end in ends if end.kind == "hung"]
-    if hung and (lost := lost_words(group, hung)):
-        verdict.sections.append(("lost by the fork", lost))
-    return findings.properties(verdict)
+    for place in filter(None, [group.plan.directory, artifacts.own]):
+        # A long run takes seconds to draw: once is enough.
+        written = _copy(written, place) or _write(findings, place, artifacts.title, outcome) or written
+    return next((artifacts.shown(path) for path in written if path.name == PAGE), "")
+
+
+def keep_trace(verdict: PhaseVerdict, group: RankGroup, artifacts: Artifacts) -> None:
+    """Write the files of a run that has passed; the verdict says where."""
+    verdict.page = trace(find(group, []), group, artifacts, verdict.kind)
 
 
 def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
@@ -185,46 +175,6 @@ def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
         f"  {group.plan.lost}: a rank that waits for them does so for ever;"
         " fresh interpreters do not: --elastic-start-method=spawn"
     )
-
-
-def forget(title: str, artifacts: Path) -> None:
-    """Remove the files of an earlier failure of this test; whatever else is there stays."""
-    own = artifacts / name_of(title)
-    if not own.is_dir():
-        return
-    from pytest_elastic.report.exporters import EXPORTERS  # Only now: few tests have failed before.
-
-    with suppress(OSError):
-        for name in (*EXPORTERS, RECORDING, REPORT):
-            (own / name).unlink(missing_ok=True)
-        own.rmdir()
-
-
-def shorter(path: Path, base: Path) -> Path:
-    """The path from there, if it is below."""
-    return path.relative_to(base) if path.is_relative_to(base) else path
-
-
-def _hide(directory: Path) -> None:
-    """Let git pass the directory over, as pytest does with its cache."""
-    with suppress(OSError):
-        if not (directory / ".gitignore").exists():
-            (directory / ".gitignore").write_text("*\n", "utf-8")
-
-
-def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title: str) -> BaseException:
-    """Note on an error what is known of a hang of these failed ranks; the error."""
-    findings = find(group, [RankEnd(rank, "hung", math.inf) for rank in ranks])
-    for _, text in findings.sections():
-        error.add_note(f"\n{text}")
-    _write(findings, group.plan.directory, title, "failed")
-    return error
-
-
-def name_of(title: str) -> str:
-    """A directory's name for a test: readable, and another one for another test."""
-    words = re.sub(r"[^\w.=-]+", "-", title).strip("-")[-80:]
-    return f"{words}-{zlib.crc32(title.encode('utf-8', 'surrogatepass')):08x}"
 
 
 def _write(findings: Findings, directory: Path, title: str, outcome: str) -> list[Path]:

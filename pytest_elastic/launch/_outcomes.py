@@ -25,6 +25,7 @@ from pytest_elastic.wording import exit_text, name_ranks
 
 if TYPE_CHECKING:
     from pytest_elastic.launch._ranks import RankGroup
+    from pytest_elastic.multiprocessing.errors import ProcessFailure
 
 
 _LOG_LINES = 40  # That a report shows of what a rank wrote; of many ranks in all, and twice that of `_FEW`.
@@ -75,6 +76,31 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
         # Now, while the ranks that are silent stand where they stood: the next thing is their end.
         _number(ends, group.known(stacks).events)
     return sorted(ends, key=lambda end: end.rank)
+
+
+def ends_of_functions(
+    group: RankGroup, failures: Mapping[int, ProcessFailure], stopped: Iterable[int]
+) -> list[RankEnd]:
+    """How functions ended on the ranks that failed, and on those that were stopped for it."""
+    reports, ends = group.reports(), []
+    for rank, failure in failures.items():
+        exited = group.group.exits.get(rank)
+        at = math.inf if exited is None else exited.at
+        if rank in group.timers.expiries:
+            expiry = group.timers.expiries[rank]
+            stood = group.timers.stood.get(rank, [])
+            ends.append(RankEnd(rank, "died", expiry.deadline, f": {describe_expiry(expiry)}", stacks=stood))
+        elif rank in reports:
+            ends.append(_reported(reports[rank]))
+        elif failure.exitcode == 0 or exited is None:
+            ends.append(RankEnd(rank, "died", at, str(failure.message).removeprefix(f"rank {rank} ")))
+        else:
+            last = group.core.stacks.last(rank)
+            ends.append(
+                RankEnd(rank, "died", at, f"{exit_text(failure.exitcode)} without a report", stacks=last)
+            )
+    _number(ends, group.known().events)
+    return ends + [RankEnd(rank, "stopped", math.inf) for rank in stopped]
 
 
 def _number(ends: list[RankEnd], events: Iterable[Event]) -> None:
@@ -139,10 +165,14 @@ def log_sections(
     Args:
         first: the rank that comes first, `None` for the order of ranks.
     """
+    # A function's error is at the end of its rank's log, and in the report.
+    printed = {report.rank: report.details.get("printed", "") for report in reports}
     written: list[tuple[int, str, Written]] = []
     for rank in group.directories:
         for stream, paths in (("stdout", group.stdouts), ("stderr", group.stderrs)):
-            written.append((rank, stream, _read_end(paths[rank], starts.get(paths[rank], 0))))
+            written.append(
+                (rank, stream, _read_end(paths[rank], starts.get(paths[rank], 0), printed.get(rank, "")))
+            )
     for report in reports:
         for name, text in report.data.get("sections", ()):
             lines = tuple(text.splitlines())
@@ -190,7 +220,7 @@ class Written:
         return "\n".join(filter(None, ["\n".join(self.lines[-most:]), said]))
 
 
-def _read_end(path: str, start: int) -> Written:
+def _read_end(path: str, start: int, but: str) -> Written:
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -199,7 +229,7 @@ def _read_end(path: str, start: int) -> Written:
             data = file.read()
     except FileNotFoundError:
         return Written(())
-    lines = data.decode("utf-8", "replace").splitlines()
+    lines = data.decode("utf-8", "replace").removesuffix(but).splitlines()
     return Written(tuple(lines[-_LOG_LINES:]), len(lines) > _LOG_LINES or size - start > 65536)
 
 

@@ -24,6 +24,7 @@ from pytest_elastic.launch import (
     ends_of,
     expected_but_alive,
     explain,
+    keep_trace,
     leak_text,
     log_sections,
     unclean_ends,
@@ -134,7 +135,10 @@ class ItemController:
         ends += self._finish()
         if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
             self.item.stash[EXPERIMENTS].check()
-        self._raise("call", self._judge(expected_but_alive(ends, self.marker.expect)))
+        verdict = self._judge(expected_but_alive(ends, self.marker.expect))
+        if verdict.kind == "passed" and self.conductor.options.trace == "on" and self._group is not None:
+            keep_trace(verdict, self._group, self.conductor.artifacts(self.item))
+        self._raise("call", verdict)
 
     def teardown(self) -> None:
         """Report the teardown phase of the ranks; run it now if there was no call."""
@@ -279,11 +283,11 @@ class ItemController:
             )
 
     def _judge(self, ends: list[RankEnd]) -> PhaseVerdict:
-        together, base = self.conductor.reproduction.together, self.item.config.invocation_params.dir
+        together = self.conductor.reproduction.together
         verdict = judge(ends, self.size, self.conductor.options.partial_skip, together)
         if self._group is not None:
-            where = self.conductor.options.artifacts
-            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where, base)
+            artifacts = self.conductor.artifacts(self.item)
+            self.item.user_properties += explain(verdict, self._group, ends, artifacts)
         return verdict
 
     def _raise(self, when: str, verdict: PhaseVerdict) -> None:

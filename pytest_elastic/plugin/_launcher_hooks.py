@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_elastic.errors import FixtureElsewhereError
+from pytest_elastic.plugin._function_report import verdict_of_run
 from pytest_elastic.plugin._marker import is_elastic
 from pytest_elastic.plugin._reporting import ElasticWarning, raise_verdict, warn_of
-from pytest_elastic.plugin._stash import CONDUCTOR, EXPERIMENTS, REPORT, VERDICT
-from pytest_elastic.plugin._tracebacks import as_cut, cut_error
+from pytest_elastic.plugin._stash import CONDUCTOR, ELASTIC, EXPERIMENTS, REPORT, VERDICT
+from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of
 from pytest_elastic.report import PhaseReport, PhaseVerdict
 
 _WORDS = (
@@ -72,9 +73,13 @@ class LauncherHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """The report as hooks leave it, if they do; the ranks' word stands."""
         verdict = item.stash.get(VERDICT, None)
-        if verdict is None and call.excinfo is not None and is_elastic(item):  # A hook here has failed.
-            cut_error(call.excinfo.value, item.config)
-            call.excinfo = as_cut(call.excinfo)
+        if verdict is None and call.excinfo is not None:
+            if is_elastic(item) or ELASTIC in item.stash:  # A hook here has failed, or what runs functions.
+                cut_error(call.excinfo.value, item.config)
+                call.excinfo = excinfo_of(call.excinfo.value)
+            verdict = verdict_of_run(item, call)
+            if verdict is not None:
+                item.stash[VERDICT] = verdict
         try:
             report = yield
         except Exception as error:
@@ -84,12 +89,13 @@ class LauncherHooks:
         if verdict is not None:
             _insist(report, verdict)
             del item.stash[VERDICT]
-        if EXPERIMENTS in item.stash and call.when != "teardown":
+        if EXPERIMENTS in item.stash:
             reproduction = item.config.stash[CONDUCTOR].reproduction
-            if report.failed:
+            if report.failed and call.when != "teardown":
                 reproduction.report(item, report)
-            elif (report.passed and call.when == "call") or hasattr(report, "wasxfail"):
-                reproduction.forget(item)
+            reproduction.forget_if_good(item, call.when, report)
+        if (report.failed or report.passed) and verdict is not None and verdict.page:
+            report.sections.append(("elastic page", f"page: {verdict.page}"))
         return report
 
     def _in_ranks(

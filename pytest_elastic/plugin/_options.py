@@ -115,6 +115,7 @@ class Option(Generic[T]):
 
 
 CLOCKS = ("auto", "real")
+TRACES = ("failed", "on", "off")
 COLLECTIVES = ("check", "carry", "off")
 
 
@@ -141,6 +142,9 @@ class Options:
     clock = Option(
         one_of(*CLOCKS), "auto", "",
         "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real")
+    trace = Option(
+        one_of(*TRACES), "failed", "",
+        "whether a test on ranks keeps the page of its run: if it failed, always (on), or never (off)")
     artifacts = Option(
         lambda text: Path(text) if text else None, ".pytest_elastic", "DIR",
         "directory for the files of failed tests on ranks, empty for none")

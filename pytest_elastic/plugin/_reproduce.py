@@ -41,6 +41,7 @@ class Reproduction:
         """
         self._config = config
         self._given, self._artifacts = options.replay, options.artifacts
+        self._traced = options.trace == "on"
         self._orders: Sequence[Order] = []
         try:
             if options.replay:
@@ -101,10 +102,16 @@ class Reproduction:
         for properties in (item.user_properties, report.user_properties):
             properties.append(("elastic.replay", token))
 
-    def forget(self, item: pytest.Item) -> None:
-        """Remove the files of an earlier failure of an item that has passed, unless this is a replay."""
-        if self._artifacts is not None and not self._given:
-            forget(item.nodeid, self._artifacts)
+    def forget_if_good(self, item: pytest.Item, when: str, report: pytest.TestReport) -> None:
+        """Remove the files of a failure of an item that has passed, or failed as expected; not in a replay.
+
+        Whether it is good is known at the end of its teardown.
+        """
+        good = (report.passed and when == "call") or hasattr(report, "wasxfail")
+        known = item.stash[EXPERIMENTS]
+        known.good = good if when == "setup" else (known.good or good) and not report.failed
+        if when == "teardown" and known.good and self._artifacts is not None and not self._given:
+            forget(item.nodeid, self._artifacts, self._traced)
 
     def _write(self, item: pytest.Item, recordings: list[Recording], directory: Path) -> str:
         """Write a file among the test's artifacts, in the ranks' directory where there are none; its path."""
@@ -123,11 +130,12 @@ class Experiments:
 
     Attributes:
         round: number of runs before this one.
+        good: whether the item has passed, or failed as expected, up to now.
         groups: one experiment for each group, in the order in which they started.
     """
 
     def __init__(self, number: int) -> None:
-        self.round = number
+        self.round, self.good = number, False
         self.groups: list[Experiment] = []
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ import pytest
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.collectives import install, preload
 from pytest_elastic.errors import DebuggerError
-from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal
+from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal, of_timeout
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._other_plugins import (
@@ -44,7 +44,7 @@ from pytest_elastic.plugin._phase_report import (
     raised_outcome,
 )
 from pytest_elastic.plugin._stash import RANK, STREAMS
-from pytest_elastic.plugin._tracebacks import as_cut, cut_error
+from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of, is_in_tests
 from pytest_elastic.pristine import os, threading
 from pytest_elastic.report import Follows, PhaseReport, Raised, follows
 from pytest_elastic.store import inspect_process
@@ -166,6 +166,7 @@ class RankRunner:
         rank.tests = tuple(nodeid for nodeid, _ in self._items) if self._fresh else None
         self._terminal = RankTerminal(rank.rank, rank.channel)
         self._random_states.seed(start.job.test, rank.rank)
+        rank.tell = self._tell
         _lead_kept_streams(self._config)
         # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
@@ -235,7 +236,7 @@ class RankRunner:
         """Note a failure before it is rendered, that of a subtest too."""
         if call.excinfo is not None:
             self._note(call.excinfo.value)
-            call.excinfo = as_cut(call.excinfo)
+            call.excinfo = excinfo_of(call.excinfo.value)
 
     def pytest_warning_recorded(self, warning_message: Any) -> None:
         """Collect for the launcher, which records them against the item."""
@@ -349,6 +350,34 @@ class RankRunner:
             of_timeout="DistStoreError" in crash,
         )
 
+    def _tell(self, error: BaseException) -> PhaseReport:
+        """The report of a function that has failed, as that of a test's call."""
+        at, kind = SYSTEM_CLOCK.monotonic(), follows(error)
+        cut_error(error, self._config)
+        style: Any = self._config.getoption("tbstyle", "auto")
+        shown = excinfo_of(error).getrepr(
+            showlocals=self._config.getoption("showlocals", False),
+            style=style if style in ("short", "native") else "long",
+        )
+        place = shown.reprcrash if is_in_tests(error) else None
+        crash = place.message if place is not None else excinfo_of(error).exconly()
+        longrepr = shown if place is not None else crash
+        return PhaseReport(
+            self._rank.rank,
+            "call",
+            "failed",
+            at,
+            0.0,
+            self._serialise(pytest.TestReport("", ("", None, ""), {}, "failed", longrepr, "call")),
+            crash,
+            f"{place.path}:{place.lineno}" if place is not None else "",
+            error_type=type(error).__name__,
+            follows=kind,
+            details={"kind": "", "text": str(longrepr)},
+            inspection=inspect_process(),
+            of_timeout=of_timeout(error),
+        )
+
     def _note(self, error: object) -> None:
         """Tell the launcher at once that the phase has failed: to say why may take its time."""
         quiet = (pytest.skip.Exception, pytest.exit.Exception, pytest.xfail.Exception)
@@ -361,7 +390,7 @@ class RankRunner:
             place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
             said = ""
             with suppress(Exception):  # Its text is the rank's own.
-                said = pytest.ExceptionInfo.from_exception(error).exconly(tryshort=True).partition("\n")[0]
+                said = excinfo_of(error).exconly(tryshort=True).partition("\n")[0]
             name = type(error).__name__
             self._raised = Raised(self._rank.rank, at, name, place, kind, said[:_SAID])
             self._rank.channel.send(self._raised)

@@ -5,7 +5,7 @@
 2. Frames of the user are shown, each.  What is in no library is the user's.
 3. Other libraries are folded: between two frames of the user they are left out, below the last one the
    innermost call stays.  Of torch none does, since its wrappers and checks say nothing of the line.
-4. Where that leaves nothing the traceback stays as it is.  The errors that an error came from are cut, too.
+4. Where that leaves nothing the innermost call stays.  The errors that an error came from are cut, too.
 """
 
 from __future__ import annotations
@@ -31,22 +31,29 @@ def cut_error(error: BaseException, config: pytest.Config) -> None:
             one.__traceback__ = cut_traceback(one.__traceback__)
 
 
-def as_cut(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
-    """What pytest knows of an error, with the traceback that the error has by now."""
-    error = excinfo.value
-    return pytest.ExceptionInfo.from_exc_info((type(error), error, error.__traceback__ or excinfo.tb))
+def excinfo_of(error: BaseException) -> pytest.ExceptionInfo[BaseException]:
+    """The error as pytest has it, with the traceback that it has by now."""
+    trace = error.__traceback__
+    assert trace is not None
+    return pytest.ExceptionInfo.from_exc_info((type(error), error, trace))
 
 
 def cut_traceback(trace: TracebackType | None) -> TracebackType | None:
     """The traceback with the frames that its reader knows; a new one, whose calls are the same."""
-    calls = [one for one in calls_of(trace) if not is_runners(file_of(one))]
+    whole = [*calls_of(trace)]
+    calls = [one for one in whole if not is_runners(file_of(one))]
     users = [number for number, one in enumerate(calls) if not is_library(file_of(one))]
     kept = [calls[number] for number in users]
     below = [one for one in calls[users[-1] + 1 if users else 0 :] if not _TORCH.search(file_of(one))]
     cut = None
-    for one in reversed([*kept, *below[-1:]]):
+    for one in reversed([*kept, *below[-1:]] or (calls or whole)[-1:]):
         cut = TracebackType(cut, one.tb_frame, one.tb_lasti, one.tb_lineno)
-    return cut or trace
+    return cut
+
+
+def is_in_tests(error: BaseException) -> bool:
+    """Whether a call of something else than the runners is in the traceback."""
+    return any(not is_runners(file_of(one)) for one in calls_of(error.__traceback__))
 
 
 def calls_of(trace: TracebackType | None) -> Iterator[TracebackType]:

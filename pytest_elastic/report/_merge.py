@@ -46,6 +46,7 @@ class PhaseVerdict:
         summary: the cause, for lists of failures: what counts is its first line.
         sections: (title, text) below it, the least important last.
         duration: seconds that the slowest rank took, 0 where that is not known.
+        page: path of the page that shows the run, as people are told it; `""` for none.
     """
 
     kind: Literal["passed", "skipped", "failed", "exit", "partial"]
@@ -54,6 +55,7 @@ class PhaseVerdict:
     summary: str = ""
     sections: list[tuple[str, str]] = field(default_factory=list)
     duration: float = 0.0
+    page: str = ""
 
 
 def judge(
@@ -105,7 +107,7 @@ def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         "failed, and stood here then",
         [end for end in (primary, *others) if end.kind == "failed" and end.stacks],
     )
-    sections += stack_sections("stood here when stopped", stopped)
+    sections += stack_sections("stood here when stopped", [end for end in stopped if end.stacks])
     return PhaseVerdict("failed", primary, line, summary_of(primary, alike, world_size), sections)
 
 
