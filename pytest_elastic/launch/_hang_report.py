@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import Event, RankStood
+from pytest_elastic.events import Event, RankStood, WaitBegan, WaitEnded
 from pytest_elastic.hang import (
     Diagnosis,
     Stack,
     StalePrefix,
     consequence,
+    key_names,
     report_dot,
     report_json,
     report_text,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 Stacks = Mapping[int, Sequence[Stack]]
 
+_NOTICED = 1.0  # Seconds by which a clock may jump without a word.
 _LINES = 50  # Of a report's sections; the rest is in a file.
 _PACKAGE = str(Path(__file__).parent.parent)
 _ANSWERED = ("passed", "skipped")
@@ -59,9 +61,12 @@ class Findings:
 
     def sections(self) -> list[tuple[str, str]]:
         """(title, text) to be shown first."""
+        jump = jump_text(self.events)
         if self.diagnosis is not None:
-            return [("who waits for whom", report_text(self.diagnosis, self.stacks))]
-        return [("seen besides", str(self.stale))] if self.stale is not None else []
+            text = report_text(self.diagnosis, self.stacks)
+            return [("who waits for whom", "\n".join(filter(None, [text, jump])))]
+        besides = "\n".join(filter(None, [str(self.stale) if self.stale is not None else "", jump]))
+        return [("seen besides", besides)] if besides else []
 
     def summary(self, verdict: PhaseVerdict) -> str:
         """The cause for lists of failures: the hang's, or the first failure and what never happens for it."""
@@ -84,6 +89,24 @@ class Findings:
         if named is not None:
             found.append(("elastic.verdict", str(named)))
         return found
+
+
+def jump_text(events: Sequence[Event]) -> str:
+    """Why a long timeout was over at once: of the first wait that the store's clock ended; `""` for none."""
+    waits, jumped = dict[tuple[int | None, int], WaitBegan](), list[WaitBegan]()
+    for event in events:
+        if isinstance(event, WaitBegan):
+            waits[event.rank, event.client] = event
+        elif isinstance(event, WaitEnded) and event.how == "jumped" and (event.rank, event.client) in waits:
+            jumped.append(waits[event.rank, event.client])
+    if not jumped or jumped[0].timeout < _NOTICED:
+        return ""
+    keys = key_names(jumped[0].missing, 1)
+    why = f"set {keys}" if keys.startswith('"') and jumped[0].name != "meet" else "come any more"
+    return (
+        f"  (the store's clock jumped {jumped[0].timeout:g} s: nobody could {why};"
+        " --elastic-clock=real waits)"
+    )
 
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:

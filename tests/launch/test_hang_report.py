@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.events import ClientLeft, PhaseBegan, load
+from pytest_elastic.events import ClientLeft, Event, PhaseBegan, WaitBegan, WaitEnded, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
 from pytest_elastic.launch import Artifacts
 from pytest_elastic.launch._hang_detector import Known
-from pytest_elastic.launch._hang_report import explain, find
+from pytest_elastic.launch._hang_report import Findings, explain, find
 from pytest_elastic.report import PhaseVerdict, RankEnd
 from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
@@ -100,6 +100,33 @@ def test_a_barrier_called_too_often_is_mentioned(tmp_path: Path) -> None:
     assert verdict.sections == [("seen besides", "StalePrefix: rank 0 called barrier again")]
     assert ("elastic.verdict", str(stale)) in properties
     assert not (tmp_path / "logs" / "hang.json").exists()
+
+
+def test_a_jump_of_the_clock_is_explained(tmp_path: Path) -> None:
+    """Once, of the first wait; a short one needs no word."""
+
+    def wait(client: int, timeout: float, key: str, name: str = "wait") -> WaitBegan:
+        return WaitBegan(1.0, 0, client, name, (key,), (key,), timeout)
+
+    def said(*events: Event) -> list[tuple[str, str]]:
+        return Findings(2, None, {}, events).sections()
+
+    ended = [WaitEnded(2.0, 0, client, "jumped") for client in (1, 2)]
+    assert said(wait(1, 300, "a"), ended[0], wait(2, 5, "b"), ended[1]) == [
+        (
+            "seen besides",
+            '  (the store\'s clock jumped 300 s: nobody could set "a"; --elastic-clock=real waits)',
+        )
+    ]
+    assert (
+        "nobody could come any more;" in said(wait(1, 300, "world/barrier/x/1/last_member"), ended[0])[0][1]
+    )
+    assert "nobody could come any more;" in said(wait(1, 300, "w", "meet"), ended[0])[0][1]
+    assert said(wait(1, 0.5, "a"), ended[0]) == []
+    assert said(wait(1, 300, "a"), WaitEnded(2.0, 0, 1, "timed out")) == []
+    both = Findings(2, HANG, {}, (wait(1, 300, "a"), ended[0])).sections()
+    assert both[0][1].splitlines()[-1].startswith("  (the store's clock jumped 300 s")
+    assert len(both) == 1
 
 
 def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
