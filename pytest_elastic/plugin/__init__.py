@@ -89,6 +89,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
+    config.addinivalue_line("markers", "mock_store(get=..., add=...): answers of the `mock_store` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
     if options.adopt != "off" and not unable(config):

@@ -132,7 +132,8 @@ class Options:
     start_method = Option(
         start_method, "auto", "METHOD", "how ranks are made: auto, fork (from a process set aside) or spawn")
     log = Option(
-        one_of("failed", "all", "none"), "failed", "", "whose output is reported: failed, all or none")
+        one_of("failed", "all", "none"), "failed", "",
+        "of which tests the output of the ranks is reported: failed, all or none")
     partial_skip: Option[PartialSkip] = Option(
         one_of("fail", "skip", "pass"), "fail", None,
         "what a skip on some of the ranks is: fail, skip or pass")
