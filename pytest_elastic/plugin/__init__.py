@@ -36,6 +36,7 @@ from pytest_elastic.plugin._marker import (
 )
 from pytest_elastic.plugin._options import Options, add_options
 from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
+from pytest_elastic.plugin._progress_output import PastCapture
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
@@ -48,6 +49,7 @@ from pytest_elastic.plugin._stash import (
     VERDICT,
 )
 from pytest_elastic.pristine import os
+from pytest_elastic.progress import show_on
 
 __all__ = [
     "_elastic_nprocs",
@@ -91,6 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.addinivalue_line("markers", "mock_store(get=..., add=...): answers of the `mock_store` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
+    show_on(PastCapture(config))
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
     if options.adopt != "off" and not unable(config):
         from pytest_elastic.plugin._adoption import Adoption
@@ -191,9 +194,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     from pytest_elastic.plugin._reproduce import again
 
-    again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction)
-    result = yield
-    pyfuncitem.stash[EXPERIMENTS].check()
+    with again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction):
+        result = yield
+        pyfuncitem.stash[EXPERIMENTS].check()
     return result
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,7 @@ from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, repo
 from pytest_elastic.plugin._runner import Phase, RunItem
 from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
 from pytest_elastic.pristine import os, signal
+from pytest_elastic.progress import Progress
 from pytest_elastic.report import PhaseReport, PhaseVerdict, RankEnd, judge, stack_text
 
 if TYPE_CHECKING:
@@ -118,13 +120,19 @@ class ItemController:
     def call(self) -> None:
         """Run the call phase on all ranks, then their teardown and their exit; again if under stress."""
         __tracebackhide__ = True
-        self._run()
-        for _ in range(1, self.conductor.reproduction.rounds):
-            if self._teardown.kind != "passed":
-                return
-            self.conductor.reproduction.begin(self.item, first_round=False)
-            self._begin()
+        rounds = self.conductor.reproduction.rounds
+        with Progress(self.item.name, "rounds", rounds) if rounds > 1 else nullcontext() as progress:
             self._run()
+            for _ in range(1, rounds):
+                if progress is not None:
+                    progress.count()
+                if self._teardown.kind != "passed":
+                    return
+                self.conductor.reproduction.begin(self.item, first_round=False)
+                self._begin()
+                self._run()
+            if progress is not None:
+                progress.count()
 
     def _run(self) -> None:
         __tracebackhide__ = True

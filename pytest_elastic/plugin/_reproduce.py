@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import random
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pytest_elastic.launch import RECORDING, forget, name_of, shorter
 from pytest_elastic.multiprocessing.errors import ChildFailedError
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import EXPERIMENTS, PLAN
+from pytest_elastic.progress import Progress
 from pytest_elastic.replays import Experiment, Order, Recording, mismatch, read_orders, token_of
 from pytest_elastic.report import FORCED_TOGETHER, TOGETHER
 
@@ -202,18 +203,21 @@ class ElasticFaults:
         points, planned = self._points(fn, nprocs), self.plan
         experiments = self._item.stash[EXPERIMENTS].groups
         done: list[FaultPlan] = []
-        for point in random.Random(self._seed).sample(points, len(points)):
-            if len(done) == sample:
-                break
-            self(planned | point)
-            try:
-                self._elastic.run(fn, nprocs, expect=self.plan.ends)
-                done.append(point)
-            except ChildFailedError as error:
-                if set(error.failures) != set(point.ends) or not experiments[-1].pending:
-                    error.add_note(f"with the faults {self.plan}")
-                    raise
-                experiments.pop()
+        name, most = getattr(fn, "__name__", "fn"), min(sample, len(points))
+        with Progress(name, "kills", most) as progress:
+            for point in random.Random(self._seed).sample(points, len(points)):
+                if len(done) == sample:
+                    break
+                self(planned | point)
+                try:
+                    self._elastic.run(fn, nprocs, expect=self.plan.ends)
+                    done.append(point)
+                    progress.count()
+                except ChildFailedError as error:
+                    if set(error.failures) != set(point.ends) or not experiments[-1].pending:
+                        error.add_note(f"with the faults {self.plan}")
+                        raise
+                    experiments.pop()
         self(planned)
         return done
 
@@ -226,10 +230,18 @@ class ElasticFaults:
         return kill_points(counts)
 
 
-def again(item: pytest.Function, reproduction: Reproduction) -> None:
-    """Run the body of a test that uses `elastic` under stress: all rounds but the last one."""
+@contextmanager
+def again(item: pytest.Function, reproduction: Reproduction) -> Iterator[None]:
+    """Run the body of a test that uses `elastic` under stress: all rounds, the last one in the context."""
     __tracebackhide__ = True
-    for _ in range(1, reproduction.rounds):
-        item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
-        item.stash[EXPERIMENTS].check()
-        reproduction.begin(item, first_round=False)
+    if reproduction.rounds == 1:
+        yield
+        return
+    with Progress(item.name, "rounds", reproduction.rounds) as progress:
+        for _ in range(1, reproduction.rounds):
+            item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
+            item.stash[EXPERIMENTS].check()
+            reproduction.begin(item, first_round=False)
+            progress.count()
+        yield
+        progress.count()

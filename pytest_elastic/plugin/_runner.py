@@ -43,9 +43,11 @@ from pytest_elastic.plugin._phase_report import (
     plain_values,
     raised_outcome,
 )
+from pytest_elastic.plugin._progress_output import Nowhere
 from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of, is_in_tests
 from pytest_elastic.pristine import os, threading
+from pytest_elastic.progress import show_on
 from pytest_elastic.report import Follows, PhaseReport, Raised, follows
 from pytest_elastic.store import inspect_process
 
@@ -106,6 +108,7 @@ def quieten(config: pytest.Config) -> None:
         for implementation in hook.get_hookimpls():
             hook._remove_plugin(implementation.plugin)
     run_once(config)
+    show_on(Nowhere())
     write_no_files()
     let_go(copies_of(STREAMS))
     capture: Any = config.pluginmanager.getplugin("capturemanager")
