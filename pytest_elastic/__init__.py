@@ -4,6 +4,7 @@ The parts, from the bottom up.  A part imports only parts above it in this list:
 
 * `errors`, `wording`, `events`: exceptions; the words for exits and ranks; records of what happened.
 * `clock`, `logging`, `pristine`: time; loggers; standard modules as they were before tests patch them.
+* `progress`: how far a search, or rounds of a test, are.
 * `loop`: the event loop that a group's store, channels, timers and hang detector share.
 * `processes`: the operating system: pids, signals, the process tree, threads, descriptors.
 * `store`: the key-value store of the ranks: operations, server, clients, mocks, barriers.

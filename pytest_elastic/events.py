@@ -72,7 +72,7 @@ class RankStood(Event):
     Attributes:
         state: `"stopped"`, `"spinning"`, `"blocked"`.
         channel: the kernel's wait channel, `""` where it is not known.
-        peer: for a pipe: who holds its other end, in words; `""` where it is none.
+        peer: for a pipe: who holds its other end, in words; of a socket that accepts: `port 4711`; else `""`.
     """
 
     state: str

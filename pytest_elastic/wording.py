@@ -38,13 +38,15 @@ def plural(text: str, subjects: Sized) -> str:
 
     >>> plural("was killed by SIGKILL", [0, 1])
     'were killed by SIGKILL'
+    >>> plural("sleeps at train.py:3", [0, 1])
+    'sleep at train.py:3'
     """
     verb, space, rest = text.partition(" ")
     return text if len(subjects) == 1 else _PLURALS.get(verb, verb) + space + rest
 
 
-_PLURALS = {"is": "are", "was": "were"} | {
-    f"{verb}s": verb for verb in ("wait", "compute", "call", "read", "write")
+_PLURALS = {"is": "are", "was": "were", "has": "have", "does": "do"} | {
+    f"{verb}s": verb for verb in ("wait", "compute", "call", "read", "write", "sleep")
 }
 
 

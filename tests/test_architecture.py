@@ -16,7 +16,18 @@ from pytest_elastic import pristine
 PACKAGE = Path(__file__).parent.parent / "pytest_elastic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    0: {"__version__", "pristine", "errors", "clock", "events", "logging", "loop", "processes", "wording"},
+    0: {
+        "__version__",
+        "pristine",
+        "errors",
+        "clock",
+        "events",
+        "logging",
+        "loop",
+        "processes",
+        "progress",
+        "wording",
+    },
     1: {"store", "timer", "hang"},
     2: {"collectives", "multiprocessing", "simulator", "faults", "report"},
     3: {"launch", "external", "adoption", "replays", "strategies"},
@@ -25,7 +36,7 @@ LEVELS = {
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
-BESIDE["errors"] = {"wording"}
+BESIDE |= {"errors": {"wording"}, "progress": {"clock"}}
 BESIDE |= {
     "loop": {"pristine", "clock"},
     "hang": {"store"},

@@ -6,7 +6,6 @@
 * The backend `"elastic"` needs no network: its data goes through the store, or through shared memory.
 """
 
-from pytest_elastic.collectives._call import cut_to_user
 from pytest_elastic.collectives._importing import BecomeRank, Keep, install, preload, ranks_as_threads
 from pytest_elastic.collectives._rank_context import MODES, RankContext, current, use_in_thread, use_store
 
@@ -16,7 +15,6 @@ __all__ = [
     "Keep",
     "RankContext",
     "current",
-    "cut_to_user",
     "install",
     "preload",
     "ranks_as_threads",

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
-from pytest_elastic.errors import DistBackendError
 from pytest_elastic.pristine import json, os
 
 Sizes = tuple[int, ...]
@@ -135,19 +134,6 @@ def find_place(frame: FrameType | None = None) -> Place:
             functions.append(code.co_name)
         at = at.f_back
     return Place("", functions[-1] if functions else "", tuple(functions))
-
-
-def cut_to_user(error: BaseException) -> None:
-    """Let the traceback of a collective's error end at the user's own line."""
-    if not isinstance(error, DistBackendError):
-        return
-    trace, last = error.__traceback__, None
-    while trace is not None and (owner := _owner(trace.tb_frame.f_code.co_filename)) != "ours":
-        if owner == "user":
-            last = trace
-        trace = trace.tb_next
-    if last is not None:
-        last.tb_next = None
 
 
 _WRAPPING = frozenset({"wrapper", "decorate_context", "__call__", "_call_impl", "_wrapped_call_impl", "_fn"})

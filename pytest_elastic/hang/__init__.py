@@ -15,7 +15,7 @@ from pytest_elastic.hang._diagnosis import (
     StalePrefix,
     Stopped,
 )
-from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, is_library, parse_stacks
+from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, is_library, is_ours, parse_stacks
 from pytest_elastic.hang._group_calls import GroupCall, short_place
 from pytest_elastic.hang._naming import key_names
 from pytest_elastic.hang._nodes import Rank, Wait

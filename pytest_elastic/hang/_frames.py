@@ -11,11 +11,16 @@ from pathlib import Path, PurePath
 
 _THREAD = re.compile(r"^(Current thread|Thread) (0x[0-9a-f]+)(?: \[.*\])? \(most recent call first\):")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
+# Where a rank's own code is entered, and all that runs tests.
+_ENTRY = re.compile(r"/pytest_elastic/(launch/_rank\b|plugin/_runner|multiprocessing/(_guardian|_functions))")
 _HARNESS = re.compile(
-    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|pytest_elastic/launch/_rank"
+    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|/pytest_elastic/launch/_rank\b"
 )
 _LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
 _PACKAGE = str(Path(__file__).parents[1]) + "/"
+_OURS = re.compile(
+    r"/pytest_elastic/(adoption|collectives|launch|loop|multiprocessing|plugin|replays|store|timer)\b"
+)
 _INSIDE = re.compile(r"/pytest_elastic/store/(?!_collective)")
 
 
@@ -62,6 +67,11 @@ def is_library(file: str) -> bool:
     return file.startswith(_PACKAGE) or _LIBRARY.search(file) is not None
 
 
+def is_ours(file: str) -> bool:
+    """Whether a source file belongs to this package, wherever it was installed."""
+    return file.startswith(_PACKAGE) or _OURS.search(file) is not None
+
+
 def parse_stacks(text: str) -> list[Stack]:
     """The stacks in a dump, in its order; text that is no stack is passed over."""
     stacks: list[tuple[list[Frame], bool]] = []
@@ -75,13 +85,29 @@ def parse_stacks(text: str) -> list[Stack]:
 
 
 def cut_harness(stack: Stack) -> Stack:
-    """The stack from the user's first frame on, to where a store is entered; whole where there is none."""
-    first = len(stack.frames)
-    while first and not _HARNESS.search(stack.frames[first - 1].file):
-        first -= 1
-    users = stack.frames[first:] or stack.frames
-    inside = next((i for i, frame in enumerate(users) if _INSIDE.search(frame.file)), len(users))
-    return Stack(users[: inside + 1], stack.current)
+    """The stack from the user's first frame to where a store is entered, without frames of the harness.
+
+    Where there is no frame of the user, it is what the harness called last, which may be nothing.
+    """
+    frames = stack.frames
+    users = [number for number, frame in enumerate(frames) if is_users(frame)]
+    entries = [number for number, frame in enumerate(frames) if _ENTRY.search(frame.file)]
+    harness = [number for number, frame in enumerate(frames) if _HARNESS.search(frame.file)]
+    # Of a rank's entries the last one, of another pytest's first: tests run pytest in pytest.
+    begins = entries[::-1] or harness
+    begin = next((one for one in begins if users and one < users[-1]), None)
+    if begin is not None:
+        first = next(number for number in users if number > begin)
+    else:
+        first = harness[-1] + 1 if harness else 0
+    kept = tuple(frame for frame in frames[first:] if not _HARNESS.search(frame.file))
+    inside = next((i for i, frame in enumerate(kept) if _INSIDE.search(frame.file)), len(kept))
+    return Stack(kept[: inside + 1], stack.current)
+
+
+def is_users(frame: Frame) -> bool:
+    """Whether a call is in nobody's library."""
+    return not (frame.native or is_library(frame.file) or is_ours(frame.file) or _HARNESS.search(frame.file))
 
 
 def fold(stacks: dict[int, list[Stack]]) -> list[tuple[list[int], list[Stack]]]:

@@ -125,13 +125,41 @@ def stand_text(rank: Rank) -> str:
         return "is stopped by a signal"
     if rank.stood.state != "blocked":
         return "computes" if rank.stood.state == "spinning" else rank.stood.state
-    if rank.stood.peer.startswith("rank"):
-        verb = "writes to" if "write" in rank.stood.channel else "reads from"
-        who, _, descriptor = rank.stood.peer.partition(" at ")
-        return f"{verb} a pipe whose other end {who} holds" + (f" ({descriptor})" if descriptor else "")
-    where = f" in {rank.stood.channel}" if rank.stood.channel else ""
-    blocked = f"is blocked{where}" + (f", on a pipe of {rank.stood.peer}" if rank.stood.peer else "")
-    return rank.words or blocked
+    peer = rank.stood.peer
+    if peer.startswith("port"):
+        _, at, place = rank.words.rpartition(" at ")
+        return f"waits in accept() on {peer}{at}{place}"
+    if rank.words and not peer.startswith("rank"):
+        return rank.words
+    if not peer:
+        return kernel_text(rank.stood.channel)
+    verb = "writes to" if "write" in rank.stood.channel else "reads from"
+    who, _, descriptor = peer.partition(" at ")
+    return f"{verb} a pipe whose other end {who} holds" + (f" ({descriptor})" if descriptor else "")
+
+
+def kernel_text(channel: str) -> str:
+    """What a thread does that is blocked in this function of the kernel, in words that follow its rank."""
+    words = next((words for pattern, words in _CHANNELS if pattern.search(channel)), "")
+    return words or ("is blocked" + (f" in the kernel ({channel})" if channel else ""))
+
+
+_CHANNELS = [
+    (re.compile(pattern), words)
+    for pattern, words in (
+        ("futex", "waits for a lock"),
+        ("nanosleep", "sleeps"),
+        ("pipe_read", "reads from a pipe"),
+        ("pipe_write", "writes to a pipe"),
+        ("accept|wait_for_connect", "waits in accept()"),
+        ("epoll|ep_poll|do_poll|do_sys_poll|poll_schedule|do_select", "waits for events of descriptors"),
+        ("recv|skb_wait|sk_wait_data|unix_stream_read|wait_woken", "waits for data at a socket"),
+        ("do_wait|kernel_wait", "waits for a child process to end"),
+        ("flock|posix_lock|locks_lock", "waits for a lock of a file"),
+        ("sigsuspend|sigtimedwait|do_pause", "waits for a signal"),
+        ("tty_read", "reads from the terminal"),
+    )
+]
 
 
 def ends_text(ranks: Sequence[Rank]) -> str:

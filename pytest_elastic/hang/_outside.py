@@ -147,7 +147,8 @@ def judge_outside(
     if own and (others or inside):
         waiting = told_of([*others, *inside], state_text)
         return BlockedOutside, own, f"{stances_text(own)}, {idle}, while {waiting}"
-    known = all(rank.stood is not None and rank.stood.peer for rank in blocked)
+    peers = [rank.stood.peer if rank.stood is not None else "" for rank in blocked]
+    known = all(peer and not peer.startswith("port") for peer in peers)
     unknown = "" if known else "; nobody is known to be the cause"
     if inside and others == blocked:  # Each may wait for the others: here nobody is the victim.
         blocked = sorted([*blocked, *inside], key=lambda rank: rank.number)
@@ -156,7 +157,7 @@ def judge_outside(
 
 
 def stances_text(ranks: Sequence[Rank]) -> str:
-    """States by the kernel, equal ones together: `ranks 0-1 are blocked in do_poll, rank 2 computes`."""
+    """States by the kernel, equal ones together: `ranks 0-1 wait for a lock, rank 2 computes`."""
     return told_of(ranks, stand_text)
 
 

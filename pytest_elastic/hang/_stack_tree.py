@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness, is_library
@@ -23,7 +24,7 @@ Entry = Frame | str
 Path = tuple[int, tuple[Entry, ...]]  # A rank and the entries of one of its stacks, or the rest of them.
 
 _TORCH = re.compile(r"/torch/(distributed|nn/parallel|_ops|autograd|_dynamo|utils/_contextlib)")
-_SHOWN = 3  # Calls of a run that are shown; the middle ones of a longer run are left out.
+_SHOWN = 8  # Calls of a run that are shown; the middle ones of a longer run are left out.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,10 @@ class Branch:
 
     def text(self) -> str:
         """One line."""
-        shown: list[str] = [*map(entry_text, self.entries)]
+        shown = shown_calls(self.entries)
         calls = len(shown) - isinstance(self.entries[-1], str)
         if calls > _SHOWN:
-            shown[1 : calls - _SHOWN + 1] = ["…"]
+            shown[1 : calls - _SHOWN + 2] = ["…"]
         line = " → ".join(shown)
         if isinstance(self.entries[-1], str) and len(shown) > 1:
             line = f"{' → '.join(shown[:-1])} {shown[-1]}"
@@ -142,7 +143,7 @@ def quote(text: str) -> str:
 
 
 def users_frames(stack: Stack) -> tuple[Frame, ...]:
-    """The frames from the user's first one to where the package is entered; of those in C, the innermost."""
+    """The frames from the user's first one to where the package is entered, without those in C."""
     frames = cut_harness(stack).frames
     inside = next((i for i, frame in enumerate(frames) if "/pytest_elastic/" in frame.file), len(frames))
     users = frames[:inside] or frames
@@ -150,7 +151,16 @@ def users_frames(stack: Stack) -> tuple[Frame, ...]:
         users = (
             users[: next((i for i, one in enumerate(users) if _TORCH.search(one.file)), len(users))] or users
         )
-    return (*(frame for frame in users[:-1] if not frame.native), *users[-1:])
+    return tuple(frame for frame in users if not frame.native) or users[-1:]
+
+
+def shown_calls(entries: Sequence[Entry]) -> list[str]:
+    """The entries in words; of several calls in libraries, one after the other, the first."""
+    shown: list[str] = []
+    for within, run in groupby(entries, lambda entry: isinstance(entry, Frame) and is_library(entry.file)):
+        texts = [*map(entry_text, run)]
+        shown += [texts[0], "…"] if within and len(texts) > 1 else texts
+    return shown
 
 
 def grow(paths: Sequence[Path], progress: Mapping[int, Progress]) -> tuple[Branch, ...]:

@@ -4,10 +4,11 @@
 collected the tests) or fresh interpreters that collect the same tests again.
 """
 
+from pytest_elastic.launch._artifacts import RECORDING, Artifacts, forget, name_of, shorter, write_index
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
 from pytest_elastic.launch._group_plan import Answers, Launcher, Plan
-from pytest_elastic.launch._hang_report import RECORDING, explain, forget, name_of, shorter
+from pytest_elastic.launch._hang_report import explain, keep_trace
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
 from pytest_elastic.launch._outcomes import ends_of, expected_but_alive, leak_text, log_sections, of_timeout
 from pytest_elastic.launch._outcomes import unclean_ends as unclean_ends

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pytest_elastic.errors import GroupTimeoutError
-from pytest_elastic.launch._hang_report import annotate, give_up, lost_words
+from pytest_elastic.launch._hang_report import Findings, find, give_up, lost_words
+from pytest_elastic.launch._outcomes import ends_of_functions
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from pytest_elastic.report import stack_text
+from pytest_elastic.report import RankEnd, stack_text
 from pytest_elastic.wording import exit_text, read_exits
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What there is to report of a run of a function, if its error is the test's.
+
+    Attributes:
+        ends: of the ranks that failed, or were stopped for it.
+    """
+
+    error: BaseException
+    group: RankGroup
+    ends: list[RankEnd]
+    findings: Findings
 
 
 @dataclass
@@ -27,12 +43,14 @@ class Elastic:
         make: makes a group from a name, a size, an environment and a payload; not started.
         default_nprocs, default_timeout: where a call does not say; seconds, 0 for none.
         groups: all that were started.
+        failures: all that `run` has raised.
     """
 
     make: Callable[[str, int, dict[str, str], Any], RankGroup]
     default_nprocs: int
     default_timeout: float
     groups: list[RankGroup] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
     def start(
         self,
@@ -78,11 +96,11 @@ class Elastic:
         """
         __tracebackhide__ = True
         try:
-            ends = read_exits(expect or {}, nprocs or self.default_nprocs)
+            expected = read_exits(expect or {}, nprocs or self.default_nprocs)
         except ValueError as error:
             raise ValueError(f"elastic.run(expect={expect!r}): {error}") from None
         group = self.start(fn, nprocs, args, env)
-        group.expect = ends
+        group.expect = expected
         limit = self.default_timeout if timeout is None else timeout
         try:
             # Nobody else has this group: while it runs nothing else happens here.
@@ -91,18 +109,29 @@ class Elastic:
                 ranks = [rank for rank in group.pids() if rank not in group.group.exits]
                 give_up(group, ranks)
                 stacks = group.stacks_in_c(ranks)
-                places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in stacks.items()]
                 late_text = group.detector.endless or f"did not finish within {limit:g} s"
+                ends = [RankEnd(rank, "hung", math.inf, late_text, stacks=stacks[rank]) for rank in ranks]
+                places = [f"rank {rank}:\n{stack_text(found)}" for rank, found in stacks.items()]
                 text = f"{len(ranks)} of {group.nprocs} ranks {late_text}"
                 lost = lost_words(group, stacks.values())
                 late = GroupTimeoutError(ranks, "\n".join([text, *places, *filter(None, [lost])]))
-                raise annotate(late, group, ranks, group.name)
+                raise self._explained(late, group, ends)
             failures = result.failures | _survivors(group)
             if failures:
-                raise annotate(ChildFailedError(group.name, failures), group, list(failures), group.name)
+                failed = ChildFailedError(group.name, failures)
+                raise self._explained(failed, group, ends_of_functions(group, failures, result.stopped))
             return group.values()
         finally:
             group.close(timeout=GRACE)
+
+    def _explained(self, error: BaseException, group: RankGroup, ends: list[RankEnd]) -> BaseException:
+        """The error, with a note of what is known of a hang; remembered for the report of the test."""
+        failed = [end for end in ends if end.kind != "stopped"]
+        findings = find(group, failed)
+        for _, text in findings.sections():
+            error.add_note(f"\n{text}")
+        self.failures.append(Failure(error, group, ends, findings))
+        return error
 
     def close(self) -> None:
         """Stop what the test left open."""

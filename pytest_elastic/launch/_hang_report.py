@@ -7,10 +7,7 @@ same to look at, the latter in Perfetto).
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,25 +15,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.events import Event, RankStood
+from pytest_elastic.events import Event, RankStood, WaitBegan, WaitEnded
 from pytest_elastic.hang import (
     Diagnosis,
     Stack,
     StalePrefix,
     consequence,
+    key_names,
     report_dot,
     report_json,
     report_text,
 )
+from pytest_elastic.launch._artifacts import PAGE, REPORT, Artifacts
 from pytest_elastic.processes import stand
-from pytest_elastic.report import PhaseVerdict, RankEnd
+from pytest_elastic.report import PhaseVerdict, RankEnd, shorten
 
 if TYPE_CHECKING:
     from pytest_elastic.launch._ranks import RankGroup
 
 Stacks = Mapping[int, Sequence[Stack]]
 
-RECORDING = "recording.jsonl"
+_NOTICED = 1.0  # Seconds by which a clock may jump without a word.
+_LINES = 50  # Of a report's sections; the rest is in a file.
 _PACKAGE = str(Path(__file__).parent.parent)
 _ANSWERED = ("passed", "skipped")
 _OF_HANG = ("CollectiveMismatch", "CollectiveTimeout")  # Told whole by the verdict on the hang.
@@ -61,9 +61,12 @@ class Findings:
 
     def sections(self) -> list[tuple[str, str]]:
         """(title, text) to be shown first."""
+        jump = jump_text(self.events)
         if self.diagnosis is not None:
-            return [("who waits for whom", report_text(self.diagnosis, self.stacks))]
-        return [("seen besides", str(self.stale))] if self.stale is not None else []
+            text = report_text(self.diagnosis, self.stacks)
+            return [("who waits for whom", "\n".join(filter(None, [text, jump])))]
+        besides = "\n".join(filter(None, [str(self.stale) if self.stale is not None else "", jump]))
+        return [("seen besides", besides)] if besides else []
 
     def summary(self, verdict: PhaseVerdict) -> str:
         """The cause for lists of failures: the hang's, or the first failure and what never happens for it."""
@@ -86,6 +89,24 @@ class Findings:
         if named is not None:
             found.append(("elastic.verdict", str(named)))
         return found
+
+
+def jump_text(events: Sequence[Event]) -> str:
+    """Why a long timeout was over at once: of the first wait that the store's clock ended; `""` for none."""
+    waits, jumped = dict[tuple[int | None, int], WaitBegan](), list[WaitBegan]()
+    for event in events:
+        if isinstance(event, WaitBegan):
+            waits[event.rank, event.client] = event
+        elif isinstance(event, WaitEnded) and event.how == "jumped" and (event.rank, event.client) in waits:
+            jumped.append(waits[event.rank, event.client])
+    if not jumped or jumped[0].timeout < _NOTICED:
+        return ""
+    keys = key_names(jumped[0].missing, 1)
+    why = f"set {keys}" if keys.startswith('"') and jumped[0].name != "meet" else "come any more"
+    return (
+        f"  (the store's clock jumped {jumped[0].timeout:g} s: nobody could {why};"
+        " --elastic-clock=real waits)"
+    )
 
 
 def find(group: RankGroup, ends: Sequence[RankEnd]) -> Findings:
@@ -115,42 +136,54 @@ def explain(
     verdict: PhaseVerdict,
     group: RankGroup,
     ends: Sequence[RankEnd],
-    title: str,
-    artifacts: Path | None,
-    base: Path = Path(),
+    artifacts: Artifacts,
+    findings: Findings | None = None,
 ) -> list[tuple[str, object]]:
     """Put what is known of a hang on top of a failed phase's verdict, and write it to files.
 
     Args:
-        title: the test's id.
-        artifacts: a directory for all tests' files, where there shall be such; those of this test are in one
-            of its own.
-        base: paths are shown from here, if they are below it.
+        artifacts: where they are written, besides the ranks' own directory.
+        findings: what was found when the ranks stood there, if that is past.
 
     Returns:
         Properties for the test's report.
     """
-    if verdict.kind in _ANSWERED or group.explained:
+    if verdict.kind in _ANSWERED:
         return []
-    group.explained = True
-    findings = find(group, ends)
-    sections, verdict.summary = findings.sections(), findings.summary(verdict)
-    places = (
-        [group.plan.directory] if artifacts is None else [group.plan.directory, artifacts / name_of(title)]
-    )
+    told, group.explained = group.explained, True
+    properties: list[tuple[str, object]] = []
+    if not told:
+        findings = findings or find(group, ends)
+        verdict.sections[:0], verdict.summary = findings.sections(), findings.summary(verdict)
+        hung = [end.stacks for end in ends if end.kind == "hung"]
+        if hung and (lost := lost_words(group, hung)):
+            verdict.sections.append(("lost by the fork", lost))
+        if artifacts.traced:
+            verdict.page = trace(findings, group, artifacts, verdict.kind)
+        properties = findings.properties(verdict)
+    place = artifacts.own or group.plan.directory
+    cut = shorten(verdict.sections, _LINES, artifacts.shown(place / REPORT))
+    if cut != verdict.sections:
+        whole = "".join(f"--- {name} ---\n{text}\n\n" for name, text in verdict.sections)
+        with suppress(OSError), open(place / REPORT, "a" if told else "w", encoding="utf-8") as file:
+            file.write(whole)
+            verdict.sections = cut
+    artifacts.note(verdict.summary.partition("\n")[0])
+    return properties
+
+
+def trace(findings: Findings, group: RankGroup, artifacts: Artifacts, outcome: str) -> str:
+    """Write the files of a run, into the ranks' directory and the test's own; the page's path, or `""`."""
     written: list[Path] = []
-    for place in places:  # A long run takes seconds to draw: once is enough.
-        written = _copy(written, place) or _write(findings, place, title, verdict.kind) or written
-    if artifacts is not None:
-        _hide(artifacts)
-    if sections and written:
-        name, text = sections[0]
-        sections[0] = (name, f"{text}\n  (files: {shorter(written[-1].parent, base)})")
-    verdict.sections[:0] = sections
-    hung = [end.stacks for end in ends if end.kind == "hung"]
-    if hung and (lost := lost_words(group, hung)):
-        verdict.sections.append(("lost by the fork", lost))
-    return findings.properties(verdict)
+    for place in filter(None, [group.plan.directory, artifacts.own]):
+        # A long run takes seconds to draw: once is enough.
+        written = _copy(written, place) or _write(findings, place, artifacts.title, outcome) or written
+    return next((artifacts.shown(path) for path in written if path.name == PAGE), "")
+
+
+def keep_trace(verdict: PhaseVerdict, group: RankGroup, artifacts: Artifacts) -> None:
+    """Write the files of a run that has passed; the verdict says where."""
+    verdict.page = trace(find(group, []), group, artifacts, verdict.kind)
 
 
 def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
@@ -165,46 +198,6 @@ def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
         f"  {group.plan.lost}: a rank that waits for them does so for ever;"
         " fresh interpreters do not: --elastic-start-method=spawn"
     )
-
-
-def forget(title: str, artifacts: Path) -> None:
-    """Remove the files of an earlier failure of this test; whatever else is there stays."""
-    own = artifacts / name_of(title)
-    if not own.is_dir():
-        return
-    from pytest_elastic.report.exporters import EXPORTERS  # Only now: few tests have failed before.
-
-    with suppress(OSError):
-        for name in (*EXPORTERS, RECORDING):
-            (own / name).unlink(missing_ok=True)
-        own.rmdir()
-
-
-def shorter(path: Path, base: Path) -> Path:
-    """The path from there, if it is below."""
-    return path.relative_to(base) if path.is_relative_to(base) else path
-
-
-def _hide(directory: Path) -> None:
-    """Let git pass the directory over, as pytest does with its cache."""
-    with suppress(OSError):
-        if not (directory / ".gitignore").exists():
-            (directory / ".gitignore").write_text("*\n", "utf-8")
-
-
-def annotate(error: BaseException, group: RankGroup, ranks: Sequence[int], title: str) -> BaseException:
-    """Note on an error what is known of a hang of these failed ranks; the error."""
-    findings = find(group, [RankEnd(rank, "hung", math.inf) for rank in ranks])
-    for _, text in findings.sections():
-        error.add_note(f"\n{text}")
-    _write(findings, group.plan.directory, title, "failed")
-    return error
-
-
-def name_of(title: str) -> str:
-    """A directory's name for a test: readable, and another one for another test."""
-    words = re.sub(r"[^\w.=-]+", "-", title).strip("-")[-80:]
-    return f"{words}-{zlib.crc32(title.encode('utf-8', 'surrogatepass')):08x}"
 
 
 def _write(findings: Findings, directory: Path, title: str, outcome: str) -> list[Path]:

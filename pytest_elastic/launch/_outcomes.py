@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,16 @@ from pytest_elastic.launch._group_plan import Answers
 from pytest_elastic.launch._hang_report import give_up
 from pytest_elastic.launch._timers import describe_expiry
 from pytest_elastic.pristine import json
-from pytest_elastic.report import PhaseReport, RankEnd
+from pytest_elastic.report import PhaseReport, RankEnd, fair_limit
 from pytest_elastic.wording import exit_text, name_ranks
 
 if TYPE_CHECKING:
     from pytest_elastic.launch._ranks import RankGroup
+    from pytest_elastic.multiprocessing.errors import ProcessFailure
 
 
+_LOG_LINES = 40  # That a report shows of what a rank wrote; of many ranks in all, and twice that of `_FEW`.
+_FEW = 8  # Ranks.
 _TIMEOUT = re.compile(r"DistStoreError|[Tt]imed? ?out")  # Also as C++ tells of an error of ours.
 
 
@@ -60,7 +64,9 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
         if rank in answers.raised:
             raised = answers.raised[rank]
             text = f"failed ({raised.error_type} at {raised.place}) and did not say more in time"
-            ends.append(RankEnd(rank, "failed", raised.at, text, stacks=stacks[rank]))
+            end = RankEnd(rank, "failed", raised.at, text, stacks=stacks[rank])
+            end.place, end.error_type, end.crash = raised.place, raised.error_type, raised.crash
+            ends.append(end)
         elif answers.expired:
             text = group.detector.endless or f"did not finish within {limit}"
             ends.append(RankEnd(rank, "hung", math.inf, text, stacks=stacks[rank]))
@@ -70,6 +76,31 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
         # Now, while the ranks that are silent stand where they stood: the next thing is their end.
         _number(ends, group.known(stacks).events)
     return sorted(ends, key=lambda end: end.rank)
+
+
+def ends_of_functions(
+    group: RankGroup, failures: Mapping[int, ProcessFailure], stopped: Iterable[int]
+) -> list[RankEnd]:
+    """How functions ended on the ranks that failed, and on those that were stopped for it."""
+    reports, ends = group.reports(), []
+    for rank, failure in failures.items():
+        exited = group.group.exits.get(rank)
+        at = math.inf if exited is None else exited.at
+        if rank in group.timers.expiries:
+            expiry = group.timers.expiries[rank]
+            stood = group.timers.stood.get(rank, [])
+            ends.append(RankEnd(rank, "died", expiry.deadline, f": {describe_expiry(expiry)}", stacks=stood))
+        elif rank in reports:
+            ends.append(_reported(reports[rank]))
+        elif failure.exitcode == 0 or exited is None:
+            ends.append(RankEnd(rank, "died", at, str(failure.message).removeprefix(f"rank {rank} ")))
+        else:
+            last = group.core.stacks.last(rank)
+            ends.append(
+                RankEnd(rank, "died", at, f"{exit_text(failure.exitcode)} without a report", stacks=last)
+            )
+    _number(ends, group.known().events)
+    return ends + [RankEnd(rank, "stopped", math.inf) for rank in stopped]
 
 
 def _number(ends: list[RankEnd], events: Iterable[Event]) -> None:
@@ -123,21 +154,73 @@ def leak_text(group: RankGroup) -> str:
     return "\n".join(lines)
 
 
-def log_sections(group: RankGroup, starts: dict[str, int], reports: list[Any]) -> list[tuple[str, str]]:
-    """What the ranks wrote since `starts` (path -> offset), and what they logged: (section, text)."""
-    sections = []
+def log_sections(
+    group: RankGroup, starts: dict[str, int], reports: list[Any], first: int | None = None
+) -> list[tuple[str, str]]:
+    """What the ranks wrote since `starts` (path -> offset), and what they logged: (section, text).
+
+    Ranks that wrote the same share a section.  Of what is too long together, long ones show their end; what
+    does not fit then is named with its files.
+
+    Args:
+        first: the rank that comes first, `None` for the order of ranks.
+    """
+    # A function's error is at the end of its rank's log, and in the report.
+    printed = {report.rank: report.details.get("printed", "") for report in reports}
+    written: list[tuple[int, str, Written]] = []
     for rank in group.directories:
         for stream, paths in (("stdout", group.stdouts), ("stderr", group.stderrs)):
-            text = _last_lines(paths[rank], starts.get(paths[rank], 0))
-            if text:
-                sections.append((f"{stream} [rank {rank}]", text))
+            written.append(
+                (rank, stream, _read_end(paths[rank], starts.get(paths[rank], 0), printed.get(rank, "")))
+            )
     for report in reports:
         for name, text in report.data.get("sections", ()):
-            sections.append((f"{name.removeprefix('Captured ')} [rank {report.rank}]", text))
+            lines = tuple(text.splitlines())
+            written.append(
+                (
+                    report.rank,
+                    name.removeprefix("Captured "),
+                    Written(lines[-_LOG_LINES:], len(lines) > _LOG_LINES),
+                )
+            )
+    folded: dict[tuple[str, Written], list[int]] = {}
+    for rank, name, text in sorted(written, key=lambda one: one[0] != first):
+        if text.lines:
+            folded.setdefault((name, text), []).append(rank)
+    room = _LOG_LINES * (1 + (group.nprocs <= _FEW))
+    limit = fair_limit([len(text.lines) + 2 for _, text in folded], room, 6) - 2
+    sections: list[tuple[str, str]] = []
+    for number, ((name, text), ranks) in enumerate(folded.items()):
+        room -= min(len(text.lines), limit) + 2
+        if room < 0 and number:
+            left = {rank for ranks in list(folded.values())[number:] for rank in ranks}
+            where = group.plan.directory / "rank*"
+            return [*sections, (f"output [{name_ranks(left)}]", f"(whole files: {where}/*.log)")]
+        path = {"stdout": group.stdouts, "stderr": group.stderrs}.get(name, {}).get(min(ranks), "")
+        sections.append((f"{name} [{name_ranks(ranks)}]", text.end(limit, path)))
     return sections
 
 
-def _last_lines(path: str, start: int, most: int = 40) -> str:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The end of what a rank wrote.
+
+    Attributes:
+        lines: the last ones.
+        longer: whether there were more before them.
+    """
+
+    lines: tuple[str, ...]
+    longer: bool = False
+
+    def end(self, most: int, path: str) -> str:
+        """The last lines, `most` of them, and where the whole is."""
+        more = "the end of it; " if self.longer or len(self.lines) > most else ""
+        said = f"({more}whole file: {path})" if path else f"({more.removesuffix('; ')})" if more else ""
+        return "\n".join(filter(None, ["\n".join(self.lines[-most:]), said]))
+
+
+def _read_end(path: str, start: int, but: str) -> Written:
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -145,12 +228,9 @@ def _last_lines(path: str, start: int, most: int = 40) -> str:
             file.seek(max(start, size - 65536))
             data = file.read()
     except FileNotFoundError:
-        return ""
-    lines = data.decode("utf-8", "replace").splitlines()
-    if not lines:
-        return ""
-    more = "the end of it; " if len(lines) > most or size - start > 65536 else ""
-    return "\n".join([*lines[-most:], f"({more}whole file: {path})"])
+        return Written(())
+    lines = data.decode("utf-8", "replace").removesuffix(but).splitlines()
+    return Written(tuple(lines[-_LOG_LINES:]), len(lines) > _LOG_LINES or size - start > 65536)
 
 
 def of_timeout(error: BaseException) -> bool:

@@ -104,6 +104,7 @@ class RankProcess:
         self.directory = job.directory
         self.tests: tuple[str, ...] | None = None
         self.world: World | None = None
+        self.tell: Callable[[BaseException], Any] | None = None
         self._job, self._payload = job, start.descriptors.get("payload", -1)
         if job.place is not None:
             there = (job.place.address, job.place.token)
@@ -186,7 +187,12 @@ class RankProcess:
                 self.channel.send(Left(f"ended with sys.exit({how}) before it returned a value"))
             return code
         except BaseException as error:  # The error file has it; the rank's log shall have it too.
-            traceback.print_exc()
+            told = self.tell(error) if self.tell is not None else None
+            printed = "".join(traceback.format_exception(error))
+            sys.stderr.write(printed)
+            if told is not None:
+                told.details["printed"] = printed
+                self.channel.send(told)
             return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
         return 0
 

@@ -40,7 +40,7 @@ from pytest_elastic.multiprocessing import (
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
 from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent
-from pytest_elastic.report import stack_text
+from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
 GRACE = 2.0
@@ -324,6 +324,11 @@ class RankGroup(PContext):
     def give_up(self, stood: Iterable[events.RankStood]) -> None:
         """The time is over: tell the hang detector where ranks stand that did not finish."""
         self.loop.call(partial(self.detector.give_up, stood))
+
+    def reports(self) -> dict[int, PhaseReport]:
+        """What functions on ranks told of their failures, by rank."""
+        inbox = self.core.channels.inbox
+        return {r: one for r in inbox for one in tuple(inbox[r]) if isinstance(one, PhaseReport)}
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""

@@ -36,6 +36,7 @@ from pytest_elastic.plugin._marker import (
 )
 from pytest_elastic.plugin._options import Options, add_options
 from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
+from pytest_elastic.plugin._progress_output import PastCapture
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
@@ -49,6 +50,7 @@ from pytest_elastic.plugin._stash import (
 )
 from pytest_elastic.pristine import os
 from pytest_elastic.processes import outer_launcher
+from pytest_elastic.progress import show_on
 
 __all__ = [
     "_elastic_nprocs",
@@ -90,7 +92,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", SIGNATURE)
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
+    config.addinivalue_line("markers", "mock_store(get=..., add=...): answers of the `mock_store` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
+    show_on(PastCapture(config))
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
     if not hasattr(config, "workerinput"):
         try:
@@ -200,9 +204,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     from pytest_elastic.plugin._reproduce import again
 
-    again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction)
-    result = yield
-    pyfuncitem.stash[EXPERIMENTS].check()
+    with again(pyfuncitem, pyfuncitem.config.stash[CONDUCTOR].reproduction):
+        result = yield
+        pyfuncitem.stash[EXPERIMENTS].check()
     return result
 
 

@@ -119,7 +119,7 @@ def stack_of(file: Path) -> list[str]:
     """The innermost frames of a process's main thread, if it wrote them: at a fatal signal, or when asked."""
     text = file.read_text("utf-8", "replace") if file.exists() else ""
     stacks = [one for one in parse_stacks(text) if one.current]
-    frames = cut_harness(stacks[-1]).frames if stacks else ()
+    frames = (cut_harness(stacks[-1]).frames or stacks[-1].frames) if stacks else ()
     return [f"    {frame}" for frame in frames[-_FRAMES:]]
 
 

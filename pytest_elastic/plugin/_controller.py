@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ from pytest_elastic.launch import (
     ends_of,
     expected_but_alive,
     explain,
+    keep_trace,
     leak_text,
     log_sections,
     unclean_ends,
@@ -37,6 +39,7 @@ from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, repo
 from pytest_elastic.plugin._runner import Phase, RunItem
 from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
 from pytest_elastic.pristine import os, signal
+from pytest_elastic.progress import Progress
 from pytest_elastic.report import PhaseReport, PhaseVerdict, RankEnd, judge, stack_text
 
 if TYPE_CHECKING:
@@ -117,13 +120,19 @@ class ItemController:
     def call(self) -> None:
         """Run the call phase on all ranks, then their teardown and their exit; again if under stress."""
         __tracebackhide__ = True
-        self._run()
-        for _ in range(1, self.conductor.reproduction.rounds):
-            if self._teardown.kind != "passed":
-                return
-            self.conductor.reproduction.begin(self.item, first_round=False)
-            self._begin()
+        rounds = self.conductor.reproduction.rounds
+        with Progress(self.item.name, "rounds", rounds) if rounds > 1 else nullcontext() as progress:
             self._run()
+            for _ in range(1, rounds):
+                if progress is not None:
+                    progress.count()
+                if self._teardown.kind != "passed":
+                    return
+                self.conductor.reproduction.begin(self.item, first_round=False)
+                self._begin()
+                self._run()
+            if progress is not None:
+                progress.count()
 
     def _run(self) -> None:
         __tracebackhide__ = True
@@ -134,7 +143,10 @@ class ItemController:
         ends += self._finish()
         if judge(ends, self.size, self.conductor.options.partial_skip).kind == "passed":
             self.item.stash[EXPERIMENTS].check()
-        self._raise("call", self._judge(expected_but_alive(ends, self.marker.expect)))
+        verdict = self._judge(expected_but_alive(ends, self.marker.expect))
+        if verdict.kind == "passed" and self.conductor.options.trace == "on" and self._group is not None:
+            keep_trace(verdict, self._group, self.conductor.artifacts(self.item))
+        self._raise("call", verdict)
 
     def teardown(self) -> None:
         """Report the teardown phase of the ranks; run it now if there was no call."""
@@ -279,11 +291,11 @@ class ItemController:
             )
 
     def _judge(self, ends: list[RankEnd]) -> PhaseVerdict:
-        together, base = self.conductor.reproduction.together, self.item.config.invocation_params.dir
+        together = self.conductor.reproduction.together
         verdict = judge(ends, self.size, self.conductor.options.partial_skip, together)
         if self._group is not None:
-            where = self.conductor.options.artifacts
-            self.item.user_properties += explain(verdict, self._group, ends, self.item.nodeid, where, base)
+            artifacts = self.conductor.artifacts(self.item)
+            self.item.user_properties += explain(verdict, self._group, ends, artifacts)
         return verdict
 
     def _raise(self, when: str, verdict: PhaseVerdict) -> None:
@@ -304,7 +316,8 @@ class ItemController:
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
         if self._group is not None and (log == "all" or (log == "failed" and failed)):
-            for name, text in log_sections(self._group, self._starts, reports):
+            first = verdict.primary.rank if verdict.primary is not None else None
+            for name, text in log_sections(self._group, self._starts, reports, first):
                 self.item.add_report_section(when, name, text)
         if verdict.kind == "passed":
             for name, text in verdict.sections:

@@ -79,11 +79,19 @@ def expires(pytestconfig: pytest.Config) -> Callable[..., Countdown]:
 
 
 @pytest.fixture
-def mock_store() -> MockStore:
-    """A store that answers at once, records every operation in `.ops`, and fails where it is told to."""
+def mock_store(request: pytest.FixtureRequest) -> MockStore:
+    """A store that answers at once, records every operation in `.ops`, and fails where it is told to.
+
+    The answers are those of the marker: `mock_store(get=[b"1", b"2"], add=7)`; see `MockStore`.
+    """
     from pytest_elastic.store import MockStore
 
-    return MockStore()
+    mark = request.node.get_closest_marker("mock_store")
+    try:
+        return MockStore(*mark.args, **mark.kwargs) if mark is not None else MockStore()
+    except (TypeError, ValueError) as error:
+        path, line, _ = request.node.reportinfo()
+        pytest.fail(f"{path}:{(line or 0) + 1}: mock_store(): {error}", pytrace=False)
 
 
 @pytest.fixture

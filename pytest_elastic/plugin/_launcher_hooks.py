@@ -15,9 +15,11 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_elastic.errors import FixtureElsewhereError
+from pytest_elastic.plugin._function_report import verdict_of_run
 from pytest_elastic.plugin._marker import is_elastic
 from pytest_elastic.plugin._reporting import ElasticWarning, raise_verdict, warn_of
-from pytest_elastic.plugin._stash import CONDUCTOR, EXPERIMENTS, REPORT, VERDICT
+from pytest_elastic.plugin._stash import CONDUCTOR, ELASTIC, EXPERIMENTS, REPORT, VERDICT
+from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of
 from pytest_elastic.report import PhaseReport, PhaseVerdict
 
 _WORDS = (
@@ -48,6 +50,7 @@ class LauncherHooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """See `_in_ranks`."""
+        __tracebackhide__ = True
         return (yield from self._in_ranks(item, "setup"))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -61,6 +64,7 @@ class LauncherHooks:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """See `_in_ranks`."""
+        __tracebackhide__ = True
         return (yield from self._in_ranks(item, "teardown", nextitem=nextitem))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -69,6 +73,13 @@ class LauncherHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """The report as hooks leave it, if they do; the ranks' word stands."""
         verdict = item.stash.get(VERDICT, None)
+        if verdict is None and call.excinfo is not None:
+            if is_elastic(item) or ELASTIC in item.stash:  # A hook here has failed, or what runs functions.
+                cut_error(call.excinfo.value, item.config)
+                call.excinfo = excinfo_of(call.excinfo.value)
+            verdict = verdict_of_run(item, call)
+            if verdict is not None:
+                item.stash[VERDICT] = verdict
         try:
             report = yield
         except Exception as error:
@@ -78,12 +89,13 @@ class LauncherHooks:
         if verdict is not None:
             _insist(report, verdict)
             del item.stash[VERDICT]
-        if EXPERIMENTS in item.stash and call.when != "teardown":
+        if EXPERIMENTS in item.stash:
             reproduction = item.config.stash[CONDUCTOR].reproduction
-            if report.failed:
+            if report.failed and call.when != "teardown":
                 reproduction.report(item, report)
-            elif (report.passed and call.when == "call") or hasattr(report, "wasxfail"):
-                reproduction.forget(item)
+            reproduction.forget_if_good(item, call.when, report)
+        if (report.failed or report.passed) and verdict is not None and verdict.page:
+            report.sections.append(("elastic page", f"page: {verdict.page}"))
         return report
 
     def _in_ranks(

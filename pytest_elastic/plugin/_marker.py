@@ -190,7 +190,7 @@ def parametrize_sizes(metafunc: pytest.Metafunc) -> None:
         return
     if marker.listed:
         metafunc.fixturenames.append(NPROCS_FIXTURE)
-        ids = [f"nprocs={size}" for size in marker.sizes]
+        ids = [f"nprocs{size}" for size in marker.sizes]
         metafunc.parametrize(NPROCS_FIXTURE, marker.sizes, ids=ids, indirect=True)
 
 
@@ -215,7 +215,7 @@ def one_per_size(item: pytest.Item) -> list[pytest.Item]:
 
 
 def _of_size(item: pytest.Function, size: int, sizes: tuple[int, ...]) -> pytest.Function:
-    name = f"{item.name[:-1]}-nprocs={size}]" if item.name.endswith("]") else f"{item.name}[nprocs={size}]"
+    name = f"{item.name[:-1]}-nprocs{size}]" if item.name.endswith("]") else f"{item.name}[nprocs{size}]"
     # The name is the last part of the id only where neither `originalname` nor `callspec` is given.
     made = type(item).from_parent(
         item.parent, name=name, callobj=item.function, fixtureinfo=item._fixtureinfo

@@ -115,6 +115,7 @@ class Option(Generic[T]):
 
 
 CLOCKS = ("auto", "real")
+TRACES = ("failed", "on", "off")
 COLLECTIVES = ("check", "carry", "off")
 
 
@@ -134,7 +135,8 @@ class Options:
         one_of("auto", "external", "local"), "auto", "",
         "who starts ranks: the launcher that started pytest (auto: if it is a known one), or pytest (local)")
     log = Option(
-        one_of("failed", "all", "none"), "failed", "", "whose output is reported: failed, all or none")
+        one_of("failed", "all", "none"), "failed", "",
+        "of which tests the output of the ranks is reported: failed, all or none")
     partial_skip: Option[PartialSkip] = Option(
         one_of("fail", "skip", "pass"), "fail", None,
         "what a skip on some of the ranks is: fail, skip or pass")
@@ -144,6 +146,9 @@ class Options:
     clock = Option(
         one_of(*CLOCKS), "auto", "",
         "timeouts of the ranks' store: auto lets those that nothing can prevent pass at once, or real")
+    trace = Option(
+        one_of(*TRACES), "failed", "",
+        "whether a test on ranks keeps the page of its run: if it failed, always (on), or never (off)")
     artifacts = Option(
         lambda text: Path(text) if text else None, ".pytest_elastic", "DIR",
         "directory for the files of failed tests on ranks, empty for none")

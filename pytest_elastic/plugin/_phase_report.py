@@ -20,7 +20,7 @@ import pytest
 
 from pytest_elastic.launch import of_timeout
 from pytest_elastic.pristine import os, pickle
-from pytest_elastic.report import Outcome, RankEnd, follows
+from pytest_elastic.report import Follows, Outcome, RankEnd
 
 Made = Literal["", "pass", "skip", "xfail", "fail"]
 
@@ -61,8 +61,12 @@ def made_by_hooks(item: pytest.Item, call: pytest.CallInfo[Any], report: Any) ->
     return {"passed": "pass", "skipped": "skip"}.get(report.outcome, "fail")  # type: ignore[return-value]
 
 
-def describe(item: pytest.Item, call: pytest.CallInfo[Any], report: Any) -> dict[str, Any]:
-    """The fields of a `PhaseReport` that say how the phase ended."""
+def describe(item: pytest.Item, call: pytest.CallInfo[Any], report: Any, follows: Follows) -> dict[str, Any]:
+    """The fields of a `PhaseReport` that say how the phase ended.
+
+    Args:
+        follows: the kind of its error.
+    """
     made = made_by_hooks(item, call, report)
     if made:
         return {"outcome": _OUTCOMES[made], **_as_made(made, report)}
@@ -91,7 +95,7 @@ def describe(item: pytest.Item, call: pytest.CallInfo[Any], report: Any) -> dict
         "place": f"{place.path}:{place.lineno}" if place is not None else "",
         "error": pickle.dumps(error) if not kind and pickles(error) else None,
         "error_type": type(error).__name__,
-        "follows": follows(error),
+        "follows": follows,
         "of_timeout": of_timeout(error),
         "details": details,
         "expected": expected,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import random
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pytest_elastic.launch import RECORDING, forget, name_of, shorter
 from pytest_elastic.multiprocessing.errors import ChildFailedError
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._stash import EXPERIMENTS, PLAN
+from pytest_elastic.progress import Progress
 from pytest_elastic.replays import Experiment, Order, Recording, mismatch, read_orders, token_of
 from pytest_elastic.report import FORCED_TOGETHER, TOGETHER
 
@@ -41,6 +42,7 @@ class Reproduction:
         """
         self._config = config
         self._given, self._artifacts = options.replay, options.artifacts
+        self._traced = options.trace == "on"
         self._orders: Sequence[Order] = []
         try:
             if options.replay:
@@ -101,10 +103,16 @@ class Reproduction:
         for properties in (item.user_properties, report.user_properties):
             properties.append(("elastic.replay", token))
 
-    def forget(self, item: pytest.Item) -> None:
-        """Remove the files of an earlier failure of an item that has passed, unless this is a replay."""
-        if self._artifacts is not None and not self._given:
-            forget(item.nodeid, self._artifacts)
+    def forget_if_good(self, item: pytest.Item, when: str, report: pytest.TestReport) -> None:
+        """Remove the files of a failure of an item that has passed, or failed as expected; not in a replay.
+
+        Whether it is good is known at the end of its teardown.
+        """
+        good = (report.passed and when == "call") or hasattr(report, "wasxfail")
+        known = item.stash[EXPERIMENTS]
+        known.good = good if when == "setup" else (known.good or good) and not report.failed
+        if when == "teardown" and known.good and self._artifacts is not None and not self._given:
+            forget(item.nodeid, self._artifacts, self._traced)
 
     def _write(self, item: pytest.Item, recordings: list[Recording], directory: Path) -> str:
         """Write a file among the test's artifacts, in the ranks' directory where there are none; its path."""
@@ -123,11 +131,12 @@ class Experiments:
 
     Attributes:
         round: number of runs before this one.
+        good: whether the item has passed, or failed as expected, up to now.
         groups: one experiment for each group, in the order in which they started.
     """
 
     def __init__(self, number: int) -> None:
-        self.round = number
+        self.round, self.good = number, False
         self.groups: list[Experiment] = []
 
     def check(self) -> None:
@@ -194,18 +203,21 @@ class ElasticFaults:
         points, planned = self._points(fn, nprocs), self.plan
         experiments = self._item.stash[EXPERIMENTS].groups
         done: list[FaultPlan] = []
-        for point in random.Random(self._seed).sample(points, len(points)):
-            if len(done) == sample:
-                break
-            self(planned | point)
-            try:
-                self._elastic.run(fn, nprocs, expect=self.plan.ends)
-                done.append(point)
-            except ChildFailedError as error:
-                if set(error.failures) != set(point.ends) or not experiments[-1].pending:
-                    error.add_note(f"with the faults {self.plan}")
-                    raise
-                experiments.pop()
+        name, most = getattr(fn, "__name__", "fn"), min(sample, len(points))
+        with Progress(name, "kills", most) as progress:
+            for point in random.Random(self._seed).sample(points, len(points)):
+                if len(done) == sample:
+                    break
+                self(planned | point)
+                try:
+                    self._elastic.run(fn, nprocs, expect=self.plan.ends)
+                    done.append(point)
+                    progress.count()
+                except ChildFailedError as error:
+                    if set(error.failures) != set(point.ends) or not experiments[-1].pending:
+                        error.add_note(f"with the faults {self.plan}")
+                        raise
+                    experiments.pop()
         self(planned)
         return done
 
@@ -218,10 +230,18 @@ class ElasticFaults:
         return kill_points(counts)
 
 
-def again(item: pytest.Function, reproduction: Reproduction) -> None:
-    """Run the body of a test that uses `elastic` under stress: all rounds but the last one."""
+@contextmanager
+def again(item: pytest.Function, reproduction: Reproduction) -> Iterator[None]:
+    """Run the body of a test that uses `elastic` under stress: all rounds, the last one in the context."""
     __tracebackhide__ = True
-    for _ in range(1, reproduction.rounds):
-        item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
-        item.stash[EXPERIMENTS].check()
-        reproduction.begin(item, first_round=False)
+    if reproduction.rounds == 1:
+        yield
+        return
+    with Progress(item.name, "rounds", reproduction.rounds) as progress:
+        for _ in range(1, reproduction.rounds):
+            item.obj(**{name: item.funcargs[name] for name in item._fixtureinfo.argnames})
+            item.stash[EXPERIMENTS].check()
+            reproduction.begin(item, first_round=False)
+            progress.count()
+        yield
+        progress.count()

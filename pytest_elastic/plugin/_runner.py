@@ -14,6 +14,7 @@ import pdb
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import SYSTEM_CLOCK
-from pytest_elastic.collectives import cut_to_user, install, preload
+from pytest_elastic.collectives import install, preload
 from pytest_elastic.errors import DebuggerError
-from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal
+from pytest_elastic.launch import RandomStates, RankProcess, RankTerminal, of_timeout
 from pytest_elastic.multiprocessing import RankStart, copies_of, end_well, exit_code, exit_now, lead, let_go
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._other_plugins import (
@@ -42,11 +43,15 @@ from pytest_elastic.plugin._phase_report import (
     plain_values,
     raised_outcome,
 )
+from pytest_elastic.plugin._progress_output import Nowhere
 from pytest_elastic.plugin._stash import RANK, STREAMS
+from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of, is_in_tests
 from pytest_elastic.pristine import os, threading
-from pytest_elastic.report import PhaseReport, Raised, follows
+from pytest_elastic.progress import show_on
+from pytest_elastic.report import Follows, PhaseReport, Raised, follows
 from pytest_elastic.store import inspect_process
 
+_SAID = 1000  # Characters of an error's message that are told ahead of the report.
 _FORMER_CAPTURE = pytest.StashKey[object]()
 _REPORTING = (
     "pytest_runtest_logstart",
@@ -103,6 +108,7 @@ def quieten(config: pytest.Config) -> None:
         for implementation in hook.get_hookimpls():
             hook._remove_plugin(implementation.plugin)
     run_once(config)
+    show_on(Nowhere())
     write_no_files()
     let_go(copies_of(STREAMS))
     capture: Any = config.pluginmanager.getplugin("capturemanager")
@@ -143,6 +149,7 @@ class RankRunner:
         self._marks: list[list[pytest.Mark]] = []
         self._subtests: list[Any] = []
         self._raised: Raised | None = None  # The phase's first failure.
+        self._follows: dict[int, Follows] = {}  # Of the phase's errors, by identity.
         self._warnings: list[tuple[Any, type, str, int]] = []
         self._last: PhaseReport | None = None
         self._random_states = RandomStates()
@@ -162,6 +169,7 @@ class RankRunner:
         rank.tests = tuple(nodeid for nodeid, _ in self._items) if self._fresh else None
         self._terminal = RankTerminal(rank.rank, rank.channel)
         self._random_states.seed(start.job.test, rank.rank)
+        rank.tell = self._tell
         _lead_kept_streams(self._config)
         # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
@@ -231,6 +239,7 @@ class RankRunner:
         """Note a failure before it is rendered, that of a subtest too."""
         if call.excinfo is not None:
             self._note(call.excinfo.value)
+            call.excinfo = excinfo_of(call.excinfo.value)
 
     def pytest_warning_recorded(self, warning_message: Any) -> None:
         """Collect for the launcher, which records them against the item."""
@@ -272,7 +281,7 @@ class RankRunner:
         if self._setup_show:
             self._config.get_terminal_writer()._file = written
         known = len(item.user_properties)
-        self._raised = None
+        self._raised, self._follows = None, {}
         call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
         ended = SYSTEM_CLOCK.monotonic()
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
@@ -315,13 +324,14 @@ class RankRunner:
     def _describe(
         self, item: pytest.Item, call: pytest.CallInfo[Any], report: Any, subtests: list[PhaseReport]
     ) -> dict[str, Any]:
-        said = describe(item, call, report)
+        kind = self._follows.get(id(call.excinfo.value), "") if call.excinfo is not None else ""
+        said = describe(item, call, report, kind)
         failed = sum(subtest.outcome == "failed" for subtest in subtests)
         if not failed or said["outcome"] != "passed":
             return said
         report.outcome = "failed"
         report.longrepr = f"contains {failed} failed subtest{'s' if failed > 1 else ''}"
-        said = describe(item, call, report)
+        said = describe(item, call, report, kind)
         if self._raised is not None:
             said |= {"error_type": self._raised.error_type, "follows": self._raised.follows}
         return said | {"of_timeout": any(subtest.of_timeout for subtest in subtests)}
@@ -343,21 +353,58 @@ class RankRunner:
             of_timeout="DistStoreError" in crash,
         )
 
+    def _tell(self, error: BaseException) -> PhaseReport:
+        """The report of a function that has failed, as that of a test's call."""
+        at, kind = SYSTEM_CLOCK.monotonic(), follows(error)
+        cut_error(error, self._config)
+        style: Any = self._config.getoption("tbstyle", "auto")
+        shown = excinfo_of(error).getrepr(
+            showlocals=self._config.getoption("showlocals", False),
+            style=style if style in ("short", "native") else "long",
+        )
+        place = shown.reprcrash if is_in_tests(error) else None
+        crash = place.message if place is not None else excinfo_of(error).exconly()
+        longrepr = shown if place is not None else crash
+        return PhaseReport(
+            self._rank.rank,
+            "call",
+            "failed",
+            at,
+            0.0,
+            self._serialise(pytest.TestReport("", ("", None, ""), {}, "failed", longrepr, "call")),
+            crash,
+            f"{place.path}:{place.lineno}" if place is not None else "",
+            error_type=type(error).__name__,
+            follows=kind,
+            details={"kind": "", "text": str(longrepr)},
+            inspection=inspect_process(),
+            of_timeout=of_timeout(error),
+        )
+
     def _note(self, error: object) -> None:
         """Tell the launcher at once that the phase has failed: to say why may take its time."""
         quiet = (pytest.skip.Exception, pytest.exit.Exception, pytest.xfail.Exception)
-        if self._raised is None and isinstance(error, BaseException) and not isinstance(error, quiet):
-            cut_to_user(error)
+        if not isinstance(error, BaseException) or isinstance(error, quiet) or id(error) in self._follows:
+            return
+        kind = self._follows[id(error)] = follows(error)  # Before its last frames, which tell, are cut.
+        cut_error(error, self._config)
+        if self._raised is None:
             at, innermost = SYSTEM_CLOCK.monotonic(), deque(walk_tb(error.__traceback__), 1)
             place = "".join(f"{frame.f_code.co_filename}:{line}" for frame, line in innermost)
-            self._raised = Raised(self._rank.rank, at, type(error).__name__, place, follows(error))
+            said = ""
+            with suppress(Exception):  # Its text is the rank's own.
+                said = excinfo_of(error).exconly(tryshort=True).partition("\n")[0]
+            name = type(error).__name__
+            self._raised = Raised(self._rank.rank, at, name, place, kind, said[:_SAID])
             self._rank.channel.send(self._raised)
 
     def _noting(self, add: Callable[..., None]) -> Callable[..., None]:
         """The method of `unittest`'s that takes an error, in the middle of the test."""
 
         def note(testcase: Any, error: Any, *more: Any) -> None:
-            self._note(error[1] if isinstance(error, tuple) else None)
+            if isinstance(error, tuple):
+                self._note(error[1])
+                error = (*error[:2], getattr(error[1], "__traceback__", error[2]))
             add(testcase, error, *more)
 
         return note

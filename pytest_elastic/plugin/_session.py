@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.launch import GRACE, Bye, Elastic, Here, Launchers, Plan, RankGroup, Source, StartMethod
+from pytest_elastic.launch import (
+    GRACE,
+    Artifacts,
+    Bye,
+    Elastic,
+    Here,
+    Launchers,
+    Plan,
+    RankGroup,
+    Source,
+    StartMethod,
+    write_index,
+)
 from pytest_elastic.plugin._controller import ItemController
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected, session_of
@@ -21,7 +33,7 @@ from pytest_elastic.plugin._other_plugins import wrong_books
 from pytest_elastic.plugin._preconditions import refuse
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._runner import RankRunner, names_of
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, EXTERNAL, LAUNCHERS, PLAN
+from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, ELASTIC, EXTERNAL, LAUNCHERS, PLAN
 
 if TYPE_CHECKING:
     from pytest_elastic.plugin._external import Spokesman
@@ -136,6 +148,11 @@ class Conductor:
         )
         return RankGroup(name, launcher, plan, payload)
 
+    def artifacts(self, item: pytest.Item) -> Artifacts:
+        """Where the files of an item go."""
+        base, traced = item.config.invocation_params.dir, self.options.trace != "off"
+        return Artifacts(item.nodeid, self.options.artifacts, base, traced)
+
     def controller(self, item: pytest.Item) -> Elastic:
         """The value of the `elastic` fixture for this test."""
 
@@ -149,8 +166,9 @@ class Conductor:
             return group
 
         self.reproduction.begin(item)
-        self.debugging.elastic = Elastic(make, self.options.nprocs, self.options.timeout)
-        return self.debugging.elastic
+        made = Elastic(make, self.options.nprocs, self.options.timeout)
+        self.debugging.elastic = item.stash[ELASTIC] = made
+        return made
 
     def acquire(self, controller: ItemController) -> RankGroup:
         """The kept group for this item, or a new one, started."""
@@ -205,5 +223,7 @@ class Conductor:
             except ElasticError as error:
                 self.write(f"\nelastic: {error}\n")
         self._kept.clear()
+        if self.options.artifacts is not None and self.options.artifacts.is_dir():
+            write_index(self.options.artifacts)
         for method in self.launchers.close():
             self.write(f"\nelastic: the process that starts ranks by {method} did not end and was killed\n")

@@ -12,7 +12,7 @@ from pytest_elastic.pristine import os
 # The types are for readers and type checkers only: at run time these modules are not loaded yet.
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
-    from pytest_elastic.launch import Launchers, RankProcess
+    from pytest_elastic.launch import Elastic, Launchers, RankProcess
     from pytest_elastic.plugin._external import Listener, Spokesman
     from pytest_elastic.plugin._fresh import FreshRank
     from pytest_elastic.plugin._preconditions import ThreadCensus
@@ -43,6 +43,8 @@ TIMEOUT: pytest.StashKey[tuple[float, bool]] = pytest.StashKey()
 VERDICT: pytest.StashKey[PhaseVerdict] = pytest.StashKey()
 # The report of it that hooks of pytest's process are given.
 REPORT: pytest.StashKey[pytest.TestReport] = pytest.StashKey()
+# On an item that runs functions on ranks: what has been run.
+ELASTIC: pytest.StashKey[Elastic] = pytest.StashKey()
 # The faults that it plans, and what became of its groups.
 PLAN: pytest.StashKey[FaultPlan] = pytest.StashKey()
 EXPERIMENTS: pytest.StashKey[Experiments] = pytest.StashKey()

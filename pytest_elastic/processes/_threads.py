@@ -7,6 +7,7 @@ it.  Where it does not, nothing is known of what the thread waits for.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_elastic.pristine import os, signal
@@ -163,9 +164,13 @@ def has_timers(pid: int) -> bool:
 def other_end(thread: Thread, pid: int, names: Mapping[int, str] | None = None) -> str:
     """Who holds the other end of the pipe at which a thread is blocked, in words; `""` if it is at none.
 
+    Of a TCP socket at which it waits for a connection it is the `port`.
+
     Args:
         names: those of processes that have one; others are named by pid and command line.
     """
+    if thread.call == "accept":
+        return port_of(pid, thread.arguments[0])
     if thread.call not in ("read", "write"):
         return ""
     target = read_link(f"/proc/{pid}/fd/{thread.arguments[0]}")
@@ -178,6 +183,18 @@ def other_end(thread: Thread, pid: int, names: Mapping[int, str] | None = None) 
         if holder != pid
     ]
     return f"{', '.join(holders) or 'nobody else'} at descriptor {thread.arguments[0]}"
+
+
+def port_of(pid: int, descriptor: int) -> str:
+    """The port to which a TCP socket of a process is bound: `port 4711`; `""` for any other socket."""
+    socket = read_link(f"/proc/{pid}/fd/{descriptor}").removeprefix("socket:[").removesuffix("]")
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as lines:
+            for line in lines:
+                fields = line.split()
+                if len(fields) > 9 and fields[9] == socket:
+                    return f"port {int(fields[1].rpartition(':')[2], 16)}"
+    return ""
 
 
 def channel_of(place: str) -> str:

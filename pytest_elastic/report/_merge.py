@@ -21,8 +21,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_elastic.hang import Stack, cut_harness, fold
-from pytest_elastic.report._outcome import PhaseReport, RankEnd
+from pytest_elastic.report._folding import first_line, fold_alike, value_table
+from pytest_elastic.report._outcome import RankEnd
+from pytest_elastic.report._stack_text import stack_sections
 from pytest_elastic.wording import name_ranks, plural
 
 PartialSkip = Literal["fail", "skip", "pass"]
@@ -30,8 +31,6 @@ PartialSkip = Literal["fail", "skip", "pass"]
 TOGETHER, FORCED_TOGETHER = 0.02, 0.5  # Seconds.
 _SEEN_LATE = 0.5  # Seconds from a death, which closes its connections, until it is seen.
 _NAMES_RANKS = re.compile(r"missing_ranks=\[\d|\b[Rr]anks? [\d, -]+ (failed|did not come)")
-# Parts of a library's message on a peer that differ from rank to rank: addresses, ports, sizes, spans.
-_VARYING = re.compile(r"\[[\d.:a-fA-F]+\](:\d+)?|0x[\da-f]+|\d+")
 # Before the name of an exception of this package, or of a private module.
 _MODULES = re.compile(r"^(?:\w+\.)*(?:pytest_elastic|_\w+)\.(?:\w+\.)*(?=\w+(?::|\n|$))")
 
@@ -47,6 +46,7 @@ class PhaseVerdict:
         summary: the cause, for lists of failures: what counts is its first line.
         sections: (title, text) below it, the least important last.
         duration: seconds that the slowest rank took, 0 where that is not known.
+        page: path of the page that shows the run, as people are told it; `""` for none.
     """
 
     kind: Literal["passed", "skipped", "failed", "exit", "partial"]
@@ -55,6 +55,7 @@ class PhaseVerdict:
     summary: str = ""
     sections: list[tuple[str, str]] = field(default_factory=list)
     duration: float = 0.0
+    page: str = ""
 
 
 def judge(
@@ -82,21 +83,11 @@ def judge(
     return PhaseVerdict("partial", skips[0], line, line, [skip_section(skips)])
 
 
-def stack_text(stacks: list[Stack], indent: str = "  ") -> str:
-    """Stacks for people: innermost call last, the current thread first, harness frames cut."""
-    lines = []
-    for number, stack in enumerate(sorted(map(cut_harness, stacks), key=lambda stack: not stack.current)):
-        if number:
-            lines.append(f"{indent}another thread:")
-        lines += [f"{indent}{frame}" for frame in stack.frames]
-    return "\n".join(lines) or f"{indent}(no Python stack could be had)"
-
-
 def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) -> PhaseVerdict:
     """The verdict on these failures, the cause first."""
-    primary = failures[0]
-    alike = [end for end in failures if are_alike(end, primary)]
-    others = [end for end in failures if not are_alike(end, primary)]
+    alike = next(group for group in fold_alike(failures) if failures[0] in group)
+    primary = next((end for end in alike if end.report is not None), alike[0])
+    others = [end for end in failures if end not in alike]
     count = f"{len({end.rank for end in failures})} of {world_size} ranks failed"
     if primary.report is None:
         line = f"{_sentence(alike, primary.text)} ({count})"
@@ -107,17 +98,16 @@ def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         line = f"{count}: {name_ranks(end.rank for end in alike)} {how}"
     if stopped:
         line += f"; {name_ranks(end.rank for end in stopped)} {plural('was stopped', stopped)}"
-    sections = []
-    while others:
-        same = [end for end in others if are_alike(end, others[0])]
-        sections.append(further_section(same, primary))
-        others = [end for end in others if end not in same]
+    sections = further_sections(others, primary)
+    if table := value_table(alike):
+        sections.insert(0, (f"{name_ranks(end.rank for end in alike)} differ here", table))
     sections += stack_sections("died here", [end for end in failures if end.kind == "died" and end.stacks])
     sections += stack_sections("hung here", [end for end in failures if end.kind == "hung"])
     sections += stack_sections(
-        "failed, and stood here then", [e for e in failures if e.kind == "failed" and e.stacks]
+        "failed, and stood here then",
+        [end for end in (primary, *others) if end.kind == "failed" and end.stacks],
     )
-    sections += stack_sections("stood here when stopped", stopped)
+    sections += stack_sections("stood here when stopped", [end for end in stopped if end.stacks])
     return PhaseVerdict("failed", primary, line, summary_of(primary, alike, world_size), sections)
 
 
@@ -126,30 +116,49 @@ def summary_of(primary: RankEnd, alike: list[RankEnd], world_size: int) -> str:
     if primary.report is None:
         return _sentence(alike, primary.text)
     text = _MODULES.sub("", primary.report.crash)
-    return text if world_size == 1 else f"{name_ranks(end.rank for end in alike)}: {text}"
+    if world_size == 1:
+        return text
+    if not value_table(alike):
+        return f"{name_ranks(end.rank for end in alike)}: {text}"
+    others = [end.rank for end in alike if end is not primary]
+    first, newline, rest = text.partition("\n")
+    return f"rank {primary.rank}: {first} ({name_ranks(others)} alike){newline}{rest}"
 
 
-def further_section(ends: list[RankEnd], primary: RankEnd) -> tuple[str, str]:
-    """A section for a further failure; short where it came from the primary's own line."""
-    ranks, report = name_ranks([end.rank for end in ends]), ends[0].report
+def further_sections(others: list[RankEnd], primary: RankEnd) -> list[tuple[str, str]]:
+    """Sections for further failures; those of the primary's own line are short, and together."""
+    sections, beside = [], []
+    for ends in fold_alike(others):
+        own = ends[0].report is not None and not ends[0].report.follows
+        if own and primary.report is not None and ends[0].place and ends[0].place == primary.place:
+            beside.append(ends)
+        else:
+            sections.append(further_section(ends))
+    if not beside:
+        return sections
+    ranks = name_ranks(end.rank for ends in beside for end in ends)
+    lines = [f"{name_ranks(end.rank for end in ends)}: {told(ends)}" for ends in beside]
+    return [(f"{ranks} failed too, on the same line", "\n".join(lines)), *sections]
+
+
+def further_section(ends: list[RankEnd]) -> tuple[str, str]:
+    """A section for a further failure, shared by these ranks."""
+    title, report = f"{name_ranks(end.rank for end in ends)} failed too", ends[0].report
     if report is None:
-        return f"{ranks} failed too", _sentence(ends, ends[0].text)
+        return title, _sentence(ends, ends[0].text)
     if report.follows:
-        return f"{ranks} failed too", f"{report.crash} ({report.place})" if report.place else report.crash
-    if primary.report is not None and report.place and report.place == primary.report.place:
-        return f"{ranks} failed too, on the same line", report.crash
-    return f"{ranks} failed too", report.details.get("text") or report.crash
+        return title, f"{report.crash} ({report.place})" if report.place else report.crash
+    return title, "\n".join(filter(None, [report.details.get("text") or report.crash, value_table(ends)]))
+
+
+def told(ends: list[RankEnd]) -> str:
+    """What failures that are alike say, in a line, and how they differ."""
+    return value_table(ends) or first_line(ends[0])
 
 
 def _sentence(ends: list[RankEnd], text: str) -> str:
     ranks = {end.rank for end in ends}
     return f"{name_ranks(ranks)}{'' if text.startswith(':') else ' '}{plural(text, ranks)}"
-
-
-def stack_sections(what: str, ends: list[RankEnd]) -> list[tuple[str, str]]:
-    """A section for each stack, equal ones of several ranks together."""
-    stacks = {end.rank: [cut_harness(stack) for stack in end.stacks] for end in ends}
-    return [(f"{name_ranks(ranks)} {what}", stack_text(folded)) for ranks, folded in fold(stacks)]
 
 
 def by_cause(failures: list[RankEnd], together: float) -> list[RankEnd]:
@@ -184,22 +193,6 @@ def is_follower(end: RankEnd, failures: list[RankEnd]) -> bool:
         for other in failures
         if other.rank != end.rank and other.kind != "hung" and not (other.report and other.report.follows)
     )
-
-
-def are_alike(one: RankEnd, other: RankEnd) -> bool:
-    """Whether two failures are one to the reader."""
-    if one.report is None or other.report is None:
-        return one.kind == other.kind and one.text == other.text
-    first, second = one.report, other.report
-    if first.error_type == second.error_type == "DistStoreError":  # Each rank says it in words of its own.
-        return first.place == second.place
-    return crash_of(first) == crash_of(second)
-
-
-def crash_of(report: PhaseReport) -> tuple[str, str, str]:
-    """The parts of a failure that are the same on ranks that failed alike."""
-    crash = _VARYING.sub("#", report.crash) if report.follows else report.crash
-    return crash, report.place, report.error_type
 
 
 def skip_section(skips: list[RankEnd]) -> tuple[str, str]:

@@ -77,6 +77,7 @@ class Raised:
         error_type: the exception's type name.
         place: `file:line` of the code that raised it.
         follows: as in `PhaseReport`.
+        crash: the first line of the error's message.
     """
 
     rank: int
@@ -84,6 +85,7 @@ class Raised:
     error_type: str
     place: str
     follows: Follows
+    crash: str = ""
 
 
 EndKind = Literal["passed", "skipped", "failed", "exit", "died", "hung", "stopped"]
@@ -102,6 +104,7 @@ class RankEnd:
         report: the rank's own, where there is one.
         stacks: where it stood, for `hung` and `stopped`.
         turn: which of the group's operations of the store was its last one; -1 where it did none.
+        place, error_type, crash: of its failure, as far as they are known; the report's, where there is one.
     """
 
     rank: int
@@ -111,3 +114,10 @@ class RankEnd:
     report: PhaseReport | None = None
     stacks: list[Stack] = field(default_factory=list)
     turn: int = -1
+    place: str = ""
+    error_type: str = ""
+    crash: str = ""
+
+    def __post_init__(self) -> None:
+        if (report := self.report) is not None:
+            self.place, self.error_type, self.crash = report.place, report.error_type, report.crash

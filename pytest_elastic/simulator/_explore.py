@@ -16,9 +16,9 @@ from typing import NoReturn, TypedDict, Unpack
 
 from pytest_elastic.errors import ElasticError, UnfiredFaultError
 from pytest_elastic.faults import FaultPlan, kill_points, parse
+from pytest_elastic.progress import Progress
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
-from pytest_elastic.simulator._progress import Progress
 from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token, recipe
 from pytest_elastic.simulator._scheduler import SparseScheduler
 from pytest_elastic.simulator._search import Search, cost, every_trace, search_of
@@ -351,7 +351,8 @@ class _Found:
 def _run(simulation: Simulation, search: Search, budget: int) -> _Found:
     """Run a search to its end, the end of the budget, or the first failure."""
     found = _Found(simulation.setting.ranks)
-    progress = Progress(getattr(simulation.function, "__name__", "search"), budget)
+    name, plan = getattr(simulation.function, "__name__", "search"), simulation.setting.faults
+    progress = Progress(f"{name} with {plan}" if plan else name, "schedules", budget)
     try:
         name, scheduler = next(search)
         while True:
@@ -369,7 +370,7 @@ def _run(simulation: Simulation, search: Search, budget: int) -> _Found:
         found.exhausted = end.value
         return found
     finally:
-        progress.close()
+        progress.close("no failure" if found.failure is None else "stopped by a failure")
 
 
 def _raise(function: RankFunction, failure: Execution, how: str) -> NoReturn:

@@ -6,11 +6,12 @@ import abc
 import time  # As the test has it: a simulated rank's delays are virtual.
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from pytest_elastic.store._api import Forwarder, Span
-from pytest_elastic.store._arguments import as_span
+from pytest_elastic.store._arguments import as_span, as_value
 from pytest_elastic.store._handle import members_of
 from pytest_elastic.store._operations import OPERATIONS, Call
 
@@ -86,7 +87,9 @@ class Recorder(Forwarder, abc.ABC):
 
 
 class MockStore(Recorder):
-    """A store without data: it notes every operation, and answers at once what the test says.
+    """A store of answers: it notes every operation, and answers at once what the test says.
+
+    Where the test says nothing of `get`, what was `set` is given, and `b"value"` for any other key.
 
     >>> store = MockStore(get=[b"1", b"2"], add=7)
     >>> store.get("a"), store.get("a"), store.add("n", 1)
@@ -106,9 +109,10 @@ class MockStore(Recorder):
 
     def __init__(self, **answers: Any) -> None:
         super().__init__()
+        self._values: dict[object, bytes] = {}
         self._answers: dict[str, Any] = {
             "timeout": 1234,
-            "get": b"value",
+            "get": lambda key: self._values.get(key, b"value"),
             "add": 3,
             "compare_set": lambda key, expected, desired: desired,
             "check": True,
@@ -124,6 +128,10 @@ class MockStore(Recorder):
         self._answers.update({_known(name): _one_by_one(name, answer) for name, answer in answers.items()})
 
     def _answer(self, name: str, arguments: Call) -> Any:
+        if name in ("set", "multi_set"):
+            with suppress(TypeError):  # It takes what no store would.
+                written = [arguments[:2]] if name == "set" else zip(*arguments[:2], strict=False)
+                self._values.update((key, as_value(value)) for key, value in written)
         answer = self._reply(name, arguments)
         return as_span(answer) if name == "timeout" else answer
 

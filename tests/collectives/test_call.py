@@ -11,11 +11,8 @@ import threading
 import pytest
 
 from pytest_elastic import collectives
-from pytest_elastic.collectives import RankContext, current, cut_to_user, use_in_thread, use_store
+from pytest_elastic.collectives import RankContext, current, use_in_thread, use_store
 from pytest_elastic.collectives._call import Call, Place, Tensor, find_place
-from pytest_elastic.collectives._meeting import Meeting
-from pytest_elastic.errors import CollectiveTimeout
-from pytest_elastic.store import HashStore
 
 FOUR = Tensor("float32", (4,), 4, 4, "cpu")
 
@@ -83,17 +80,6 @@ def test_the_place_is_the_users():
         == f"{__file__}:{find_place.__code__ and test_the_place_is_the_users.__code__.co_firstlineno + 1}"
     )
     assert place.via == ""
-
-
-def test_the_traceback_ends_at_the_users_line():
-    """What is below, ours and torch's, is cut."""
-    with pytest.raises(CollectiveTimeout) as caught:
-        Meeting(RankContext(HashStore(), 0, 2), "world#0", [0, 1], 0, [1], b"x\n{}").meet(0.01, b"")
-    cut_to_user(caught.value)
-    trace = caught.value.__traceback__
-    assert trace is not None
-    assert trace.tb_frame.f_code.co_filename == __file__
-    assert trace.tb_next is None
 
 
 def test_contexts():

@@ -33,11 +33,35 @@ def test_parse():
 
 
 def test_cut_harness():
-    """Everything up to the harness's last frame goes; a stack of harness frames alone stays whole."""
+    """Its frames go, and all before the first one; of a stack of its frames alone nothing is left."""
     stack = parse_stacks(DUMP)[1]
     assert [frame.function for frame in cut_harness(stack).frames] == ["test_it", "exchange"]
     harness = Stack((Frame("/site-packages/pluggy/_callers.py", 1, "call"),), True)
-    assert cut_harness(harness) == harness
+    assert cut_harness(harness) == Stack((), True)
+
+
+def test_all_frames_of_the_user_stay_in_a_stack():
+    """Of a rank those after its entry, also where the test goes through pytest to a fixture."""
+    files = [
+        "/suite/main.py",
+        "/x/_pytest/main.py",
+        "/suite/conftest.py",
+        "/x/pytest_elastic/plugin/_runner.py",
+    ]
+    files += ["/x/pluggy/_manager.py", "/lib/python3.11/unittest/case.py", "/suite/test_x.py"]
+    files += ["/x/_pytest/fixtures.py", "/suite/fixtures.py", "/lib/python3.11/queue.py"]
+    stack = Stack(tuple(Frame(file, 1, "f") for file in files), True)
+    kept = ["/suite/test_x.py", "/suite/fixtures.py", "/lib/python3.11/queue.py"]
+    assert [frame.file for frame in cut_harness(stack).frames] == kept
+    idle = Stack((*stack.frames[:5], Frame("/x/pytest_elastic/multiprocessing/_channel.py", 1, "f")), True)
+    assert cut_harness(idle).frames == ()
+
+
+def test_without_a_frame_of_the_user_the_library_is_shown():
+    """As of a fixture of another plugin."""
+    files = ["/bin/pytest", "/x/_pytest/python.py", "/lib/python3.11/site-packages/plug/plugin.py"]
+    stack = Stack(tuple(Frame(file, 1, "f") for file in files), True)
+    assert [frame.file for frame in cut_harness(stack).frames] == files[2:]
 
 
 def test_cut_the_inside_of_a_store():

@@ -105,6 +105,22 @@ def test_a_pipe_is_told_with_the_rank_at_its_other_end() -> None:
     )  # fmt: skip
 
 
+def test_what_the_kernel_tells_is_said_in_words() -> None:
+    """A function that is not known is named."""
+    steps: list[Step] = [
+        (0, "stands", "blocked", "futex_wait_queue"),
+        (1, "stands", "blocked", "inet_csk_accept", "port 4711"),
+        (2, "stands", "blocked", "anon_pipe_read", "nobody else at descriptor 5"),
+        (3, "stands", "blocked", "wait_for_moon"),
+    ]
+    assert said(4, steps, {})[2] == (
+        "rank 0 waits for a lock, rank 1 waits in accept() on port 4711,"
+        " rank 2 reads from a pipe whose other end nobody else holds (descriptor 5),"
+        " rank 3 is blocked in the kernel (wait_for_moon), and did nothing in the store;"
+        " nobody is known to be the cause"
+    )
+
+
 def test_a_call_in_c_is_told_by_its_line(tmp_path: Path) -> None:
     """As those of mpi4py are."""
     file = tmp_path / "job.py"

@@ -536,7 +536,7 @@ STOPPED = (5, "stands", "stopped")
         ),
         (
             [POLL, PIPE, SLEEP],
-            "BlockedOutside", (3,), "rank 3 is blocked in hrtimer_nanosleep, and did nothing in the store",
+            "BlockedOutside", (3,), "rank 3 sleeps, and did nothing in the store",
         ),
         (
             [POLL, COMPUTES, (0, "passes")],
@@ -545,35 +545,35 @@ STOPPED = (5, "stands", "stopped")
         (
             [POLL, SLEEP, (0, "passes")],
             "MissingRank", (0,),
-            "rank 0 passed, while rank 1 is blocked in do_poll, rank 3 is blocked in hrtimer_nanosleep",
+            "rank 0 passed, while rank 1 waits for events of descriptors, rank 3 sleeps",
         ),
         (
             [SLEEP, (0, "passes")],
             "BlockedOutside", (3,),
-            "rank 3 is blocked in hrtimer_nanosleep, and did nothing in the store; rank 0 passed",
+            "rank 3 sleeps, and did nothing in the store; rank 0 passed",
         ),
         ([COMPUTES, (0, "passes")], "Spinning", (4,), "rank 4 computes, and did nothing in the store"),
         (
             [POLL, (3, "stands", "blocked", "do_poll"), PIPE, (0, "passes"), (4, "exits", 0)],
             "MissingRank", (0, 4),
-            "rank 0 passed, rank 4 exited with code 0, while ranks 1, 3 are blocked in do_poll,"
-            " rank 2 is blocked in pipe_write, on a pipe of pid 7 (cat)",
+            "rank 0 passed, rank 4 exited with code 0, while ranks 1, 3 wait for events of descriptors,"
+            " rank 2 writes to a pipe whose other end pid 7 (cat) holds",
         ),
         (
             [POLL, STOPPED, (0, "passes"), (3, "exits", -9)],
-            "Exited", (3,), "rank 3 was killed by SIGKILL, while rank 1 is blocked in do_poll, rank 5 is stopped by a signal",
+            "Exited", (3,), "rank 3 was killed by SIGKILL, while rank 1 waits for events of descriptors, rank 5 is stopped by a signal",
         ),
-        ([POLL, (2, "fails")], "MissingRank", (2,), "rank 2 failed, while rank 1 is blocked in do_poll"),
+        ([POLL, (2, "fails")], "MissingRank", (2,), "rank 2 failed, while rank 1 waits for events of descriptors"),
         (
             [BARRIER, POLL, (2, "stands", "blocked", "futex_wait_queue")],
             "BlockedOutside", (1, 2),
-            "rank 1 is blocked in do_poll, rank 2 is blocked in futex_wait_queue, and did nothing in the store;"
+            "rank 1 waits for events of descriptors, rank 2 waits for a lock, and did nothing in the store;"
             " nobody is known to be the cause",
         ),
         (
             [BARRIER, PIPE],
             "BlockedOutside", (2,),
-            "rank 2 is blocked in pipe_write, on a pipe of pid 7 (cat), and did nothing in the store",
+            "rank 2 writes to a pipe whose other end pid 7 (cat) holds, and did nothing in the store",
         ),
     ],
 )  # fmt: skip

@@ -61,7 +61,7 @@ def test_one_line_two_barriers() -> None:
 
 def test_deep() -> None:
     """Branches of branches have lines of their own; long runs are cut in the middle."""
-    deep = stack(*[f"f{i}:{i}" for i in range(1, 8)], inside=False)
+    deep = stack(*[f"f{i}:{i}" for i in range(1, 12)], inside=False)
     stacks = {
         0: [stack("main:1", "a:2", "x:3")],
         1: [stack("main:1", "a:2", "y:4")],
@@ -74,7 +74,7 @@ def test_deep() -> None:
         "│ ├ x t.py:3 [0]",
         "│ └ y t.py:4 [1]",
         "└ b t.py:5 [2]",
-        "f1 t.py:1 → … → f6 t.py:6 → f7 t.py:7 [3]",
+        "f1 t.py:1 → … → f6 t.py:6 → f7 t.py:7 → f8 t.py:8 → f9 t.py:9 → f10 t.py:10 → f11 t.py:11 [3]",
     ]
 
 
@@ -96,15 +96,20 @@ def test_threads() -> None:
     ]
 
 
-def test_of_the_calls_in_c_the_innermost_is_shown() -> None:
-    """Where its source is not known it has no line."""
+def test_the_users_calls_are_shown_and_of_a_library_the_first() -> None:
+    """Nothing in C is, where there is another call."""
     calls = (
         Frame("/suite/t.py", 12, "main"),
+        Frame("/lib/python3.11/queue.py", 7, "get"),
+        Frame("/lib/python3.11/threading.py", 8, "wait"),
+        Frame("/suite/t.py", 13, "callback"),
         Frame("/src/op.cpp", 7, "op", native=True),
         Frame("/lib/libc.so.6", 0, "read", native=True),
     )
     (branch,) = merge({0: [Stack(calls, True)]})
-    assert branch.text() == "main t.py:12 → read libc.so.6 [0]"
+    assert branch.text() == "main t.py:12 → get queue.py:7 → … → callback t.py:13 [0]"
+    (branch,) = merge({0: [Stack(calls[-1:], True)]})
+    assert branch.text() == "read libc.so.6 [0]"
 
 
 def test_json() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.events import ClientLeft, PhaseBegan, load
+from pytest_elastic.events import ClientLeft, Event, PhaseBegan, WaitBegan, WaitEnded, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
+from pytest_elastic.launch import Artifacts
 from pytest_elastic.launch._hang_detector import Known
-from pytest_elastic.launch._hang_report import annotate, explain, find
+from pytest_elastic.launch._hang_report import Findings, explain, find
 from pytest_elastic.report import PhaseVerdict, RankEnd
 from pytest_elastic.report.exporters import EXPORTERS, RunHistory
 
@@ -33,23 +34,23 @@ def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | Non
 def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:
     """First of its sections, with properties; the next phase of the test does not repeat it."""
     one, verdict = group(tmp_path, HANG), PhaseVerdict("failed", FAILED, sections=[("other", "text")])
-    properties = explain(verdict, one, [FAILED], "test_x.py::test_it", None)
+    properties = explain(verdict, one, [FAILED], Artifacts("test_x.py::test_it", None))
     assert [title for title, _ in verdict.sections] == ["who waits for whom", "other"]
     assert verdict.sections[0][1].startswith("HANG  1 of 2 ranks can never go on (known 1.0 ms")
-    assert verdict.sections[0][1].endswith(f"(files: {tmp_path / 'logs'})")
+    assert verdict.page == str(tmp_path / "logs" / "page.html")
     assert properties == [
         ("elastic.nprocs", 2),
         ("elastic.first_failed_rank", 0),
         ("elastic.verdict", "MissingRank: rank 1 passed"),
     ]
     again = PhaseVerdict("failed", FAILED)
-    assert (explain(again, one, [FAILED], "test_x.py::test_it", None), again.sections) == ([], [])
+    assert (explain(again, one, [FAILED], Artifacts("test_x.py::test_it", None)), again.sections) == ([], [])
 
 
 def test_a_pass_is_not_explained(tmp_path: Path) -> None:
     """Whatever was found on the way."""
     verdict = PhaseVerdict("passed")
-    assert explain(verdict, group(tmp_path, HANG), [], "test_it", tmp_path / "artifacts") == []
+    assert explain(verdict, group(tmp_path, HANG), [], Artifacts("test_it", tmp_path / "artifacts")) == []
     assert (verdict.sections, list(tmp_path.iterdir())) == ([], [])
 
 
@@ -61,11 +62,13 @@ def test_a_failure_of_others_is_no_hang(tmp_path: Path) -> None:
 
 def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) -> None:
     """All of them, in a directory of the test's own."""
-    title = "sub/test_x.py::test_it[a/b nprocs=2]"
-    explain(PhaseVerdict("failed", FAILED), group(tmp_path, HANG), [FAILED], title, tmp_path / "all")
+    title = "sub/test_x.py::test_it[a/b nprocs2]"
+    explain(
+        PhaseVerdict("failed", FAILED), group(tmp_path, HANG), [FAILED], Artifacts(title, tmp_path / "all")
+    )
     (own,) = (tmp_path / "all").glob("sub*")
     assert (tmp_path / "all" / ".gitignore").read_text() == "*\n"
-    assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs=2-")
+    assert own.name.startswith("sub-test_x.py-test_it-a-b-nprocs2-")
     for directory in (own, tmp_path / "logs"):
         names = {path.name for path in directory.iterdir()}
         assert names >= {"events.jsonl", "hang.json", "hang.dot", "page.html", "trace.json"}
@@ -76,7 +79,7 @@ def test_files_are_beside_the_logs_and_where_they_are_asked_for(tmp_path: Path) 
 def test_a_timeout_that_never_comes_is_written(tmp_path: Path) -> None:
     """As JSON that every reader takes."""
     endless = Deadlock((0,), ("a",), "for ever", remaining=math.inf)
-    explain(PhaseVerdict("failed", FAILED), group(tmp_path, endless), [FAILED], "test_it", None)
+    explain(PhaseVerdict("failed", FAILED), group(tmp_path, endless), [FAILED], Artifacts("test_it", None))
     text = (tmp_path / "logs" / "hang.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["remaining"] is None
 
@@ -85,28 +88,45 @@ def test_a_directory_that_cannot_be_made_hides_nothing(tmp_path: Path) -> None:
     """The failure is told of all the same."""
     (tmp_path / "logs").write_text("a file")
     verdict = PhaseVerdict("failed", FAILED)
-    assert explain(verdict, group(tmp_path, HANG), [FAILED], "test_it", None)
-    assert "files:" not in verdict.sections[0][1]
+    assert explain(verdict, group(tmp_path, HANG), [FAILED], Artifacts("test_it", None))
+    assert verdict.page == ""
 
 
 def test_a_barrier_called_too_often_is_mentioned(tmp_path: Path) -> None:
     """Where nobody hung."""
     stale = StalePrefix((0,), ("again",), "rank 0 called barrier again")
     verdict = PhaseVerdict("failed", FAILED)
-    properties = explain(verdict, group(tmp_path, None, stale), [FAILED], "test_it", None)
-    assert verdict.sections == [
-        ("seen besides", f"StalePrefix: rank 0 called barrier again\n  (files: {tmp_path / 'logs'})")
-    ]
+    properties = explain(verdict, group(tmp_path, None, stale), [FAILED], Artifacts("test_it", None))
+    assert verdict.sections == [("seen besides", "StalePrefix: rank 0 called barrier again")]
     assert ("elastic.verdict", str(stale)) in properties
     assert not (tmp_path / "logs" / "hang.json").exists()
 
 
-def test_an_error_of_functions_on_ranks_is_annotated(tmp_path: Path) -> None:
-    """With the same text; the error stays what it is."""
-    error = RuntimeError("failed")
-    assert annotate(error, group(tmp_path, HANG), [0], "fn") is error
-    assert "HANG  1 of 2 ranks" in error.__notes__[0]
-    assert (tmp_path / "logs" / "hang.json").exists()
+def test_a_jump_of_the_clock_is_explained(tmp_path: Path) -> None:
+    """Once, of the first wait; a short one needs no word."""
+
+    def wait(client: int, timeout: float, key: str, name: str = "wait") -> WaitBegan:
+        return WaitBegan(1.0, 0, client, name, (key,), (key,), timeout)
+
+    def said(*events: Event) -> list[tuple[str, str]]:
+        return Findings(2, None, {}, events).sections()
+
+    ended = [WaitEnded(2.0, 0, client, "jumped") for client in (1, 2)]
+    assert said(wait(1, 300, "a"), ended[0], wait(2, 5, "b"), ended[1]) == [
+        (
+            "seen besides",
+            '  (the store\'s clock jumped 300 s: nobody could set "a"; --elastic-clock=real waits)',
+        )
+    ]
+    assert (
+        "nobody could come any more;" in said(wait(1, 300, "world/barrier/x/1/last_member"), ended[0])[0][1]
+    )
+    assert "nobody could come any more;" in said(wait(1, 300, "w", "meet"), ended[0])[0][1]
+    assert said(wait(1, 0.5, "a"), ended[0]) == []
+    assert said(wait(1, 300, "a"), WaitEnded(2.0, 0, 1, "timed out")) == []
+    both = Findings(2, HANG, {}, (wait(1, 300, "a"), ended[0])).sections()
+    assert both[0][1].splitlines()[-1].startswith("  (the store's clock jumped 300 s")
+    assert len(both) == 1
 
 
 def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +138,12 @@ def test_a_run_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return b"drawn"
 
     monkeypatch.setitem(EXPORTERS, "page.html", draw)
-    explain(PhaseVerdict("failed", FAILED), group(tmp_path, HANG), [FAILED], "test_it", tmp_path / "all")
+    explain(
+        PhaseVerdict("failed", FAILED),
+        group(tmp_path, HANG),
+        [FAILED],
+        Artifacts("test_it", tmp_path / "all"),
+    )
     (history,) = seen
     assert (history.title, history.nprocs, history.diagnosis["verdict"]) == ("test_it", 2, "MissingRank")
     assert (tmp_path / "logs" / "page.html").read_text() == "drawn"
@@ -132,5 +157,5 @@ def test_one_directory_that_cannot_be_made_leaves_the_other(tmp_path: Path) -> N
         place.mkdir()
         (place / hindered).write_text("a file")
         one = group(place, HANG)
-        explain(PhaseVerdict("failed", FAILED), one, [FAILED], "test_it", place / "all")
+        explain(PhaseVerdict("failed", FAILED), one, [FAILED], Artifacts("test_it", place / "all"))
         assert len(list(place.glob("**/page.html"))) == 1

@@ -53,9 +53,7 @@ def test_what_cannot_be_sent(run):
         ["E*TypeError: cannot be sent to the ranks: cannot pickle '_thread.lock' object*"]
     )
     result.stdout.fnmatch_lines(
-        [
-            "E*TypeError: the result, a lock, cannot be sent from the rank: cannot pickle '_thread.lock' object*"
-        ]
+        ["TypeError: the result, a lock, cannot be sent from the rank: cannot pickle '_thread.lock' object*"]
     )
 
 
@@ -95,8 +93,8 @@ def test_what_cannot_be_read_at_the_other_end(run):
     result.assert_outcomes(failed=4, passed=1)
     lost = "cannot be unpickled%s: TypeError: Pair.__init__() missing 1 required positional argument: 'text'"
     for line in (
-        "E*rank 0 returned a Pair, which " + lost % " here",
-        "E*TypeError: the function or its arguments " + lost % " in the rank",
+        "rank 0 returned a Pair, which " + lost % " here" + " (1 of 1 ranks failed)",
+        "TypeError: the function or its arguments " + lost % " in the rank",
         "E*TypeError: gather: the value of rank 1, a Pair, " + lost % "",
         "E*TypeError: gather: the value of rank 0, a function, cannot be pickled: *",
     ):
@@ -194,8 +192,83 @@ def test_timeout(run):
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["E*GroupTimeoutError: 2 of 3 ranks did not finish within 0.5 s", "E*test_timeout.py:4 in <lambda>"]
+        [
+            "ranks 1-2 did not finish within 0.5 s (2 of 3 ranks failed)",
+            "run by test_timeout.py:4: elastic.run(lambda rank, world_size: *",
+            "-* ranks 1-2 hung here -*",
+            "  */test_timeout.py:4 in <lambda>",
+        ]
     )
+
+
+def test_a_failure_looks_like_that_of_a_test_on_ranks(run, pytester):
+    """Cause first, with its source; followers in a line; what is known of the hang; the same summary."""
+    code = """
+        import os
+        from pytest_elastic.launch import current_world
+
+        def train(rank):
+            print("loading")
+            if rank == 1:
+                raise ValueError("no data")
+
+        def test_it(elastic):
+            def fn(rank, world_size):
+                train(rank)
+                current_world().barrier("epoch3")
+
+            elastic.run(fn, nprocs=3)
+
+        def test_dies(elastic):
+            elastic.run(lambda rank, world_size: rank == 1 and os._exit(3), nprocs=2)
+        """
+    for style in ("auto", "native"):
+        result = run(code, f"--tb={style}")
+        result.stdout.fnmatch_lines(
+            [
+                "3 of 3 ranks failed: rank 1 first",
+                "run by *.py:14: elastic.run(fn, nprocs=3)",
+                '*raise ValueError("no data")',
+                "*ValueError: no data",
+                "-* who waits for whom -*",
+                '  barrier "epoch3": arrived 0, 2; absent 1 (*ValueError: no data, *.py:7)',
+                "-* ranks 0, 2 failed too -*",
+                "-* Captured stdout [[]ranks 0-2[]] call -*",
+                "page: .pytest_elastic/*/page.html",
+                "rank 1 exited with code 3 without a report (1 of 2 ranks failed)",
+                "run by *.py:17: *",
+                'FAILED *::test_it - rank 1: ValueError: no data (barrier "epoch3" never complete)',
+                "FAILED *::test_dies - rank 1 exited with code 3 without a report",
+            ]
+        )
+        text = result.stdout.str()
+        assert text.count('raise ValueError("no data")') == 1
+        for word in ("error_file", "Captured stderr", "_rank.py", "_record.py"):
+            assert word not in text
+    assert len(list(pytester.path.glob(".pytest_elastic/*/page.html"))) == 2
+
+
+def test_an_error_that_the_test_expects_leaves_nothing(run, pytester):
+    """Its text has every failure, and what is known of the hang."""
+    result = run(
+        """
+        import pytest
+        from pytest_elastic.launch import current_world
+        from pytest_elastic.multiprocessing.errors import ChildFailedError
+
+        def fn(rank, world_size):
+            assert rank
+            current_world().barrier("b")
+
+        def test_it(elastic):
+            with pytest.raises(ChildFailedError) as caught:
+                elastic.run(fn, nprocs=2)
+            assert sorted(caught.value.failures) == [0, 1]
+            assert "HANG  1 of 2 ranks" in caught.value.__notes__[0]
+        """
+    )
+    result.assert_outcomes(passed=1)
+    assert not list(pytester.path.glob(".pytest_elastic/*"))
 
 
 def test_bad_ends_are_failures(run):

@@ -81,7 +81,7 @@ def test_what_hooks_in_ranks_make_of_a_report_counts(run):
             "ERROR *::test_error_in_setup - rank*: in the setup",
             "ERROR *::test_in_teardown - rank*: in the teardown",
             "FAILED *::test_hook_fails - rank*: ValueError: in the hook",
-            "2 of 2 ranks failed: rank 0 first",
+            "2 of 2 ranks failed: ranks 0-1 alike",
             "1 of 2 ranks failed: rank 1 alone",
         ]
     )

@@ -44,13 +44,13 @@ def test_a_list_makes_an_item_per_size_wherever_it_comes_from(run):
     result.stdout.fnmatch_lines(
         [
             "elastic: 7 on ranks*",
-            "*::test_hook[[]nprocs=1] FAILED*",
-            "*::test_hook[[]nprocs=2] PASSED*",
-            "*::test_param[[]two-nprocs=1] PASSED*",
-            "*::test_param[[]two-nprocs=2] PASSED*",
+            "*::test_hook[[]nprocs1] FAILED*",
+            "*::test_hook[[]nprocs2] PASSED*",
+            "*::test_param[[]two-nprocs1] PASSED*",
+            "*::test_param[[]two-nprocs2] PASSED*",
             "*::test_param[[]plain] PASSED*",
-            "*::TestMethods::test_hook[[]nprocs=1] PASSED*",
-            "*::TestMethods::test_hook[[]nprocs=2] PASSED*",
+            "*::TestMethods::test_hook[[]nprocs1] PASSED*",
+            "*::TestMethods::test_hook[[]nprocs2] PASSED*",
             "*::test_number PASSED*",
         ]
     )
@@ -64,7 +64,7 @@ def test_an_item_of_a_param_is_found_by_its_id(run):
         @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.elastic(nprocs=[1, 2]))])
         def test_param(x, world_size): assert world_size == 2
         """
-    result = run(code, "test_an_item_of_a_param_is_found_by_its_id.py::test_param[1-nprocs=2]")
+    result = run(code, "test_an_item_of_a_param_is_found_by_its_id.py::test_param[1-nprocs2]")
     result.assert_outcomes(passed=1)
 
 
@@ -92,8 +92,8 @@ def test_a_bad_late_mark_fails_its_item_in_words(run):
             LATE = {
                 "test_four": pytest.mark.elastic(nprocs="four"),
                 "test_both": pytest.mark.elastic(nprocs=2),
-                "test_list[nprocs=1]": pytest.mark.elastic(nprocs=[4, 5]),
-                "test_list[nprocs=2]": pytest.mark.elastic(nprocs=4),
+                "test_list[nprocs1]": pytest.mark.elastic(nprocs=[4, 5]),
+                "test_list[nprocs2]": pytest.mark.elastic(nprocs=4),
                 "test_case": pytest.mark.elastic(nprocs=[1, 2]),
             }
 

@@ -123,7 +123,7 @@ def test_captures(run, capture):
     code = "import os\ndef test_it(rank):\n    os.system('echo from C')\n    assert 0\n"
     result = run(code, f"--capture={capture}")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Captured stdout [[]rank 1] call*", "from C"])
+    result.stdout.fnmatch_lines(["*Captured stdout [[]ranks 0-1] call*", "from C"])
 
 
 def test_reruns(pytester):
@@ -159,7 +159,7 @@ def test_coverage(pytester):
 def test_log_of_passing_tests(run, option, shown):
     """`--elastic-log`: whose output is kept; `-rP` shows that of passing tests."""
     result = run("def test_it(rank): print('out')", f"--elastic-log={option}", "-rP")
-    assert ("stdout [rank 1]" in result.stdout.str()) is shown
+    assert ("stdout [ranks 0-1]" in result.stdout.str()) is shown
 
 
 def test_log_none_hides_output_of_failures(run):

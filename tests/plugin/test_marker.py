@@ -31,12 +31,26 @@ def test_sizes_and_ids(run):
     result.assert_outcomes(passed=8)
     text = result.stdout.str()
     for name in (
-        "test_list[f32-nprocs=2]",
-        "test_list[bf16-nprocs=3]",
-        "test_plain[nprocs=1]",
+        "test_list[f32-nprocs2]",
+        "test_list[bf16-nprocs3]",
+        "test_plain[nprocs1]",
         "test_one PASSED",
     ):
         assert f"::{name}" in text
+
+
+def test_ids_of_sizes_are_words_of_k(run):
+    """Also where a list is on a parameter."""
+    code = """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=[2, 3])
+        def test_list(world_size): assert world_size == 3
+
+        @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.elastic(nprocs=[2, 3]))])
+        def test_param(world_size, x): assert world_size == 3
+        """
+    run(code, "-k", "nprocs3 and not nprocs2").assert_outcomes(passed=2, deselected=2)
 
 
 @pytest.mark.parametrize("how", ["option", "ini"])

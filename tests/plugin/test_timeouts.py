@@ -104,13 +104,14 @@ def test_stacks_from_outside(run):
     )
     result.stdout.fnmatch_lines(
         [
-            "  test_hang * → inside *.py:5 → *nanosleep libc.so.6 ?0?*",
+            "  test_hang * → inside *.py:5 ?0?*",
             "*- rank 0 hung here -*",
             "*test_stacks_from_outside.py:5 in inside",
-            "*libc* in *nanosleep",
+            "      ctypes.CDLL(None).sleep(100)",
+            "  … *nanosleep (C)",
             "*- rank 1 hung here -*",
             "*- rank 2 hung here -*",
-            "*_collective.py:* in barrier",
+            "      world.barrier()",
         ]
     )
     result.stdout.no_fnmatch_line("*went on*")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,6 +121,20 @@ def test_a_pipe_lasts_among_its_holders(start: Any) -> None:
     start.join()
     os.close(writing)
     os.close(reading)
+
+
+def test_a_socket_that_accepts_is_told_by_its_port(start: Any) -> None:
+    """Of TCP; one of another kind has none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        thread = start(
+            lambda: server.accept()[0].close(), lambda: socket.create_connection(("127.0.0.1", port)).close()
+        )
+        assert other_end(thread, os.getpid()) == f"port {port}"
+        start.join()
+    first, second = socket.socketpair()
+    with first, second:
+        assert other_end(replace(thread, arguments=(first.fileno(),)), os.getpid()) == ""
 
 
 def test_a_thread_counts_as_waiting_where_it_waits_for_a_message() -> None:

@@ -7,7 +7,15 @@ import math
 import pytest
 
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report import FORCED_TOGETHER, PhaseReport, RankEnd, judge, stack_text
+from pytest_elastic.report import (
+    FORCED_TOGETHER,
+    PhaseReport,
+    RankEnd,
+    fair_limit,
+    judge,
+    shorten,
+    stack_text,
+)
 
 HERE = [Stack((Frame("t.py", 9, "test_it"),), True)]
 
@@ -156,10 +164,64 @@ def test_equal_failures_fold():
     assert verdict.sections == []
 
 
-def test_same_line_other_values():
-    """The same place with other values is one short section each."""
-    verdict = judge([reported(rank, "failed", rank, f"assert {rank} == 7") for rank in range(2)], 2)
-    assert verdict.sections == [("rank 1 failed too, on the same line", "assert 1 == 7")]
+def test_equal_shapes_fold_and_their_values_are_a_table():
+    """A failure of one place is one, whatever its numbers and names."""
+    said = ["x is 0 for 'a' (rank 0)", "x is 0 for 'a' (rank 1)", "x is 5 for 'b' (rank 2)"]
+    verdict = judge([reported(rank, "failed", rank, text) for rank, text in enumerate(said)], 3)
+    assert verdict.headline == "3 of 3 ranks failed: ranks 0-2 alike"
+    assert verdict.sections == [
+        ("ranks 0-2 differ here", "x is {a} for {b} (rank {rank}); by rank:\n  0-1: 0, 'a'  2: 5, 'b'")
+    ]
+    assert verdict.summary == "rank 0: x is 0 for 'a' (rank 0) (ranks 1-2 alike)"
+
+
+def test_the_number_of_a_rank_is_no_value():
+    """It needs no table."""
+    verdict = judge([reported(rank, "failed", rank, f"assert {rank} == 7\nmore") for rank in range(2)], 2)
+    assert verdict.sections == [("ranks 0-1 differ here", "assert {rank} == 7")]
+
+
+def test_other_shapes_on_the_same_line_are_one_section():
+    """A line each; followers and failures of other lines have sections of their own."""
+    ends = [
+        reported(0, "failed", 0.0, "no data"),
+        reported(1, "failed", 1.0, "no disk: 3\nmore"),
+        reported(2, "failed", 2.0, "no disk: 4"),
+        reported(3, "failed", 3.0, "no data", "t.py:2"),
+        reported(4, "failed", 4.0, "no name"),
+        reported(5, "failed", 5.0, "no data", error_type="OSError"),
+    ]
+    assert judge(ends, 6).sections == [
+        (
+            "ranks 1-2, 4-5 failed too, on the same line",
+            "ranks 1-2: no disk: {a}; by rank:\n  1: 3  2: 4\nrank 4: no name\nrank 5: no data",
+        ),
+        ("rank 3 failed too", "no data"),
+    ]
+
+
+def test_a_failure_without_a_report_folds_with_those_that_have_one():
+    """What a rank told ahead is enough; the one with a report is shown."""
+    early = RankEnd(0, "failed", 0.0, "failed (ValueError at t.py:1)", stacks=HERE)
+    early.place, early.error_type, early.crash = "t.py:1", "ValueError", "boom 5"
+    verdict = judge([early, reported(1, "failed", 0.1, "boom 6")], 2)
+    assert (verdict.primary.rank, verdict.headline) == (1, "2 of 2 ranks failed: ranks 0-1 alike")
+    assert verdict.sections == [("ranks 0-1 differ here", "boom {a}; by rank:\n  0: 5  1: 6")]
+
+
+def test_long_sections_are_cut_and_the_last_line_names_the_rest():
+    """What fits stays as it is."""
+    sections = [("first", "1\n2\n3"), ("second", "4\n5"), ("third", "6")]
+    assert shorten(sections, 9, "x.txt") == sections
+    assert shorten(sections, 7, "x.txt") == [("first", "1\n2\n3"), ("second", "4\n(2 more lines: x.txt)")]
+    assert shorten(sections, 4, "x.txt") == [("first", "1\n2\n(4 more lines: x.txt)")]
+
+
+def test_lines_are_shared_fairly():
+    """What a short text does not need is for the long ones."""
+    assert fair_limit([2, 100, 100], 42, 5) == 20
+    assert fair_limit([2, 3], 42, 5) == 3
+    assert fair_limit([100] * 20, 40, 5) == 5
 
 
 @pytest.mark.parametrize(("policy", "kind"), [("fail", "partial"), ("skip", "skipped"), ("pass", "passed")])

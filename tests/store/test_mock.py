@@ -72,14 +72,14 @@ def test_ops_may_be_set_anew() -> None:
 
 
 def test_the_answers_that_nobody_gave() -> None:
-    """`None` where there is nothing to say."""
+    """`None` where there is nothing to say; of what was set its value."""
     store = MockStore()
     answers = {name: getattr(store, name)(*arguments) for name, *arguments in CALLS if name != "clone"}
     assert answers == {
         "set_timeout": None,
         "set": None,
-        "get": b"value",
-        "multi_get": [b"value", b"value"],
+        "get": b"v",
+        "multi_get": [b"v", b"value"],
         "add": 3,
         "wait": None,
         "check": True,
@@ -90,12 +90,29 @@ def test_the_answers_that_nobody_gave() -> None:
         "num_keys": 0,
         "list_keys": [],
         "queue_push": None,
-        "queue_pop": b"value",
+        "queue_pop": b"v",
         "queue_len": 0,
         "barrier": None,
         "has_extended_api": True,
     }
     assert store.clone() is store
+
+
+def test_what_was_set_is_given() -> None:
+    """Where the test gives no answers; a write that was dropped, or failed, is none."""
+    store = MockStore()
+    store.set("a", "1")
+    store.multi_set(["b", "c"], [b"2", "3"])
+    store.drop("set", "d")
+    store.set("d", "4")
+    store.fail("set", ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        store.set("a", "5")
+    assert store.multi_get(["a", "b", "c", "d"]) == [b"1", b"2", b"3", b"value"]
+    assert store.queue_pop("a") == b"1"
+    told = MockStore(get=b"told")
+    told.set("a", "1")
+    assert told.get("a") == b"told"
 
 
 def test_answers_are_values_callables_or_iterators() -> None:

@@ -10,6 +10,30 @@ sys.modules["torch"] = sys.modules["torch.distributed"] = None
 """
 
 
+def test_a_marker_gives_the_answers_of_a_mock_store(run: Any) -> None:
+    """Anew for each test; what no store has is an error with its place."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        @pytest.mark.mock_store(get=[b"1", b"2"], add=7)
+        def test_answers(mock_store, turn):
+            assert [mock_store.get("a"), mock_store.get("a"), mock_store.add("n", 1)] == [b"1", b"2", 7]
+
+        @pytest.mark.mock_store(read=1)
+        def test_bad(mock_store): pass
+
+        @pytest.mark.mock_store(1)
+        def test_positional(mock_store): pass
+        """,
+        "--strict-markers",
+    )
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines(["*.py:8: mock_store(): a store has no operation 'read'; it has add, *"])
+    result.stdout.fnmatch_lines(["*.py:11: mock_store(): *positional argument*"])
+
+
 def test_mock_and_hash_stores_are_new_for_each_test(run: Any) -> None:
     """In process, for any test; what one test did is not seen by the next."""
     run(

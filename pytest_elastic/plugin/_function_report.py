@@ -1,0 +1,52 @@
+"""Report of a test whose function failed on ranks: the screen that a test on ranks has.
+
+*Rules.*  It is for the error that `elastic.run` has raised, if that is the test's own; an error that the test
+has caught leaves nothing.  Cause, followers and sections are those of a test on ranks (`judge`, `explain`);
+the headline says which line of the test has run the function.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections import deque
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+
+import pytest
+
+from pytest_elastic.hang import is_library
+from pytest_elastic.launch import explain, log_sections, shorter
+from pytest_elastic.plugin._stash import CONDUCTOR, ELASTIC
+from pytest_elastic.plugin._tracebacks import cut_traceback
+from pytest_elastic.report import PhaseVerdict, judge
+
+
+def verdict_of_run(item: pytest.Item, call: pytest.CallInfo[None]) -> PhaseVerdict | None:
+    """The verdict on a function whose failure is the item's; `None` where the item failed otherwise."""
+    known = item.stash[ELASTIC].failures if ELASTIC in item.stash else []
+    failure = next((one for one in known if call.excinfo and one.error is call.excinfo.value), None)
+    if failure is None or call.excinfo is None:
+        return None
+    conductor, group = item.config.stash[CONDUCTOR], failure.group
+    options, base = conductor.options, item.config.invocation_params.dir
+    verdict = judge(failure.ends, group.nprocs, together=conductor.reproduction.together)
+    artifacts = conductor.artifacts(item)
+    item.user_properties += explain(verdict, group, failure.ends, artifacts, failure.findings)
+    line = line_of(call.excinfo.tb, base)
+    known_of_hang = [f"\n{text}" for _, text in failure.findings.sections()]
+    notes = [one for one in getattr(failure.error, "__notes__", ()) if one not in known_of_hang]
+    verdict.headline = "\n".join(filter(None, [verdict.headline, line, *notes]))
+    if options.log != "none" and verdict.primary is not None:
+        for name, text in log_sections(group, {}, list(group.reports().values()), verdict.primary.rank):
+            item.add_report_section(call.when, name, text)
+    return verdict
+
+
+def line_of(trace: TracebackType, base: Path) -> str:
+    """Which line of the test in a traceback has run the function; `""` where that is none of the user's."""
+    ((frame, number),) = deque(walk_tb(cut_traceback(trace)), 1)
+    path = frame.f_code.co_filename
+    if is_library(path):
+        return ""
+    return f"run by {shorter(Path(path), base)}:{number}: {linecache.getline(path, number).strip()}"

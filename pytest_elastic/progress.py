@@ -1,0 +1,105 @@
+"""Progress of what takes longer than a second: searches, proofs, rounds of stress, kills.
+
+*Rules.*  Nothing is shown before a second is over.  A terminal has a line that is written anew, ten times a
+second at most; a file, such as the log of a CI run, gets a line every ten seconds.  The share that is done
+never goes back, whatever the estimates do.  At the end a sentence says how many there were, and how it ended,
+if there was a line before it.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol
+
+from pytest_elastic.clock import SYSTEM_CLOCK, Clock
+
+PATIENCE, ON_TERMINAL, IN_FILE = 1.0, 0.1, 10.0  # Seconds: before the first line, and between two.
+
+
+class Output(Protocol):
+    """Where progress is shown: a stream, as far as it is used."""
+
+    def write(self, text: str, /) -> object:
+        """Show a text."""
+        ...
+
+    def flush(self) -> object:
+        """Show it now."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether a line can be written anew."""
+        ...
+
+
+_output: Output | None = None
+
+
+def show_on(output: Output | None) -> None:
+    """Show the progress of this process there from now on; `None` is `sys.stderr`."""
+    global _output
+    _output = output
+
+
+class Progress:
+    """Counts what is done, and shows it; a context, whose end is that of the work.
+
+    Args:
+        title: what is worked on.
+        what: is counted, in the plural.
+        total: the largest number of them.
+        output: by default that of `show_on`.
+    """
+
+    def __init__(
+        self, title: str, what: str, total: int, output: Output | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._title, self._what, self._total, self._clock = title, what, total, clock
+        self._output: Output = output or _output or sys.stderr
+        self._tty = self._output.isatty()
+        self._started = clock.monotonic()
+        self._next = self._started + (PATIENCE if self._tty else IN_FILE)
+        self._share, self._width, self._shown = 0.0, 0, False
+        self.done = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("stopped by a failure" if kind is not None else "no failure")
+
+    def count(self, share: float | None = None) -> None:
+        """Count one; `share` is the part of the whole that is done, if that is known better."""
+        self.done += 1
+        self._share = max(self._share, min(1.0, self.done / self._total if share is None else share))
+        now = self._clock.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (ON_TERMINAL if self._tty else IN_FILE)
+        rate = self.done / (now - self._started)
+        of = (
+            f"{self._share:.0%} of {self._total} {self._what}"
+            if share is None
+            else f"{self._share:.1%} of all"
+        )
+        self._show(f"{self._title}: {self.done} {self._what}, {rate:.3g}/s, no failure yet, {of}")
+
+    def close(self, how: str = "no failure") -> None:
+        """End it, with the sentence `400 rounds, no failure`."""
+        seconds = self._clock.monotonic() - self._started
+        if self._shown:
+            self._show(f"{self._title}: {self.done} {self._what}, {how} ({seconds:.1f} s)")
+            if self._tty:
+                self._output.write("\n")
+            self._output.flush()
+            self._shown = False
+
+    def _show(self, text: str) -> None:
+        begin = "" if self._shown else "\n"  # pytest's own line is not at its end.
+        line = f"\r{text.ljust(self._width)}" if self._tty else f"{text}\n"
+        self._output.write(begin + line)
+        self._output.flush()
+        self._width, self._shown = len(text), True

@@ -1,0 +1,97 @@
+"""What a run leaves behind: a page for each failure, an index of them, and nothing for what is good."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+import pytest
+
+CODE = """
+    import os
+    import pytest
+    pytestmark = pytest.mark.elastic(nprocs=2, timeout=60)
+
+    def test_asserts(rank):
+        assert "OK" in os.environ, "plain"
+
+    @pytest.fixture
+    def ends_badly():
+        yield
+        1 / ("OK" in os.environ)
+
+    def test_teardown(ends_badly): pass
+
+    @pytest.mark.xfail
+    def test_expected(rank): assert 0
+
+    @pytest.mark.elastic(expect={1: "SIGKILL"})
+    def test_dies(rank):
+        rank and os.kill(os.getpid(), 9)
+
+    @pytest.mark.parametrize("x", [0])
+    @pytest.mark.elastic(nprocs=1)
+    def test_passes(rank, x): pass
+    """
+FUNCTIONS = """
+    import os
+    def test_run(elastic):
+        elastic.run(lambda rank, size: 1 / ("OK" in os.environ), nprocs=2)
+    """
+
+
+def left(pytester: pytest.Pytester) -> list[str]:
+    """The tests for which there are files."""
+    found = pytester.path.glob("**/.pytest_elastic/*/page.html")
+    return sorted(re.sub(r"-\w{8}$", "", path.parent.name).rpartition("py-")[2] for path in found)
+
+
+def test_the_last_line_is_the_page_and_an_index_lists_them(run, pytester, monkeypatch):
+    """Of every failure, with the cause; all goes when the tests pass."""
+    functions = {"test_functions": textwrap.dedent(FUNCTIONS)}
+    result = run(CODE, **functions)
+    result.assert_outcomes(passed=3, failed=2, errors=1, xfailed=1)
+    pages = [line for line in result.outlines if line.startswith("page: ")]
+    assert len(pages) == 3
+    for page in pages:
+        after = result.outlines[result.outlines.index(page) + 1]
+        assert after.startswith(("____", "===="))
+        assert (pytester.path / page.removeprefix("page: ")).is_file()
+    assert left(pytester) == ["test_asserts", "test_run", "test_teardown"]
+    index = pytester.path / ".pytest_elastic" / "index.html"
+    text = index.read_text()
+    links = re.findall(r'href="(.*?)">(.*?)</a><td>(.*?)<', text)
+    assert all((index.parent / link).is_file() for link, _, _ in links)
+    assert {(test.rpartition("::")[2], why) for _, test, why in links} == {
+        ("test_asserts", "ranks 0-1: AssertionError: plain"),
+        ("test_teardown", "ranks 0-1: ZeroDivisionError: division by zero"),
+        ("test_run", "ranks 0-1: ZeroDivisionError: division by zero"),
+    }
+    monkeypatch.setenv("OK", "1")
+    run(CODE, **functions).assert_outcomes(passed=5, xfailed=1)
+    assert left(pytester) == []
+    assert [path.name for path in index.parent.iterdir()] == [".gitignore"]
+
+
+def test_paths_are_told_from_where_pytest_was_started(run, pytester, monkeypatch):
+    """Also below the root of the tests."""
+    pytester.makeini("[pytest]\n")
+    below = pytester.mkdir("below")
+    (below / "test_there.py").write_text("def test_it(rank): assert 0\n")
+    monkeypatch.chdir(below)
+    result = pytester.runpytest_subprocess("-p", "pytest_elastic.plugin", "test_there.py")
+    result.stdout.fnmatch_lines(["page: ../.pytest_elastic/below-test_there.py-test_it-*/page.html"])
+
+
+@pytest.mark.parametrize(
+    ("trace", "kept"), [("failed", ["test_fails"]), ("on", ["test_fails", "test_passes"]), ("off", [])]
+)
+def test_which_pages_are_kept(run, pytester, trace, kept):
+    """`--elastic-trace`: of failures, of all tests on ranks, of none; the index lists failures."""
+    code = "def test_passes(world): world.barrier()\ndef test_fails(rank): assert 0\n"
+    result = run(code, f"--elastic-trace={trace}", "-rP")
+    result.assert_outcomes(passed=1, failed=1)
+    assert left(pytester) == kept
+    assert sum(line.startswith("page: ") for line in result.outlines) == len(kept)
+    index = (pytester.path / ".pytest_elastic" / "index.html").read_text()
+    assert ("test_fails" in index, "test_passes" in index) == (True, False)
