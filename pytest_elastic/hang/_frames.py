@@ -12,8 +12,9 @@ from pathlib import Path, PurePath
 _THREAD = re.compile(r"^(Current thread|Thread) (0x[0-9a-f]+)(?: \[.*\])? \(most recent call first\):")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
 _HARNESS = re.compile(
-    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|pytest_elastic/launch/_rank"
+    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|pytest_elastic/(launch/_rank|adoption/)"
 )
+_TARGET = (("_bootstrap", "run"), "/multiprocessing/process.py")  # What calls the target of a process.
 _LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
 _PACKAGE = str(Path(__file__).parents[1]) + "/"
 _INSIDE = re.compile(r"/pytest_elastic/store/(?!_collective)")
@@ -77,11 +78,16 @@ def parse_stacks(text: str) -> list[Stack]:
 def cut_harness(stack: Stack) -> Stack:
     """The stack from the user's first frame on, to where a store is entered; whole where there is none."""
     first = len(stack.frames)
-    while first and not _HARNESS.search(stack.frames[first - 1].file):
+    while first and not _is_harness(stack.frames[first - 1]):
         first -= 1
     users = stack.frames[first:] or stack.frames
     inside = next((i for i, frame in enumerate(users) if _INSIDE.search(frame.file)), len(users))
     return Stack(users[: inside + 1], stack.current)
+
+
+def _is_harness(frame: Frame) -> bool:
+    functions, file = _TARGET
+    return bool(_HARNESS.search(frame.file)) or (frame.function in functions and frame.file.endswith(file))
 
 
 def fold(stacks: dict[int, list[Stack]]) -> list[tuple[list[int], list[Stack]]]:

@@ -1,12 +1,9 @@
-"""The ranks of one test: where they come from, what they are told, how they end.
-
-`RankGroup` is a `PContext`; a `Launcher` makes its guardian: the zygote (a fork of the process that
-collected the tests) or fresh interpreters that collect the same tests again.
-"""
+"""The ranks of one test (`RankGroup`): who makes them (`Launcher`), what they are told, how they end."""
 
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
 from pytest_elastic.launch._group_plan import Answers, Launcher, Plan
+from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._hang_report import RECORDING, explain, forget, name_of, shorter
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
 from pytest_elastic.launch._outcomes import ends_of, expected_but_alive, leak_text, log_sections, of_timeout
@@ -29,6 +26,7 @@ from pytest_elastic.launch._spawn import (
     measured,
     start_of_this_interpreter,
 )
+from pytest_elastic.launch._stacks import RankStacks
 from pytest_elastic.launch._world import World
 
 __all__ = [
@@ -39,6 +37,7 @@ __all__ = [
     "Bye",
     "Elastic",
     "FreshInterpreters",
+    "HangDetector",
     "Hello",
     "Here",
     "Launcher",
@@ -47,6 +46,7 @@ __all__ = [
     "RankGroup",
     "RankJob",
     "RankProcess",
+    "RankStacks",
     "RankTerminal",
     "Session",
     "Source",

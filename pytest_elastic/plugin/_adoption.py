@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_elastic.adoption import AdoptedPopen, Adopter
 from pytest_elastic.hang import cut_harness, parse_stacks
+from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.pristine import time
 from pytest_elastic.wording import exit_text
@@ -40,7 +40,10 @@ class Adoption:
             launchers = launchers_of(session.config)
             if launchers.default.name == "fork":
                 factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
-                self._adopter = Adopter(factory.mktemp("adopted"))
+                options = Options(session.config)
+                self._adopter = Adopter(
+                    factory.mktemp("adopted"), options.collectives != "off", options.clock
+                )
             else:
                 self._why = launchers.why
         try:
@@ -68,6 +71,9 @@ class Adoption:
         report = yield
         processes = item.stash.get(ADOPTED, [])
         if report.failed and processes:
+            words = dict.fromkeys(word for one in processes if one.member for word in one.member.words())
+            if words:
+                report.sections.append(("who waits for whom", "\n".join(words)))
             report.sections.append(("adopted processes", account(processes)))
         return report
 
@@ -103,20 +109,25 @@ def account(processes: list[AdoptedPopen]) -> str:
     for one in sorted((one for one in processes if one.ended), key=lambda one: one.ended or 0.0):
         span = (one.ended or one.began) - one.began
         lines.append(f"{one.name} (pid {one.pid}) {exit_text(one.returncode or 0)} after {span:.2f} s")
-        lines += stack_of(one.stacks)
+        if (one.returncode or 0) < 0:  # Others may have been asked for theirs before.
+            lines += stack_of(one)
     running = [one for one in processes if one.ended is None]
     for one in running:
         one.dump()
     deadline = time.monotonic() + _STACKS
-    while time.monotonic() < deadline and not all(map(stack_of, (one.stacks for one in running))):
+    while time.monotonic() < deadline and not all(map(stack_of, running)):
         time.sleep(0.01)
     for one in running:
-        lines += [f"{one.name} (pid {one.pid}) runs:", *(stack_of(one.stacks) or ["    it wrote no stack"])]
+        lines += [
+            f"{one.name} (pid {one.pid}) runs:",
+            *(stack_of(one) or ["    it wrote no stack"]),
+        ]
     return "\n".join(lines)
 
 
-def stack_of(file: Path) -> list[str]:
+def stack_of(process: AdoptedPopen) -> list[str]:
     """The innermost frames of a process's main thread, if it wrote them: at a fatal signal, or when asked."""
+    file = process.directory / "stacks.log"
     text = file.read_text("utf-8", "replace") if file.exists() else ""
     stacks = [one for one in parse_stacks(text) if one.current]
     frames = cut_harness(stacks[-1]).frames if stacks else ()
