@@ -92,9 +92,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
     if options.adopt != "off" and not unable(config):
-        from pytest_elastic.plugin._adoption import Adoption
+        from pytest_elastic.plugin._adoption import adopt
 
-        config.pluginmanager.register(Adoption(), "pytest_elastic_adoption")
+        adopt(config, options.adopt)
 
 
 @pytest.hookimpl(trylast=True)

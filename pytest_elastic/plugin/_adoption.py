@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,16 +20,31 @@ from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.pristine import time
 from pytest_elastic.wording import exit_text
 
+if TYPE_CHECKING:
+    from pytest_elastic.plugin._torch_cases import TorchCases
+
 ADOPTED: pytest.StashKey[list[AdoptedPopen]] = pytest.StashKey()
 _STACKS = 0.5  # Seconds for all.
 _FRAMES = 12
 _LIMIT = 120.0
 
 
-class Adoption:
-    """The plugin of a run with `--elastic-adopt=processes`."""
+def adopt(config: pytest.Config, what: str) -> None:
+    """Register what a run with `--elastic-adopt` needs: `"processes"`, or `"torch"`, which has these, too."""
+    cases = None
+    if what == "torch":
+        from pytest_elastic.plugin._torch_cases import TorchCases
 
-    def __init__(self) -> None:
+        cases = TorchCases()
+        config.pluginmanager.register(cases, "pytest_elastic_torch_cases")
+    config.pluginmanager.register(Adoption(cases), "pytest_elastic_adoption")
+
+
+class Adoption:
+    """The plugin of a run with `--elastic-adopt`."""
+
+    def __init__(self, cases: TorchCases | None) -> None:
+        self._cases = cases
         self._adopter: Adopter | None = None
         self._tests = 0
         self._why = ""
@@ -78,7 +93,14 @@ class Adoption:
         return report
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        adopter = self._adopter
+        cases, adopter = self._cases, self._adopter
+        if cases is not None and (cases.served or cases.left):
+            tests = counted(cases.served, "test", "tests")
+            terminalreporter.write_line(f"adopted: {tests} of MultiProcessTestCase on ranks")
+            for why, count in cases.left.items():
+                terminalreporter.write_line(
+                    f"adopted: {counted(count, 'test', 'tests')} of it left as they are: {why}"
+                )
         if adopter is None:
             if self._why:
                 terminalreporter.write_line(f"adopted: nothing, since no forks can be made: {self._why}")
