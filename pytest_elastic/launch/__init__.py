@@ -16,6 +16,7 @@ from pytest_elastic.launch._rank import (
     RankJob,
     RankProcess,
     current_world,
+    is_rank,
     raises_on_ranks,
 )
 from pytest_elastic.launch._ranks import GRACE, RankGroup
@@ -54,5 +55,6 @@ __all__ = [
     "Terminal",
     "World",
     "current_world",
+    "is_rank",
     "raises_on_ranks",
 ]

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.launch import current_world
+from pytest_elastic.launch import current_world, is_rank
 from pytest_elastic.pristine import os
 
 _MODULE = "torch.testing._internal.common_distributed"
@@ -101,7 +101,7 @@ class TorchCases:
 
         @functools.wraps(original)
         def start(case: Any, process: Any) -> None:
-            if not _is_rank():
+            if not is_rank():
                 original(case, process)
                 return
             world, case.own_file_name = current_world(), case.file_name
@@ -120,7 +120,7 @@ class TorchCases:
             @functools.wraps(test)
             def run(case: Any) -> None:
                 __tracebackhide__ = True
-                if _is_rank() and case.rank != case.MAIN_PROCESS_RANK:
+                if is_rank() and case.rank != case.MAIN_PROCESS_RANK:
                     run_in_rank(case, test)
                 else:
                     wrapped()
@@ -128,15 +128,6 @@ class TorchCases:
             return MethodType(run, case)
 
         return join_or_run
-
-
-def _is_rank() -> bool:
-    """Whether a test that this process runs is on ranks."""
-    try:
-        current_world()
-    except RuntimeError:
-        return False
-    return True
 
 
 def run_in_rank(case: Any, test: Callable[[], None]) -> None:
