@@ -55,7 +55,7 @@ class Member:
     Attributes:
         channel: to it; `theirs` is its end, until it has been started.
         process: `None` before the start.
-        pidfd: its, -1 when it has ended.
+        pidfd: its, -1 before the start and when it has ended.
         worlds: those that it is in, with its ranks.
     """
 
@@ -68,7 +68,9 @@ class Member:
 
     def started(self, process: Process) -> None:
         """This is the process."""
-        self.process, self.pidfd = process, os.pidfd_open(process.pid)
+        self.process = process
+        with suppress(ProcessLookupError):  # It may have ended already.
+            self.pidfd = os.pidfd_open(process.pid)
         self.family.watch(self)
 
     def leave(self) -> None:
@@ -144,7 +146,10 @@ class Family:
 
     def _watch(self, member: Member) -> None:
         self._loop.watch(member.channel.fileno(), partial(self._hear, member))
-        self._loop.watch(member.pidfd, partial(self._see_end, member))
+        if member.pidfd >= 0:
+            self._loop.watch(member.pidfd, partial(self._see_end, member))
+        else:
+            self._see_end(member)
 
     def _hear(self, member: Member) -> None:
         for message, _ in member.channel.receive():
@@ -166,6 +171,8 @@ class Family:
         for world, rank in member.worlds:
             code = member.process.returncode if member.process is not None else None
             world.note_exit(rank, -signal.SIGKILL if code is None else code)
+        for pending in self._pending:
+            pending.ranks = {rank: one for rank, one in pending.ranks.items() if one is not member}
         self._loop.unwatch(member.channel.fileno())
         member.channel.close()
         if member.pidfd >= 0:

@@ -107,6 +107,18 @@ def test_a_rank_in_pytest_itself(tmp_path):
     targets.by_file(0, 2, tmp_path / "f")
     assert codes(others) == [0]
 
+def test_a_process_that_has_ended_before_it_is_looked_at(monkeypatch, tmp_path):
+    from pytest_elastic.adoption import _family
+
+    def gone(pid):
+        raise ProcessLookupError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_family.os, "pidfd_open", gone)
+        processes = start(targets.by_file, tmp_path / "i", ranks=[0], size=1)
+    assert type(processes[0]._popen).__name__ == "AdoptedPopen"
+    assert codes(processes) == [0]
+
 def test_a_rank_that_is_started_again(tmp_path):
     broken = start(targets.die, tmp_path / "g")
     assert codes(broken) == [1, -9, 1]
@@ -127,7 +139,7 @@ def test_differ(tmp_path):
 def test_worlds_work_as_they_do_without_adoption(run):
     """By a file, the environment and a store, twice, two at once, and with a rank that nobody sees."""
     result = run(START + RIGHT, ON, targets=TARGETS)
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=7)
 
 
 def test_what_does_not_fit_is_named_as_for_ranks_at_once(run):
