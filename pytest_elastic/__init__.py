@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_elastic.launch import Elastic as Elastic
     from pytest_elastic.launch import World as World
     from pytest_elastic.launch import current_world as current_world
+    from pytest_elastic.launch import is_rank as is_rank
     from pytest_elastic.multiprocessing import DefaultLogsSpecs as DefaultLogsSpecs
     from pytest_elastic.multiprocessing import PContext as PContext
     from pytest_elastic.multiprocessing import Std as Std
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
 
 _PARTS = {
     "errors": ("DistStoreError", "RankDiedError"),
-    "launch": ("Elastic", "World", "current_world"),
+    "launch": ("Elastic", "World", "current_world", "is_rank"),
     "multiprocessing": ("DefaultLogsSpecs", "PContext", "Std", "start_processes"),
     "simulator": ("explore", "prove", "replay", "simulate"),
     "store": ("HashStore", "MockStore", "Store"),

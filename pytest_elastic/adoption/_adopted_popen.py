@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_elastic.adoption._adopted_process import AdoptedProcess
+from pytest_elastic.adoption._family import Member
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.launch import DUMP_SIGNAL
 from pytest_elastic.multiprocessing import Group, Parcel, RankStart, Zygote, started_group
@@ -32,13 +33,14 @@ class AdoptedPopen:
         method: of its context.
         zygote: that forks it.
         directory: for its files; must not exist.
+        member: its place in a family; `None` where nobody looks at what ranks do.
 
     Attributes:
         pid: of the process.
         name: of the process object.
         sentinel: a descriptor that is readable once the process has ended.
         returncode: exit code, -n for signal n, `None` while it runs.
-        stacks: file to which it writes its stacks; see `dump`.
+        directory: as given; its `stacks.log` is the file to which it writes its stacks.
         began, ended: on the monotonic clock; the latter is `None` until the end is known.
 
     Raises:
@@ -46,19 +48,24 @@ class AdoptedPopen:
         Exception: whatever pickling the process object raises.
     """
 
-    def __init__(self, process: Any, method: str, zygote: Zygote, directory: Path) -> None:
-        self.method, self.name, self.stacks = method, str(process.name), directory / "stacks.log"
+    def __init__(
+        self, process: Any, method: str, zygote: Zygote, directory: Path, member: Member | None
+    ) -> None:
+        self.method, self.name, self.directory = method, str(process.name), directory
         self.returncode: int | None = None
         self.began = SYSTEM_CLOCK.monotonic()
         self.ended: float | None = None
         multiprocessing.resource_tracker.getfd()  # One for both, so that it ends with the last of them.
         directory.mkdir(parents=True)
-        job = AdoptedProcess(os.getpid(), method, dict(os.environ), str(self.stacks))
+        job = AdoptedProcess(os.getpid(), method, dict(os.environ), str(directory / "stacks.log"))
+        self.member = member
         with closing(Parcel(self.name, process)) as parcel:
             self.sentinel, theirs = os.pipe()
             self.finalizer = multiprocessing.util.Finalize(self, os.close, (self.sentinel,))
             try:
                 descriptors = {**parcel.descriptors(), "sentinel": theirs, "stdout": 1, "stderr": 2}
+                if member is not None:
+                    descriptors["family"] = member.theirs.fileno()
                 start = RankStart(0, {}, "", "", job, descriptors)
                 self.group: Group = started_group(zygote, [start], _START_LIMIT, None)
             except BaseException:
@@ -67,6 +74,9 @@ class AdoptedPopen:
             finally:
                 os.close(theirs)
         self.pid = self.group.pids[0]
+        if member is not None:
+            member.theirs.close()
+            member.started(self)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, `None` while the process runs; blocks for its end if `flag` is 0."""
@@ -76,7 +86,7 @@ class AdoptedPopen:
             else:
                 self.group.take()
             self._learn()
-        return self.returncode
+        return self._known()
 
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit code; `None` if the process still runs after `timeout` seconds."""
@@ -84,7 +94,7 @@ class AdoptedPopen:
             if not multiprocessing.connection.wait([self.sentinel], timeout):
                 return self.poll()
             return self.poll(0)
-        return self.returncode
+        return self._known()
 
     def interrupt(self) -> None:
         """Send SIGINT."""
@@ -100,7 +110,23 @@ class AdoptedPopen:
 
     def dump(self) -> None:
         """Have it write the stacks of its threads; does not block."""
-        self.group.signal((0,), DUMP_SIGNAL)
+        self.signal(DUMP_SIGNAL)
+
+    def signal(self, signum: int) -> None:
+        """Send a signal, if it runs; does not block."""
+        self.group.signal((0,), signum)
+
+    def learn_end(self) -> None:
+        """It has ended: have its exit code; blocks for seconds at most."""
+        self._wait_told(_TELLING)
+        self._learn()
+        self._known()
+
+    def _known(self) -> int | None:
+        """The exit code; who knows it finds nothing left of what looked after the process."""
+        if self.returncode is not None and self.member is not None:
+            self.member.leave()
+        return self.returncode
 
     def close(self) -> None:
         """Let go of the sentinel."""
@@ -108,7 +134,7 @@ class AdoptedPopen:
 
     def _send(self, signum: int) -> None:
         if self.poll() is None:
-            self.group.signal((0,), signum)
+            self.signal(signum)
 
     def _wait_told(self, limit: float | None) -> None:
         deadline = Deadline.after(limit)

@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_elastic.adoption._family import join_family
 from pytest_elastic.launch import DUMP_SIGNAL
 from pytest_elastic.multiprocessing import RankStart, end_well, forget_launcher, receive_parcel
 from pytest_elastic.pristine import os, pickle
@@ -48,6 +49,8 @@ class AdoptedProcess:
         file = open(self.stacks, "w", encoding="utf-8")  # noqa: SIM115 - faulthandler needs it until the end.
         faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
         faulthandler.enable(file=file)
+        if "family" in start.descriptors:
+            join_family(start.descriptors["family"])
         process: Any = receive_parcel(start.descriptors)(pickle.loads)
         code: int = process._bootstrap(os.pidfd_open(self.launcher))
         # What the fork server makes runs callbacks at its exit since Python 3.13, those of queues among them.

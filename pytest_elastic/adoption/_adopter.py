@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing.context
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pytest_elastic.adoption._adopted_popen import AdoptedPopen
+from pytest_elastic.adoption._family import Family, Member
 from pytest_elastic.clock import SYSTEM_CLOCK
+from pytest_elastic.collectives import preload
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.multiprocessing import Zygote, do_job
 from pytest_elastic.pristine import os, threading
@@ -35,6 +38,8 @@ class Adopter:
 
     Args:
         directory: for the files of processes.
+        collectives: whether those of torch are checked, where this process has loaded it.
+        clock: see `AdoptedWorld`.
 
     Attributes:
         served: how many processes were adopted.
@@ -46,9 +51,12 @@ class Adopter:
         OSError: there is no process to be had.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, collectives: bool = True, clock: str = "auto") -> None:
         self._pid, self._directory, self._numbers = os.getpid(), directory, itertools.count()
-        self._zygote = Zygote.fork(do_job)
+        self._checks = collectives and "torch.distributed" in sys.modules
+        self._clock = clock
+        self._family: Family | None = None
+        self._zygote = Zygote.fork(do_job, preload) if self._checks else Zygote.fork(do_job)
         self._lock = threading.Lock()
         self._originals = {method: vars(kind)["_Popen"] for method, kind in _CLASSES.items()}
         self._running: list[AdoptedPopen] = []
@@ -81,6 +89,8 @@ class Adopter:
         for one in self._running:
             one.poll()
             one.group.close()
+        if self._family is not None:
+            self._family.close()
         self._zygote.close()
 
     def _start(self, method: str, process: Any) -> Any:
@@ -89,9 +99,14 @@ class Adopter:
         with self._lock:
             directory = self._directory / str(next(self._numbers))
             adopted: AdoptedPopen | None = None
+            member = self._enter()
             try:
-                adopted = AdoptedPopen(process, method, self._zygote, directory)
-            except (OSError, GuardianError) as error:
+                adopted = AdoptedPopen(process, method, self._zygote, directory, member)
+            except BaseException as error:
+                if member is not None:
+                    member.leave()
+                if not isinstance(error, OSError | GuardianError):
+                    raise
                 self.left[str(error)] += 1
             else:
                 self.served += 1
@@ -100,3 +115,13 @@ class Adopter:
                 self._of_test.append(adopted)
                 self.modules[getattr(process._target, "__module__", "") or ""] += 1
         return adopted or self._originals[method].__func__(process)
+
+    def _enter(self) -> Member | None:
+        """A place in the family of those that run, or in a new one."""
+        if not self._checks:
+            return None
+        member = None if self._family is None else self._family.enter()
+        while member is None:
+            self._family = Family(self._clock)
+            member = self._family.enter()
+        return member

@@ -31,7 +31,7 @@ class Plan:
         finish: what is done with what the others gave, by their places.
         gifts: what this member gives.
         asynchronous: whether the caller waits later.
-        seconds: the operation's own timeout, 0 for the group's.
+        seconds: the operation's own timeout, `None` for the group's.
         root: place of the root among the members.
         gathers: whether the root waits for the others, and not the others for it.
         whole: a tensor that is summed up by slices, where it is big.
@@ -41,7 +41,7 @@ class Plan:
     finish: Finish
     gifts: list[Gift] = field(default_factory=list)
     asynchronous: bool = True
-    seconds: float = 0.0
+    seconds: float | None = None
     root: int | None = None
     gathers: bool = False
     whole: torch.Tensor | None = None
@@ -86,8 +86,8 @@ def _given(times: Sequence[Any]) -> tuple[bool, int]:
     return (times[0] if times else True), (times[1] if len(times) > 1 else -1)
 
 
-def _seconds(milliseconds: int) -> float:
-    return milliseconds / 1000 if milliseconds > 0 else 0.0
+def _seconds(milliseconds: int) -> float | None:
+    return milliseconds / 1000 if milliseconds >= 0 else None
 
 
 # All to all, reduced.

@@ -4,11 +4,15 @@
 address, file or store.  Each gives its rank of the product, so that the world's members are known.  A group
 that is made in a world is a call of the world's, numbered apart: its members wait for each other; who is no
 member waits for nobody.
+
+A process whose worlds are declared meets nobody before: torch connects the members, then each declares which
+rank it has become.  So a world with a member that nobody sees fails in nothing.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlparse
@@ -18,7 +22,7 @@ import torch.distributed.distributed_c10d as c10d
 
 from pytest_elastic.collectives._call import Call, find_place
 from pytest_elastic.collectives._meeting import Meeting
-from pytest_elastic.collectives._rank_context import RankContext, current
+from pytest_elastic.collectives._rank_context import RankContext, current, declared, declares
 from pytest_elastic.collectives._torch_group import Group, backends_of, subgroup, world_group
 from pytest_elastic.pristine import os, threading
 from pytest_elastic.store import torch_store
@@ -28,6 +32,7 @@ _UNSEEN = frozenset({"fake", "mpi", "threaded"})
 """Backends whose ranks need not be processes, or come to no rendezvous."""
 
 _met = threading.local()
+_worlds = itertools.count()
 
 
 def announced_rendezvous(rendezvous: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +42,9 @@ def announced_rendezvous(rendezvous: Callable[..., Any]) -> Callable[..., Any]:
     def announced(url: str, rank: int = -1, world_size: int = -1, **options: Any) -> Any:
         __tracebackhide__ = True
         context = current()
-        if context is not None:
+        if declares():
+            _met.address = _address(url)
+        elif context is not None:
             number, size = _from_url(context, url, rank, world_size)
             seconds = options.get("timeout", dist.constants.default_pg_timeout).total_seconds()
             _met.members = _meet_world(context, _address(url), number, size, seconds)
@@ -55,10 +62,12 @@ def created_group(create: Callable[..., Any], prepare: Callable[[], None]) -> Ca
     def created(*arguments: Any, **named: Any) -> Any:
         __tracebackhide__ = True
         context = current()
-        if context is None:
-            return create(*arguments, **named)
-        prepare()
         given = dict(zip(_NAMES, arguments, strict=False)) | named
+        if declares() and not given["global_ranks_in_group"]:
+            return _create_declared(create, prepare, given)
+        if context is None:
+            return create(**given)
+        prepare()
         if given["global_ranks_in_group"]:
             return _create_subgroup(context, create, given)
         return _create_world(context, create, given)
@@ -77,13 +86,31 @@ def _create_world(context: RankContext, create: Callable[..., Any], given: dict[
     if backend in _UNSEEN:
         return create(**given)
     if members is None:
-        members = _meet_world(context, _store_name(context, given["store"]), index, size, seconds)
+        members = _meet_world(context, _name_of_store(context, given["store"]), index, size, seconds)
     if members is None:
         return create(**given)
     made, store = _make(context, create, given)
     carried = _is_carried(context, backend)
     group = world_group(context, members, index, carried, seconds)
     group.backends, context.groups[made] = backends_of(made), group
+    return made, store
+
+
+def _create_declared(create: Callable[..., Any], prepare: Callable[[], None], given: dict[str, Any]) -> Any:
+    """Make a world, and only then learn whether all its members are seen."""
+    __tracebackhide__ = True
+    address, _met.address = getattr(_met, "address", ""), ""
+    made, store = create(**given)
+    index, size = given["group_rank"], given["group_size"]
+    if str(given["backend"]) in _UNSEEN or size == 1:
+        return made, store
+    own = f"process {os.getpid()}.{next(_worlds)}"
+    identity = address or _store_name(given["store"], own, own)
+    context = declared(identity, index, size)
+    if context is not None:
+        prepare()
+        group = world_group(context, range(size), index, False, given["timeout"].total_seconds())
+        group.backends, context.groups[made] = backends_of(made), group
     return made, store
 
 
@@ -189,20 +216,28 @@ def _address(url: str) -> str:
     return f"init {url.partition('?')[0]}"
 
 
-def _store_name(context: RankContext, store: Any) -> str:
-    """The same, for a store that the user has made.
+def _name_of_store(context: RankContext, store: Any) -> str:
+    """The same, for a store that the user has made."""
+    own = f"{context.rank}.{context.counts['prefix']}"
+    context.counts["prefix"] += 1
+    return _store_name(store, own, "" if context.threaded else own)
 
-    A prefix cannot be asked for, so the first member that comes puts a name under it.
+
+def _store_name(store: Any, own: str, owner: str) -> str:
+    """What names such a store.
+
+    Args:
+        own: a name that nobody else has.  A prefix cannot be asked for, so the first member that comes puts
+            its own one under it.
+        owner: of a store that lives in this process; `""` where all members do.
     """
     kinds: Any = dist
     if isinstance(store, kinds.PrefixStore):
-        own = f"{context.rank}.{context.counts['prefix']}"
-        context.counts["prefix"] += 1
         return f"init prefix {store.compare_set('pytest_elastic/world', '', own).decode()}"
     if isinstance(store, kinds.TCPStore):
         return f"init {store.host}:{store.port}"
     if isinstance(store, kinds.FileStore):
         return f"init file://{store.path}"
     if isinstance(store, kinds.HashStore):
-        return f"init HashStore {id(store)}" + ("" if context.threaded else f" of rank {context.rank}")
+        return f"init HashStore {id(store)} {owner}"
     return "init store"

@@ -107,7 +107,7 @@ def _known(group: Group, operation: str, arguments: Sequence[Any]) -> Known:
 
     def find() -> Known:
         plan = TABLE[operation](group, *arguments)
-        call, seconds = plan.call, plan.seconds or group.seconds
+        call, seconds = plan.call, group.seconds if plan.seconds is None else plan.seconds
         needs, first = group.everybody, True
         device = call.tensors[0].device if call.tensors else "cpu"
         if f"{device}:gloo" in group.backends:

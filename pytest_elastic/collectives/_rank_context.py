@@ -1,14 +1,15 @@
 """Rank contexts: over which store, as which rank and in which mode a thread's collectives are seen.
 
 *Rules.*  A process has one context, of the rank that it is; a thread may have one of its own, as each rank of
-a simulation does.  A process that a rank forks has none: its torch is its own affair.
+a simulation does.  A process that a rank forks has none: its torch is its own affair.  A process that learns
+only from its own code which rank it is (`declare_worlds`) has one for each world that it makes.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -71,6 +72,7 @@ class _Own(threading.local):
 
 
 _process: RankContext | None = None
+_declare: Callable[[str, int, int], Any] | None = None
 _own = _Own()
 
 
@@ -91,6 +93,31 @@ def use_store(
     return _process
 
 
+def declare_worlds(declare: Callable[[str, int, int], Any]) -> None:
+    """Have each world of this process declared when torch has connected it; only then it may be seen.
+
+    Calls are checked and never carried: what connects the ranks is made before anybody knows them.
+
+    Args:
+        declare: is given what identifies the connection, the rank and the world size.  It blocks until the
+            answer is the same for all members: a store that they share, or `None`: the world is not seen.
+    """
+    global _declare
+    _declare = declare
+
+
+def declares() -> bool:
+    """Whether worlds of this process are declared."""
+    return _declare is not None
+
+
+def declared(identity: str, rank: int, size: int) -> RankContext | None:
+    """Declare a world; the context of this process from now on, `None` where the world is not seen."""
+    use_store(None, 0, 0, "off")  # The groups of its former world are not of this one.
+    store = None if _declare is None else _declare(identity, rank, size)
+    return None if store is None else use_store(store, rank, size, strict=False)
+
+
 def use_in_thread(context: RankContext | None) -> None:
     """Give the calling thread a context of its own, or take it back."""
     _own.context = context
@@ -107,8 +134,8 @@ def current() -> RankContext | None:
 
 
 def _forget() -> None:
-    global _process
-    _process = None
+    global _process, _declare
+    _process = _declare = None
     _own.context = None
 
 

@@ -14,8 +14,9 @@ _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<f
 # Where a rank's own code is entered, and all that runs tests.
 _ENTRY = re.compile(r"/pytest_elastic/(launch/_rank\b|plugin/_runner|multiprocessing/(_guardian|_functions))")
 _HARNESS = re.compile(
-    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing))/|/pytest_elastic/launch/_rank\b"
+    r"/(_pytest|pluggy|pytest_elastic/(plugin|multiprocessing|adoption))/|/pytest_elastic/launch/_rank\b"
 )
+_TARGET = (("_bootstrap", "run"), "/multiprocessing/process.py")  # What calls the target of a process.
 _LIBRARY = re.compile(r"/(site-packages|dist-packages|lib/python3\.\d+)/|^<frozen ")
 _PACKAGE = str(Path(__file__).parents[1]) + "/"
 _OURS = re.compile(
@@ -92,7 +93,7 @@ def cut_harness(stack: Stack) -> Stack:
     frames = stack.frames
     users = [number for number, frame in enumerate(frames) if is_users(frame)]
     entries = [number for number, frame in enumerate(frames) if _ENTRY.search(frame.file)]
-    harness = [number for number, frame in enumerate(frames) if _HARNESS.search(frame.file)]
+    harness = [number for number, frame in enumerate(frames) if _is_harness(frame)]
     # Of a rank's entries the last one, of another pytest's first: tests run pytest in pytest.
     begins = entries[::-1] or harness
     begin = next((one for one in begins if users and one < users[-1]), None)
@@ -100,14 +101,19 @@ def cut_harness(stack: Stack) -> Stack:
         first = next(number for number in users if number > begin)
     else:
         first = harness[-1] + 1 if harness else 0
-    kept = tuple(frame for frame in frames[first:] if not _HARNESS.search(frame.file))
+    kept = tuple(frame for frame in frames[first:] if not _is_harness(frame))
     inside = next((i for i, frame in enumerate(kept) if _INSIDE.search(frame.file)), len(kept))
     return Stack(kept[: inside + 1], stack.current)
 
 
 def is_users(frame: Frame) -> bool:
     """Whether a call is in nobody's library."""
-    return not (frame.native or is_library(frame.file) or is_ours(frame.file) or _HARNESS.search(frame.file))
+    return not (frame.native or is_library(frame.file) or is_ours(frame.file) or _is_harness(frame))
+
+
+def _is_harness(frame: Frame) -> bool:
+    functions, file = _TARGET
+    return bool(_HARNESS.search(frame.file)) or (frame.function in functions and frame.file.endswith(file))
 
 
 def fold(stacks: dict[int, list[Stack]]) -> list[tuple[list[int], list[Stack]]]:

@@ -1,13 +1,10 @@
-"""The ranks of one test: where they come from, what they are told, how they end.
-
-`RankGroup` is a `PContext`; a `Launcher` makes its guardian: the zygote (a fork of the process that
-collected the tests) or fresh interpreters that collect the same tests again.
-"""
+"""The ranks of one test (`RankGroup`): who makes them (`Launcher`), what they are told, how they end."""
 
 from pytest_elastic.launch._artifacts import RECORDING, Artifacts, forget, name_of, shorter, write_index
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
 from pytest_elastic.launch._group_plan import Answers, Launcher, Plan
+from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._hang_report import explain, keep_trace
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
 from pytest_elastic.launch._outcomes import ends_of, expected_but_alive, leak_text, log_sections, of_timeout
@@ -20,6 +17,7 @@ from pytest_elastic.launch._rank import (
     RankJob,
     RankProcess,
     current_world,
+    is_rank,
     raises_on_ranks,
 )
 from pytest_elastic.launch._ranks import GRACE, RankGroup
@@ -31,6 +29,7 @@ from pytest_elastic.launch._spawn import (
     measured,
     start_of_this_interpreter,
 )
+from pytest_elastic.launch._stacks import RankStacks
 from pytest_elastic.launch._world import World
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "Bye",
     "Elastic",
     "FreshInterpreters",
+    "HangDetector",
     "Hello",
     "Here",
     "Launcher",
@@ -49,6 +49,7 @@ __all__ = [
     "RankGroup",
     "RankJob",
     "RankProcess",
+    "RankStacks",
     "RankTerminal",
     "Session",
     "Source",
@@ -56,5 +57,6 @@ __all__ = [
     "Terminal",
     "World",
     "current_world",
+    "is_rank",
     "raises_on_ranks",
 ]

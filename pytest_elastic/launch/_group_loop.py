@@ -61,6 +61,8 @@ class GroupLoop:
         self.stacks = RankStacks(directories, loop)
         self.detector = HangDetector(self, len(directories), clock, launcher_waits)
         self._gate: Gate | None = None
+        self._sentinels: dict[int, int] = {}
+        self._closed = False
         self.server = StoreServer(sink=self.detector.sink, loop=loop)
         loop.in_child(self._let_go)
 
@@ -94,6 +96,31 @@ class GroupLoop:
     def pids(self) -> dict[int, int]:
         """Rank -> process id."""
         return {} if self.control is None else self.control.pids
+
+    def exitcode(self, rank: int) -> int | None:
+        """The exit code of a rank, unjudged, as soon as it has ended; `None` before."""
+        self._check(rank)
+        end = None if self.control is None else self.control.exits.get(rank)
+        return None if end is None else end.exitcode
+
+    def sentinel(self, rank: int) -> int:
+        """A descriptor that can be read once the rank's exit code is known; it is closed with the group."""
+        if self._closed:
+            raise RuntimeError("the group is closed: its sentinels are, too, and exit codes are known")
+        known = self.exitcode(rank) is not None
+        if rank not in self._sentinels:
+            self._sentinels[rank] = os.eventfd(int(known), os.EFD_CLOEXEC)
+        return self._sentinels[rank]
+
+    def signal(self, rank: int, signum: int) -> None:
+        """Send a signal to a rank, if it runs."""
+        self._check(rank)
+        if self.control is not None:
+            self.control.signal((rank,), signum)
+
+    def _check(self, rank: int) -> None:
+        if rank not in self._directories:
+            raise ValueError(f"there is no rank {rank!r}, only 0 to {len(self._directories) - 1}")
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock; `inf` for never."""
@@ -149,6 +176,9 @@ class GroupLoop:
         """The group has ended: let go of everything; idempotent."""
         if self.rendezvous is not None:
             self.rendezvous.close()
+        self._closed = True
+        while self._sentinels:
+            os.close(self._sentinels.popitem()[1])
         self.detector.close()
         self.stacks.close()
         self.channels.close()
@@ -206,6 +236,8 @@ class GroupLoop:
         text = "" if expiry is None else describe_expiry(expiry)
         self.detector.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
         self.server.drop(rank)
+        if rank in self._sentinels:
+            os.eventfd_write(self._sentinels[rank], 1)
 
     def _failed_of_timeout(self, rank: int) -> bool:
         """Whether a rank that has exited recorded a time-out, or did nothing more after one."""

@@ -186,13 +186,12 @@ class Companies:
         for rank in graph.ranks:
             if rank.exited is None and not rank.runs and rank.number in ends:
                 rank.extra_threads = self._going(rank, pids)
-                if rank.extra_threads and rank.ended is None and self._is_to_be_asked(rank.number, age):
-                    self._asked.add(rank.number)
-                    self._group.server.inspect(rank.number)
+                if rank.extra_threads and rank.ended is None:
+                    self._ask(rank.number, age)
                 closed = closed and not rank.extra_threads
         if closed and not (still and len(ends) == len(graph.ranks)):  # A thread may send a signal.
-            doomed = {wait.rank for wait in graph.doomed}
-            closed = not any(rank in pids and catches_signals(pids[rank]) for rank in doomed)
+            for number in {wait.rank for wait in graph.doomed}.intersection(pids):
+                closed &= not catches_signals(pids[number]) or self._handles_none(number, age)
         return closed
 
     def are_confirmed(self, graph: WaitGraph, events: int, age: float) -> bool:
@@ -219,10 +218,18 @@ class Companies:
             return pause
         return min(_LATE, max(_SOON, SYSTEM_CLOCK.monotonic() - self.suspicion.since))
 
-    def _is_to_be_asked(self, rank: int, age: float) -> bool:
+    def _ask(self, rank: int, age: float) -> None:
         """Not at once where a thread runs: it may be about to wait for the answer to its request."""
         family = self._families.get(rank)
-        return rank not in self._asked and not (age < _SOON and family and family.runs)
+        if rank not in self._asked and not (age < _SOON and family and family.runs):
+            self._asked.add(rank)
+            self._group.server.inspect(rank)
+
+    def _handles_none(self, rank: int, age: float) -> bool:
+        """Whether the handlers of its signals are harmless, as those are that only C has; it is asked."""
+        self._ask(rank, age)
+        seen = self._inspected.get(rank)
+        return seen is not None and not seen.handlers
 
     def _going(self, rank: Rank, pids: Mapping[int, int]) -> int:
         """As its company says; where none of its threads has run since, nothing has changed."""

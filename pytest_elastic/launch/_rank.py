@@ -218,6 +218,11 @@ def current_world() -> World:
     return _current.world
 
 
+def is_rank() -> bool:
+    """Whether this process is a rank, so that `current_world` answers."""
+    return _current is not None and _current.world is not None
+
+
 @contextlib.contextmanager
 def raises_on_ranks(
     error: type[BaseException] | tuple[type[BaseException], ...], ranks: Collection[int]

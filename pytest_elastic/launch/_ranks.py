@@ -96,8 +96,7 @@ class RankGroup(PContext):
         self.loans = Loans(plan.terminal, self.core.channels.inbox, stand)
 
     def __del__(self) -> None:
-        core: GroupLoop | None = self.__dict__.get("core")
-        if core is not None:
+        if (core := self.__dict__.get("core")) is not None:
             self.loop.stop(core.abandon)
             self._port.close()
 
@@ -395,17 +394,29 @@ class RankGroup(PContext):
         """What each rank wrote so far."""
         return {rank: RankLogs(directory) for rank, directory in self.directories.items()}
 
+    def exitcode(self, rank: int) -> int | None:
+        """The exit code of one rank as soon as it has ended, -n for signal n; nobody has judged it."""
+        return self.loop.call(partial(self.core.exitcode, rank))
+
+    def sentinel(self, rank: int) -> int:
+        """A descriptor that can be read once the rank's exit code is known; it is closed with the group."""
+        return self.loop.call(partial(self.core.sentinel, rank))
+
+    def signal(self, rank: int, signum: int) -> None:
+        """Send a signal to one rank, if it runs; returns when it is on its way."""
+        self.loop.call(partial(self.core.signal, rank, signum))
+
     def kill(self, rank: int) -> None:
         """SIGKILL one rank; returns when the signal is on its way."""
-        self.group.signal((rank,), signal.SIGKILL)
+        self.signal(rank, signal.SIGKILL)
 
     def pause(self, rank: int) -> None:
         """Stop one rank (SIGSTOP) until `resume`."""
-        self.group.signal((rank,), signal.SIGSTOP)
+        self.signal(rank, signal.SIGSTOP)
 
     def resume(self, rank: int) -> None:
         """Let a paused rank go on."""
-        self.group.signal((rank,), signal.SIGCONT)
+        self.signal(rank, signal.SIGCONT)
 
     # The rest of the template of `PContext`.
 

@@ -23,13 +23,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.hang import Frame, Stack, parse_stacks
 from pytest_elastic.launch._rank import DUMP_SIGNAL
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing import Group
 from pytest_elastic.pristine import json, os, signal
 from pytest_elastic.processes import state
 
@@ -41,6 +40,22 @@ _NAME = 100  # Characters that are kept of a C++ function's name.
 
 Stacks = dict[int, list[Stack]]
 Done = Callable[[Stacks], object]
+
+
+class Signalled(Protocol):
+    """What is needed of a group of processes.
+
+    Attributes:
+        pids: rank -> process id.
+        exits: by rank, of those that have ended.
+    """
+
+    @property
+    def pids(self) -> Mapping[int, int]: ...
+    @property
+    def exits(self) -> Mapping[int, object]: ...
+    def signal(self, ranks: tuple[int, ...], signum: int) -> None:
+        """Send a signal to these ranks' processes, those of them that run."""
 
 
 class RankStacks:
@@ -59,7 +74,7 @@ class RankStacks:
         self._alarm = loop.alarm(self._look)
         self._look_on: Callable[[], object] = lambda: None
 
-    def take(self, group: Group, ranks: Sequence[int], done: Done) -> None:
+    def take(self, group: Signalled, ranks: Sequence[int], done: Done) -> None:
         """Where these ranks stand, within half a second.
 
         One that SIGSTOP holds is seen from outside (the extra `stacks`, up to ten seconds), or has to be
@@ -67,7 +82,7 @@ class RankStacks:
         """
         self._request(partial(self._take, group, ranks), done)
 
-    def dump(self, group: Group, ranks: Sequence[int], done: Done) -> None:
+    def dump(self, group: Signalled, ranks: Sequence[int], done: Done) -> None:
         """Have these ranks write their stacks, within half a second; a stopped one writes nothing."""
         self._request(partial(self._dump, group, ranks, ()), done)
 
@@ -118,7 +133,7 @@ class RankStacks:
     def _again(self, look: Callable[[], object], at: float) -> None:
         self._look_on, self._alarm.at = look, at
 
-    def _take(self, group: Group, ranks: Sequence[int], done: Done) -> None:
+    def _take(self, group: Signalled, ranks: Sequence[int], done: Done) -> None:
         pids = group.pids
         stopped = {rank: pids[rank] for rank in ranks if rank in pids and state(pids[rank]) == "T"}
 
@@ -131,7 +146,7 @@ class RankStacks:
 
     # Dumps.
 
-    def _dump(self, group: Group, ranks: Sequence[int], resumed: Sequence[int], done: Done) -> None:
+    def _dump(self, group: Signalled, ranks: Sequence[int], resumed: Sequence[int], done: Done) -> None:
         begins = {rank: self._size(rank) for rank in ranks}
         group.signal(tuple(ranks), DUMP_SIGNAL)
         if resumed:

@@ -106,9 +106,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
             _external.configure(config, outer)
     if options.adopt != "off" and not unable(config):
-        from pytest_elastic.plugin._adoption import Adoption
+        from pytest_elastic.plugin._adoption import adopt
 
-        config.pluginmanager.register(Adoption(), "pytest_elastic_adoption")
+        adopt(config, options.adopt)
 
 
 @pytest.hookimpl(trylast=True)

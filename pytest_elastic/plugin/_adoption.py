@@ -9,16 +9,19 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_elastic.adoption import AdoptedPopen, Adopter
 from pytest_elastic.hang import cut_harness, parse_stacks
+from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.pristine import time
 from pytest_elastic.wording import exit_text
+
+if TYPE_CHECKING:
+    from pytest_elastic.plugin._torch_cases import TorchCases
 
 ADOPTED: pytest.StashKey[list[AdoptedPopen]] = pytest.StashKey()
 _STACKS = 0.5  # Seconds for all.
@@ -26,10 +29,22 @@ _FRAMES = 12
 _LIMIT = 120.0
 
 
-class Adoption:
-    """The plugin of a run with `--elastic-adopt=processes`."""
+def adopt(config: pytest.Config, what: str) -> None:
+    """Register what a run with `--elastic-adopt` needs: `"processes"`, or `"torch"`, which has these, too."""
+    cases = None
+    if what == "torch":
+        from pytest_elastic.plugin._torch_cases import TorchCases
 
-    def __init__(self) -> None:
+        cases = TorchCases()
+        config.pluginmanager.register(cases, "pytest_elastic_torch_cases")
+    config.pluginmanager.register(Adoption(cases), "pytest_elastic_adoption")
+
+
+class Adoption:
+    """The plugin of a run with `--elastic-adopt`."""
+
+    def __init__(self, cases: TorchCases | None) -> None:
+        self._cases = cases
         self._adopter: Adopter | None = None
         self._tests = 0
         self._why = ""
@@ -40,7 +55,10 @@ class Adoption:
             launchers = launchers_of(session.config)
             if launchers.default.name == "fork":
                 factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
-                self._adopter = Adopter(factory.mktemp("adopted"))
+                options = Options(session.config)
+                self._adopter = Adopter(
+                    factory.mktemp("adopted"), options.collectives != "off", options.clock
+                )
             else:
                 self._why = launchers.why
         try:
@@ -68,11 +86,21 @@ class Adoption:
         report = yield
         processes = item.stash.get(ADOPTED, [])
         if report.failed and processes:
+            words = dict.fromkeys(word for one in processes if one.member for word in one.member.words())
+            if words:
+                report.sections.append(("who waits for whom", "\n".join(words)))
             report.sections.append(("adopted processes", account(processes)))
         return report
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        adopter = self._adopter
+        cases, adopter = self._cases, self._adopter
+        if cases is not None and (cases.served or cases.left):
+            tests = counted(cases.served, "test", "tests")
+            terminalreporter.write_line(f"adopted: {tests} of MultiProcessTestCase on ranks")
+            for why, count in cases.left.items():
+                terminalreporter.write_line(
+                    f"adopted: {counted(count, 'test', 'tests')} of it left as they are: {why}"
+                )
         if adopter is None:
             if self._why:
                 terminalreporter.write_line(f"adopted: nothing, since no forks can be made: {self._why}")
@@ -103,20 +131,25 @@ def account(processes: list[AdoptedPopen]) -> str:
     for one in sorted((one for one in processes if one.ended), key=lambda one: one.ended or 0.0):
         span = (one.ended or one.began) - one.began
         lines.append(f"{one.name} (pid {one.pid}) {exit_text(one.returncode or 0)} after {span:.2f} s")
-        lines += stack_of(one.stacks)
+        if (one.returncode or 0) < 0:  # Others may have been asked for theirs before.
+            lines += stack_of(one)
     running = [one for one in processes if one.ended is None]
     for one in running:
         one.dump()
     deadline = time.monotonic() + _STACKS
-    while time.monotonic() < deadline and not all(map(stack_of, (one.stacks for one in running))):
+    while time.monotonic() < deadline and not all(map(stack_of, running)):
         time.sleep(0.01)
     for one in running:
-        lines += [f"{one.name} (pid {one.pid}) runs:", *(stack_of(one.stacks) or ["    it wrote no stack"])]
+        lines += [
+            f"{one.name} (pid {one.pid}) runs:",
+            *(stack_of(one) or ["    it wrote no stack"]),
+        ]
     return "\n".join(lines)
 
 
-def stack_of(file: Path) -> list[str]:
+def stack_of(process: AdoptedPopen) -> list[str]:
     """The innermost frames of a process's main thread, if it wrote them: at a fatal signal, or when asked."""
+    file = process.directory / "stacks.log"
     text = file.read_text("utf-8", "replace") if file.exists() else ""
     stacks = [one for one in parse_stacks(text) if one.current]
     frames = (cut_harness(stacks[-1]).frames or stacks[-1].frames) if stacks else ()

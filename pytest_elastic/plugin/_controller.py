@@ -69,6 +69,8 @@ class ItemController:
     def _key(self) -> Any:
         """Items with equal keys may share a group; ranks of one test are no other's by default."""
         shape = (self.size, self.method, tuple(sorted(self.marker.env.items())))
+        if self.marker.lifetime == "class":
+            return (*shape, getattr(self.item, "cls", None) or self.item)
         if self.marker.lifetime == "module":
             return (*shape, self.item.path)
         if self.marker.lifetime == "session":

@@ -25,7 +25,7 @@ RANK_FIXTURES = frozenset(
 )
 NPROCS_FIXTURE = "_elastic_nprocs"
 PAIRS = "or 'cpu:gloo,cuda:nccl'"  # How the backends of several devices are written.
-_LIFETIMES = ("test", "module", "session")
+_LIFETIMES = ("test", "class", "module", "session")
 _KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults", "collectives")
 
 

@@ -159,8 +159,9 @@ class Options:
         one_of(*COLLECTIVES), "check", "",
         "collectives of torch: check that the ranks' calls are alike, carry their data, too, or off")
     adopt = Option(
-        one_of("off", "processes"), "off", "",
-        "processes that tests start by multiprocessing: forks of one set aside, or off")
+        one_of("off", "processes", "torch"), "off", "",
+        "processes that tests start by multiprocessing are forks of one set aside; torch: so, too, and "
+        "tests of torch's MultiProcessTestCase run on ranks")
     replay = Option(
         str, "", "TOKEN|FILE",
         "force the order of a recorded run on the ranks, as a failure report says", False)

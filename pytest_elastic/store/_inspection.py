@@ -50,6 +50,8 @@ _LIBRARIES = (
     "ddtrace",
     "opentelemetry",
 )
+# Of modules whose other functions are code of tests: it writes this process's stacks when it is asked to.
+_LISTENER = ("torch.testing._internal.common_distributed", "_event_listener")
 _STORES = ("pytest_elastic", "torch.distributed", "torch._C._distributed_c10d")
 # Every thread that was started since keeps it: it prints an error with the rank's number.
 _EXCEPTHOOK = "init_process_group.<locals>._distributed_excepthook"
@@ -89,6 +91,8 @@ def inspect_process() -> Inspection:
         stack = list(_stack(frame))
         modules = {_module(one) for one in stack}
         if any(_is_below(module, _LIBRARIES) for module in modules):
+            continue
+        if any((_module(one), one.f_code.co_name) == _LISTENER for one in stack):
             continue
         in_store = any(one.f_code.co_name == "exchange" and _module(one).startswith(_OURS) for one in stack)
         (writers if in_store or _reaches_store(stack) else strangers).append(number)

@@ -322,4 +322,6 @@ def test_a_value_that_is_not_allowed_is_an_error(run):
     """It says which are."""
     result = run("def test_nothing(): pass", "--elastic-adopt=threads")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--elastic-adopt: invalid choice: 'threads' (choose from *off*processes*)"])
+    result.stderr.fnmatch_lines(
+        ["*--elastic-adopt: invalid choice: 'threads' (choose from *off*processes*torch*)"]
+    )

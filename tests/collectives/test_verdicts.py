@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 LATE = """
-import datetime, time
+import datetime, faulthandler, signal, time
 import pytest, torch
 import torch.distributed as dist
 
@@ -40,13 +40,30 @@ def test_time_out_that_is_expected(world):
     else:
         with pytest.raises(dist.DistBackendError):
             dist.all_reduce(torch.ones(2))
+
+@pytest.mark.elastic(nprocs=3)
+def test_with_a_handler_that_only_c_has(world):
+    faulthandler.register(signal.SIGUSR2)
+    begin()
+    for _ in range(0 if world.rank == 1 else 1):
+        dist.all_reduce(torch.ones(2))
+
+@pytest.mark.elastic(nprocs=2, timeout=20)
+def test_no_time_at_all(world):
+    dist.init_process_group("gloo")
+    if world.rank == 0:
+        with pytest.raises(RuntimeError):
+            dist.group.WORLD.monitored_barrier(datetime.timedelta(0))
+    else:
+        time.sleep(0.5)
+    world.barrier()
 """
 
 
 def test_who_did_not_come_in_time_is_named(run):
     """Its own error leads, and where it has none it is told what it does."""
     result = run(LATE, "--elastic-timeout=60")
-    result.assert_outcomes(failed=2, passed=1)
+    result.assert_outcomes(failed=3, passed=2)
     result.stdout.fnmatch_lines(
         [
             "3 of 3 ranks failed: rank 1 first",
@@ -56,6 +73,8 @@ def test_who_did_not_come_in_time_is_named(run):
             "  cause: rank 1 failed after 1 collective; ranks 0, 2 timed out after 1 s in the second, *",
             "2 of 3 ranks failed: ranks 0, 2 alike; rank 1 was stopped",
             "  cause: rank 1 sleeps at *.py:* after 1 collective; ranks 0, 2 timed out after 1 s in the second, *",
+            "HANG  2 of 3 ranks can never go on (known * after the last event; the group's timeout is 1 s)",
+            "  cause: rank 1 passed after 1 collective; ranks 0, 2 are in the second, *",
         ]
     )
 

@@ -321,6 +321,41 @@ def test_group_handle(run):
     ).assert_outcomes(passed=2)
 
 
+def test_exit_codes_are_known_when_they_happen(run):
+    """By a sentinel for each rank; a signal to one rank, and a rank that is not there."""
+    run(
+        """
+        import signal, sys, time
+        from multiprocessing.connection import wait
+        import pytest
+        from pytest_elastic import is_rank
+
+        def work(rank, world_size):
+            assert is_rank()
+            if rank == 2:
+                sys.exit(5)
+            time.sleep(100)
+
+        def test_sentinels(elastic):
+            assert not is_rank()
+            group = elastic.start(work, nprocs=3)
+            sentinels = {group.sentinel(rank): rank for rank in range(3)}
+            assert [sentinels[one] for one in wait(list(sentinels), 30)] == [2]
+            assert [group.exitcode(rank) for rank in range(3)] == [None, None, 5]
+            group.signal(0, signal.SIGUSR1)
+            assert wait([group.sentinel(0)], 30)
+            assert group.exitcode(0) == -signal.SIGUSR1
+            assert wait([group.sentinel(2)], 0)
+            with pytest.raises(ValueError, match="no rank 3, only 0 to 2"):
+                group.signal(3, signal.SIGTERM)
+            group.close(timeout=1)
+            assert group.exitcode(1) == -signal.SIGTERM
+            with pytest.raises(RuntimeError, match="the group is closed"):
+                group.sentinel(1)
+        """
+    ).assert_outcomes(passed=1)
+
+
 def test_a_group_left_open_is_closed(run):
     """The fixture's end is the group's."""
     run(

@@ -51,6 +51,41 @@ def test_default_is_fresh(run):
     ).assert_outcomes(passed=2)
 
 
+def test_classes_do_not_share_and_functions_have_ranks_of_their_own(run):
+    """`lifetime="class"` ends with the class, also of unittest; outside of classes it is a test's."""
+    run(
+        """
+        import os, unittest
+        import pytest
+
+        pytestmark = pytest.mark.elastic(nprocs=2, lifetime="class")
+        seen = []
+
+        class TestOne:
+            def test_a(self, world):
+                seen.append(1)
+                world.store.set("from a", "1")
+
+            def test_b(self, world):
+                assert seen == [1]
+                assert world.store.get("from a") == b"1"
+
+        class TestTwo(unittest.TestCase):
+            def test_a(self):
+                assert not seen
+                seen.append(2)
+
+            def test_b(self):
+                assert seen == [2]
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_function(turn, world):
+            assert not seen
+            seen.append(turn)
+        """
+    ).assert_outcomes(passed=6)
+
+
 def test_modules_do_not_share(run):
     """`lifetime="module"` ends with the module; `"session"` does not."""
     code = """

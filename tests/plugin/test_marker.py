@@ -136,7 +136,7 @@ BAD = {
     "timeout=float('nan')": "elastic(timeout=nan): allowed are None and seconds*",
     "timeout='5'": "elastic(timeout='5'): allowed are*",
     "start_method='forkserver'": "elastic(start_method='forkserver'): allowed are None, 'auto', 'fork', 'spawn'",
-    "lifetime='class'": "elastic(lifetime='class'): allowed are 'test', 'module', 'session'",
+    "lifetime='package'": "elastic(lifetime='package'): allowed are 'test', 'class', 'module', 'session'",
     "env={'A': 1}": "elastic(env={'A': 1}): allowed is a dict of str to str",
     "expect={7: 'SIGKILL'}, nprocs=2": "*7 is no rank of the test*",
     "expect={2: 'SIGKILL'}": "elastic(): rank 2 is not in the test, which has 2 (--elastic-nprocs)",

@@ -135,3 +135,12 @@ def test_an_alarm_and_a_handler_are_told() -> None:
     assert 40 < alarm <= 50
     assert (cpu_alarm, handlers) == (True, True)
     assert inspect_process()[:2] == (0.0, False)
+
+
+def test_torchs_listener_for_tracebacks_is_harmless_and_code_beside_it_is_not(beside: Any) -> None:
+    """They are in one module, whose other functions call tests."""
+    names = {"__name__": "torch.testing._internal.common_distributed", "waits": waits, "STORE": STORE}
+    exec("def _event_listener(there, go): waits(there, go); STORE.set('k', '1')", names)
+    assert beside(names["_event_listener"]) == ""
+    exec("def run_test(there, go): waits(there, go); STORE.set('k', '1')", names)
+    assert beside(names["run_test"]) == "writer"

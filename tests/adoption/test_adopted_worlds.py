@@ -1,0 +1,182 @@
+"""Adopted processes that torch makes ranks of one world: checked like ranks, and never a cause of hangs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+
+ON = "--elastic-adopt=processes"
+TARGETS = """
+import datetime
+import os
+import signal
+import time
+
+import torch
+import torch.distributed as dist
+
+def begin(rank, size, file, seconds=300):
+    timeout = datetime.timedelta(seconds=seconds)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size, timeout=timeout)
+
+def add(rank):
+    total = torch.tensor([float(rank)])
+    dist.all_reduce(total)
+    return int(total)
+
+def by_file(rank, size, file):
+    begin(rank, size, file)
+    assert add(rank) == sum(range(size))
+    dist.destroy_process_group()
+
+def by_environment(rank, size, port):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo")
+    assert add(rank) == sum(range(size))
+    pair = dist.new_group([0, 1])
+    if rank < 2:
+        dist.all_reduce(torch.ones(1), group=pair)
+    dist.destroy_process_group()
+
+def by_store_twice(rank, size, file):
+    for turn in range(2):
+        store = dist.FileStore(f"{file}{turn}", size)
+        if turn:
+            store = dist.PrefixStore("deep", store)
+        dist.init_process_group("gloo", store=store, rank=(rank + turn) % size, world_size=size)
+        assert add(rank) == sum(range(size))
+        dist.barrier()
+        dist.destroy_process_group()
+
+def less(rank, size, file, seconds=300):
+    begin(rank, size, file, seconds)
+    for _ in range(1 if rank == 1 else 2):
+        dist.all_reduce(torch.ones(4))
+
+def die(rank, size, file):
+    begin(rank, size, file)
+    dist.all_reduce(torch.ones(4))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.all_reduce(torch.ones(4))
+
+def differ(rank, size, file):
+    begin(rank, size, file)
+    dist.all_reduce(torch.ones(3 if rank == 1 else 4))
+"""
+START = """
+import multiprocessing, threading, time
+import pytest, targets, torch.distributed as dist
+import torch.multiprocessing as mp
+
+def start(function, *arguments, ranks=range(3), size=3):
+    context = multiprocessing.get_context("spawn")
+    started = [context.Process(target=function, args=(rank, size, *arguments)) for rank in ranks]
+    for one in started:
+        one.start()
+    return started
+
+def codes(processes):
+    for one in processes:
+        one.join()
+    return [one.exitcode for one in processes]
+"""
+RIGHT = """
+def test_file(tmp_path):
+    assert codes(start(targets.by_file, tmp_path / "a")) == [0, 0, 0]
+    assert "elastic family" not in [thread.name for thread in threading.enumerate()]
+
+def test_environment():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    mp.spawn(targets.by_environment, args=(3, port), nprocs=3)
+
+def test_store_twice_with_other_ranks(tmp_path):
+    assert codes(start(targets.by_store_twice, str(tmp_path / "c"))) == [0, 0, 0]
+
+def test_two_worlds_at_once(tmp_path):
+    one, other = (start(targets.by_file, tmp_path / name, size=2, ranks=range(2)) for name in "de")
+    assert codes(one + other) == [0] * 4
+
+def test_a_rank_in_pytest_itself(tmp_path):
+    others = start(targets.by_file, tmp_path / "f", size=2, ranks=[1])
+    targets.by_file(0, 2, tmp_path / "f")
+    assert codes(others) == [0]
+
+def test_a_process_that_has_ended_before_it_is_looked_at(monkeypatch, tmp_path):
+    from pytest_elastic.adoption import _family
+
+    def gone(pid):
+        raise ProcessLookupError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_family.os, "pidfd_open", gone)
+        processes = start(targets.by_file, tmp_path / "i", ranks=[0], size=1)
+    assert type(processes[0]._popen).__name__ == "AdoptedPopen"
+    assert codes(processes) == [0]
+
+def test_a_rank_that_is_started_again(tmp_path):
+    broken = start(targets.die, tmp_path / "g")
+    assert codes(broken) == [1, -9, 1]
+    assert codes(start(targets.by_file, tmp_path / "h")) == [0, 0, 0]
+"""
+WRONG = """
+def test_less(tmp_path):
+    assert codes(start(targets.less, tmp_path / "a")) == [0, 0, 0]
+
+def test_die(tmp_path):
+    assert codes(start(targets.die, tmp_path / "b")) == [0, 0, 0]
+
+def test_differ(tmp_path):
+    mp.spawn(targets.differ, args=(3, tmp_path / "c"), nprocs=3)
+"""
+
+
+def test_worlds_work_as_they_do_without_adoption(run):
+    """By a file, the environment and a store, twice, two at once, and with a rank that nobody sees."""
+    result = run(START + RIGHT, ON, targets=TARGETS)
+    result.assert_outcomes(passed=7)
+
+
+def test_what_does_not_fit_is_named_as_for_ranks_at_once(run):
+    """Who waits for whom and why, though the test looks at no exit code before all have ended."""
+    result = run(START + WRONG, ON, targets=TARGETS)
+    result.assert_outcomes(failed=3)
+    assert result.duration < 150  # The groups' timeout is 300 s.
+    result.stdout.fnmatch_lines(
+        [
+            "*- who waits for whom -*",
+            "HANG  2 of 3 ranks can never go on *",
+            "  all_reduce #1 of group world, float32[[]4] SUM: joined 0, 2 (targets.py:*); absent 1 (exited *",
+            "  cause: rank 1 exited with code 0 after 1 collective; ranks 0, 2 are in the second, *",
+            "  less targets.py:* all_reduce #1 of group world [[]0,2[]]",
+            "*- adopted processes -*",
+            "SpawnProcess-2 (pid *) exited with code 0 after *",
+            "*- who waits for whom -*",
+            "  cause: rank 1 was killed by SIGKILL before joining all_reduce #1 of group world (targets.py:*",
+            "SpawnProcess-5 (pid *) was killed by SIGKILL after *",
+            "*- who waits for whom -*",
+            "  cause: call #0 of group world has another size: rank 1 calls all_reduce(float32[[]3], SUM) at targets.*",
+        ]
+    )
+
+
+def test_with_collectives_off_the_backends_own_error_comes_when_it_comes(run):
+    """No words of ours are in it."""
+    code = """
+    def test_less(tmp_path):
+        assert codes(start(targets.less, tmp_path / "a", 2.0)) == [0, 0, 0]
+    """
+    result = run(
+        START + "".join(line[4:] for line in code.splitlines(True)),
+        ON,
+        "--elastic-collectives=off",
+        targets=TARGETS,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*who waits for whom*")
+    result.stdout.no_fnmatch_line("*CollectiveTimeout*")
