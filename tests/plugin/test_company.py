@@ -258,9 +258,9 @@ HANGS = """
 """
 
 
-def test_a_hang_is_known_beside_company(run):
+def test_a_hang_is_known_beside_company(run_with_libraries):
     """Of what cannot write, at once or after a second or two, and never when the test's time is over."""
-    result = run(HANGS, "-o", "faulthandler_timeout=200", "--tb=line")
+    result = run_with_libraries(HANGS, "-o", "faulthandler_timeout=200", "--tb=line")
     result.assert_outcomes(failed=5)
     result.stdout.no_fnmatch_line("*did not finish within*")
 
