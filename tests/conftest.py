@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -17,11 +17,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interpreters import ALONE, Template
+from interpreters import ALONE, MARK, Template
+
+# Tests start hundreds of interpreters: they find the package compiled, also where nobody else may write it down.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell starts a job in the background with SIGINT ignored, which all that it starts inherits.  Tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the collected tests out of garbage collections: each zygote that is forked here makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 def _descriptors() -> dict[int, str]:
@@ -98,12 +108,39 @@ def template() -> Iterator[Template]:
     template.close()
 
 
+@pytest.fixture(scope="session")
+def template_with_libraries() -> Iterator[Template]:
+    """One that has torch and hypothesis imported, each of which takes seconds."""
+    template = Template(
+        "torch.distributed",
+        "torch.nn.parallel",
+        "torch.utils.data",
+        "torch._dynamo.distributed",  # Which torch imports at the first use of an optimizer.
+        "hypothesis.strategies",
+        "pytest_elastic.strategies",
+    )
+    yield template
+    template.close()
+
+
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, template: Template) -> Run:
     """Run pytest in a process of its own on test code given as text; a bounded wait.
 
     Its plugins are ours, pytest's, and those that the arguments name (`-p xdist`).
     """
+    return _run(pytester, monkeypatch, template)
+
+
+@pytest.fixture
+def run_with_libraries(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, template_with_libraries: Template
+) -> Run:
+    """The same for code that imports torch or hypothesis."""
+    return _run(pytester, monkeypatch, template_with_libraries)
+
+
+def _run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, template: Template) -> Run:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("COLUMNS", "160")  # Summary lines whole.
@@ -152,22 +189,19 @@ def forked(
 class Session:
     """A pytest in the background, for tests that end it from outside."""
 
-    def __init__(self, directory: Path, code: str, *arguments: str) -> None:
+    def __init__(self, template: Template, directory: Path, code: str, *arguments: str) -> None:
         (directory / "test_session.py").write_text(textwrap.dedent(code))
         self.directory = directory
         self.mark = f"elastic-survivor-{os.getpid()}-{time.monotonic_ns()}"
         self.output = directory / "output.txt"
         self._held, holds = os.pipe()
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *ALONE, *arguments],
-                cwd=directory,
-                env={**os.environ, "ELASTIC_MARK": self.mark, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                pass_fds=[holds],
+        with self.output.open("wb") as output, open(os.devnull) as null:
+            self.process = template.run(
+                [*ALONE, *arguments],
+                directory,
+                {**os.environ, MARK: self.mark, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+                [null.fileno(), output.fileno(), output.fileno(), holds],
+                new_session=True,
             )
         os.close(holds)
 
@@ -218,12 +252,12 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+def session(tmp_path: Path, template: Template) -> Iterator[Callable[..., Session]]:
     """Start a pytest in the background: `session(code, *arguments)`."""
     made: list[Session] = []
 
     def start(code: str, *arguments: str) -> Session:
-        made.append(Session(tmp_path, code, *arguments))
+        made.append(Session(template, tmp_path, code, *arguments))
         return made[-1]
 
     yield start

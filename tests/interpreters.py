@@ -5,10 +5,15 @@ are imports.  A template interpreter runs pytest once, on nothing, and then fork
 arguments, directory, environment and streams that it is told, and runs pytest's `__main__` as `python -m pytest` does.
 What a fork cannot change (options of the interpreter, locale, variables that Python reads at its start) makes
 `can_fork` say no: such a session takes a fresh interpreter.  So does one with `ELASTIC_FRESH` in its environment.
+
+`/proc/<pid>/environ` is memory of the process, which forks share: so a fork can change a value there, if it is not
+longer than the one that the template was started with.  By `MARK` the processes of a session are found.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import gc
 import json
 import os
@@ -19,12 +24,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 # Each other plugin that happens to be installed doubles the time of a small session.
 ALONE = ("-p", "pytest_elastic", "-p", "timeout")
 HEAVY = ("strategies", "stateful", "testing._faults")  # They import hypothesis.
+MARK, ROOM = "ELASTIC_MARK", 100
 AT_START = re.compile(r"(PYTHON(?!DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
 
 
@@ -64,14 +71,17 @@ class Process:
 
 
 class Template:
-    """The interpreter that is forked; it ends with `close`, or with the process that made it."""
+    """The interpreter that is forked; it ends with `close`, or with the process that made it.
 
-    def __init__(self) -> None:
+    It has these modules imported, too, as far as they are installed.
+    """
+
+    def __init__(self, *modules: str) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, __file__, str(theirs.fileno())]
+        command = [sys.executable, __file__, str(theirs.fileno()), *modules]
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", MARK: "-" * ROOM},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
@@ -88,10 +98,11 @@ class Template:
         directory: Path,
         environment: dict[str, str],
         descriptors: Sequence[int],
+        new_session: bool = False,
     ) -> Process:
-        """Start `python -m pytest *arguments` there; `descriptors` are its stdin, stdout and stderr."""
+        """Start `python -m pytest *arguments` there; `descriptors` are its stdin, stdout, stderr, and 3, 4, ..."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = json.dumps([list(arguments), str(directory), environment])
+        order = json.dumps([list(arguments), str(directory), environment, new_session])
         path = directory / f".order-{ours.fileno()}"
         path.write_text(order, "utf-8", errors="surrogateescape")
         socket.send_fds(self._control, [os.fsencode(path)], [theirs.fileno(), *descriptors])
@@ -99,6 +110,26 @@ class Template:
         ours.settimeout(60)
         pid = int(ours.recv(64))
         return Process(pid, os.pidfd_open(pid), ours)
+
+    def run_to_end(
+        self, arguments: Sequence[str], directory: Path, output: Path, seconds: float, **environment: str
+    ) -> int:
+        """Run `python -m pytest *arguments` there, without other plugins, and return its exit code.
+
+        Output and errors go to a file.  After so many seconds it is killed.
+        """
+        with output.open("wb") as out, open(os.devnull) as null:
+            process = self.run(
+                [*ALONE, *arguments],
+                directory,
+                {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
+                [null.fileno(), out.fileno(), out.fileno()],
+            )
+        try:
+            return process.wait(seconds)
+        finally:
+            process.kill()
+            process.wait(10)
 
     def close(self) -> None:
         """Blocks until it has ended."""
@@ -142,12 +173,18 @@ def _serve(control: socket.socket) -> None:
 
 
 def _become(path: Path, descriptors: list[int]) -> None:
-    arguments, directory, environment = json.loads(path.read_text("utf-8", errors="surrogateescape"))
+    arguments, directory, environment, new_session = json.loads(
+        path.read_text("utf-8", errors="surrogateescape")
+    )
     path.unlink()
+    if new_session:
+        os.setsid()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
     for descriptor in descriptors:
         os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    _mark(environment.get(MARK, ""))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
@@ -156,10 +193,25 @@ def _become(path: Path, descriptors: list[int]) -> None:
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
 
 
-def _warm() -> None:
+def _exit(code: int) -> None:
+    """End without taking the interpreter apart, which takes half a second with torch in it."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _mark(value: str) -> None:
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    ctypes.memmove(libc.getenv(MARK.encode()), value.ljust(ROOM, "-").encode(), ROOM)
+
+
+def _warm(modules: Sequence[str]) -> None:
     """Import what a session imports, through pytest's hook that rewrites the plugin's asserts."""
     import contextlib
-    import importlib
+    import importlib.util
     import io
     import pkgutil
     import tempfile
@@ -177,12 +229,20 @@ def _warm() -> None:
     with tempfile.TemporaryDirectory() as empty, contextlib.redirect_stdout(io.StringIO()) as told:
         code = pytest.main([*ALONE, "-q", "-p", "no:cacheprovider", "--rootdir", empty, empty], [Imports()])
     assert code == pytest.ExitCode.NO_TESTS_COLLECTED, told.getvalue()
+    for name in modules:
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            importlib.import_module(name)
     gc.freeze()  # Else each collection in a session looks through all that was imported here.
 
 
 if __name__ == "__main__":
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel, libraries = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]
     sys.path.pop(0)
-    _warm()
+    _warm(libraries)
     _serve(channel)
-    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if libraries:
+            _exit(end.code)
+        raise

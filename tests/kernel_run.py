@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as xml
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from interpreters import Template
+
+SIDE_BY_SIDE = 3  # Most of the time ranks of kernels wait, or are waited for.
 
 
 def load_kernel(path: Path) -> ModuleType:
@@ -25,23 +28,30 @@ def load_kernel(path: Path) -> ModuleType:
     return found
 
 
-def run_kernels(directory: Path, corpus: Path, *arguments: str, seconds: float) -> None:
+def run_kernels(template: Template, directory: Path, corpus: Path, *arguments: str, seconds: float) -> None:
     """Run all kernels of a corpus, at most so long; `KernelRun` reads what was written into the directory."""
-    command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py",
-        "--rootdir", str(directory), f"--confcutdir={corpus}", f"--junitxml={directory / 'junit.xml'}",
-        f"--elastic-artifacts={directory / 'artifacts'}", *arguments, str(corpus),
-    ]  # fmt: skip
-    with (directory / "output").open("w") as output:
-        subprocess.run(command, stdout=output, timeout=seconds, check=False)
+    kernels = sorted(map(str, corpus.glob("k*.py")))
+
+    def run(part: int) -> None:
+        options = [
+            "-q", "-p", "no:cacheprovider", "-o", "python_files=k*.py", "--rootdir", str(corpus),
+            f"--confcutdir={corpus}", f"--junitxml={directory / f'{part}.xml'}",
+            f"--elastic-artifacts={directory / 'artifacts'}", f"--basetemp={directory / f'temp{part}'}",
+        ]  # fmt: skip
+        mine = kernels[part::SIDE_BY_SIDE]
+        template.run_to_end([*options, *arguments, *mine], directory, directory / f"{part}.output", seconds)
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        list(pool.map(run, range(SIDE_BY_SIDE)))
 
 
 class KernelRun:
     """What one run of all kernels of a corpus gave."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.output = directory, (directory / "output").read_text()
-        cases = xml.parse(directory / "junit.xml").iter("testcase")
+        self.directory = directory
+        self.output = "\n".join(path.read_text() for path in sorted(directory.glob("*.output")))
+        cases = [case for path in directory.glob("*.xml") for case in xml.parse(path).iter("testcase")]
         self._cases = {
             (case.get("classname", "").rpartition(".")[2], case.get("name")): case for case in cases
         }

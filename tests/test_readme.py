@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,11 +41,11 @@ def test_without_pytest(run):
 
 
 @pytest.mark.parametrize(("number", "tests"), [(4, 3), (5, 2)])
-def test_simulating(run, number, tests):
+def test_simulating(run_with_libraries, number, tests):
     """The searches print what the README says that they print."""
     if "import torch" in blocks("python")[number]:
         needs_torch()
-    result = run(blocks("python")[number], "-s")
+    result = run_with_libraries(blocks("python")[number], "-s")
     result.assert_outcomes(passed=tests)
     for line in blocks("text")[number - 2].splitlines():
         where = line.replace("[", "[[]").replace("test_sim.py", "*.py")
@@ -90,12 +88,14 @@ def test_replaying(run):
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "test_epoch"), (1, "test_train")])
-def test_the_failure_is_shown_as_it_is(pytester, number, name):
+def test_the_failure_is_shown_as_it_is(run, run_with_libraries, number, name):
     """The failing test prints what the README says it prints."""
-    if "import torch" in blocks("python")[1 + number]:
+    code = blocks("python")[1 + number]
+    if "import torch" in code:
         needs_torch()
-    pytester.makepyfile(**{name: blocks("python")[1 + number]})
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = (run_with_libraries if "torch" in code else run)(
+        "", f"{name}.py", "-p", "no:cacheprovider", **{name: code}
+    )
     result.assert_outcomes(failed=1)
     shown = [line for line in blocks("text")[number].splitlines() if line.strip() not in ("", "...")]
     for line in shown:
@@ -105,20 +105,11 @@ def test_the_failure_is_shown_as_it_is(pytester, number, name):
         result.stdout.fnmatch_lines([words.replace(f"  {name}.py", f"  *{name}.py")])
 
 
-def test_the_two_commands():
-    """What the commands run after installing: the examples on 4 ranks here, the tests are running now."""
-    examples, tests = (line.split(" && ")[-1] for line in blocks("console")[0].splitlines())
-    assert tests.split()[0] == examples.split()[0] == ".venv/bin/pytest"
-    arguments = [sys.executable, "-m", "pytest", *examples.split()[1:], "-p", "no:cacheprovider"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
-
-
 @pytest.mark.parametrize("line", blocks("console")[0].splitlines())
 def test_ci_runs_the_same(line):
-    """The test command of the README is the one that the gate calls."""
+    """Both commands of the README, the examples on 4 ranks and the tests, are those that the gate calls."""
     command = line.split(" && ")[-1].removeprefix("$ ")
+    assert command.split()[0] == ".venv/bin/pytest"
     assert command in (ROOT / ".ci" / "run").read_text()
 
 

@@ -57,10 +57,9 @@ def test_the_database_remembers() -> None:
         failing(nonatomic_counter, database=database, derandomize=False, phases=[Phase.reuse])()
 
 
-def test_the_seed_decides(pytester: pytest.Pytester) -> None:
+def test_the_seed_decides(run_with_libraries: Any) -> None:
     """`--hypothesis-seed` draws the same schedules; the failing example has hypothesis' own lines."""
-    pytester.makepyfile(
-        """
+    code = """
         from hypothesis import given, settings
         from pytest_elastic.simulator import simulate
         from pytest_elastic.strategies import schedules
@@ -87,10 +86,10 @@ def test_the_seed_decides(pytester: pytest.Pytester) -> None:
         def test_it(schedule):
             simulate(count_by_hand, schedule).check()
         """
-    )
     outputs = []
     for seed in ("1", "1", "2"):
-        result = pytester.runpytest_subprocess("-s", f"--hypothesis-seed={seed}", "-p", "no:cacheprovider")
+        arguments = ["-s", "-p", "hypothesispytest", f"--hypothesis-seed={seed}", "-p", "no:cacheprovider"]
+        result = run_with_libraries(code, *arguments)
         result.assert_outcomes(passed=2, failed=1)
         outputs.append(next(line.partition("tokens ")[2] for line in result.outlines if "tokens " in line))
     result.stdout.fnmatch_lines(["*parse_token('E1.3.l.1-1')*"])

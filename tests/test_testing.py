@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from machine import late
 
 from pytest_elastic.store import HashStore, MockStore, PrefixStore, RemoteStore, Store, StoreServer
 from pytest_elastic.testing import _clauses, _store, check_store
@@ -158,7 +159,7 @@ from datetime import timedelta
 from torch import distributed
 from pytest_elastic.testing import _clauses, _store
 
-_clauses.LIMIT, _store.PROMPT = 15.0, 0.5
+_clauses.PATIENCE, _clauses.LIMIT, _store.PROMPT = 0.2, float(sys.argv[3]), 0.5
 makers = {
     "HashStore": distributed.HashStore,
     "TCPStore": lambda: distributed.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=300), wait_for_workers=False),
@@ -211,7 +212,7 @@ def test_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
     pytest.importorskip("torch.distributed")
     running = {
         kind: subprocess.Popen(
-            [sys.executable, "-c", TORCH, kind, str(tmp_path)],
+            [sys.executable, "-c", TORCH, kind, str(tmp_path), str(late(3, below=15))],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,26 @@ class Plan:
     def start_limit(self) -> float:
         """Seconds for this start: half of them after each that was late, so that a run comes to its end."""
         return self.start_timeout * max(0.5 ** self.late[self.how], _LEAST)
+
+    def environments(self, port: int, errors: Mapping[int, str]) -> dict[int, dict[str, str]]:
+        """What is added to the environment of each rank: torch elastic's variables, and the plan's own.
+
+        Args:
+            port: of the loopback, reserved for them.
+            errors: rank -> file for its error.
+        """
+        size, run = str(self.nprocs), self.directory.name
+        world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": run}
+        common = {**world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return {
+            rank: {
+                **common,
+                **dict.fromkeys(("RANK", "LOCAL_RANK", "PYTEST_ELASTIC_RANK"), str(rank)),
+                "TORCHELASTIC_ERROR_FILE": error,
+                **self.env,
+            }
+            for rank, error in errors.items()
+        }
 
 
 @dataclass(slots=True)

@@ -88,7 +88,7 @@ class RankGroup(PContext):
             name,
             getattr(payload, "__name__", name),
             dict.fromkeys(self.directories, ()),
-            {rank: self._environment(rank) for rank in self.directories},
+            plan.environments(self._port.getsockname()[1], errors),
             LogPlan(LogsDest(outs, errs, *shown, errors)),
         )
         self.core = GroupLoop(self.loop, self.directories, plan.clock, payload is None)
@@ -114,21 +114,6 @@ class RankGroup(PContext):
     def detector(self) -> HangDetector:
         """Finds out that ranks hang; it belongs to the loop."""
         return self.core.detector
-
-    def _environment(self, rank: int) -> dict[str, str]:
-        size = str(self.plan.nprocs)
-        return {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self._port.getsockname()[1]),
-            "PYTEST_ELASTIC_RANK": str(rank),
-            "TORCHELASTIC_RUN_ID": self.plan.directory.name,
-            "TORCHELASTIC_ERROR_FILE": str(self.directories[rank] / "error.json"),
-            **self.plan.env,
-        }
 
     def _start(self) -> Group:
         self.loop.start()

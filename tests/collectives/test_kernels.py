@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from interpreters import Template
 from kernel_run import KernelRun, run_kernels
 from kernels import CORPUS, KERNELS, wrong
 from shared_run import done_once
@@ -20,11 +21,16 @@ pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not
 
 
 @pytest.fixture(scope="session", params=MODES)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KernelRun:
+def run(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    template_with_libraries: Template,
+) -> KernelRun:
     """One run of them all in a mode."""
 
     def run(directory: Path) -> None:
-        run_kernels(directory, CORPUS, f"--elastic-collectives={request.param}", seconds=900)
+        mode = f"--elastic-collectives={request.param}"
+        run_kernels(template_with_libraries, directory, CORPUS, mode, seconds=900)
 
     return KernelRun(done_once(tmp_path_factory, request.param, run))
 

@@ -7,11 +7,11 @@ marked.  `test_fixed` passes, and nothing is said of it.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreters import Template
 from kernel_run import KernelRun, load_kernel, run_kernels
 from shared_run import done_once
 
@@ -21,9 +21,13 @@ NOT_HANGING = {"k09_prefix_reuse", "k14_short_timeout"}
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> KernelRun:
+def corpus(tmp_path_factory: pytest.TempPathFactory, template: Template) -> KernelRun:
     """One run of them all."""
-    return KernelRun(done_once(tmp_path_factory, "corpus", partial(run_kernels, corpus=CORPUS, seconds=240)))
+
+    def run(directory: Path) -> None:
+        run_kernels(template, directory, CORPUS, seconds=240)
+
+    return KernelRun(done_once(tmp_path_factory, "corpus", run))
 
 
 def marked(kernel: str) -> set[int]:

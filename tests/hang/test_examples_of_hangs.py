@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from interpreters import Template
 from shared_run import done_once
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -24,17 +23,16 @@ TOLD = {
 IN_TORCH = re.findall(r"def (test_\w+)", EXAMPLES[1].read_text())
 
 
-def run_examples(directory: Path) -> None:
-    """Run them as if they were not expected to fail."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--runxfail"]
-    command += [f"--elastic-artifacts={directory}", *map(str, EXAMPLES)]
-    subprocess.run(command, capture_output=True, timeout=400, check=False)
-
-
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Test -> its verdict and cause."""
-    directory = done_once(tmp_path_factory, "examples", run_examples)
+def said(tmp_path_factory: pytest.TempPathFactory, template_with_libraries: Template) -> dict[str, str]:
+    """Test -> its verdict and cause, of a run in which none is expected to fail."""
+
+    def run(directory: Path) -> None:
+        arguments = ["-q", "-p", "no:cacheprovider", "--runxfail", f"--elastic-artifacts={directory}"]
+        arguments += ["--basetemp", str(directory / "temp"), *map(str, EXAMPLES)]
+        template_with_libraries.run_to_end(arguments, FOLDER.parent, directory / "output", 400)
+
+    directory = done_once(tmp_path_factory, "examples", run)
     found = {}
     for path in directory.glob("*/hang.json"):
         hang = json.loads(path.read_text())

@@ -171,7 +171,7 @@ def test_runs_leave_nothing(kind, launch, shared_zygote, rounds, until):
     # Tails and zygotes take some milliseconds to end, in threads of their own.
     until(lambda: threading.active_count() == threads)
     before = counts()
-    for _ in range(rounds(2 if kind == "spawn" else 5, 20)):
+    for _ in range(rounds(2, 20)):
         kept.append(launch(entrypoint, 2, tee=Std.ALL, **named))
         assert not kept[-1].wait(20).is_failed()
     until(lambda: counts() == before)

@@ -62,14 +62,14 @@ def test_exceptions_in_all_ranks(launch, result_of, tmp_path):
     assert texts == {rank: f"ValueError: boom {rank}" for rank in range(3)}
 
 
-def test_sigkill_at_random_moments(launch, result_of):
+def test_sigkill_at_random_moments(launch, result_of, rounds):
     """Never a hang, never another outcome, and lines that were printed are in the log."""
 
     def count(rank):
         for number in range(1_000_000):
             print(number)
 
-    for _ in range(20):
+    for _ in range(rounds(5, 20)):
         context = launch(count, 5)
         for pid in context.pids().values():
             time.sleep(random.uniform(0, 0.005))

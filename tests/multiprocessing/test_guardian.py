@@ -163,10 +163,10 @@ def test_a_zygote_that_is_gone(zygote, start):
         start("nothing")
 
 
-def test_a_thousand_ranks_leave_no_descriptor(start):
-    """100 groups: this process has as many descriptors as before."""
+def test_many_groups_leave_no_descriptor(start):
+    """This process has as many descriptors as before."""
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(100):
+    for _ in range(20):
         group = start(0, 0)
         group.wait_ended(10)
         group.close()

@@ -115,7 +115,7 @@ def test_sigkill_to_the_launcher(method, tmp_path, until, rounds):
     """Ranks of every kind go with it, whenever it is killed."""
     script = tmp_path / "launcher.py"
     script.write_text(LAUNCHER)
-    for number in range(rounds(5 if method == "fork" else 2, 50)):
+    for number in range(rounds(3 if method == "fork" else 2, 50)):
         mark = f"{MARK}={os.getpid()}-{method}-{number}"
         logs = tmp_path / str(number)
         logs.mkdir()
@@ -177,7 +177,7 @@ def test_ctrl_c(tmp_path, until):
 @pytest.mark.parametrize("kind", [*METHODS, "program"])
 def test_closed_right_after_the_start(kind, launch, nobody_left, rounds):
     """At once, and all are reaped."""
-    for _ in range(rounds(8, 50)):
+    for _ in range(rounds(4, 50)):
         if kind == "program":
             context = launch("sleep", args={0: (1000,), 1: (1000,)})
         else:

@@ -300,7 +300,7 @@ def test_the_callers_environments_stay(tmp_path, result_of):
 def test_an_idle_zygote_that_was_killed_is_made_anew(launch, result_of, rounds, monkeypatch):
     """Right before a start, whether or not the kernel has got to it: the start knows nothing of it."""
     monkeypatch.setattr(_shared, "_zygotes", {})
-    for turn in range(rounds(5, 30)):
+    for turn in range(rounds(3, 30)):
         result_of(launch(int, args={0: (turn,)}, start_method="spawn"))
         (zygote,) = _shared._zygotes.values()
         os.kill(zygote.pid, signal.SIGKILL)

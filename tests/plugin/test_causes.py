@@ -44,11 +44,11 @@ def wait_for(flag, then=0.1):
 
 
 @pytest.fixture
-def causes(run, pytester):
+def causes(run, run_with_libraries, pytester):
     """Run a session of failing tests: test -> (the first failed rank, the failure's message, its text)."""
 
     def causes(code: str) -> dict[str, tuple[int, str, str]]:
-        run(HEAD + code, "--junitxml=junit.xml")
+        (run_with_libraries if "torch" in code else run)(HEAD + code, "--junitxml=junit.xml")
         found = {}
         for case in ElementTree.parse(pytester.path / "junit.xml").iter("testcase"):
             ranks = [one.get("value") for one in case.iter("property") if "first_failed" in one.get("name")]

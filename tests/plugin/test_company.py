@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
 CORRECT = """
     import contextlib, ctypes, os, queue, signal, subprocess, sys, threading, time
     import pytest
@@ -148,12 +151,18 @@ def test_a_signal_that_may_still_come_is_waited_for(run):
     ).assert_outcomes(passed=4)
 
 
-def test_who_writes_later_is_never_accused(run):
-    """A thread that sleeps, polls, or is a timer's, an event loop's or a pool's, whatever holds the store."""
-    run(
+WAYS = ["argument", "closure", "method", "global", "timer", "loop", "pool"]
+
+
+def test_who_writes_later_is_never_accused(template, tmp_path):
+    """A thread that sleeps, polls, or is a timer's, an event loop's or a pool's, whatever holds the store.
+
+    Each in a session of its own, side by side: they sleep.
+    """
+    code = (
         CORRECT
         + """
-    @pytest.mark.parametrize("way", ["argument", "closure", "method", "global", "timer", "loop", "pool"])
+    @pytest.mark.parametrize("way", WAYS)
     def test_it(world, way):
         import asyncio, functools
         from concurrent.futures import ThreadPoolExecutor
@@ -204,11 +213,25 @@ def test_who_writes_later_is_never_accused(run):
         from pytest_elastic.launch import current_world
         time.sleep(2.5)
         current_world().store.set("late", "1")
-""",
-        "-p",
-        "xdist",
-        "-n2",
-    ).assert_outcomes(passed=7)
+""".replace("WAYS", str(WAYS))
+    )
+    (tmp_path / "test_late.py").write_text(textwrap.dedent(code))
+
+    def run(way):
+        output = tmp_path / way
+        arguments = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--basetemp",
+            f"{output}.temp",
+            f"test_late.py::test_it[{way}]",
+        ]
+        return template.run_to_end(arguments, tmp_path, output, 100), output.read_text()
+
+    with ThreadPoolExecutor() as pool:
+        for code, said in pool.map(run, WAYS):
+            assert (code, "1 passed" in said) == (0, True), said
 
 
 HANGS = """
@@ -258,9 +281,9 @@ HANGS = """
 """
 
 
-def test_a_hang_is_known_beside_company(run):
+def test_a_hang_is_known_beside_company(run_with_libraries):
     """Of what cannot write, at once or after a second or two, and never when the test's time is over."""
-    result = run(HANGS, "-o", "faulthandler_timeout=200", "--tb=line")
+    result = run_with_libraries(HANGS, "-o", "faulthandler_timeout=200", "--tb=line")
     result.assert_outcomes(failed=5)
     result.stdout.no_fnmatch_line("*did not finish within*")
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from interpreters import ALONE, Process, Template
 
 HEAD = """
 import os, signal, threading, time
@@ -28,28 +29,39 @@ pytestmark = pytest.mark.elastic(nprocs=2)
 PROMPT = "(Pdb) "
 
 
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
+ARGUMENTS = ["-p", "no:cacheprovider", "--color=no"]
+PYTEST = [sys.executable, "-m", "pytest", *ALONE, *ARGUMENTS]
 
 
 class Console:
     """A pytest, or a shell, at a terminal, and who sits at it."""
 
-    def __init__(self, directory: Path, code: str, *arguments: str, shell: bool = False) -> None:
+    def __init__(
+        self, template: Template, directory: Path, code: str, *arguments: str, shell: bool = False
+    ) -> None:
         self.directory = directory
         (directory / "test_console.py").write_text(textwrap.dedent(code))
         self._terminal, theirs = pty.openpty()
         self._seen, self.output = 0, ""
-        self.process = subprocess.Popen(
-            ["bash", "--norc", "--noprofile", "-i"] if shell else [*PYTEST, *arguments],
-            cwd=directory,
-            env={**os.environ, "COLUMNS": "160", "TERM": "xterm", "PS1": "shell> "},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            # The shell has the terminal for its own; pytest alone does not.
-            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if shell else None,
-        )
+        environment = {
+            **os.environ, "COLUMNS": "160", "TERM": "xterm", "PS1": "shell> ", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"
+        }  # fmt: skip
+        self.process: subprocess.Popen[bytes] | Process
+        if shell:  # It has the terminal for its own; pytest alone does not.
+            self.process = subprocess.Popen(
+                ["bash", "--norc", "--noprofile", "-i"],
+                cwd=directory,
+                env=environment,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )
+        else:
+            self.process = template.run(
+                [*ALONE, *ARGUMENTS, *arguments], directory, environment, [theirs] * 3, new_session=True
+            )
         os.close(theirs)
 
     def expect(self, text: str) -> None:
@@ -91,12 +103,12 @@ class Console:
 
 
 @pytest.fixture
-def console(tmp_path: Path) -> Iterator[Callable[..., Console]]:
+def console(tmp_path: Path, template: Template) -> Iterator[Callable[..., Console]]:
     """Start a pytest at a terminal: `console(code, *arguments)`; a shell: `console(code, shell=True)`."""
     made: list[Console] = []
 
     def start(code: str, *arguments: str, shell: bool = False) -> Console:
-        made.append(Console(tmp_path, code, *arguments, shell=shell))
+        made.append(Console(template, tmp_path, code, *arguments, shell=shell))
         return made[-1]
 
     yield start

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from interpreters import ALONE
 
 import pytest_elastic
 
@@ -79,16 +80,14 @@ def test_what_a_plain_test_sees_a_fresh_interpreter_sees(pytester, monkeypatch):
     pytester.makepyfile(mymod="loaded = True", test_it=CODE)
     pytester.makefile(".args", more="--junitxml=j.xml\n--log-file=run.log")
     options = ["-b", "-X", "own=3", "-W", "ignore::ImportWarning"]
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     own = [
+        *ALONE,
         "-p",
         "mymod",
         "--cache-clear",
         "--elastic-start-method=spawn",
         "@more.args",
-        "-p",
-        "no:rerunfailures",
-        "-p",
-        "no:hypothesispytest",
     ]
     result = pytester.run(sys.executable, *options, "-m", "pytest", *own, timeout=120)
     result.assert_outcomes(passed=8, errors=1, warnings=2)

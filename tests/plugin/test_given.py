@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 
-def test_ranks_draw_the_same(run):
+def test_ranks_draw_the_same(run_with_libraries):
     """In functions, methods and machines, with parameters and interactive draws; barriers meet no deadline."""
-    result = run(
+    result = run_with_libraries(
         """
         import pytest
         from hypothesis import assume, given, settings, strategies as st
@@ -18,7 +18,7 @@ def test_ranks_draw_the_same(run):
         @given(x=st.integers(), data=st.data())
         def test_function(world, x, data):
             assume(x % 3)
-            drawn = (x, data.draw(st.text(max_size=3)))
+            drawn = (x, data.draw(st.binary(max_size=3)))
             assert world.gather(drawn) == [drawn, drawn]
 
         class TestMethods:
@@ -40,9 +40,9 @@ def test_ranks_draw_the_same(run):
     result.assert_outcomes(passed=4)
 
 
-def test_the_example_that_fails_is_shown(run):
+def test_the_example_that_fails_is_shown(run_with_libraries):
     """Whichever rank fails is the cause, with its own error and its example; no rank runs one twice."""
-    result = run(
+    result = run_with_libraries(
         """
         import pytest
         from hypothesis import given, strategies as st
@@ -84,9 +84,9 @@ def test_the_example_that_fails_is_shown(run):
     )
 
 
-def test_health_checks_are_those_of_a_plain_test(run):
+def test_health_checks_are_those_of_a_plain_test(run_with_libraries):
     """A fixture of a function's scope is refused on ranks as in pytest; so is a rank's own of that scope."""
-    result = run(
+    result = run_with_libraries(
         """
         import pytest
         from hypothesis import HealthCheck, given, settings, strategies as st

@@ -126,10 +126,10 @@ def test_captures(run, capture):
     result.stdout.fnmatch_lines(["*Captured stdout [[]ranks 0-1] call*", "from C"])
 
 
-def test_reruns(pytester):
+def test_reruns(run):
     """pytest-rerunfailures runs the item again on fresh ranks."""
     pytest.importorskip("pytest_rerunfailures")
-    pytester.makepyfile(
+    result = run(
         """
         import os, pytest
 
@@ -139,19 +139,21 @@ def test_reruns(pytester):
             if rank == 0 and not os.path.exists("second"):
                 open("second", "w").close()
                 assert 0
-        """
-    )
-    result = pytester.runpytest_subprocess("--reruns=1")
+        """,
+        "-p", "rerunfailures", "--reruns=1",
+    )  # fmt: skip
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*1 rerun*"])
 
 
-def test_coverage(pytester):
+def test_coverage(run):
     """Lines that only ranks run are covered, without any configuration."""
     pytest.importorskip("pytest_cov")
-    pytester.makepyfile(mod="def f(rank):\n    if rank == 1:\n        return 1\n    return 0\n")
-    pytester.makepyfile("import mod\ndef test_it(rank): assert mod.f(rank) == rank\n")
-    result = pytester.runpytest_subprocess("--cov=mod", "--cov-report=term-missing")
+    result = run(
+        "import mod\ndef test_it(rank): assert mod.f(rank) == rank\n",
+        *("-p", "pytest_cov", "--cov=mod", "--cov-report=term-missing"),
+        mod="def f(rank):\n    if rank == 1:\n        return 1\n    return 0\n",
+    )
     result.stdout.fnmatch_lines(["mod.py * 100%"])
 
 

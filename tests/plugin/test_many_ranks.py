@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+from interpreters import ALONE
 
 CODE = """
     import resource
@@ -26,9 +27,14 @@ CODE = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def run_limited(pytester: pytest.Pytester, limit: str) -> pytest.RunResult:
     pytester.makepyfile(textwrap.dedent(CODE))
-    command = f"ulimit {limit}; exec {sys.executable} -m pytest -p no:cacheprovider -p no:xdist"
+    command = f"ulimit {limit}; exec {sys.executable} -m pytest -p no:cacheprovider {' '.join(ALONE)}"
     return pytester.run("sh", "-c", command, timeout=60)
 
 

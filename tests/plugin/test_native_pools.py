@@ -72,7 +72,7 @@ def test_openmp_that_ran_at_import_runs_in_forked_ranks(run, method):
     result.stdout.fnmatch_lines(["*start method fork (*)"])
 
 
-def test_pools_that_survive_a_fork_do_not_cost_a_fresh_interpreter(run):
+def test_pools_that_survive_a_fork_do_not_cost_a_fresh_interpreter(run_with_libraries):
     """That of numpy's BLAS, which expects forks, and torch's, which are ended before or made anew after one."""
     if (
         importlib.util.find_spec("torch") is None
@@ -90,7 +90,7 @@ def test_pools_that_survive_a_fork_do_not_cost_a_fresh_interpreter(run):
         assert (numpy.ones((300, 300)) @ numpy.ones((300, 300)))[0, 0] == 300
     """
     for threads in (1, 0):
-        result = run(code, "--elastic-nprocs=1", "-o", f"elastic_torch_threads={threads}")
+        result = run_with_libraries(code, "--elastic-nprocs=1", "-o", f"elastic_torch_threads={threads}")
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines(["*start method fork (*)"])
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from interpreters import ALONE
 
 import pytest_elastic
 
@@ -159,7 +160,8 @@ def test_a_package_in_a_zip_and_without_metadata(run, pytester, monkeypatch):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_locale_of_ascii_and_a_directory_that_is_not(pytester, monkeypatch, method):
     """Whatever is written is UTF-8, and what travels on a command line is escaped."""
-    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for name, value in {**ascii, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}.items():
         monkeypatch.setenv(name, value)
     place = pytester.mkdir("größe")
     (place / "test_it.py").write_text(
@@ -169,8 +171,7 @@ def test_a_locale_of_ascii_and_a_directory_that_is_not(pytester, monkeypatch, me
     )
     monkeypatch.chdir(place)
     result = pytester.run(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:rerunfailures",
-        f"--elastic-start-method={method}", f"--rootdir={place}",
+        sys.executable, "-m", "pytest", *ALONE, "-p", "no:cacheprovider", f"--elastic-start-method={method}", f"--rootdir={place}",
     )  # fmt: skip
     result.assert_outcomes(failed=1)
     assert "UnicodeEncodeError" not in result.stdout.str() + result.stderr.str()

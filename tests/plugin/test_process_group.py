@@ -44,9 +44,9 @@ def pytest_unconfigure(): print("torch" in sys.modules and "torch was imported")
 
 
 @needs_torch
-def test_the_backend_is_the_one_that_was_asked_for(run):
+def test_the_backend_is_the_one_that_was_asked_for(run_with_libraries):
     """By position or by name, in capitals, as pairs, or one that was registered, as late as in a fixture."""
-    result = run(
+    result = run_with_libraries(
         """
         import pytest, torch.distributed
 
@@ -73,9 +73,9 @@ def test_the_backend_is_the_one_that_was_asked_for(run):
 
 
 @needs_torch
-def test_a_backend_that_cannot_be_had_is_a_skip_with_its_reason(run):
+def test_a_backend_that_cannot_be_had_is_a_skip_with_its_reason(run_with_libraries):
     """Not built, or without a device; one that nobody knows is an error."""
-    result = run(
+    result = run_with_libraries(
         """
         import pytest, torch
 

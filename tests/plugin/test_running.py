@@ -246,9 +246,9 @@ def test_ranks_do_not_read_the_terminal(run):
 
 
 @needs_torch
-def test_gloo_by_environment(run):
+def test_gloo_by_environment(run_with_libraries):
     """`init_process_group("gloo")` finds everything in the environment."""
-    run(
+    run_with_libraries(
         """
         import pytest, torch
         import torch.distributed as dist
@@ -265,9 +265,9 @@ def test_gloo_by_environment(run):
 
 
 @needs_torch
-def test_after_openmp(run):
+def test_after_openmp(run_with_libraries):
     """An ordinary torch test that used its threads before does not make the ranks of the next one hang."""
-    run(
+    run_with_libraries(
         """
         import pytest, torch
 
@@ -282,9 +282,9 @@ def test_after_openmp(run):
 
 
 @needs_torch
-def test_openmp_at_import(run):
+def test_openmp_at_import(run_with_libraries):
     """Neither does a test module that used them while it was imported."""
-    run(
+    run_with_libraries(
         """
         import pytest, torch
         torch.ones(1 << 20).add_(1)
@@ -335,9 +335,9 @@ def test_no_signal_handler_stays(run):
     ).assert_outcomes(passed=2)
 
 
-def test_process_group(run):
+def test_process_group(run_with_libraries):
     """The fixture gives a gloo group over the ranks' own store; without torch it is a skip with the reason."""
-    result = run(
+    result = run_with_libraries(
         """
         import pytest
 

@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import pytest
+from interpreters import ALONE
 
 # Every kind of rank: `up` says that it is there; the parent-less ones are told from pytest by the mark in
 # the environment, which all of them inherit.
@@ -83,6 +84,7 @@ def test_sigkill_of_pytest(session, monkeypatch, kind):
     monkeypatch.setenv("KIND", kind)
     running = session(RANKS)
     running.wait_for(lambda: _all_up(running))
+    assert len(running.survivors()) >= 4  # Two ranks, their guardian, the zygote.
     os.kill(running.process.pid, signal.SIGKILL)
     running.process.wait(10)
     # The goal is 0.2 s, which the benchmark measures; the bound here is for a busy machine.
@@ -273,9 +275,13 @@ def test_ranks_keep_no_duplicate_of_pytests_streams(tmp_path):
         reading, writing = os.pipe()
         with open(reading, "rb") as output:
             done = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", option],
+                [sys.executable, "-m", "pytest", *ALONE, "-q", "-p", "no:cacheprovider", option],
                 cwd=tmp_path,
-                env={**os.environ, "PIPE": f"pipe:[{os.fstat(writing).st_ino}]"},
+                env={
+                    **os.environ,
+                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                    "PIPE": f"pipe:[{os.fstat(writing).st_ino}]",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,

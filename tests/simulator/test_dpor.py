@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from pytest_elastic.store import Arrival, barrier
 from simulator.corpus import KERNELS
 from simulator.oracle import SleepSets, compare_searches, visits
 
+Rounds = Callable[[int, int], int]
 BIG = {"generation_after_add", "generation_before_add", "prefix_reuse", "reset_race"}
 PROGRAMS = [
     pytest.param(function, kernel, id=function.__name__)
@@ -248,9 +250,9 @@ def random_fault(seed: int, ranks: int) -> FaultPlan:
 
 
 @pytest.mark.parametrize("batch", range(2))
-def test_nothing_is_lost_with_faults(batch: int) -> None:
+def test_nothing_is_lost_with_faults(batch: int, rounds: Rounds) -> None:
     """Neither in programs whose ranks are killed, stopped, slowed down, or lose a write."""
-    for seed in range(batch * 25, batch * 25 + 25):
+    for seed in range(batch * 25, batch * 25 + rounds(10, 25)):
         program, setting = random_program(1000 + seed)
         setting = replace(setting, faults=random_fault(seed, setting.ranks))
         every = traces(program, setting, AllSchedules)
@@ -272,9 +274,9 @@ def test_nothing_is_lost_when_one_ranks_doing_strikes_another(faults: FaultPlan)
 
 
 @pytest.mark.parametrize("batch", range(4))
-def test_nothing_is_lost_on_random_programs(batch: int) -> None:
+def test_nothing_is_lost_on_random_programs(batch: int, rounds: Rounds) -> None:
     """The reduced search, the oracle and all schedules find the same traces, and one trace has one end."""
-    for seed in range(batch * 25, batch * 25 + 25):
+    for seed in range(batch * 25, batch * 25 + rounds(10, 25)):
         program, setting = random_program(seed)
         every = traces(program, setting, AllSchedules)
         assert traces(program, setting) == every, f"seed {seed}: {setting} {program.__doc__}"

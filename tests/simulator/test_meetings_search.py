@@ -11,7 +11,7 @@ import pytest
 from pytest_elastic.errors import CollectiveMismatch
 from pytest_elastic.simulator import RankFunction, Setting, prove, simulate
 from simulator.oracle import SleepSets
-from simulator.test_dpor import AllSchedules, traces
+from simulator.test_dpor import AllSchedules, Rounds, traces
 
 KINDS = (
     ["meet", "post", "wait"],
@@ -78,9 +78,9 @@ def random_program(seed: int) -> tuple[RankFunction, Setting]:
 
 
 @pytest.mark.parametrize("batch", range(4))
-def test_nothing_is_lost_on_random_meetings(batch: int) -> None:
+def test_nothing_is_lost_on_random_meetings(batch: int, rounds: Rounds) -> None:
     """The reduced search, the oracle and all schedules find the same traces, and one trace has one end."""
-    for seed in range(batch * 30, batch * 30 + 30):
+    for seed in range(batch * 30, batch * 30 + rounds(12, 30)):
         program, setting = random_program(seed)
         every = traces(program, setting, AllSchedules)
         assert traces(program, setting) == every, f"seed {seed}: {setting} {program.__doc__}"

@@ -66,7 +66,7 @@ def test_a_rank_that_releases_just_in_time_lives(rig: Rig, rounds: Rounds) -> No
     """Who released 1 ms before the deadline is not killed; who was kept from it by the machine may be."""
 
     def body() -> None:
-        for _ in range(rounds(50, 1000)):
+        for _ in range(rounds(25, 1000)):
             note()
             until = time.monotonic() + 0.01
             with expires(0.01):

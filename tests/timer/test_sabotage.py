@@ -201,7 +201,7 @@ def test_a_rank_killed_at_any_moment_hinders_nobody(make_rig: MakeRig, rounds: R
     rig = make_rig("P")
     worker = rig.start(work)
     worker.noted()
-    for _ in range(rounds(40, 200)):
+    for _ in range(rounds(15, 200)):
         rank = rig.start(work)
         rank.noted()
         time.sleep(random.uniform(0, 0.002))
