@@ -85,17 +85,20 @@ class Progress:
             if share is None
             else f"{self._share:.1%} of all"
         )
-        self._show(f"{self._title}: {self.done} {self._what}, {rate:.3g}/s, no failure yet, {of}")
+        self._show(f"{self._counted()}, {rate:.3g}/s, no failure yet, {of}")
 
     def close(self, how: str = "no failure") -> None:
         """End it, with the sentence `400 rounds, no failure`."""
         seconds = self._clock.monotonic() - self._started
         if self._shown:
-            self._show(f"{self._title}: {self.done} {self._what}, {how} ({seconds:.1f} s)")
+            self._show(f"{self._counted()}, {how} ({seconds:.1f} s)")
             if self._tty:
                 self._output.write("\n")
             self._output.flush()
             self._shown = False
+
+    def _counted(self) -> str:
+        return f"{self._title}: {self.done} {self._what if self.done != 1 else self._what.removesuffix('s')}"
 
     def _show(self, text: str) -> None:
         begin = "" if self._shown else "\n"  # pytest's own line is not at its end.

@@ -80,4 +80,4 @@ def test_a_failure_is_the_end_of_it() -> None:
         clock.advance(2.0)
         progress.count()
         raise ValueError("no")
-    assert output.getvalue().rstrip().endswith("exchange: 1 rounds, stopped by a failure (2.0 s)")
+    assert output.getvalue().rstrip().endswith("exchange: 1 round, stopped by a failure (2.0 s)")

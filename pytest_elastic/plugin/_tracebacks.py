@@ -46,7 +46,8 @@ def cut_traceback(trace: TracebackType | None) -> TracebackType | None:
     kept = [calls[number] for number in users]
     below = [one for one in calls[users[-1] + 1 if users else 0 :] if not _TORCH.search(file_of(one))]
     cut = None
-    for one in reversed([*kept, *below[-1:]] or (calls or whole)[-1:]):
+    seen = [one for one in (calls or whole) if not one.tb_frame.f_locals.get("__tracebackhide__", False)]
+    for one in reversed([*kept, *below[-1:]] if kept else seen[-1:] or whole):
         cut = TracebackType(cut, one.tb_frame, one.tb_lasti, one.tb_lineno)
     return cut
 

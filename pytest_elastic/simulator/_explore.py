@@ -19,6 +19,7 @@ from pytest_elastic.faults import FaultPlan, kill_points, parse
 from pytest_elastic.progress import Progress
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
+from pytest_elastic.simulator._interleaving import interleaving
 from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token, recipe
 from pytest_elastic.simulator._scheduler import SparseScheduler
 from pytest_elastic.simulator._search import Search, cost, every_trace, search_of
@@ -378,6 +379,8 @@ def _raise(function: RankFunction, failure: Execution, how: str) -> NoReturn:
     with _quiet():
         best = confirm(function, shrink(function, failure))
     assert best.verdict is not None
+    if table := interleaving(best):
+        best.verdict.add_note(table)
     if isinstance(best.verdict, COME_ONCE):
         best.verdict.add_note(how)
         best.verdict.throw()

@@ -6,7 +6,7 @@ import pytest
 
 FASTER = """
 from pytest_elastic import progress
-progress.IN_FILE = 0.01
+progress.IN_FILE = 0.0
 """
 CODE = """
     import os
@@ -50,9 +50,9 @@ def test_searches_proofs_and_kills(run, capture):
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
         [
-            "exchange: * schedules, */s, no failure yet, *",
-            "exchange: * schedules, no failure (* s)",
-            "exchange: * schedules, no failure (* s)",
+            "exchange: 1 schedule, */s, no failure yet, *",
+            "exchange: 1 schedule, no failure (* s)",
+            "exchange: 1 schedule, no failure (* s)",
             "of_ranks: 2 kills, no failure (* s)",
         ]
     )
