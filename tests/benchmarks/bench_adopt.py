@@ -1,0 +1,136 @@
+"""What adoption saves: `python tests/benchmarks/bench_adopt.py [rounds] [spawn|case]`.
+
+Tests that start processes themselves, as they are and adopted: `torch.multiprocessing.spawn` of four processes
+that have torch imported and do nothing, and a test of torch's `MultiProcessTestCase` with a gloo group of four
+(needs `expecttest`).  Measured is the call of the test: pytest's own start and the imports of the module are
+in no side.  Sides take turns, each is a fresh pytest.  One line compares the call of the first test, as
+it is, with the plugin and without it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+ADOPTED = 5  # How often an adopted test is repeated in one session.
+SPAWN = """
+import pytest, targets, torch.multiprocessing as mp
+
+def test_spawn(turn):
+    mp.spawn(targets.nothing, nprocs=4)
+"""
+TARGETS = """
+import torch
+
+def nothing(rank):
+    pass
+"""
+CASE = """
+import os
+import pytest, torch
+import torch.distributed as dist
+from torch.testing._internal.common_distributed import MultiProcessTestCase
+
+class TestSum(MultiProcessTestCase):
+    world_size = 4
+
+    def setUp(self):
+        super().setUp()
+        self._spawn_processes()
+
+    def tearDown(self):
+        super().tearDown()
+        if os.path.exists(self.file_name):
+            os.remove(self.file_name)
+
+    def sums(self):
+        store = dist.FileStore(self.file_name, self.world_size)
+        dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.world_size)
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        assert total == 4
+
+for turn in range(int(os.environ["TURNS"])):
+    setattr(TestSum, f"test_sum_{turn}", lambda self: self.sums())
+"""
+CONFTEST = """
+import os
+import pytest
+
+def pytest_generate_tests(metafunc):
+    if "turn" in metafunc.fixturenames:
+        metafunc.parametrize("turn", range(int(os.environ["TURNS"])))
+
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        with open("seconds", "a") as file:
+            print(report.duration, file=file)
+"""
+Side = tuple[str, tuple[str, ...], int]
+
+
+def measured(directory: Path, side: Side) -> list[float]:
+    """Seconds of the calls of a session's tests, which must all pass."""
+    file, arguments, turns = side
+    seconds = directory / "seconds"
+    seconds.unlink(missing_ok=True)
+    environment = {**os.environ, "TURNS": str(turns)}
+    command = [*PYTEST, *arguments, file]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command} failed:\n{done.stdout}{done.stderr}")
+    return [float(line) for line in seconds.read_text().split()]
+
+
+def compare(directory: Path, rounds: int, sides: dict[str, Side]) -> dict[str, list[float]]:
+    """The sides by turns."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in list(sides) if turn % 2 else reversed(sides):
+            seconds = measured(directory, sides[name])
+            print(f"  {name}: {', '.join(f'{one:.3f}' for one in seconds)} s", file=sys.stderr)
+            found[name] += seconds
+    return found
+
+
+def main(rounds: int, part: str) -> None:
+    sides: dict[str, Side] = {
+        "spawn, as it is": ("test_spawn.py", (), 1),
+        "spawn, without the plugin": ("test_spawn.py", ("-p", "no:pytest_elastic"), 1),
+        "spawn, processes": ("test_spawn.py", ("--elastic-adopt=processes",), ADOPTED),
+    }
+    if find_spec("expecttest"):
+        sides |= {
+            "case, as it is": ("test_case.py", (), 1),
+            "case, processes": ("test_case.py", ("--elastic-adopt=processes",), ADOPTED),
+            "case, torch": ("test_case.py", ("--elastic-adopt=torch",), ADOPTED),
+        }
+    sides = {name: side for name, side in sides.items() if name.startswith(part)}
+    with tempfile.TemporaryDirectory() as made:
+        directory = Path(made)
+        for name, code in (
+            ("test_spawn", SPAWN), ("targets", TARGETS), ("test_case", CASE), ("conftest", CONFTEST),
+        ):  # fmt: skip
+            (directory / f"{name}.py").write_text(code)
+        began = time.perf_counter()
+        found = compare(directory, rounds, sides)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    for name, values in found.items():
+        slow = medians.get(f"{name.partition(',')[0]}, as it is", 0.0)
+        goal = "" if name.endswith(("is", "plugin")) else f"  x {slow / medians[name]:.0f} faster (goal: 20)"
+        print(f"{name:<26} {medians[name]:8.3f} s (best {min(values):.3f}, {len(values)} calls){goal}")
+    if "spawn, as it is" in medians:
+        ratio = medians["spawn, as it is"] / medians["spawn, without the plugin"]
+        print(f"with the plugin and the option off / without the plugin: {ratio:.2f} (goal: 1)")
+    print(f"{rounds} rounds in {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main(int((sys.argv[1:] or ["3"])[0]), (sys.argv[2:] or [""])[0])
