@@ -17,7 +17,7 @@ _SET_PDEATHSIG, _GET_PDEATHSIG = 1, 2
 _SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
 
 # Helpers, by command lines.
-_SERVER = re.compile(rb"from multiprocessing\.forkserver import main; main\((\d+),")
+_SERVER = re.compile(rb"from multiprocessing\.forkserver import main; main\(\d+, (\d+),")
 _OTHERS = re.compile(
     rb"from [\w.]*\b(?:resource_tracker|semaphore_tracker|semlock_tracker) import main"
     rb"|^(?:[^\0]*/)?torch_shm_manager\0"
@@ -76,8 +76,9 @@ def is_helper(pid: int) -> bool:
         server = _SERVER.search(line)
         if server is None:
             return _OTHERS.search(line) is not None
-        # What the server has forked has its command line, but has closed the socket at which it listens.
-        return os.readlink(f"/proc/{pid}/fd/{int(server[1])}").startswith("socket:")
+        # What the server has forked has its command line, but has closed the pipe by which the server sees
+        # that the program is gone.  An ending server still has that, and no socket any more.
+        return os.readlink(f"/proc/{pid}/fd/{int(server[1])}").startswith("pipe:")
     except OSError:
         return False
 
