@@ -326,7 +326,7 @@ def broadcast_(
             for number, one in enumerate(tensors):
                 _fill(one, parcels[root].tensor(number, one.dtype))
 
-    call = Call("broadcast", tensors_of(tensors), root=group.members[root])
+    call = Call("broadcast", tensors_of(tensors), root=group.member(root))
     gifts = _to_all(group, tensors) if root == group.index else []
     return Plan(call, finish, gifts, asynchronous, _seconds(timeout), root)
 
@@ -345,7 +345,7 @@ def reduce_(
             for number, one in enumerate(tensors):
                 _fill(one, reduce(op, _parts(group, parcels, number, one)))
 
-    call = Call("reduce", tensors_of(tensors), root=group.members[root], reduction=op)
+    call = Call("reduce", tensors_of(tensors), root=group.member(root), reduction=op)
     gifts = [] if root == group.index else [Gift(one, (root,)) for one in tensors]
     asynchronous, timeout = _given(times)
     return Plan(call, finish, gifts, asynchronous, _seconds(timeout), root, gathers=True)
@@ -362,7 +362,7 @@ def gather_(
             for place, part in enumerate(_parts(group, parcels, 0, ins[0])):
                 _fill(outs[0][place], part)
 
-    call = Call("gather", tensors_of(ins), root=group.members[root])
+    call = Call("gather", tensors_of(ins), root=group.member(root))
     gifts = [] if mine else [Gift(one, (root,)) for one in ins]
     return Plan(call, finish, gifts, asynchronous, _seconds(timeout), root, gathers=True)
 
@@ -376,6 +376,6 @@ def scatter_(
     def finish(parcels: Parcels) -> None:
         _fill(outs[0], ins[0][root] if mine else parcels[root].tensor(group.index, outs[0].dtype))
 
-    call = Call("scatter", tensors_of(outs), root=group.members[root])
+    call = Call("scatter", tensors_of(outs), root=group.member(root))
     gifts = _to_each(group, ins[0]) if mine else []
     return Plan(call, finish, gifts, asynchronous, _seconds(timeout), root)

@@ -85,13 +85,13 @@ def receive_any(group: Group, tensors: Tensors, tag: int, real: Real) -> Any:
 
 
 def _pair(group: Group, ends: tuple[int, int], tag: int) -> str:
-    sender, receiver = (group.members[end] for end in ends)
+    sender, receiver = (group.member(end) for end in ends)
     return f"{group.name}:{sender}>{receiver},{tag}"
 
 
 def _meeting(group: Group, tensors: Tensors, ends: tuple[int, int], tag: int, place: Place) -> Meeting:
     """This end of the next message of a pair."""
-    pair, members = _pair(group, ends, tag), tuple(group.members[end] for end in ends)
+    pair, members = _pair(group, ends, tag), tuple(group.member(end) for end in ends)
     mine = SENDER if ends[SENDER] == group.index else RECEIVER
     operation = "send" if mine == SENDER else "recv"
 

@@ -54,6 +54,16 @@ class Group:
         self.backends = ""
         self._known: dict[Hashable, Any] = {}
 
+    def member(self, place: int) -> int:
+        """The rank of the product at a place of the group.
+
+        Raises:
+            RuntimeError: there is no such place, in words like gloo's.
+        """
+        if not 0 <= place < self.size:
+            raise RuntimeError(f"invalid rank {place}: group {self.name} has ranks 0 to {self.size - 1}")
+        return self.members[place]
+
     def needs(self, root: int | None, gathers: bool) -> tuple[int, ...]:
         """Whom a carried call waits for: all others; of a rooted one that is not strict, those it needs."""
         if root is None or self.context.strict:

@@ -64,7 +64,7 @@ def test_synchronize() -> None:
     """The data as it was given; the timeout there and back."""
     store = MockStore()
     data = b"data"
-    assert synchronize(store, data, 0, 3, "p", 7) == [b"value"] * 3
+    assert synchronize(store, data, 0, 3, "p", 7) == [data, b"value", b"value"]
     wait = ("wait", ["p/finished/last_member"])
     before = [("timeout",), ("set_timeout", timedelta(seconds=7)), ("set", "p0", data)]
     assert_ops(store, [*before, *GATHERED, wait, ("set_timeout", OLD)])
