@@ -136,15 +136,15 @@ def test_differ(tmp_path):
 """
 
 
-def test_worlds_work_as_they_do_without_adoption(run):
+def test_worlds_work_as_they_do_without_adoption(run_with_libraries):
     """By a file, the environment and a store, twice, two at once, and with a rank that nobody sees."""
-    result = run(START + RIGHT, ON, targets=TARGETS)
+    result = run_with_libraries(START + RIGHT, ON, targets=TARGETS)
     result.assert_outcomes(passed=7)
 
 
-def test_what_does_not_fit_is_named_as_for_ranks_at_once(run):
+def test_what_does_not_fit_is_named_as_for_ranks_at_once(run_with_libraries):
     """Who waits for whom and why, though the test looks at no exit code before all have ended."""
-    result = run(START + WRONG, ON, targets=TARGETS)
+    result = run_with_libraries(START + WRONG, ON, targets=TARGETS)
     result.assert_outcomes(failed=3)
     assert result.duration < 150  # The groups' timeout is 300 s.
     result.stdout.fnmatch_lines(
@@ -165,13 +165,13 @@ def test_what_does_not_fit_is_named_as_for_ranks_at_once(run):
     )
 
 
-def test_with_collectives_off_the_backends_own_error_comes_when_it_comes(run):
+def test_with_collectives_off_the_backends_own_error_comes_when_it_comes(run_with_libraries):
     """No words of ours are in it."""
     code = """
     def test_less(tmp_path):
         assert codes(start(targets.less, tmp_path / "a", 2.0)) == [0, 0, 0]
     """
-    result = run(
+    result = run_with_libraries(
         START + "".join(line[4:] for line in code.splitlines(True)),
         ON,
         "--elastic-collectives=off",

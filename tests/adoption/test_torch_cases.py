@@ -100,11 +100,11 @@ class None_(Base):
 """
 
 
-def test_outcomes_are_those_of_processes(run):
+def test_outcomes_are_those_of_processes(run_with_libraries):
     """Passes, failures and skips, whichever rank they come from; what is left is counted, with the reason."""
-    ranks = run(CASES, "--elastic-adopt=torch")
+    ranks = run_with_libraries(CASES, "--elastic-adopt=torch")
     # Torch itself waits without end for the traceback of such a process.
-    processes = run(CASES, "--elastic-adopt=processes", "-k", "not like_an_error", seconds=120)
+    processes = run_with_libraries(CASES, "--elastic-adopt=processes", "-k", "not like_an_error", seconds=120)
     names = ("passed", "failed", "skipped")
     found, expected = ([one.parseoutcomes().get(name, 0) for name in names] for one in (ranks, processes))
     assert found == [6, 4, 2], ranks.stdout.str()

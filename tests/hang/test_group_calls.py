@@ -194,7 +194,7 @@ def test_a_right_program_is_not_accused(name: str) -> None:
     ("stands", "cause"),
     [
         (("spinning",), "rank 2 computes"),
-        (("blocked", "hrtimer_nanosleep"), "rank 2 is blocked in hrtimer_nanosleep"),
+        (("blocked", "hrtimer_nanosleep"), "rank 2 sleeps"),
         (("stopped",), "rank 2 is stopped by a signal"),
     ],
 )
