@@ -14,7 +14,9 @@ import dataclasses
 import importlib
 import pkgutil
 import re
+import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -31,6 +33,8 @@ from pytest_elastic.plugin._options import TABLE
 from pytest_elastic.store import OPERATIONS
 
 logger = getLogger(__name__)
+DOCS = Path(__file__).parent.resolve()
+REPOSITORY = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Source"]
 
 project, author = "pytest-elastic", "the pytest-elastic authors"
 copyright = f"2026, {author}"
@@ -176,6 +180,18 @@ def as_rst(app: Sphinx, what: str, name: str, thing: object, options: object, li
     lines[:] = found
 
 
+def to_the_repository(app: Sphinx, page: str, source: list[str]) -> None:
+    """Links that leave `docs`, as the pages have them in a checkout, go to the repository."""
+    here = (DOCS / page).parent
+
+    def absolute(link: re.Match[str]) -> str:
+        path = (here / link["path"]).resolve()
+        inside = path.is_relative_to(DOCS) or not path.exists()
+        return link[0] if inside else f"]({REPOSITORY}/blob/main/{path.relative_to(DOCS.parent)})"
+
+    source[0] = re.sub(r"\]\((?P<path>\.\./[^)#]+)\)", absolute, source[0])
+
+
 def public_bases(app: Sphinx, name: str, thing: object, options: object, bases: list[type]) -> None:
     """Classes that only share code have no page."""
     bases[:] = [base for base in bases if not getattr(base, "__name__", "").startswith("_")] or [object]
@@ -193,6 +209,7 @@ def all_is_there(app: Sphinx, env: BuildEnvironment) -> None:
 def setup(app: Sphinx) -> None:
     app.add_directive("from-code", FromCode)
     app.connect("env-check-consistency", all_is_there)
+    app.connect("source-read", to_the_repository)
     app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-process-docstring", as_rst, priority=400)  # Before napoleon.
     app.connect("missing-reference", at_its_door)
