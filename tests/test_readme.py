@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def blocks(language: str) -> list[str]:
 def test_all_blocks_are_covered():
     """A new kind of block needs a test of its own."""
     assert {name for name, _ in BLOCKS} == {"console", "python", "text"}
-    assert [len(blocks(name)) for name in ("console", "python", "text")] == [4, 7, 4]
+    assert [len(blocks(name)) for name in ("console", "python", "text")] == [4, 4, 3]
 
 
 def test_first_block(run):
@@ -35,26 +36,13 @@ def test_first_block(run):
     run(blocks("python")[0]).assert_outcomes(passed=2)
 
 
-def test_without_pytest(run):
-    """The example of the parts as libraries."""
-    run(blocks("python")[6]).assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize(("number", "tests"), [(4, 3), (5, 2)])
-def test_simulating(run_with_libraries, number, tests):
+def test_simulating(run):
     """The searches print what the README says that they print."""
-    if "import torch" in blocks("python")[number]:
-        needs_torch()
-    result = run_with_libraries(blocks("python")[number], "-s")
-    result.assert_outcomes(passed=tests)
-    for line in blocks("text")[number - 2].splitlines():
+    result = run(blocks("python")[3], "-s")
+    result.assert_outcomes(passed=2)
+    for line in blocks("text")[2].splitlines():
         where = line.replace("[", "[[]").replace("test_sim.py", "*.py")
         result.stdout.fnmatch_lines([f"*{where.strip()}"])
-
-
-def test_faults(run):
-    """The example of a plan."""
-    run(blocks("python")[3]).assert_outcomes(passed=1)
 
 
 def test_replaying(run):
@@ -103,6 +91,21 @@ def test_the_failure_is_shown_as_it_is(run, run_with_libraries, number, name):
         words = re.sub(r"(^[-_]+ | [-_]+$)", "*", line).replace("[", "[[]").replace("...", "*")
         words = re.sub(r"known [0-9.]+ m?s after|$", "*", words)
         result.stdout.fnmatch_lines([words.replace(f"  {name}.py", f"  *{name}.py")])
+
+
+def test_it_is_short_and_its_links_are_right():
+    """Links are absolute, for readers of the index: to pages of the documentation, and files of the repository."""
+    text = (ROOT / "README.md").read_text()
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    places = {urls["Documentation"]: (ROOT / "docs", ".md"), f"{urls['Source']}/blob/main/": (ROOT, "")}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    for link in links:
+        base = next(base for base in places if link.startswith(base))
+        folder, suffix = places[base]
+        path = folder / link.removeprefix(base)
+        assert (path.with_suffix(suffix) if suffix else path).exists(), link
+    assert len(text.splitlines()) < 200
 
 
 @pytest.mark.parametrize("line", blocks("console")[0].splitlines())
