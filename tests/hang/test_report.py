@@ -128,7 +128,7 @@ def test_whole_report() -> None:
                 "HANG  1 of 4 ranks can never go on (the multi_get's timeout is 300 s)",
                 '  "x": awaited by 0',
                 "  rank 1: passed",
-                "  ranks 2-3: are blocked in do_poll",
+                "  ranks 2-3: wait for events of descriptors",
                 '  cause: rank 1 passed without writing "x"',
             ],
         ),
@@ -137,7 +137,7 @@ def test_whole_report() -> None:
             [(1, "passes"), (2, "stands", "blocked", "do_poll"), (3, "stands", "blocked", "do_poll"), (0, "barrier", "b")],
             [
                 "HANG  1 of 4 ranks can never go on (the barrier's timeout is 300 s)",
-                '  barrier "b": arrived 0; absent 1 (passed), 2, 3 (are blocked in do_poll)',
+                '  barrier "b": arrived 0; absent 1 (passed), 2, 3 (wait for events of descriptors)',
                 '  cause: rank 1 passed without joining "b"',
             ],
         ),
@@ -157,8 +157,8 @@ def test_outside_of_the_store() -> None:
     assert diagnosis is not None
     assert report_text(replace(diagnosis, elapsed=2.0), {}).splitlines() == [
         "HANG (suspected)  1 of 2 ranks did not go on (known 2.0 s after the last event)",
-        '  barrier "b": arrived 0; absent 1 (is blocked in pipe_write, on a pipe of pid 7 (cat))',
-        "  suspected cause: rank 1 is blocked in pipe_write, on a pipe of pid 7 (cat), and did nothing in the store",
+        '  barrier "b": arrived 0; absent 1 (writes to a pipe whose other end pid 7 (cat) holds)',
+        "  suspected cause: rank 1 writes to a pipe whose other end pid 7 (cat) holds, and did nothing in the store",
     ]
 
 
