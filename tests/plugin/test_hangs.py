@@ -243,7 +243,7 @@ def test_a_suspicion_is_called_one(run):
 
 
 def test_functions_on_ranks_are_told_of_their_hang(run):
-    """As a note on the error of `elastic.run`; not so where the test itself may still write."""
+    """In the report of `elastic.run`; not so where the test itself may still write."""
     result = run(
         """
         import time
@@ -263,7 +263,7 @@ def test_functions_on_ranks_are_told_of_their_hang(run):
         """
     )
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["HANG  2 of 2 ranks can never go on*", 'E*"go": awaited by 0, 1'])
+    result.stdout.fnmatch_lines(["HANG  2 of 2 ranks can never go on*", '  "go": awaited by 0, 1'])
 
 
 def test_a_timer_that_comes_first_is_waited_for(run):
