@@ -9,15 +9,6 @@ whose block did not end in time.  Two pairs of them are here: over a `multiproce
 only.
 """
 
-from pytest_elastic.timer._api import (
-    Countdown,
-    RequestQueue,
-    TimerClient,
-    TimerRequest,
-    configure,
-    configured,
-    expires,
-)
 from pytest_elastic.timer._file import FileTimerClient, FileTimerRequest, FileTimerServer
 from pytest_elastic.timer._local import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
 from pytest_elastic.timer._rank_timers import (
@@ -26,6 +17,15 @@ from pytest_elastic.timer._rank_timers import (
     StreamTimerClient,
     TimerTable,
     open_channel,
+)
+from pytest_elastic.timer._requests import (
+    Countdown,
+    RequestQueue,
+    TimerClient,
+    TimerRequest,
+    configure,
+    configured,
+    expires,
 )
 from pytest_elastic.timer._watchdog import TimerServer
 

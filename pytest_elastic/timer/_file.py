@@ -19,7 +19,15 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.pristine import json, os, select, time
 from pytest_elastic.pristine import signal as signals
 from pytest_elastic.processes import identify, wait_for
-from pytest_elastic.timer._api import RELEASE, Origin, RequestQueue, TimerClient, TimerRequest, log, made_here
+from pytest_elastic.timer._requests import (
+    RELEASE,
+    Origin,
+    RequestQueue,
+    TimerClient,
+    TimerRequest,
+    log,
+    made_here,
+)
 from pytest_elastic.timer._watchdog import ProcessTimerServer, Run
 
 TRIES = 10

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.pristine import os
-from pytest_elastic.timer._api import RELEASE, RequestQueue, TimerClient, TimerRequest, log, made_here
+from pytest_elastic.timer._requests import RELEASE, RequestQueue, TimerClient, TimerRequest, log, made_here
 from pytest_elastic.timer._watchdog import ProcessTimerServer
 
 

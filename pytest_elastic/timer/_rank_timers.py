@@ -19,7 +19,7 @@ from typing import NamedTuple
 from pytest_elastic.clock import SYSTEM_CLOCK, Clock, Deadline
 from pytest_elastic.pristine import os, select, socket, struct, threading
 from pytest_elastic.processes import Process, wait_for
-from pytest_elastic.timer._api import RELEASE, Origin, Scope, TimerClient, log, made_here
+from pytest_elastic.timer._requests import RELEASE, Origin, Scope, TimerClient, log, made_here
 from pytest_elastic.timer._table import Key, Timer, Timers
 
 PATIENCE = 1.0

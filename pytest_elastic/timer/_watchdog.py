@@ -25,7 +25,7 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
 from pytest_elastic.pristine import os, select, signal, threading, time
 from pytest_elastic.processes import Process, Wakeup, identify
-from pytest_elastic.timer._api import RequestQueue, TimerRequest, log, to_monotonic
+from pytest_elastic.timer._requests import RequestQueue, TimerRequest, log, to_monotonic
 from pytest_elastic.timer._table import Key, Timer, Timers
 
 Expired = dict[Any, list[TimerRequest]]

@@ -33,8 +33,8 @@ from pytest_elastic.timer import (
     configure,
     expires,
 )
-from pytest_elastic.timer._api import Origin
 from pytest_elastic.timer._rank_timers import _HEAD, MAGIC, Expiry, PipeTimerClient, TimerTable, open_channel
+from pytest_elastic.timer._requests import Origin
 
 LATE = 0.75
 """Seconds by which a kill may be late on an idle machine; see `late`.  The benchmark measures it."""

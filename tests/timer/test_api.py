@@ -18,7 +18,7 @@ import pytest
 
 from pytest_elastic import timer
 from pytest_elastic.timer import FileTimerRequest, TimerClient, TimerRequest, configure, expires
-from pytest_elastic.timer._api import Origin, Scope, to_monotonic
+from pytest_elastic.timer._requests import Origin, Scope, to_monotonic
 
 
 class Spy(TimerClient):

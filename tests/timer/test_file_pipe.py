@@ -12,7 +12,7 @@ import pytest
 
 from pytest_elastic.processes import wait_for
 from pytest_elastic.timer import FileTimerClient, FileTimerRequest, FileTimerServer
-from pytest_elastic.timer._api import Origin
+from pytest_elastic.timer._requests import Origin
 
 from .rigs import known, write
 

@@ -22,8 +22,8 @@ from machine import late
 from pytest_elastic.processes import identify
 from pytest_elastic.timer import FileTimerClient, FileTimerServer, LocalTimerClient, LocalTimerServer, expires
 from pytest_elastic.timer import _api as api
-from pytest_elastic.timer._api import Origin
 from pytest_elastic.timer._rank_timers import PipeTimerClient, TimerTable, open_channel
+from pytest_elastic.timer._requests import Origin
 
 from .rigs import LATE, LocalRig, MakeRig, PipeRig, Rank, Rig, Rounds, assert_killed, eventually, hang, note
 

@@ -15,7 +15,7 @@ from pytest_elastic import pristine
 from pytest_elastic.clock import SystemClock
 from pytest_elastic.processes import this_process
 from pytest_elastic.timer import TimerRequest
-from pytest_elastic.timer._api import Origin
+from pytest_elastic.timer._requests import Origin
 from pytest_elastic.timer._watchdog import ProcessTimerServer
 
 from .queues import SlowQueue, UserQueue, WakingQueue
