@@ -63,7 +63,8 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
     for rank in answers.silent:
         if rank in answers.raised:
             raised = answers.raised[rank]
-            text = f"failed ({raised.error_type} at {raised.place}) and did not say more in time"
+            said = raised.crash or raised.error_type
+            text = f"failed ({said} at {raised.place}) and did not say more in time"
             end = RankEnd(rank, "failed", raised.at, text, stacks=stacks[rank])
             end.place, end.error_type, end.crash = raised.place, raised.error_type, raised.crash
             ends.append(end)
