@@ -64,6 +64,9 @@ class Verdict(ElasticError):
         """Identity of the defect: equal under another schedule."""
         return (type(self).__name__, *sorted(self.ranks))
 
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = "pytest_elastic.simulator"  # Where its users find it, as reports say.
+
     def throw(self) -> NoReturn:
         """Raise this verdict from a line of its own."""
         __tracebackhide__ = True
@@ -99,6 +102,7 @@ class RankFailed(Verdict):
         return ("RankFailed", self.rank, self.type_name, self.place)
 
     def throw(self) -> NoReturn:
+        __tracebackhide__ = True
         raise self
 
 
