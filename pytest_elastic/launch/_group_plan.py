@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
-from pytest_elastic.multiprocessing import Channel, RankExited, RankStart
+from pytest_elastic.multiprocessing import Channel, Inotify, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
 
@@ -49,6 +49,7 @@ class Plan:
         how: the start method and why it was taken, in words.
         lost: what a fork has lost, in words; `""` for nothing.
         late: `how` -> how many groups in a row were not ready in time; the groups of a run share it.
+        spare: see `OutputTimes`; likewise.
     """
 
     nprocs: int
@@ -66,6 +67,7 @@ class Plan:
     how: str = ""
     lost: str = ""
     late: Counter[str] = field(default_factory=Counter)
+    spare: list[Inotify] | None = None
 
     @property
     def start_limit(self) -> float:

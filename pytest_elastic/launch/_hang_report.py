@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +175,8 @@ def explain(
 def trace(findings: Findings, group: RankGroup, artifacts: Artifacts, outcome: str) -> str:
     """Write the files of a run, into the ranks' directory and the test's own; the page's path, or `""`."""
     written: list[Path] = []
+    lines = group.loop.call(group.core.output.lines)
+    findings = replace(findings, events=sorted([*findings.events, *lines], key=lambda event: event.at))
     for place in filter(None, [group.plan.directory, artifacts.own]):
         # A long run takes seconds to draw: once is enough.
         written = _copy(written, place) or _write(findings, place, artifacts.title, outcome) or written
