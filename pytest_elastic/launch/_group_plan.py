@@ -74,6 +74,20 @@ class Plan:
         """Seconds for this start: half of them after each that was late, so that a run comes to its end."""
         return self.start_timeout * max(0.5 ** self.late[self.how], _LEAST)
 
+    def described(self) -> list[tuple[str, str]]:
+        """(name, value) of what the ranks run in, for reports."""
+        import platform  # Only now: most runs need no report.
+
+        version = f"{platform.python_implementation()} {platform.python_version()}"
+        return [
+            ("start method", self.how),
+            ("clock", self.clock),
+            ("collectives", self.collectives),
+            ("python", f"{version}, {platform.platform()}"),
+            ("files of the ranks", str(self.directory)),
+            *self.env.items(),
+        ]
+
     def environments(self, port: int, errors: Mapping[int, str]) -> dict[int, dict[str, str]]:
         """What is added to the environment of each rank: torch elastic's variables, and the plan's own.
 

@@ -309,6 +309,10 @@ class RankGroup(PContext):
         """The time is over: tell the hang detector where ranks stand that did not finish."""
         self.loop.call(partial(self.detector.give_up, stood))
 
+    def lines(self) -> list[events.LineWritten]:
+        """What the ranks have written since the test began, in the order of time."""
+        return self.loop.call(self.core.output.lines)
+
     def reports(self) -> dict[int, PhaseReport]:
         """What functions on ranks told of their failures, by rank."""
         inbox = self.core.channels.inbox

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -154,7 +155,8 @@ class Conductor:
     def artifacts(self, item: pytest.Item) -> Artifacts:
         """Where the files of an item go."""
         base, traced = item.config.invocation_params.dir, self.options.trace != "off"
-        return Artifacts(item.nodeid, self.options.artifacts, base, traced)
+        replay = partial(self.reproduction.command, item)
+        return Artifacts(item.nodeid, self.options.artifacts, base, traced, replay)
 
     def controller(self, item: pytest.Item) -> Elastic:
         """The value of the `elastic` fixture for this test."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 
@@ -131,3 +132,39 @@ def test_what_ranks_wrote_is_on_the_page_at_its_time(run, pytester):
         assert tuple(one for one in after_setup if one in wanted)[:4] == wanted
         assert "of another test" not in told
     assert "early 1" in file.with_name("page.html").read_text()
+
+
+CAUSE = """
+    import pytest
+
+    @pytest.mark.elastic(nprocs=3, timeout=60, env={"MODE": "fast"})
+    def test_waits(world):
+        if world.rank != 1:
+            world.barrier("never")
+
+    def work(rank, world_size):
+        if rank == 2:
+            raise ValueError("no data")
+
+    def test_run(elastic):
+        elastic.run(work, nprocs=3)
+    """
+
+
+def test_the_page_says_what_the_report_says(run, pytester):
+    """Who is the cause, the source around it, the line that repeats it, and what it ran in."""
+    result = run(CAUSE)
+    result.assert_outcomes(failed=2)
+    data = {}
+    for page in pytester.path.glob(".pytest_elastic/*/page.html"):
+        (text,) = re.findall(r'application/json">(.*?)</script>', page.read_text(), re.DOTALL)
+        data["waits" if "test_waits" in page.parent.name else "run"] = json.loads(text)
+    waits, functions = data["waits"], data["run"]
+    assert waits["failure"]["culprits"] == [1]
+    assert f"replay: {waits['replay']}" in result.outlines
+    assert '>           world.barrier("never")' in waits["failure"]["text"].splitlines()
+    assert ["MODE", "fast"] in waits["environment"]
+    assert functions["failure"]["culprits"] == [2]
+    assert "run by" in functions["failure"]["headline"]
+    assert '>           raise ValueError("no data")' in functions["failure"]["text"].splitlines()
+    assert functions["replay"] == ""

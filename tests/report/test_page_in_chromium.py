@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import psutil
 import pytest
-from report.histories import failed_barrier
+from report.histories import failed_barrier, plain_failure
 
 from pytest_elastic.events import (
+    BarrierJoined,
     LineWritten,
     PhaseBegan,
     PhaseEnded,
@@ -160,6 +162,57 @@ def test_the_cause_comes_first(show):
     assert page.one("h1").text == "tests/t.py::test_it[<b>]"
     assert page.one("#text").text.startswith("HANG  2 of 3 ranks can never go on")
     assert [badge.text for badge in page.all(".badge")] == ["HUNG", "DoomedWait"]
+
+
+def test_a_failure_without_a_hang_is_told(show):
+    """The cause, its traceback with links into files, what else was seen, and how to run it again."""
+    page = show(plain_failure())
+    said = {name: page.one(f"#{name}").text for name in ("cause", "headline", "command")}
+    assert said == {
+        "cause": "rank 1: ValueError: boom",
+        "headline": "1 of 3 ranks failed: rank 1 alone",
+        "command": "pytest t.py::test_it --elastic-replay=R1.2",
+    }
+    assert page.texts("#trace .wrong") == ["E   ValueError: boom"]
+    links = [link.get_attribute("href") for link in page.all("#trace a")]
+    assert links == ["file:///x/sub/t.py#L41", "file:///y/other.py#L7"]
+    assert page.texts("#environment-rows *") == ["clock", "auto"]
+
+
+def test_a_pass_has_no_failure(show):
+    """And nothing of it on its page."""
+    page = show(RunHistory("t", 1, [PHASE, PASSED], outcome="passed"))
+    for name in ("cause", "headline", "failure", "replay", "environment"):
+        assert not page.one(f"#{name}").is_displayed()
+
+
+@pytest.mark.parametrize(("culprits", "lanes"), [((1,), ["1", "0", "2"]), ((0, 1, 2), ["0", "1", "2"])])
+def test_the_culprit_is_on_top_and_marked(show, culprits, lanes):
+    """Unless all ranks are."""
+    history = plain_failure()
+    page = show(replace(history, failure=replace(history.failure, culprits=culprits)))
+    assert [lane.get_attribute("data-lane") for lane in page.all("g.lane")] == lanes
+    tops = [box[1] for box in page.boxes("g.lane .ground")]
+    assert tops == sorted(tops)
+    named = page.texts("g.lane text.name")
+    assert named == (
+        ["rank 1 · cause", "rank 0", "rank 2"] if lanes[0] == "1" else ["rank 0", "rank 1", "rank 2"]
+    )
+
+
+def test_barriers_have_the_names_that_users_gave_them(show):
+    """Not the keys of the store that they are made of."""
+    prefix = "world/barrier/epoch3/1"
+    key = (f"{prefix}/last_member",)
+    joined = BarrierJoined(1.0, 0, 0, prefix, 2, 1)
+    waits = WaitBegan(1.1, 0, 0, "wait", key, key, 300.0)
+    page = show(RunHistory("t", 2, [joined, waits, LineWritten(1.2, 1, "stdout", "")]))
+    assert page.one("[data-lane='0']").accessible_name == "rank 0: waits at barrier “epoch3”"
+    assert page.texts("#lanes text.said") == ["barrier “epoch3”"]
+    assert "never joined barrier “epoch3”" in page.hover(page.one("#lanes circle.absent"))
+    card = page.hover(page.one("#lanes rect.wait"))
+    assert "barrier “epoch3”" in card
+    assert "world/" not in card
 
 
 def test_hover_shows_a_wait_and_the_stack(show):

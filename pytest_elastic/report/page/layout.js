@@ -10,7 +10,7 @@ function laneHeight(count) {
 
 function geometry(width, count) {
   const lane = laneHeight(count), left = Math.min(264, Math.max(150, Math.round(width / 5)));
-  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), height: TOP + lane * count + 8, top: (number) => TOP + lane * number };
+  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), height: TOP + lane * count + 8, top: (place) => TOP + lane * place };
 }
 
 // The view's part of the warp, and the way from times to pixels.
@@ -26,7 +26,7 @@ function makeScale(warp, view, shape) {
 }
 
 function layoutLane(lane, scale, shape) {
-  const top = shape.top(lane.number), tall = shape.lane;
+  const top = shape.top(lane.place), tall = shape.lane;
   const rows = { wait: [0.14, 0.56], call: [0.62, 0.8], line: [0.84, 0.98] };
   const row = (name) => rows[name].map((part) => top + part * tall);
   return [

@@ -41,13 +41,13 @@ function redraw() {
 
 function draw() {
   const focused = document.activeElement?.closest?.("g.lane")?.dataset.lane;
-  shape = geometry(chart.clientWidth, model.lanes.length);
+  shape = geometry(chart.clientWidth, model.shown.length);
   scale = makeScale(warp, view, shape);
-  marksOf = model.lanes.map((lane) => layoutLane(lane, scale, shape));
+  marksOf = model.lanes.map((lane) => (lane.place < 0 ? [] : layoutLane(lane, scale, shape)));
   lanes.setAttribute("viewBox", `0 0 ${shape.width} ${shape.height}`);
   lanes.setAttribute("height", shape.height);
   const plot = el("clipPath", { id: "plot" }, el("rect", { x: shape.left, y: 0, width: shape.plot, height: shape.height }));
-  const groups = model.lanes.map((lane) => paintLane(lane, marksOf[lane.number], scale, shape));
+  const groups = model.shown.map((lane) => paintLane(lane, marksOf[lane.number], scale, shape));
   const over = el("g", { id: "over" });
   lanes.replaceChildren(patterns(), plot, ...groups, paintFolds(warp, scale, shape), over);
   lanes.querySelector("g.lane")?.before(paintGrid(warp, view, scale, shape));
@@ -101,7 +101,7 @@ function hover(event) {
   const { x, y } = pointOf(event);
   crosshair(x);
   if (pinned) return;
-  const lane = model.lanes[Math.floor((y - TOP) / shape.lane)];
+  const lane = model.shown[Math.floor((y - TOP) / shape.lane)];
   const mark = lane && x >= scale.left ? nearest(marksOf[lane.number], x, y) : null;
   choose(mark, lane, event.clientX, event.clientY);
 }
@@ -167,7 +167,11 @@ function walk(lane, step) {
   if (!marks.length) return;
   const at = current?.lane === lane ? marks.findIndex((mark) => mark.items.includes(current.mark.items[0])) : -1;
   const next = at < 0 ? (step > 0 ? 0 : marks.length - 1) : Math.min(marks.length - 1, Math.max(0, at + step));
-  const mark = marks[next], box = lanes.getBoundingClientRect();
+  keep(marks[next], lane);
+}
+
+function keep(mark, lane) {
+  const box = lanes.getBoundingClientRect();
   pinned = true;
   choose(mark, lane, box.left + Math.min(mark.x1, mark.x0 + 60), box.top + mark.y1);
 }
@@ -181,17 +185,17 @@ function key(event) {
   if (event.target.matches?.("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const lane = model.lanes[event.target.closest?.("g.lane")?.dataset.lane];
   const ways = { "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1.67), 0: () => showAll(), Escape: () => choose(null) };
-  const steps = lane ? { ArrowRight: () => walk(lane, 1), ArrowLeft: () => walk(lane, -1), ArrowDown: () => goTo(lane.number + 1), ArrowUp: () => goTo(lane.number - 1) } : {};
+  const steps = lane ? { ArrowRight: () => walk(lane, 1), ArrowLeft: () => walk(lane, -1), ArrowDown: () => goTo(lane.place + 1), ArrowUp: () => goTo(lane.place - 1) } : {};
   const act = ways[event.key] ?? steps[event.key];
   if (!act) return;
   event.preventDefault();
   act();
 }
 
-function goTo(number) {
-  if (number < 0 || number >= model.lanes.length) return;
+function goTo(place) {
+  if (place < 0 || place >= model.shown.length) return;
   choose(null);
-  lanes.querySelector(`[data-lane="${number}"]`)?.focus();
+  lanes.querySelector(`[data-lane="${model.shown[place].number}"]`)?.focus();
 }
 
 function showAll() {
@@ -211,6 +215,7 @@ function start() {
   fillHead();
   fillLegend();
   fillUsage();
+  fillFailure();
   fillStacks();
   setWarp(true);
   byId("fold").hidden = !warp.spans.some((span) => span.quiet);
@@ -228,6 +233,7 @@ function start() {
   byId("farther").addEventListener("click", () => zoom(1.67));
   byId("all").addEventListener("click", showAll);
   byId("filter").addEventListener("input", redraw);
+  byId("copy").addEventListener("click", copyCommand);
   byId("lines").addEventListener("pointerover", (event) => crosshair(scale.x(Number(event.target.closest("li")?.dataset.at ?? -1))));
 }
 

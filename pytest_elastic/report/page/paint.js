@@ -26,9 +26,10 @@ function patterns() {
 
 // A lane: its name, its bands, its marks; what is read aloud is in its label.
 function paintLane(lane, marks, scale, shape) {
-  const top = shape.top(lane.number);
-  const group = el("g", { class: `lane${lane.state.bad ? " bad" : ""}${shape.tall ? "" : " compact"}`, role: "listitem", tabindex: "0", "data-lane": lane.number, "aria-label": `${lane.name}: ${lane.state.text || "nothing is known"}` });
+  const top = shape.top(lane.place);
+  const group = el("g", { class: `lane${lane.state.bad ? " bad" : ""}${lane.culprit ? " culprit" : ""}${shape.tall ? "" : " compact"}`, role: "listitem", tabindex: "0", "data-lane": lane.number, "aria-label": `${lane.title}: ${lane.state.text || "nothing is known"}` });
   group.append(el("rect", { class: "ground", x: 0, y: top, width: shape.width, height: shape.lane }));
+  if (lane.culprit) group.append(el("rect", { class: "mark", x: 0, y: top, width: 5, height: shape.lane }));
   paintLabel(group, lane, top, shape);
   const clip = el("g", { "clip-path": "url(#plot)" });
   paintAway(clip, lane, top, scale, shape);
@@ -41,14 +42,14 @@ function paintLane(lane, marks, scale, shape) {
 function paintLabel(group, lane, top, shape) {
   const middle = top + shape.lane / 2;
   if (shape.tall) {
-    group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.name));
+    group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.title));
     group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(lane.state.text, shape.left - 24)));
   } else {
-    group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.name));
-    const start = 14 + lane.name.length * BOLD + 8;
+    group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.title));
+    const start = 14 + lane.title.length * BOLD + 8;
     group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitText(lane.state.short, shape.left - 8 - start)));
   }
-  group.append(el("title", {}, `${lane.name}: ${lane.state.text}`));
+  group.append(el("title", {}, `${lane.title}: ${lane.state.text}`));
 }
 
 // Before a rank's start and after its end there is nothing.
@@ -70,7 +71,7 @@ const PAINT = {
     const kind = mark.items.length > 1 ? "many" : wait.how === "done" ? "done" : "never";
     clip.append(el("rect", { class: `wait ${kind}`, "data-how": wait.how, x: mark.x0, y: mark.y0, width, height, rx: Math.min(3, width / 2) }));
     if (height < 11 || kind === "many") return;
-    const label = fitText(waitLabel(wait), width - 20, 12), y = mark.y0 + height / 2 + 4;
+    const label = fitText(waitLabel(wait), width - (kind === "done" ? 20 : 34), 12), y = mark.y0 + height / 2 + 4;
     if (!label) return;
     // Where a hang begins there are joins and absent ranks: what never ended is named at its other end.
     const x = kind === "done" ? mark.x0 + 11 : mark.x1 - label.length * LETTER - 11;
@@ -93,13 +94,14 @@ const PAINT = {
     const [exit] = mark.items, y = (mark.y0 + mark.y1) / 2, size = Math.min(6, (mark.y1 - mark.y0) / 2), x = round(mark.x);
     const kind = exit.code ? "bad" : "clean";
     clip.append(el("path", { class: `exit ${kind}`, d: `M${round(x - size)} ${round(y - size)}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}` }));
+    if (!exit.code) return; // The cross says it.
     const left = mark.x + size + 5 + exit.label.length * LETTER > shape.left + shape.plot;
     clip.append(el("text", { class: `exit-name ${kind}`, x: mark.x + (left ? -size - 5 : size + 5), y: y + 4, "text-anchor": left ? "end" : "start" }, exit.label));
   },
 };
 
 function waitLabel(wait) {
-  const aim = wait.meeting ? (wait.meeting.spec === undefined ? `barrier ${wait.meeting.prefix}` : titleOf(wait.meeting)) : (wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name;
+  const aim = wait.meeting ? (wait.meeting.spec === undefined ? wait.meeting.title : titleOf(wait.meeting)) : lacking(wait).names[0] ?? wait.name;
   return wait.how === "done" || wait.how === "never ended" ? aim : `${wait.how}: ${aim}`;
 }
 
@@ -122,8 +124,9 @@ function paintLinks(scale, shape) {
     const from = scale.x(meeting.joins[0].at), to = scale.x(meeting.last), place = Math.round(to / 3);
     if (to < scale.left || from > scale.right || (meeting.complete && places.has(place))) continue;
     places.add(place);
-    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])];
-    points.sort((a, b) => a[0] - b[0]);
+    const shown = (lane) => model.lanes[lane]?.place >= 0;
+    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])].filter(([lane]) => shown(lane))
+      .map(([lane, x]) => [model.lanes[lane].place, x]).sort((a, b) => a[0] - b[0]);
     const path = points.map(([lane, x], i) => `${i ? "L" : "M"}${round(x)} ${round(shape.top(lane) + 0.35 * shape.lane)}`).join("");
     group.append(el("path", { class: `link ${meeting.complete ? "complete" : "incomplete"}`, d: path }));
   }
