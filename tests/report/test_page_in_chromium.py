@@ -340,6 +340,48 @@ def test_the_log_is_a_list_and_has_a_filter(show):
         page.until(lambda lines=lines: page.texts("#lines .what") == lines)
 
 
+def test_ranks_can_be_chosen(show):
+    """Lanes and lines of the others are hidden; what is no choice is said to be none."""
+    page = show(plain_failure())
+    for wanted, lanes in {"0, 2": ["0", "2"], "ranks 1-2": ["1", "2"], "": ["1", "0", "2"]}.items():
+        page.one("#ranks").clear()
+        page.one("#ranks").send_keys(wanted, Keys.END, Keys.SPACE)
+        page.until(
+            lambda lanes=lanes: [one.get_attribute("data-lane") for one in page.all("g.lane")] == lanes
+        )
+        assert sorted(page.texts("#lines .who")) == sorted(f"rank {lane}" for lane in lanes)
+        assert page.one("#ranks").get_attribute("aria-invalid") == "false"
+    page.one("#ranks").send_keys("x")
+    page.until(lambda: page.one("#ranks").get_attribute("aria-invalid") == "true")
+    assert len(page.all("g.lane")) == 3
+
+
+def test_what_is_found_is_marked_and_shown(show):
+    """Keys, lines and names, on all ranks; Enter goes from one to the next, also beyond the view."""
+    page = show(plain_failure())
+    page.one("#find").send_keys("shard/")
+    page.until(lambda: page.one("#found").text == "3 found")
+    assert len(page.all("#lanes rect.found")) == 3
+    zoom_in(page, 0.9)
+    shown = []
+    for _ in range(2):
+        page.one("#find").send_keys(Keys.ENTER)
+        shown.append(page.one("#card h3").text)
+    assert shown == ["rank 0 called set", "rank 1 called set"]
+    assert page.one("#found").text == "2 of 3"
+
+
+def test_a_key_zooms_to_what_is_chosen(show):
+    """What was chosen has half of the view then."""
+    page = show(failed_barrier())
+    page.mouse().move_to_element(page.all("#lanes rect.wait.never")[0]).click().perform()
+    page.mouse().send_keys("z").perform()
+    page.until(page.zoomed)
+    left, _, right, _ = page.boxes("#lanes rect.wait.never")[0]
+    plot = float(page.one("#plot rect").get_attribute("width"))
+    assert right - left == pytest.approx(plot / 2, rel=0.2)
+
+
 def test_what_a_rank_wrote_is_text(show):
     """Markup and scripts in lines and keys are shown, and do nothing."""
     hostile = "</script><img src=x onerror=document.title='owned'>\u2028\x00"

@@ -37,6 +37,7 @@ const LEGEND = [
   ["stood", "outside of the store", '<rect class="stood" x="6" y="3" width="10" height="10" rx="1"/>'],
   ["away", "not running", '<rect class="away" x="1" y="1" width="20" height="14"/>'],
   ["quiet", "quiet, drawn short", '<rect class="fold" x="1" y="1" width="20" height="14"/>'],
+  ["found", "found", '<rect class="found" x="4" y="2" width="14" height="12" rx="3"/>'],
   ["exit", "exit", '<path class="exit bad" d="M6 3l10 10m0 -10l-10 10"/>'],
 ];
 

@@ -176,6 +176,13 @@ function keep(mark, lane) {
   choose(mark, lane, box.left + Math.min(mark.x1, mark.x0 + 60), box.top + mark.y1);
 }
 
+// To what is chosen, with as much again around it.
+function zoomToChosen() {
+  if (!current) return;
+  const { x0, x1 } = current.mark, around = Math.max(x1 - x0, 8) / 2;
+  setView(scale.place(x0 - around), scale.place(x1 + around));
+}
+
 function enter(event) {
   const lane = model.lanes[event.target.closest("g.lane")?.dataset.lane];
   if (lane && !refocusing && !drag && event.target.matches(":focus-visible")) walk(lane, 1);
@@ -184,7 +191,7 @@ function enter(event) {
 function key(event) {
   if (event.target.matches?.("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const lane = model.lanes[event.target.closest?.("g.lane")?.dataset.lane];
-  const ways = { "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1.67), 0: () => showAll(), Escape: () => choose(null) };
+  const ways = { "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1.67), 0: () => showAll(), z: () => zoomToChosen(), Escape: () => choose(null) };
   const steps = lane ? { ArrowRight: () => walk(lane, 1), ArrowLeft: () => walk(lane, -1), ArrowDown: () => goTo(lane.place + 1), ArrowUp: () => goTo(lane.place - 1) } : {};
   const act = ways[event.key] ?? steps[event.key];
   if (!act) return;
@@ -217,6 +224,7 @@ function start() {
   fillUsage();
   fillFailure();
   fillStacks();
+  placeLanes();
   setWarp(true);
   byId("fold").hidden = !warp.spans.some((span) => span.quiet);
   draw();
@@ -233,6 +241,17 @@ function start() {
   byId("farther").addEventListener("click", () => zoom(1.67));
   byId("all").addEventListener("click", showAll);
   byId("filter").addEventListener("input", redraw);
+  byId("ranks").addEventListener("input", () => {
+    choose(null);
+    placeLanes();
+    search();
+    redraw();
+  });
+  byId("find").addEventListener("input", () => {
+    search();
+    redraw();
+  });
+  byId("find").addEventListener("keydown", (event) => event.key === "Enter" && nextHit(event.shiftKey ? -1 : 1));
   byId("copy").addEventListener("click", copyCommand);
   byId("lines").addEventListener("pointerover", (event) => crosshair(scale.x(Number(event.target.closest("li")?.dataset.at ?? -1))));
 }

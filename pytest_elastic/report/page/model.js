@@ -54,8 +54,7 @@ function readModel(raw) {
     one.title = one.culprit ? `${one.name} · cause` : one.name;
   }
   // From the top: the culprits, then the others, each in the order of ranks.
-  found.shown = [...found.lanes].sort((a, b) => Number(b.culprit) - Number(a.culprit) || a.number - b.number);
-  found.shown.forEach((lane, place) => (lane.place = place));
+  found.order = [...found.lanes].sort((a, b) => Number(b.culprit) - Number(a.culprit) || a.number - b.number);
   return found;
 }
 

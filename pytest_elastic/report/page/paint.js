@@ -35,6 +35,7 @@ function paintLane(lane, marks, scale, shape) {
   paintAway(clip, lane, top, scale, shape);
   for (const mark of marks) PAINT[mark.kind]?.(clip, mark, shape, lane);
   paintDots(clip, marks);
+  paintHits(lane, marks, clip);
   group.append(clip, el("line", { class: "edge", x1: 0, x2: shape.width, y1: top + shape.lane, y2: top + shape.lane }));
   return group;
 }
