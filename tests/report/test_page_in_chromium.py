@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from report.histories import failed_barrier, plain_failure
+from report.histories import failed_barrier, meeting, plain_failure
 
 from pytest_elastic.events import (
     BarrierJoined,
@@ -361,7 +361,7 @@ def test_what_is_found_is_marked_and_shown(show):
     page = show(plain_failure())
     page.one("#find").send_keys("shard/")
     page.until(lambda: page.one("#found").text == "3 found")
-    assert len(page.all("#lanes rect.found")) == 3
+    assert len(page.all("#lanes path.found")) == 3
     zoom_in(page, 0.9)
     shown = []
     for _ in range(2):
@@ -416,6 +416,25 @@ def test_many_calls_are_drawn_and_told_as_one(show):
     assert card.startswith("rank 0 ")
     assert "store calls" in card.splitlines()[0]
     assert "zoom in to tell them apart" in card
+
+
+def test_many_barriers_are_a_few_drawings(show):
+    """A browser bears a path of a thousand marks, and not a thousand elements; each mark still has its card."""
+    waiting = list(range(7))
+    events = [one for at in range(200) for one in meeting(f"epoch{at}", at / 100, waiting, 7, 8)]
+    page = show(RunHistory("t", 8, events))
+    script = "return document.querySelectorAll(arguments[0]).length"
+    drawn = {
+        part: page.driver.execute_script(script, part) for part in ("#lanes .wait, #lanes .join", "#lanes *")
+    }
+    assert drawn["#lanes .wait, #lanes .join"] < 8 * 4
+    assert drawn["#lanes *"] < 500
+    page.one("#all").send_keys(Keys.TAB)
+    titles = {page.one("#card h3").text}
+    for _ in range(4):
+        page.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+        titles.add(page.one("#card h3").text)
+    assert titles >= {"rank 0 joined barrier “epoch0”", "rank 0 waited", "rank 0 joined barrier “epoch1”"}
 
 
 def test_what_is_left_out_is_said(show):

@@ -46,10 +46,13 @@ function search() {
 
 function paintHits(lane, marks, group) {
   if (!model.hits?.size) return;
+  let path = "";
   for (const mark of marks) {
     if (!mark.items.some((one) => model.hits.has(one))) continue;
-    group.append(el("rect", { class: "found", x: mark.x0 - 2, y: mark.y0 - 2, width: mark.x1 - mark.x0 + 4, height: mark.y1 - mark.y0 + 4, rx: 3 }));
+    const width = round(mark.x1 - mark.x0 + 4);
+    path += `M${round(mark.x0 - 2)} ${round(mark.y0 - 2)}h${width}V${round(mark.y1 + 2)}h${-width}z`;
   }
+  if (path) group.append(el("path", { class: "found", d: path }));
 }
 
 // Show the next one: move there, with the same zoom, and keep its card.

@@ -22,6 +22,8 @@ function makeScale(warp, view, shape) {
     time: (x) => warp.time(view.start + (x - shape.left) / perPlace),
     left: shape.left,
     right: shape.left + shape.plot,
+    from: warp.time(view.start - (view.stop - view.start) / 100), // Outside of these times nothing is drawn.
+    to: warp.time(view.stop + (view.stop - view.start) / 100),
   };
 }
 
@@ -52,6 +54,8 @@ function waitMarks(lane, scale, [y0, y1]) {
   const height = (y1 - y0) / Math.max(1, Math.min(4, lane.clients.length));
   const marks = [], open = new Map();
   for (const wait of lane.waits) {
+    if (wait.at > scale.to) break;
+    if (wait.stop < scale.from) continue;
     const row = lane.clients.indexOf(wait.client) % 4;
     const mark = spanMark(wait, scale, [y0 + row * height, y0 + (row + 1) * height - (lane.clients.length > 1 ? 1 : 0)]);
     if (!mark) continue;
@@ -68,11 +72,22 @@ function waitMarks(lane, scale, [y0, y1]) {
   return marks;
 }
 
+// The number of the first item at that time or later; they are in the order of time.
+function firstFrom(items, time) {
+  let low = 0, high = items.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (items[middle].at < time) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 function pointMarks(items, scale, [y0, y1], kind, reach) {
   const marks = [];
   let mark = null;
-  for (const one of items) {
-    const x = scale.x(one.at);
+  for (let number = firstFrom(items, scale.from); number < items.length && items[number].at <= scale.to; number++) {
+    const one = items[number], x = scale.x(one.at);
     if (x < scale.left - 1 || x > scale.right + 1) continue;
     if (mark && x - mark.x < CLOSE) {
       mark.items.push(one);

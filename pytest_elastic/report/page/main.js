@@ -4,7 +4,7 @@ addEventListener("error", (event) => show("broken", `The page is broken: ${event
 
 const chart = byId("chart"), axis = byId("axis"), lanes = byId("lanes");
 const LEAST_VIEW = 2; // Microseconds.
-let warp, view, shape, scale, marksOf = [], current = null, pinned = false, waiting = false, drag = null, refocusing = false;
+let warp, view, shape, scale, marksOf = [], current = null, pinned = false, waiting = false, drag = null, refocusing = false, filling = 0, filled = false;
 
 function setWarp(fold) {
   warp = makeWarp(raw.gaps, model.last, fold);
@@ -55,10 +55,17 @@ function draw() {
   paintAxis(axis, warp, view, scale, shape);
   const whole = wholeView();
   chart.dataset.zoomed = String(view.start > whole.start + 1e-6 || view.stop < whole.stop - 1e-6);
-  fillLines(warp.time(view.start), warp.time(view.stop));
+  clearTimeout(filling);
+  if (model.lines.length > 2000 && filled) filling = setTimeout(fillInView, 300); // Not in the middle of a zoom.
+  else fillInView();
   refocusing = true; // The lanes are new elements: the focus stays where it was.
   if (focused !== undefined) lanes.querySelector(`[data-lane="${focused}"]`)?.focus({ preventScroll: true });
   refocusing = false;
+}
+
+function fillInView() {
+  filled = true;
+  fillLines(warp.time(view.start), warp.time(view.stop));
 }
 
 // The card, and the line under the mouse.

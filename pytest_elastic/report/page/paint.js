@@ -1,4 +1,5 @@
-// From marks to SVG.  Dense kinds (calls, lines) are one path for each lane; what has a meaning alone is an element.
+// From marks to SVG.  Dense kinds (calls, lines; joins and short waits, where there are many) are one path for each
+// lane: it is their number that makes a browser slow.  What has a meaning alone is an element.
 
 const SVG = "http://www.w3.org/2000/svg";
 const LETTER = 6.65; // Pixels that a letter of the chart's font is wide.
@@ -33,7 +34,13 @@ function paintLane(lane, marks, scale, shape) {
   paintLabel(group, lane, top, shape);
   const clip = el("g", { "clip-path": "url(#plot)" });
   paintAway(clip, lane, top, scale, shape);
-  for (const mark of marks) PAINT[mark.kind]?.(clip, mark, shape, lane);
+  const dense = marks.length > MANY ? new Map() : null;
+  for (const mark of marks) {
+    const outline = dense && OUTLINE[mark.kind]?.(mark);
+    if (outline) dense.set(outline.name, (dense.get(outline.name) ?? "") + outline.path);
+    else PAINT[mark.kind]?.(clip, mark, shape, lane);
+  }
+  for (const [name, path] of dense ?? []) clip.append(el("path", { class: name, d: path }));
   paintDots(clip, marks);
   paintHits(lane, marks, clip);
   group.append(clip, el("line", { class: "edge", x1: 0, x2: shape.width, y1: top + shape.lane, y2: top + shape.lane }));
@@ -60,6 +67,25 @@ function paintAway(clip, lane, top, scale, shape) {
   if (lane.exit) blank(Math.max(scale.left, scale.x(lane.exit.at)), scale.right);
 }
 
+const MANY = 120, SHORT = 12; // Marks of a lane; pixels.
+
+function diamond(mark) {
+  const y = (mark.y0 + mark.y1) / 2, size = Math.min(5, (mark.y1 - mark.y0) / 2);
+  return `M${round(mark.x)} ${round(y - size)}l${size} ${size}l${-size} ${size}l${-size} ${-size}z`;
+}
+
+// What of a kind is like all the others there: its class and its path.
+const OUTLINE = {
+  wait(mark) {
+    const width = Math.max(mark.x1 - mark.x0, 1);
+    if (width >= SHORT || mark.items.some((wait) => wait.how !== "done")) return null;
+    return { name: `wait ${mark.items.length > 1 ? "many" : "done"}`, path: `M${Math.round(mark.x0)} ${Math.round(mark.y0)}h${Math.ceil(width)}V${Math.round(mark.y1)}h${-Math.ceil(width)}z` };
+  },
+  joins(mark) {
+    return mark.items.every((join) => join.meeting.complete) ? { name: "join complete", path: diamond(mark) } : null;
+  },
+};
+
 const PAINT = {
   phase(clip, mark, shape) {
     const [phase] = mark.items, width = mark.x1 - mark.x0;
@@ -80,8 +106,8 @@ const PAINT = {
     clip.append(el("text", { class: `said ${kind}`, x, y }, label));
   },
   joins(clip, mark) {
-    const bad = mark.items.some((join) => !join.meeting.complete), y = (mark.y0 + mark.y1) / 2, size = Math.min(5, (mark.y1 - mark.y0) / 2);
-    clip.append(el("path", { class: `join ${bad ? "incomplete" : "complete"}`, d: `M${round(mark.x)} ${round(y - size)}l${size} ${size}l${-size} ${size}l${-size} ${-size}z` }));
+    const bad = mark.items.some((join) => !join.meeting.complete);
+    clip.append(el("path", { class: `join ${bad ? "incomplete" : "complete"}`, d: diamond(mark) }));
   },
   absent(clip, mark) {
     clip.append(el("circle", { class: "absent", cx: mark.x, cy: (mark.y0 + mark.y1) / 2, r: Math.min(5, (mark.y1 - mark.y0) / 2) }));
@@ -109,8 +135,8 @@ function waitLabel(wait) {
 function paintDots(clip, marks) {
   const paths = { calls: "", out: "", error: "" };
   for (const mark of marks) {
-    if (mark.kind === "calls") paths.calls += `M${round(mark.x)} ${round(mark.y0)}V${round(mark.y1)}`;
-    if (mark.kind === "lines") paths[mark.items.some((line) => line.error) ? "error" : "out"] += `M${round(mark.x)} ${round((mark.y0 + mark.y1) / 2)}h0`;
+    if (mark.kind === "calls") paths.calls += `M${Math.round(mark.x)} ${Math.round(mark.y0)}V${Math.round(mark.y1)}`;
+    if (mark.kind === "lines") paths[mark.items.some((line) => line.error) ? "error" : "out"] += `M${Math.round(mark.x)} ${Math.round((mark.y0 + mark.y1) / 2)}h0`;
   }
   if (paths.calls) clip.append(el("path", { class: "calls", d: paths.calls }));
   if (paths.out) clip.append(el("path", { class: "dots", d: paths.out }));
