@@ -128,7 +128,9 @@ class Packer:
             "stood": self.fit("states", timeline.stood, _OTHERS, self.stood_row),
             "phases": self.fit("phases", timeline.phases, _OTHERS, self.phase_row),
             "waits": self.fit("waits", timeline.waits, _WAITS, self.wait_row, badness),
-            "meetings": self.fit("barriers", timeline.meetings, _OTHERS, self.meeting_row, incompleteness),
+            "meetings": self.fit(
+                "barriers", timeline.meetings, _COLLECTIVES, self.meeting_row, incompleteness
+            ),
             "collectives": self.fit(
                 "collectives", timeline.group_calls, _COLLECTIVES, self.call_of_group_row
             ),

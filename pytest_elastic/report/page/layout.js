@@ -10,7 +10,7 @@ function laneHeight(count) {
 
 function geometry(width, count) {
   const lane = laneHeight(count), left = Math.min(264, Math.max(150, Math.round(width / 5)));
-  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), height: TOP + lane * count + 8, top: (place) => TOP + lane * place };
+  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), apart: width < 700 ? 70 : 95, height: TOP + lane * count + 8, top: (place) => TOP + lane * place };
 }
 
 // The view's part of the warp, and the way from times to pixels.

@@ -51,7 +51,8 @@ function paintLabel(group, lane, top, shape) {
   const middle = top + shape.lane / 2;
   if (shape.tall) {
     group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.title));
-    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(lane.state.text, shape.left - 24)));
+    const whole = fitText(lane.state.text, shape.left - 24) === lane.state.text;
+    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(whole ? lane.state.text : lane.state.short, shape.left - 24)));
   } else {
     group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.title));
     const start = 14 + lane.title.length * BOLD + 8;
@@ -184,7 +185,7 @@ function paintAxis(axis, warp, view, scale, shape) {
     const middle = (fold.from + fold.to) / 2;
     axis.append(el("text", { class: "fold-name", x: middle, y: 11, "text-anchor": "middle" }, fold.text));
   }
-  for (const tick of ticks(warp, view, shape.plot, 95)) {
+  for (const tick of ticks(warp, view, shape.plot, shape.apart)) {
     const x = scale.x(tick.time), half = (tick.label.length * LETTER) / 2;
     axis.append(el("line", { class: "tick", x1: x, x2: x, y1: 28, y2: height }));
     if (x - half < free || x + half > shape.width) continue;
@@ -194,6 +195,6 @@ function paintAxis(axis, warp, view, scale, shape) {
 }
 
 function paintGrid(warp, view, scale, shape) {
-  const path = ticks(warp, view, shape.plot, 95).map((tick) => `M${round(scale.x(tick.time))} 0V${shape.height}`).join("");
+  const path = ticks(warp, view, shape.plot, shape.apart).map((tick) => `M${round(scale.x(tick.time))} 0V${shape.height}`).join("");
   return el("path", { class: "grid", d: path });
 }
