@@ -317,7 +317,8 @@ class ItemController:
         verdict.duration = self._durations.get(when, 0.0)
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
-        if self._group is not None and (log == "all" or (log == "failed" and failed)):
+        shown = failed or self.conductor.options.passes_are_shown
+        if self._group is not None and (log == "all" or (log == "failed" and shown)):
             first = verdict.primary.rank if verdict.primary is not None else None
             for name, text in log_sections(self._group, self._starts, reports, first):
                 self.item.add_report_section(when, name, text)
