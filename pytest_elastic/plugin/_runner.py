@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
@@ -174,7 +175,7 @@ class RankRunner:
         # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
         self._config.stash[RANK] = rank
-        log_as_rank(self._config, rank.rank)
+        log_as_rank(self._config, rank.rank, Path(rank.directory))
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is not None and not start.job.payload:
             base = factory.getbasetemp() / "ranks" / start.env["TORCHELASTIC_RUN_ID"] / str(rank.rank)

@@ -36,3 +36,14 @@ def test_the_log_file_says_which_rank_has_logged(run, pytester):
         "[rank1]:another of 1",
         "[rank1]:one of 1",
     ]
+
+
+@pytest.mark.parametrize("more", ["", "--elastic-start-method=spawn", "-s"])
+def test_live_logs_are_shown_with_their_rank(run, more):
+    """Once, whatever is captured; what is printed is not."""
+    result = run(CODE, "-o", "log_cli=true", "--log-cli-format=%(message)s", *more.split())
+    result.assert_outcomes(passed=1)
+    for rank in range(2):
+        for line in (f"[rank{rank}]:one of {rank}", f"[rank{rank}]:another of {rank}"):
+            assert sum(shown.endswith(line) for shown in result.outlines) == 1
+        assert (f"hello from {rank}" in result.stdout.str()) is (more == "-s")
