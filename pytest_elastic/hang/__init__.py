@@ -17,7 +17,7 @@ from pytest_elastic.hang._diagnosis import (
 )
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, is_library, is_ours, parse_stacks
 from pytest_elastic.hang._group_calls import GroupCall, short_place
-from pytest_elastic.hang._naming import key_names
+from pytest_elastic.hang._naming import key_name, key_names, place_name
 from pytest_elastic.hang._nodes import Rank, Wait
 from pytest_elastic.hang._outside import diagnose_outside, review
 from pytest_elastic.hang._report import consequence, report_dot, report_json, report_text

@@ -48,6 +48,11 @@ class Diagnosis:
         """The ranks of which one has to fail of it: those that can never go on; here `()` for any."""
         return self.doomed
 
+    @property
+    def culprits(self) -> tuple[int, ...]:
+        """The ranks to look at first; `()` where none is to blame more than the others."""
+        return self.ranks
+
     def __str__(self) -> str:
         return f"{self.verdict}{'' if self.exact else ' (suspected)'}: {self.cause}"
 
@@ -67,6 +72,7 @@ class DoomedWait(Diagnosis):
     """No rank is left to write a key, or it was deleted too early: `ranks` are those that wait for it."""
 
     __slots__ = ()
+    culprits = ()
 
 
 class MissingRank(Diagnosis):
@@ -85,6 +91,7 @@ class OrderMismatch(Diagnosis):
     """Ranks are at different barriers or collectives: `ranks` are all of them."""
 
     __slots__ = ()
+    culprits = ()
 
 
 class CollectiveMismatch(Diagnosis):
@@ -110,6 +117,7 @@ class HangUntilTimeout(Diagnosis):
     """All ranks wait for a key that no rank wrote: `ranks` are those that wait."""
 
     __slots__ = ()
+    culprits = ()
 
 
 class Exited(Diagnosis):

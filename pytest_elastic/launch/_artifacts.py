@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import re
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,12 +33,14 @@ class Artifacts:
         directory: of all tests' files; `None` where there shall be none.
         base: paths are shown from here.
         traced: whether a failed run is drawn, and its events are written.
+        replay: gives the command that runs the test in the same order again, `""` for none.
     """
 
     title: str
     directory: Path | None
     base: Path = Path()
     traced: bool = True
+    replay: Callable[[], str] = str
 
     @property
     def own(self) -> Path | None:

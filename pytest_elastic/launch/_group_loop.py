@@ -24,7 +24,7 @@ from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, Rendezvous
 from pytest_elastic.launch._stacks import Done, RankStacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing import Group, RankChannels, RankExited
+from pytest_elastic.multiprocessing import Group, Inotify, OutputTimes, RankChannels, RankExited
 from pytest_elastic.pristine import os, signal, socket
 from pytest_elastic.processes import state
 from pytest_elastic.report import PhaseReport, Raised
@@ -41,6 +41,7 @@ class GroupLoop:
         directories: of the ranks' files.
         clock: see `HangDetector`.
         launcher_waits: see `HangDetector`.
+        spare: see `OutputTimes`.
 
     Attributes:
         server: the group's store.
@@ -48,11 +49,19 @@ class GroupLoop:
         timers: what `expires` armed in the ranks.
         stacks: of the ranks.
         detector: finds out that ranks hang.
+        output: when the ranks wrote what.
         control: of the guardian; `None` before the start.
         rendezvous: for ranks that connect by address; `None` where none do.
     """
 
-    def __init__(self, loop: Loop, directories: Mapping[int, Path], clock: str, launcher_waits: bool) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        directories: Mapping[int, Path],
+        clock: str,
+        launcher_waits: bool,
+        spare: list[Inotify] | None = None,
+    ) -> None:
         self.loop, self._directories = loop, directories
         self.control: Group | None = None
         self.rendezvous: Rendezvous | None = None
@@ -60,6 +69,9 @@ class GroupLoop:
         self.timers = GroupTimers(loop, self._expire)
         self.stacks = RankStacks(directories, loop)
         self.detector = HangDetector(self, len(directories), clock, launcher_waits)
+        streams = ((rank, stream) for rank in directories for stream in ("stdout", "stderr"))
+        files = {(rank, stream): directories[rank] / f"{stream}.log" for rank, stream in streams}
+        self.output = OutputTimes(loop, files, spare)
         self._gate: Gate | None = None
         self._sentinels: dict[int, int] = {}
         self._closed = False
@@ -70,6 +82,11 @@ class GroupLoop:
         """The ranks are being started: note what becomes of them."""
         self.control = control
         control.on_exit = self._note_exit
+
+    def begin_test(self, clock: str) -> None:
+        """Another test begins, with such a clock: forget what was found, what happened and was written."""
+        self.detector.begin(clock)
+        self.output.begin()
 
     def listen(self, host: str) -> dict[int, Place]:
         """Let ranks connect on this interface; where each one finds us."""
@@ -180,6 +197,7 @@ class GroupLoop:
         while self._sentinels:
             os.close(self._sentinels.popitem()[1])
         self.detector.close()
+        self.output.close()
         self.stacks.close()
         self.channels.close()
         self.server.close()
@@ -208,6 +226,7 @@ class GroupLoop:
             self.rendezvous.close()
         self.server.let_go()
         self.detector.close()
+        self.output.let_go()
         self.channels.close()
         self.timers.close()
         if self.control is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
-from pytest_elastic.multiprocessing import Channel, RankExited, RankStart
+from pytest_elastic.multiprocessing import Channel, Inotify, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
 
@@ -49,6 +49,7 @@ class Plan:
         how: the start method and why it was taken, in words.
         lost: what a fork has lost, in words; `""` for nothing.
         late: `how` -> how many groups in a row were not ready in time; the groups of a run share it.
+        spare: see `OutputTimes`; likewise.
     """
 
     nprocs: int
@@ -66,11 +67,26 @@ class Plan:
     how: str = ""
     lost: str = ""
     late: Counter[str] = field(default_factory=Counter)
+    spare: list[Inotify] | None = None
 
     @property
     def start_limit(self) -> float:
         """Seconds for this start: half of them after each that was late, so that a run comes to its end."""
         return self.start_timeout * max(0.5 ** self.late[self.how], _LEAST)
+
+    def described(self) -> list[tuple[str, str]]:
+        """(name, value) of what the ranks run in, for reports."""
+        import platform  # Only now: most runs need no report.
+
+        version = f"{platform.python_implementation()} {platform.python_version()}"
+        return [
+            ("start method", self.how),
+            ("clock", self.clock),
+            ("collectives", self.collectives),
+            ("python", f"{version}, {platform.platform()}"),
+            ("files of the ranks", str(self.directory)),
+            *self.env.items(),
+        ]
 
     def environments(self, port: int, errors: Mapping[int, str]) -> dict[int, dict[str, str]]:
         """What is added to the environment of each rank: torch elastic's variables, and the plan's own.

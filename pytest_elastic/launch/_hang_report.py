@@ -159,7 +159,7 @@ def explain(
         if hung and (lost := lost_words(group, hung)):
             verdict.sections.append(("lost by the fork", lost))
         if artifacts.traced:
-            verdict.page = trace(findings, group, artifacts, verdict.kind)
+            verdict.page = trace(findings, group, artifacts, verdict)
         properties = findings.properties(verdict)
     place = artifacts.own or group.plan.directory
     cut = shorten(verdict.sections, _LINES, artifacts.shown(place / REPORT))
@@ -172,18 +172,56 @@ def explain(
     return properties
 
 
-def trace(findings: Findings, group: RankGroup, artifacts: Artifacts, outcome: str) -> str:
+def trace(
+    findings: Findings, group: RankGroup, artifacts: Artifacts, verdict: PhaseVerdict, failed: bool = True
+) -> str:
     """Write the files of a run, into the ranks' directory and the test's own; the page's path, or `""`."""
+    from pytest_elastic.report.exporters import Failure, RunHistory, export  # Only now: most export nothing.
+
+    diagnosis, stacks, primary = findings.diagnosis, findings.stacks, verdict.primary
+    said, graph = None, ""
+    if diagnosis is not None:
+        said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
+        graph = report_dot(diagnosis, stacks)
+    told = (
+        primary.report.details.get("text", "") if primary is not None and primary.report is not None else ""
+    )
+    sections = [one for one in verdict.sections if one not in findings.sections()]
+    history = RunHistory(
+        artifacts.title,
+        findings.nprocs,
+        sorted([*findings.events, *group.lines()], key=lambda event: event.at),
+        stacks,
+        said,
+        verdict.kind,
+        graph,
+        Failure(culprits(verdict, diagnosis), verdict.headline, verdict.summary, told, sections)
+        if failed
+        else None,
+        artifacts.replay() if failed else "",
+        group.plan.described(),
+        str(artifacts.base.absolute()),
+    )
     written: list[Path] = []
     for place in filter(None, [group.plan.directory, artifacts.own]):
         # A long run takes seconds to draw: once is enough.
-        written = _copy(written, place) or _write(findings, place, artifacts.title, outcome) or written
+        written = _copy(written, place) or export(history, place) or written
     return next((artifacts.shown(path) for path in written if path.name == PAGE), "")
+
+
+def culprits(verdict: PhaseVerdict, diagnosis: Diagnosis | None) -> tuple[int, ...]:
+    """Whom to look at first: those with a failure of their own, else those that the hang's verdict names."""
+    primary = verdict.primary
+    report = primary.report if primary is not None else None
+    follows = report is not None and (report.follows or report.error_type in _OF_HANG)
+    if diagnosis is not None and primary is not None and (primary.kind == "hung" or follows):
+        return diagnosis.culprits
+    return verdict.alike
 
 
 def keep_trace(verdict: PhaseVerdict, group: RankGroup, artifacts: Artifacts) -> None:
     """Write the files of a run that has passed; the verdict says where."""
-    verdict.page = trace(find(group, []), group, artifacts, verdict.kind)
+    verdict.page = trace(find(group, []), group, artifacts, verdict, failed=False)
 
 
 def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
@@ -197,19 +235,6 @@ def lost_words(group: RankGroup, hung: Iterable[Sequence[Stack]]) -> str:
     return (
         f"  {group.plan.lost}: a rank that waits for them does so for ever;"
         " fresh interpreters do not: --elastic-start-method=spawn"
-    )
-
-
-def _write(findings: Findings, directory: Path, title: str, outcome: str) -> list[Path]:
-    from pytest_elastic.report.exporters import RunHistory, export  # Only now: most runs export nothing.
-
-    diagnosis, stacks = findings.diagnosis, findings.stacks
-    said, graph = None, ""
-    if diagnosis is not None:
-        said = {**report_json(diagnosis, stacks), "text": report_text(diagnosis, stacks)}
-        graph = report_dot(diagnosis, stacks)
-    return export(
-        RunHistory(title, findings.nprocs, findings.events, stacks, said, outcome, graph), directory
     )
 
 

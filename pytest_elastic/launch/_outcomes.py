@@ -180,7 +180,7 @@ def log_sections(
             written.append(
                 (
                     report.rank,
-                    name.removeprefix("Captured "),
+                    name.removeprefix("Captured ").removesuffix(f" {report.when}"),
                     Written(lines[-_LOG_LINES:], len(lines) > _LOG_LINES),
                 )
             )

@@ -91,7 +91,7 @@ class RankGroup(PContext):
             plan.environments(self._port.getsockname()[1], errors),
             LogPlan(LogsDest(outs, errs, *shown, errors)),
         )
-        self.core = GroupLoop(self.loop, self.directories, plan.clock, payload is None)
+        self.core = GroupLoop(self.loop, self.directories, plan.clock, payload is None, plan.spare)
         stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
         self.loans = Loans(plan.terminal, self.core.channels.inbox, stand)
 
@@ -299,7 +299,7 @@ class RankGroup(PContext):
     def begin_test(self, clock: str) -> None:
         """Another test begins, with such a clock: forget what was found, and what happened."""
         self.explained = False
-        self.loop.call(partial(self.detector.begin, clock))
+        self.loop.call(partial(self.core.begin_test, clock))
 
     def known(self, stacks: Mapping[int, Sequence[Stack]] | None = None) -> Known:
         """What the hang detector knows by now, with what these stacks say of ranks outside of the store."""
@@ -308,6 +308,10 @@ class RankGroup(PContext):
     def give_up(self, stood: Iterable[events.RankStood]) -> None:
         """The time is over: tell the hang detector where ranks stand that did not finish."""
         self.loop.call(partial(self.detector.give_up, stood))
+
+    def lines(self) -> list[events.LineWritten]:
+        """What the ranks have written since the test began, in the order of time."""
+        return self.loop.call(self.core.output.lines)
 
     def reports(self) -> dict[int, PhaseReport]:
         """What functions on ranks told of their failures, by rank."""

@@ -15,6 +15,7 @@ import path.  Torch is not needed.  `start_processes` starts a group and returns
 from pytest_elastic.multiprocessing._binaries import SubprocessContext
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
+from pytest_elastic.multiprocessing._file_watcher import Inotify
 from pytest_elastic.multiprocessing._functions import MultiprocessContext
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import (
@@ -29,6 +30,7 @@ from pytest_elastic.multiprocessing._logs import DefaultLogsSpecs, LogsDest, Log
 from pytest_elastic.multiprocessing._messages import Ended, RankExited, RankStart
 
 from pytest_elastic.multiprocessing._messages import Signal, Started, StartFailed, Stop  # isort: skip
+from pytest_elastic.multiprocessing._output_times import OutputTimes
 from pytest_elastic.multiprocessing._parcel import Parcel, receive_parcel
 from pytest_elastic.multiprocessing._rankside import (
     copies_of,

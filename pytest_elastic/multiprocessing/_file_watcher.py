@@ -28,7 +28,7 @@ _IN_IGNORED = 0x8000
 _IN_ONLYDIR = 0x1000000
 _IN_MASK_ADD = 0x20000000  # One inode has one watch: a second caller must not take the first one's events.
 _NAMES = _IN_CREATE | _IN_MOVED_TO | _IN_MOVE_SELF | _IN_ONLYDIR | _IN_MASK_ADD
-_CONTENT = _IN_MODIFY | _IN_MASK_ADD
+CONTENT = _IN_MODIFY | _IN_MASK_ADD
 _EVENT = struct.Struct("iIII")
 
 
@@ -54,6 +54,10 @@ class Inotify:
     def add(self, path: str, mask: int) -> int:
         """Watch an inode; the watch's number (always the same one for an inode), -1 if it cannot be."""
         return int(self._libc.inotify_add_watch(self.descriptor, os.fsencode(path), mask))
+
+    def remove(self, watch: int) -> None:
+        """Watch an inode no more; its number is not used again."""
+        self._libc.inotify_rm_watch(self.descriptor, watch)
 
     def events(self) -> Iterator[tuple[int, int, str]]:
         """What has happened since the last call: watch, mask, name in the watched directory."""
@@ -147,7 +151,7 @@ class Watcher:
         return not os.path.islink(file.path)
 
     def _watch_content(self, file: LogFile, descriptor: int) -> bool:
-        watch = -1 if self._inotify is None else self._inotify.add(path_of(descriptor), _CONTENT)
+        watch = -1 if self._inotify is None else self._inotify.add(path_of(descriptor), CONTENT)
         if watch < 0:
             return False
         self._contents[watch].append(file)

@@ -33,8 +33,9 @@ from pytest_elastic.launch import (
 from pytest_elastic.plugin._launcher_hooks import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import timeout_is_off
-from pytest_elastic.plugin._other_plugins import outcomes_before, take_recorded
+from pytest_elastic.plugin._other_plugins import logs_live, outcomes_before, take_recorded
 from pytest_elastic.plugin._phase_report import take_marks
+from pytest_elastic.plugin._rank_logs import LIVE, news_of
 from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, report_leaks
 from pytest_elastic.plugin._runner import Phase, RunItem
 from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
@@ -103,7 +104,8 @@ class ItemController:
         self._group = group = self.conductor.acquire(self)
         group.begin_test(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
-        paths = [*group.stdouts.values(), *group.stderrs.values()]
+        live = [str(directory / LIVE) for directory in group.directories.values()]
+        paths = [*group.stdouts.values(), *group.stderrs.values(), *live]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
         seconds, call_only = self._limit()
         self._left = math.inf if call_only else seconds
@@ -184,6 +186,8 @@ class ItemController:
         except BaseException:
             self._abort()
             raise
+        if logs_live(self.item.config) and (news := news_of(group.directories, self._starts)):
+            self.conductor.write(f"\n{news}")
         for end in ends:
             took = min(end.at, now) - begin if end.report is None else end.report.duration
             self._durations[when] = max(took, self._durations.get(when, 0.0))
@@ -317,7 +321,8 @@ class ItemController:
         verdict.duration = self._durations.get(when, 0.0)
         log = self.conductor.options.log
         failed = verdict.kind not in ("passed", "skipped")
-        if self._group is not None and (log == "all" or (log == "failed" and failed)):
+        shown = failed or self.conductor.options.passes_are_shown
+        if self._group is not None and (log == "all" or (log == "failed" and shown)):
             first = verdict.primary.rank if verdict.primary is not None else None
             for name, text in log_sections(self._group, self._starts, reports, first):
                 self.item.add_report_section(when, name, text)

@@ -32,11 +32,11 @@ def verdict_of_run(item: pytest.Item, call: pytest.CallInfo[None]) -> PhaseVerdi
     options, base = conductor.options, item.config.invocation_params.dir
     verdict = judge(failure.ends, group.nprocs, together=conductor.reproduction.together)
     artifacts = conductor.artifacts(item)
-    item.user_properties += explain(verdict, group, failure.ends, artifacts, failure.findings)
     line = line_of(call.excinfo.tb, base)
     known_of_hang = [f"\n{text}" for _, text in failure.findings.sections()]
     notes = [one for one in getattr(failure.error, "__notes__", ()) if one not in known_of_hang]
     verdict.headline = "\n".join(filter(None, [verdict.headline, line, *notes]))
+    item.user_properties += explain(verdict, group, failure.ends, artifacts, failure.findings)
     if options.log != "none" and verdict.primary is not None:
         for name, text in log_sections(group, {}, list(group.reports().values()), verdict.primary.rank):
             item.add_report_section(call.when, name, text)

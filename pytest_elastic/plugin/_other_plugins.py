@@ -37,12 +37,13 @@ def words(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
     found = [text for name, text in _APART.items() if name in used]
     if config.pluginmanager.has_plugin("allure_listener"):
         found.append("steps and attachments that are made on ranks are not in allure's report")
-    if _logs_live(config) and config.getoption("capture") != "no":
-        found.append("live logs of ranks are in their output, which is shown as it comes with -s")
+    if logs_live(config) and config.getoption("capture") != "no":
+        found.append("live logs of ranks are shown at the end of each phase, and with -s as they come")
     return [f"elastic: {text}" for text in found]
 
 
-def _logs_live(config: pytest.Config) -> bool:
+def logs_live(config: pytest.Config) -> bool:
+    """Whether pytest shows what is logged while tests run."""
     if not config.pluginmanager.has_plugin("logging-plugin"):
         return False
     return bool(config.getini("log_cli")) or config.getoption("log_cli_level") is not None

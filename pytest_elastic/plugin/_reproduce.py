@@ -80,18 +80,28 @@ class Reproduction:
         seed = f"{self._seed + experiments.round}/{number}" if self._jitter else None
         experiments.groups.append(Experiment(group, plan, order, seed))
 
+    def command(self, item: pytest.Item) -> str:
+        """The command that replays an item; `""` where there is nothing to replay, or only by a file."""
+        recordings = self._recordings(item)
+        known = any(recording.entries for recording in recordings)
+        token = known and (self._given or token_of(recordings))
+        return _command(item, token) if token else ""
+
+    def _recordings(self, item: pytest.Item) -> list[Recording]:
+        header = {"version": __version__, "test": item.nodeid, "python": platform.python_version()}
+        return [experiment.recording(**header) for experiment in item.stash[EXPERIMENTS].groups]
+
     def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Add to the report of a failed item the command that replays it."""
         experiments = item.stash[EXPERIMENTS]
-        header = {"version": __version__, "test": item.nodeid, "python": platform.python_version()}
-        recordings = [experiment.recording(**header) for experiment in experiments.groups]
+        recordings = self._recordings(item)
         if not any(recording.entries for recording in recordings):
             return
         path = "" if self._given else self._write(item, recordings, experiments.groups[0].directory)
         token = self._given or token_of(recordings) or path
         if not token:
             return
-        line = f"replay: pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
+        line = f"replay: {_command(item, token)}"
         if path:
             line = f"recording: {path}\n{line}"
         if self._jitter:
@@ -124,6 +134,10 @@ class Reproduction:
             path.write_text("".join(recording.dump() for recording in recordings), "utf-8")
             return str(shorter(path, self._config.invocation_params.dir))
         return ""
+
+
+def _command(item: pytest.Item, token: str) -> str:
+    return f"pytest {shlex.quote(item.nodeid)} --elastic-replay={shlex.quote(token)}"
 
 
 class Experiments:

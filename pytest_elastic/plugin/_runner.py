@@ -11,11 +11,11 @@ from __future__ import annotations
 import io
 import logging
 import pdb
-import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
@@ -44,6 +44,7 @@ from pytest_elastic.plugin._phase_report import (
     raised_outcome,
 )
 from pytest_elastic.plugin._progress_output import Nowhere
+from pytest_elastic.plugin._rank_logs import log_as_rank
 from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of, is_in_tests
 from pytest_elastic.pristine import os, threading
@@ -174,28 +175,13 @@ class RankRunner:
         # By which torch tells nobody, at DEBUG, of every error that it raises anyway.
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
         self._config.stash[RANK] = rank
-        self._log()
+        log_as_rank(self._config, rank.rank, Path(rank.directory))
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is not None and not start.job.payload:
             base = factory.getbasetemp() / "ranks" / start.env["TORCHELASTIC_RUN_ID"] / str(rank.rank)
             base.mkdir(parents=True, exist_ok=True)
             factory._basetemp = base  # Ranks that number their directories in one place would collide.
         return rank.live(self._obey)
-
-    def _log(self) -> None:
-        """Live logs are output of the rank, the log file is one of all; pytest begins both after the fork."""
-        plugin: Any = self._config.pluginmanager.get_plugin("logging-plugin")
-        if plugin is None:
-            return
-        if self._config.pluginmanager.has_plugin("terminalreporter"):
-            self._config.get_terminal_writer()._file = sys.stdout
-        root = logging.getLogger()
-        for name in ("log_cli", "log_file"):
-            handler, level = getattr(plugin, f"{name}_handler"), getattr(plugin, f"{name}_level")
-            root.addHandler(handler)
-            if level is not None:
-                handler.setLevel(level)
-                root.setLevel(min(root.level, level))
 
     def _obey(self, rank: RankProcess, order: RunItem) -> None:
         item = self._items[order.item]

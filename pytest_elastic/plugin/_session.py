@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +25,7 @@ from pytest_elastic.launch import (
     StartMethod,
     write_index,
 )
+from pytest_elastic.multiprocessing import Inotify
 from pytest_elastic.plugin._controller import ItemController
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected, session_of
@@ -104,6 +106,7 @@ class Conductor:
         self.external = cast("Spokesman | None", config.stash.get(EXTERNAL, None))
         self._kept: dict[Any, RankGroup] = {}
         self._late: Counter[str] = Counter()  # Starts; see `Plan`.
+        self._spare: list[Inotify] = []
         runner = RankRunner(session, self.options.setup_show)
         controllers = {item: ItemController(item, self) for item in items}
         methods = [controller.method for controller in controllers.values()]
@@ -145,13 +148,15 @@ class Conductor:
             how=self.launchers.words(method),
             lost=self.launchers.lost(method),
             late=self._late,
+            spare=self._spare,
         )
         return RankGroup(name, launcher, plan, payload)
 
     def artifacts(self, item: pytest.Item) -> Artifacts:
         """Where the files of an item go."""
         base, traced = item.config.invocation_params.dir, self.options.trace != "off"
-        return Artifacts(item.nodeid, self.options.artifacts, base, traced)
+        replay = partial(self.reproduction.command, item)
+        return Artifacts(item.nodeid, self.options.artifacts, base, traced, replay)
 
     def controller(self, item: pytest.Item) -> Elastic:
         """The value of the `elastic` fixture for this test."""
@@ -223,6 +228,8 @@ class Conductor:
             except ElasticError as error:
                 self.write(f"\nelastic: {error}\n")
         self._kept.clear()
+        while self._spare:
+            self._spare.pop().close()
         if self.options.artifacts is not None and self.options.artifacts.is_dir():
             write_index(self.options.artifacts)
         for method in self.launchers.close():

@@ -10,6 +10,7 @@ it is ASCII, and `<` is written as an escape.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
@@ -18,7 +19,16 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from pytest_elastic.events import LineWritten, StoreCalled
-from pytest_elastic.hang import GroupCall, cut_harness, fold, short_place
+from pytest_elastic.hang import (
+    GroupCall,
+    Stack,
+    cut_harness,
+    fold,
+    is_ours,
+    key_name,
+    place_name,
+    short_place,
+)
 from pytest_elastic.pristine import json
 from pytest_elastic.report._timeline import (
     LONGEST_KEY,
@@ -34,12 +44,23 @@ from pytest_elastic.report._timeline import (
 )
 from pytest_elastic.wording import exit_label
 
+_QUOTES = re.compile(r'"(.*)"', re.DOTALL)
 _FOLDER = files("pytest_elastic.report") / "page"  # The package may be in a zip.
-SCRIPTS = ("time.js", "model.js", "layout.js", "paint.js", "card.js", "lists.js", "main.js")
+SCRIPTS = (
+    "time.js",
+    "model.js",
+    "layout.js",
+    "paint.js",
+    "card.js",
+    "lists.js",
+    "failure.js",
+    "find.js",
+    "main.js",
+)
 _CALLS, _WAITS, _LINES, _OTHERS = 3_400_000, 3_000_000, 1_500_000, 400_000  # Bytes of JSON for each kind.
 _COLLECTIVES, _MOST_USAGE = 1_000_000, 100  # Bytes of JSON; rows of the table.
 _MOST_FRAMES, _MOST_THREADS, _MOST_GAPS = 60, 16, 12
-_LONGEST_TEXT = 20_000
+_LONGEST_TEXT, _MOST_SECTIONS = 20_000, 20
 
 Row = list[Any]
 Item = TypeVar("Item")
@@ -76,6 +97,7 @@ class Packer:
         self._timeline: Timeline = timeline_of(history)
         self._strings: dict[str, int] = {}
         self._spent = 0  # Bytes of the strings.
+        self._names: dict[int, str] = {}  # Of keys that belong to a barrier or collective.
         self._left_out: list[str] = []
 
     def packed(self) -> dict[str, Any]:
@@ -85,6 +107,10 @@ class Packer:
             "title": cut(history.title, LONGEST_LINE),
             "outcome": history.outcome,
             "diagnosis": self.diagnosis(),
+            "failure": self.failure(),
+            "replay": cut(history.replay, _LONGEST_TEXT),
+            "environment": [[cut(one, LONGEST_LINE) for one in row] for row in history.environment],
+            "root": history.root,
             "nprocs": history.nprocs,
             "end": self.time(timeline.last),
             "gaps": self.gaps(),
@@ -102,7 +128,9 @@ class Packer:
             "stood": self.fit("states", timeline.stood, _OTHERS, self.stood_row),
             "phases": self.fit("phases", timeline.phases, _OTHERS, self.phase_row),
             "waits": self.fit("waits", timeline.waits, _WAITS, self.wait_row, badness),
-            "meetings": self.fit("barriers", timeline.meetings, _OTHERS, self.meeting_row, incompleteness),
+            "meetings": self.fit(
+                "barriers", timeline.meetings, _COLLECTIVES, self.meeting_row, incompleteness
+            ),
             "collectives": self.fit(
                 "collectives", timeline.group_calls, _COLLECTIVES, self.call_of_group_row
             ),
@@ -114,7 +142,16 @@ class Packer:
             "lines": self.fit("log lines", timeline.lines, _LINES, self.line_row, recency),
             "stacks": self.fit("stacks", self.folded_stacks(), _OTHERS, self.stack_row),
         }
-        return {**data, "strings": list(self._strings), "leftOut": self._left_out}
+        return {**data, "strings": list(self._strings), "names": self._names, "leftOut": self._left_out}
+
+    def failure(self) -> dict[str, Any] | None:
+        """What the test's report says; `None` of a test that has passed."""
+        failure = self._history.failure
+        if failure is None:
+            return None
+        texts = {name: cut(getattr(failure, name), _LONGEST_TEXT) for name in ("headline", "summary", "text")}
+        sections = [[cut(one, _LONGEST_TEXT) for one in section] for section in failure.sections]
+        return {**texts, "culprits": list(failure.culprits), "sections": sections[:_MOST_SECTIONS]}
 
     def fit(
         self,
@@ -162,6 +199,9 @@ class Packer:
             self.keys(began.missing),
             len(began.missing),
         ]
+        for key in (*began.keys[:MOST_KEYS], *began.missing[:MOST_KEYS]):
+            if (named := key_name(key)) != f'"{key}"':
+                self._names[self.string(cut(key, LONGEST_KEY))] = cut(quoted(named), LONGEST_KEY)
         place = [self.time(began.at), began.rank, began.client]
         writers = sorted(set(began.writers))
         return [*place, name, *asked, timeout, int(began.may_timeout), ended_row, by_row, writers]
@@ -178,7 +218,8 @@ class Packer:
     def meeting_row(self, meeting: Meeting) -> Row:
         joins = [[self.time(join.at), join.rank, join.client] for join in meeting.joins]
         prefix = self.string(cut(meeting.prefix, LONGEST_KEY))
-        return [joins[0][0], prefix, meeting.expected, int(meeting.complete), joins, meeting.absent]
+        title = self.string(quoted(place_name(cut(meeting.prefix, LONGEST_KEY))))
+        return [joins[0][0], prefix, title, meeting.expected, int(meeting.complete), joins, meeting.absent]
 
     def call_of_group_row(self, call: GroupCall) -> Row:
         joins = [
@@ -211,7 +252,7 @@ class Packer:
         return [self.time(line.at), line.rank, stream, cut(line.text, LONGEST_LINE)]
 
     def folded_stacks(self) -> list[Any]:
-        users = {rank: [cut_harness(one) for one in stacks] for rank, stacks in self._history.stacks.items()}
+        users = {rank: [own(one) for one in stacks] for rank, stacks in self._history.stacks.items()}
         return [one for one in fold(users) if one[1]]
 
     def stack_row(self, folded: Any) -> Row:
@@ -239,6 +280,18 @@ class Packer:
     def time(self, at: float) -> float:
         """Microseconds from the first event, to a tenth."""
         return round((at - self._timeline.first) * 1e6, 1)
+
+
+def own(stack: Stack) -> Stack:
+    """The stack without the harness around it, and without our calls in the middle of it and at its end."""
+    cut = cut_harness(stack)
+    frames = tuple(frame for frame in cut.frames if not is_ours(frame.file))
+    return Stack(frames, cut.current) if frames else cut
+
+
+def quoted(name: str) -> str:
+    """The name of a key or barrier, with the page's quotes."""
+    return _QUOTES.sub("“\\1”", name)
 
 
 def recency(events: Sequence[Any]) -> list[int]:

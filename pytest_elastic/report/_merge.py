@@ -42,6 +42,7 @@ class PhaseVerdict:
     Attributes:
         kind: the phase's outcome; `partial` is a skip of some ranks that counts as a failure.
         primary: the end that decides; `None` for a pass.
+        alike: the ranks whose failures are the deciding one, that included.
         headline: one line on top of the report.
         summary: the cause, for lists of failures: what counts is its first line.
         sections: (title, text) below it, the least important last.
@@ -56,6 +57,7 @@ class PhaseVerdict:
     sections: list[tuple[str, str]] = field(default_factory=list)
     duration: float = 0.0
     page: str = ""
+    alike: tuple[int, ...] = ()
 
 
 def judge(
@@ -108,7 +110,8 @@ def failure(failures: list[RankEnd], stopped: list[RankEnd], world_size: int) ->
         [end for end in (primary, *others) if end.kind == "failed" and end.stacks],
     )
     sections += stack_sections("stood here when stopped", [end for end in stopped if end.stacks])
-    return PhaseVerdict("failed", primary, line, summary_of(primary, alike, world_size), sections)
+    summary, ranks = summary_of(primary, alike, world_size), tuple(sorted({end.rank for end in alike}))
+    return PhaseVerdict("failed", primary, line, summary, sections, alike=ranks)
 
 
 def summary_of(primary: RankEnd, alike: list[RankEnd], world_size: int) -> str:

@@ -39,6 +39,25 @@ _CREATES = frozenset(name for name, operation in OPERATIONS.items() if operation
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Of a failed test, what its report says.
+
+    Attributes:
+        culprits: the ranks to look at first.
+        headline: how many failed.
+        summary: the cause.
+        text: the traceback of the first failure, with its source.
+        sections: (title, text) of all else.
+    """
+
+    culprits: Sequence[int]
+    headline: str
+    summary: str
+    text: str
+    sections: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunHistory:
     """A failed test as its exporters get it.
 
@@ -50,6 +69,10 @@ class RunHistory:
         diagnosis: of a hang, with at least `verdict`, `cause` and `text`; `None` where nothing hung.
         outcome: the test's, in a word.
         graph: the diagnosis in DOT.
+        failure: of a test that has failed.
+        replay: a command that runs the test in the same order again; `""` for none.
+        environment: (name, value) of what the ranks ran in.
+        root: the directory from which relative paths in texts begin.
     """
 
     title: str
@@ -59,6 +82,10 @@ class RunHistory:
     diagnosis: Mapping[str, Any] | None = None
     outcome: str = ""
     graph: str = ""
+    failure: Failure | None = None
+    replay: str = ""
+    environment: Sequence[tuple[str, str]] = ()
+    root: str = ""
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from pytest_elastic.events import dump
 from pytest_elastic.pristine import json
 from pytest_elastic.report._html import page_of
 from pytest_elastic.report._perfetto import trace_of
-from pytest_elastic.report._timeline import RunHistory
+from pytest_elastic.report._timeline import Failure, RunHistory
 
-__all__ = ["EXPORTERS", "RunHistory", "export"]
+__all__ = ["EXPORTERS", "Failure", "RunHistory", "export"]
 
 
 def events_of(history: RunHistory) -> bytes:

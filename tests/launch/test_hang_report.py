@@ -12,7 +12,7 @@ import pytest
 
 from pytest_elastic.events import ClientLeft, Event, PhaseBegan, WaitBegan, WaitEnded, load
 from pytest_elastic.hang import Deadlock, Diagnosis, MissingRank, Snapshot, StalePrefix, WaitSeen
-from pytest_elastic.launch import Artifacts
+from pytest_elastic.launch import Artifacts, Plan
 from pytest_elastic.launch._hang_detector import Known
 from pytest_elastic.launch._hang_report import Findings, explain, find
 from pytest_elastic.report import PhaseVerdict, RankEnd
@@ -27,8 +27,8 @@ def group(directory: Path, diagnosis: Diagnosis | None, stale: StalePrefix | Non
     """As far as it is looked at."""
     events = (PhaseBegan(1.0, 0, "call"), ClientLeft(1.5, 0, 7))
     known = Known(diagnosis, {}, events, 0, stale)
-    plan = SimpleNamespace(directory=directory / "logs")
-    return SimpleNamespace(known=lambda stacks: known, explained=False, nprocs=2, plan=plan)
+    plan = Plan(2, directory / "logs")
+    return SimpleNamespace(known=lambda stacks: known, explained=False, nprocs=2, plan=plan, lines=list)
 
 
 def test_a_failed_phase_is_explained_once(tmp_path: Path) -> None:

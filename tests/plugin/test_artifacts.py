@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 
 import pytest
+
+from pytest_elastic.events import LineWritten, load
 
 CODE = """
     import os
@@ -95,3 +98,73 @@ def test_which_pages_are_kept(run, pytester, trace, kept):
     assert sum(line.startswith("page: ") for line in result.outlines) == len(kept)
     index = (pytester.path / ".pytest_elastic" / "index.html").read_text()
     assert ("test_fails" in index, "test_passes" in index) == (True, False)
+
+
+OUTPUT = """
+    import os, sys, time
+    import pytest
+    pytestmark = pytest.mark.elastic(nprocs=2, timeout=60, lifetime="module")
+
+    def test_before(world):
+        print("of another test")
+
+    def test_writes(world):
+        print("early", world.rank)
+        time.sleep(0.1)
+        world.barrier("between")
+        time.sleep(0.1)
+        os.system(f"echo late {world.rank} >&2")
+        assert 0
+    """
+
+
+def test_what_ranks_wrote_is_on_the_page_at_its_time(run, pytester):
+    """Whoever wrote it, between the other events; and nothing of another test."""
+    run(OUTPUT).assert_outcomes(passed=1, failed=1)
+    (file,) = pytester.path.glob(".pytest_elastic/*/events.jsonl")
+    found = [load(line) for line in file.read_text().splitlines()]
+    assert [event.at for event in found] == sorted(event.at for event in found)
+    for rank in range(2):
+        mine = [event for event in found if event.rank == rank]
+        told = [event.text if isinstance(event, LineWritten) else type(event).__name__ for event in mine]
+        wanted = (f"early {rank}", "BarrierJoined", f"late {rank}", "PhaseEnded")
+        after_setup = told[told.index("PhaseEnded") + 1 :]
+        assert tuple(one for one in after_setup if one in wanted)[:4] == wanted
+        assert "of another test" not in told
+    assert "early 1" in file.with_name("page.html").read_text()
+
+
+CAUSE = """
+    import pytest
+
+    @pytest.mark.elastic(nprocs=3, timeout=60, env={"MODE": "fast"})
+    def test_waits(world):
+        if world.rank != 1:
+            world.barrier("never")
+
+    def work(rank, world_size):
+        if rank == 2:
+            raise ValueError("no data")
+
+    def test_run(elastic):
+        elastic.run(work, nprocs=3)
+    """
+
+
+def test_the_page_says_what_the_report_says(run, pytester):
+    """Who is the cause, the source around it, the line that repeats it, and what it ran in."""
+    result = run(CAUSE)
+    result.assert_outcomes(failed=2)
+    data = {}
+    for page in pytester.path.glob(".pytest_elastic/*/page.html"):
+        (text,) = re.findall(r'application/json">(.*?)</script>', page.read_text(), re.DOTALL)
+        data["waits" if "test_waits" in page.parent.name else "run"] = json.loads(text)
+    waits, functions = data["waits"], data["run"]
+    assert waits["failure"]["culprits"] == [1]
+    assert f"replay: {waits['replay']}" in result.outlines
+    assert '>           world.barrier("never")' in waits["failure"]["text"].splitlines()
+    assert ["MODE", "fast"] in waits["environment"]
+    assert functions["failure"]["culprits"] == [2]
+    assert "run by" in functions["failure"]["headline"]
+    assert '>           raise ValueError("no data")' in functions["failure"]["text"].splitlines()
+    assert functions["replay"] == ""

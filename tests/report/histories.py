@@ -14,7 +14,7 @@ from pytest_elastic.events import (
     WaitEnded,
 )
 from pytest_elastic.hang import Frame, Stack
-from pytest_elastic.report.exporters import RunHistory
+from pytest_elastic.report.exporters import Failure, RunHistory
 
 TEXT = "HANG  2 of 3 ranks can never go on\n  cause: rank 1 failed before joining <epoch1>"
 
@@ -60,3 +60,28 @@ def meeting(prefix, at, waiting, last, world_size):
     events.append(BarrierJoined(end, last, last, prefix, world_size, world_size))
     events.append(StoreCalled(end + 0.0001, last, last, "set", (f"{prefix}/last",)))
     return events + [WaitEnded(end + 0.0002, rank, rank, "done") for rank in waiting]
+
+
+def plain_failure():
+    """Rank 1 of three fails of its own; nobody waits for it."""
+    events = [
+        event
+        for rank in range(3)
+        for event in (
+            PhaseBegan(10.0, rank, "call"),
+            LineWritten(10.01 + rank / 1000, rank, "stdout", f"hello from rank {rank}"),
+            StoreCalled(10.02 + rank / 1000, rank, rank, "set", (f"shard/{rank}",)),
+            PhaseEnded(10.1, rank, "call", "failed" if rank == 1 else "passed"),
+        )
+    ]
+    failure = Failure(
+        (1,),
+        "1 of 3 ranks failed: rank 1 alone",
+        "rank 1: ValueError: boom\nand more",
+        ">   raise ValueError('boom')\nE   ValueError: boom\n\nsub/t.py:41: ValueError",
+        [("seen besides", "at /y/other.py:7")],
+    )
+    replay = "pytest t.py::test_it --elastic-replay=R1.2"
+    return RunHistory(
+        "t.py::test_it", 3, events, {}, None, "failed", "", failure, replay, [("clock", "auto")], "/x"
+    )

@@ -101,6 +101,14 @@ def test_stacks_are_folded(page):
     assert data["stacks"] == [[[0, 2, 3], [[["/x/t.py", 12, "test_it"], ["/x/t.py", 41, "train"]]], [0], 0]]
 
 
+def test_stacks_end_in_the_users_own_calls(page):
+    """What a barrier does inside is nobody's business."""
+    ours = Frame("/x/site-packages/pytest_elastic/launch/_world.py", 43, "barrier")
+    stack = Stack((Frame("/x/t.py", 12, "test_it"), ours), True)
+    data = data_of(page(RunHistory("t", 1, [], {0: [stack]})))
+    assert data["stacks"] == [[[0], [[["/x/t.py", 12, "test_it"]]], [0], 0]]
+
+
 def test_deep_stacks_keep_the_inner_calls(page):
     """And say how many are not there."""
     deep = Stack(tuple(Frame("f.py", line, "f") for line in range(1, 101)), True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import psutil
 import pytest
-from report.histories import failed_barrier
+from report.histories import failed_barrier, meeting, plain_failure
 
 from pytest_elastic.events import (
+    BarrierJoined,
     LineWritten,
     PhaseBegan,
     PhaseEnded,
@@ -162,6 +164,57 @@ def test_the_cause_comes_first(show):
     assert [badge.text for badge in page.all(".badge")] == ["HUNG", "DoomedWait"]
 
 
+def test_a_failure_without_a_hang_is_told(show):
+    """The cause, its traceback with links into files, what else was seen, and how to run it again."""
+    page = show(plain_failure())
+    said = {name: page.one(f"#{name}").text for name in ("cause", "headline", "command")}
+    assert said == {
+        "cause": "rank 1: ValueError: boom",
+        "headline": "1 of 3 ranks failed: rank 1 alone",
+        "command": "pytest t.py::test_it --elastic-replay=R1.2",
+    }
+    assert page.texts("#trace .wrong") == ["E   ValueError: boom"]
+    links = [link.get_attribute("href") for link in page.all("#trace a")]
+    assert links == ["file:///x/sub/t.py#L41", "file:///y/other.py#L7"]
+    assert page.texts("#environment-rows *") == ["clock", "auto"]
+
+
+def test_a_pass_has_no_failure(show):
+    """And nothing of it on its page."""
+    page = show(RunHistory("t", 1, [PHASE, PASSED], outcome="passed"))
+    for name in ("cause", "headline", "failure", "replay", "environment"):
+        assert not page.one(f"#{name}").is_displayed()
+
+
+@pytest.mark.parametrize(("culprits", "lanes"), [((1,), ["1", "0", "2"]), ((0, 1, 2), ["0", "1", "2"])])
+def test_the_culprit_is_on_top_and_marked(show, culprits, lanes):
+    """Unless all ranks are."""
+    history = plain_failure()
+    page = show(replace(history, failure=replace(history.failure, culprits=culprits)))
+    assert [lane.get_attribute("data-lane") for lane in page.all("g.lane")] == lanes
+    tops = [box[1] for box in page.boxes("g.lane .ground")]
+    assert tops == sorted(tops)
+    named = page.texts("g.lane text.name")
+    assert named == (
+        ["rank 1 · cause", "rank 0", "rank 2"] if lanes[0] == "1" else ["rank 0", "rank 1", "rank 2"]
+    )
+
+
+def test_barriers_have_the_names_that_users_gave_them(show):
+    """Not the keys of the store that they are made of."""
+    prefix = "world/barrier/epoch3/1"
+    key = (f"{prefix}/last_member",)
+    joined = BarrierJoined(1.0, 0, 0, prefix, 2, 1)
+    waits = WaitBegan(1.1, 0, 0, "wait", key, key, 300.0)
+    page = show(RunHistory("t", 2, [joined, waits, LineWritten(1.2, 1, "stdout", "")]))
+    assert page.one("[data-lane='0']").accessible_name == "rank 0: waits at barrier “epoch3”"
+    assert page.texts("#lanes text.said") == ["barrier “epoch3”"]
+    assert "never joined barrier “epoch3”" in page.hover(page.one("#lanes circle.absent"))
+    card = page.hover(page.one("#lanes rect.wait"))
+    assert "barrier “epoch3”" in card
+    assert "world/" not in card
+
+
 def test_hover_shows_a_wait_and_the_stack(show):
     """What, for what, how long, until when, and where the rank stood; away from it the card is gone."""
     page = show(failed_barrier())
@@ -287,6 +340,48 @@ def test_the_log_is_a_list_and_has_a_filter(show):
         page.until(lambda lines=lines: page.texts("#lines .what") == lines)
 
 
+def test_ranks_can_be_chosen(show):
+    """Lanes and lines of the others are hidden; what is no choice is said to be none."""
+    page = show(plain_failure())
+    for wanted, lanes in {"0, 2": ["0", "2"], "ranks 1-2": ["1", "2"], "": ["1", "0", "2"]}.items():
+        page.one("#ranks").clear()
+        page.one("#ranks").send_keys(wanted, Keys.END, Keys.SPACE)
+        page.until(
+            lambda lanes=lanes: [one.get_attribute("data-lane") for one in page.all("g.lane")] == lanes
+        )
+        assert sorted(page.texts("#lines .who")) == sorted(f"rank {lane}" for lane in lanes)
+        assert page.one("#ranks").get_attribute("aria-invalid") == "false"
+    page.one("#ranks").send_keys("x")
+    page.until(lambda: page.one("#ranks").get_attribute("aria-invalid") == "true")
+    assert len(page.all("g.lane")) == 3
+
+
+def test_what_is_found_is_marked_and_shown(show):
+    """Keys, lines and names, on all ranks; Enter goes from one to the next, also beyond the view."""
+    page = show(plain_failure())
+    page.one("#find").send_keys("shard/")
+    page.until(lambda: page.one("#found").text == "3 found")
+    assert len(page.all("#lanes path.found")) == 3
+    zoom_in(page, 0.9)
+    shown = []
+    for _ in range(2):
+        page.one("#find").send_keys(Keys.ENTER)
+        shown.append(page.one("#card h3").text)
+    assert shown == ["rank 0 called set", "rank 1 called set"]
+    assert page.one("#found").text == "2 of 3"
+
+
+def test_a_key_zooms_to_what_is_chosen(show):
+    """What was chosen has half of the view then."""
+    page = show(failed_barrier())
+    page.mouse().move_to_element(page.all("#lanes rect.wait.never")[0]).click().perform()
+    page.mouse().send_keys("z").perform()
+    page.until(page.zoomed)
+    left, _, right, _ = page.boxes("#lanes rect.wait.never")[0]
+    plot = float(page.one("#plot rect").get_attribute("width"))
+    assert right - left == pytest.approx(plot / 2, rel=0.2)
+
+
 def test_what_a_rank_wrote_is_text(show):
     """Markup and scripts in lines and keys are shown, and do nothing."""
     hostile = "</script><img src=x onerror=document.title='owned'>\u2028\x00"
@@ -321,6 +416,25 @@ def test_many_calls_are_drawn_and_told_as_one(show):
     assert card.startswith("rank 0 ")
     assert "store calls" in card.splitlines()[0]
     assert "zoom in to tell them apart" in card
+
+
+def test_many_barriers_are_a_few_drawings(show):
+    """A browser bears a path of a thousand marks, and not a thousand elements; each mark still has its card."""
+    waiting = list(range(7))
+    events = [one for at in range(200) for one in meeting(f"epoch{at}", at / 100, waiting, 7, 8)]
+    page = show(RunHistory("t", 8, events))
+    script = "return document.querySelectorAll(arguments[0]).length"
+    drawn = {
+        part: page.driver.execute_script(script, part) for part in ("#lanes .wait, #lanes .join", "#lanes *")
+    }
+    assert drawn["#lanes .wait, #lanes .join"] < 8 * 4
+    assert drawn["#lanes *"] < 500
+    page.one("#all").send_keys(Keys.TAB)
+    titles = {page.one("#card h3").text}
+    for _ in range(4):
+        page.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+        titles.add(page.one("#card h3").text)
+    assert titles >= {"rank 0 joined barrier “epoch0”", "rank 0 waited", "rank 0 joined barrier “epoch1”"}
 
 
 def test_what_is_left_out_is_said(show):

@@ -34,7 +34,7 @@ const SAID = {
     title: { done: "waited", "timed out": "waited until its timeout", jumped: "waited; the clock jumped to its timeout", gone: "waited until it was gone", "never ended": "waits" }[one.how],
     bad: one.how !== "done",
     rows: [
-      ["barrier", one.meeting && one.meeting.spec === undefined && one.meeting.prefix],
+      ["barrier", one.meeting && one.meeting.spec === undefined && shortTitle(one.meeting)],
       ...(one.meeting?.spec === undefined ? [] : [["collective", titleOf(one.meeting)], ...meetingRows(one.meeting)]),
       ["operation", one.meeting?.spec === undefined && one.name],
       ["asked for", one.meeting?.spec === undefined && keyText(one.keys, 8)],
@@ -116,7 +116,7 @@ function stackOf(lane) {
 
 function frameItem([file, line, name]) {
   const short = file.split("/").slice(-2).join("/");
-  return html("li", { title: file }, html("b", { textContent: name }), ` ${short}:${line || "?"}`);
+  return html("li", { title: file }, html("b", { textContent: name }), " ", placeLink(file, line, `${short}:${line || "?"}`));
 }
 
 // Beside the point, inside the window.

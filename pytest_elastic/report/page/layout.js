@@ -10,7 +10,7 @@ function laneHeight(count) {
 
 function geometry(width, count) {
   const lane = laneHeight(count), left = Math.min(264, Math.max(150, Math.round(width / 5)));
-  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), height: TOP + lane * count + 8, top: (number) => TOP + lane * number };
+  return { width, lane, tall: lane >= 40, left, plot: Math.max(100, width - left - RIGHT), apart: width < 700 ? 70 : 95, height: TOP + lane * count + 8, top: (place) => TOP + lane * place };
 }
 
 // The view's part of the warp, and the way from times to pixels.
@@ -22,11 +22,13 @@ function makeScale(warp, view, shape) {
     time: (x) => warp.time(view.start + (x - shape.left) / perPlace),
     left: shape.left,
     right: shape.left + shape.plot,
+    from: warp.time(view.start - (view.stop - view.start) / 100), // Outside of these times nothing is drawn.
+    to: warp.time(view.stop + (view.stop - view.start) / 100),
   };
 }
 
 function layoutLane(lane, scale, shape) {
-  const top = shape.top(lane.number), tall = shape.lane;
+  const top = shape.top(lane.place), tall = shape.lane;
   const rows = { wait: [0.14, 0.56], call: [0.62, 0.8], line: [0.84, 0.98] };
   const row = (name) => rows[name].map((part) => top + part * tall);
   return [
@@ -52,6 +54,8 @@ function waitMarks(lane, scale, [y0, y1]) {
   const height = (y1 - y0) / Math.max(1, Math.min(4, lane.clients.length));
   const marks = [], open = new Map();
   for (const wait of lane.waits) {
+    if (wait.at > scale.to) break;
+    if (wait.stop < scale.from) continue;
     const row = lane.clients.indexOf(wait.client) % 4;
     const mark = spanMark(wait, scale, [y0 + row * height, y0 + (row + 1) * height - (lane.clients.length > 1 ? 1 : 0)]);
     if (!mark) continue;
@@ -68,11 +72,22 @@ function waitMarks(lane, scale, [y0, y1]) {
   return marks;
 }
 
+// The number of the first item at that time or later; they are in the order of time.
+function firstFrom(items, time) {
+  let low = 0, high = items.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (items[middle].at < time) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 function pointMarks(items, scale, [y0, y1], kind, reach) {
   const marks = [];
   let mark = null;
-  for (const one of items) {
-    const x = scale.x(one.at);
+  for (let number = firstFrom(items, scale.from); number < items.length && items[number].at <= scale.to; number++) {
+    const one = items[number], x = scale.x(one.at);
     if (x < scale.left - 1 || x > scale.right + 1) continue;
     if (mark && x - mark.x < CLOSE) {
       mark.items.push(one);

@@ -14,7 +14,7 @@ function fillHead() {
   show("outcome", raw.outcome);
   byId("outcome").classList.add(raw.outcome === "passed" ? "good" : "bad");
   show("verdict", said?.verdict ?? "");
-  show("cause", said?.cause ?? "");
+  show("cause", said?.cause ?? raw.failure?.summary.split("\n")[0] ?? "");
   show("text", said?.text ?? "");
   byId("diagnosis").hidden = !said?.text;
   byId("diagnosis").open = Boolean(said?.text) && said.text.split("\n").length <= 12;
@@ -33,6 +33,11 @@ const LEGEND = [
   ["join", "barrier, collective", '<path class="link complete" d="M11 0V16"/><path class="join complete" d="M11 3l5 5l-5 5l-5 -5z"/>'],
   ["incomplete", "incomplete", '<path class="join incomplete" d="M6 3l5 5l-5 5l-5 -5z"/><circle class="absent" cx="17" cy="8" r="4"/>'],
   ["line", "log line", '<path class="dots" d="M6 8h0"/><path class="dots error" d="M15 8h0"/>'],
+  ["failure", "failed here", '<rect class="failure" x="9" y="1" width="4" height="14"/>'],
+  ["stood", "outside of the store", '<rect class="stood" x="6" y="3" width="10" height="10" rx="1"/>'],
+  ["away", "not running", '<rect class="away" x="1" y="1" width="20" height="14"/>'],
+  ["quiet", "quiet, drawn short", '<rect class="fold" x="1" y="1" width="20" height="14"/>'],
+  ["found", "found", '<rect class="found" x="4" y="2" width="14" height="12" rx="3"/>'],
   ["exit", "exit", '<path class="exit bad" d="M6 3l10 10m0 -10l-10 10"/>'],
 ];
 
@@ -71,7 +76,7 @@ function threadPart(frames, cut, number) {
 }
 
 function wholeFrame([file, line, name]) {
-  return html("li", {}, html("b", { textContent: name }), html("span", { textContent: ` ${file}:${line || "?"}` }));
+  return html("li", {}, html("b", { textContent: name }), " ", placeLink(file, line, `${file}:${line || "?"}`));
 }
 
 // The lines of the span that the chart shows, and of the filter: `rank 3`, or text.
@@ -79,12 +84,13 @@ function fillLines(from, to) {
   if (!model.lines.length) return;
   byId("log").hidden = false;
   const wanted = byId("filter").value.trim().toLowerCase();
+  const shown = (line) => model.lanes[line.lane].place >= 0;
   const suits = (line) => !wanted || model.lanes[line.lane].name === wanted || (!/^rank \d+$/.test(wanted) && line.text.toLowerCase().includes(wanted));
-  const found = model.lines.filter((line) => line.at >= from && line.at <= to && suits(line));
-  const shown = found.slice(-MOST_LINES);
-  byId("lines").replaceChildren(...shown.map(lineItem));
+  const found = model.lines.filter((line) => line.at >= from && line.at <= to && shown(line) && suits(line));
+  const last = found.slice(-MOST_LINES);
+  byId("lines").replaceChildren(...last.map(lineItem));
   const all = model.lines.length.toLocaleString("en"), some = found.length.toLocaleString("en");
-  const cut = shown.length < found.length ? `, the last ${shown.length} of them shown` : "";
+  const cut = last.length < found.length ? `, the last ${last.length} of them shown` : "";
   byId("log-count").textContent = found.length === model.lines.length && !cut ? `${all} ${found.length === 1 ? "line" : "lines"}` : `${some} of ${all} lines are in view${cut}`;
 }
 

@@ -4,7 +4,7 @@ addEventListener("error", (event) => show("broken", `The page is broken: ${event
 
 const chart = byId("chart"), axis = byId("axis"), lanes = byId("lanes");
 const LEAST_VIEW = 2; // Microseconds.
-let warp, view, shape, scale, marksOf = [], current = null, pinned = false, waiting = false, drag = null, refocusing = false;
+let warp, view, shape, scale, marksOf = [], current = null, pinned = false, waiting = false, drag = null, refocusing = false, filling = 0, filled = false;
 
 function setWarp(fold) {
   warp = makeWarp(raw.gaps, model.last, fold);
@@ -41,13 +41,13 @@ function redraw() {
 
 function draw() {
   const focused = document.activeElement?.closest?.("g.lane")?.dataset.lane;
-  shape = geometry(chart.clientWidth, model.lanes.length);
+  shape = geometry(chart.clientWidth, model.shown.length);
   scale = makeScale(warp, view, shape);
-  marksOf = model.lanes.map((lane) => layoutLane(lane, scale, shape));
+  marksOf = model.lanes.map((lane) => (lane.place < 0 ? [] : layoutLane(lane, scale, shape)));
   lanes.setAttribute("viewBox", `0 0 ${shape.width} ${shape.height}`);
   lanes.setAttribute("height", shape.height);
   const plot = el("clipPath", { id: "plot" }, el("rect", { x: shape.left, y: 0, width: shape.plot, height: shape.height }));
-  const groups = model.lanes.map((lane) => paintLane(lane, marksOf[lane.number], scale, shape));
+  const groups = model.shown.map((lane) => paintLane(lane, marksOf[lane.number], scale, shape));
   const over = el("g", { id: "over" });
   lanes.replaceChildren(patterns(), plot, ...groups, paintFolds(warp, scale, shape), over);
   lanes.querySelector("g.lane")?.before(paintGrid(warp, view, scale, shape));
@@ -55,10 +55,17 @@ function draw() {
   paintAxis(axis, warp, view, scale, shape);
   const whole = wholeView();
   chart.dataset.zoomed = String(view.start > whole.start + 1e-6 || view.stop < whole.stop - 1e-6);
-  fillLines(warp.time(view.start), warp.time(view.stop));
+  clearTimeout(filling);
+  if (model.lines.length > 2000 && filled) filling = setTimeout(fillInView, 300); // Not in the middle of a zoom.
+  else fillInView();
   refocusing = true; // The lanes are new elements: the focus stays where it was.
   if (focused !== undefined) lanes.querySelector(`[data-lane="${focused}"]`)?.focus({ preventScroll: true });
   refocusing = false;
+}
+
+function fillInView() {
+  filled = true;
+  fillLines(warp.time(view.start), warp.time(view.stop));
 }
 
 // The card, and the line under the mouse.
@@ -101,7 +108,7 @@ function hover(event) {
   const { x, y } = pointOf(event);
   crosshair(x);
   if (pinned) return;
-  const lane = model.lanes[Math.floor((y - TOP) / shape.lane)];
+  const lane = model.shown[Math.floor((y - TOP) / shape.lane)];
   const mark = lane && x >= scale.left ? nearest(marksOf[lane.number], x, y) : null;
   choose(mark, lane, event.clientX, event.clientY);
 }
@@ -167,9 +174,20 @@ function walk(lane, step) {
   if (!marks.length) return;
   const at = current?.lane === lane ? marks.findIndex((mark) => mark.items.includes(current.mark.items[0])) : -1;
   const next = at < 0 ? (step > 0 ? 0 : marks.length - 1) : Math.min(marks.length - 1, Math.max(0, at + step));
-  const mark = marks[next], box = lanes.getBoundingClientRect();
+  keep(marks[next], lane);
+}
+
+function keep(mark, lane) {
+  const box = lanes.getBoundingClientRect();
   pinned = true;
   choose(mark, lane, box.left + Math.min(mark.x1, mark.x0 + 60), box.top + mark.y1);
+}
+
+// To what is chosen, with as much again around it.
+function zoomToChosen() {
+  if (!current) return;
+  const { x0, x1 } = current.mark, around = Math.max(x1 - x0, 8) / 2;
+  setView(scale.place(x0 - around), scale.place(x1 + around));
 }
 
 function enter(event) {
@@ -180,18 +198,18 @@ function enter(event) {
 function key(event) {
   if (event.target.matches?.("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const lane = model.lanes[event.target.closest?.("g.lane")?.dataset.lane];
-  const ways = { "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1.67), 0: () => showAll(), Escape: () => choose(null) };
-  const steps = lane ? { ArrowRight: () => walk(lane, 1), ArrowLeft: () => walk(lane, -1), ArrowDown: () => goTo(lane.number + 1), ArrowUp: () => goTo(lane.number - 1) } : {};
+  const ways = { "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1.67), 0: () => showAll(), z: () => zoomToChosen(), Escape: () => choose(null) };
+  const steps = lane ? { ArrowRight: () => walk(lane, 1), ArrowLeft: () => walk(lane, -1), ArrowDown: () => goTo(lane.place + 1), ArrowUp: () => goTo(lane.place - 1) } : {};
   const act = ways[event.key] ?? steps[event.key];
   if (!act) return;
   event.preventDefault();
   act();
 }
 
-function goTo(number) {
-  if (number < 0 || number >= model.lanes.length) return;
+function goTo(place) {
+  if (place < 0 || place >= model.shown.length) return;
   choose(null);
-  lanes.querySelector(`[data-lane="${number}"]`)?.focus();
+  lanes.querySelector(`[data-lane="${model.shown[place].number}"]`)?.focus();
 }
 
 function showAll() {
@@ -211,7 +229,9 @@ function start() {
   fillHead();
   fillLegend();
   fillUsage();
+  fillFailure();
   fillStacks();
+  placeLanes();
   setWarp(true);
   byId("fold").hidden = !warp.spans.some((span) => span.quiet);
   draw();
@@ -228,6 +248,18 @@ function start() {
   byId("farther").addEventListener("click", () => zoom(1.67));
   byId("all").addEventListener("click", showAll);
   byId("filter").addEventListener("input", redraw);
+  byId("ranks").addEventListener("input", () => {
+    choose(null);
+    placeLanes();
+    search();
+    redraw();
+  });
+  byId("find").addEventListener("input", () => {
+    search();
+    redraw();
+  });
+  byId("find").addEventListener("keydown", (event) => event.key === "Enter" && nextHit(event.shiftKey ? -1 : 1));
+  byId("copy").addEventListener("click", copyCommand);
   byId("lines").addEventListener("pointerover", (event) => crosshair(scale.x(Number(event.target.closest("li")?.dataset.at ?? -1))));
 }
 

@@ -10,7 +10,8 @@ function readModel(raw) {
   const most = Math.max(-1, ...["starts", "exits", "stood", "phases"].flatMap((name) => raw[name].map((row) => row[1])));
   const ranks = Math.max(raw.nprocs, most + 1);
   const lane = (rank) => (rank === null ? ranks : rank);
-  const keys = (shown, count) => ({ shown: texts(shown), count });
+  const names = new Map(Object.entries(raw.names).map(([number, name]) => [text(number), name]));
+  const keys = (shown, count) => ({ shown: texts(shown), count, names: texts(shown).map((key) => names.get(key) ?? `“${key}”`) });
 
   const found = {
     starts: rows("starts", ([at, rank, pid]) => ({ kind: "start", at, lane: lane(rank), pid })),
@@ -23,8 +24,8 @@ function readModel(raw) {
       missing: keys(missing, missingCount), timeout, may, writers, until: ended && ended[0], how: ended ? ended[1] : "never ended",
       by: by && { at: by[0], lane: lane(by[1]), name: text(by[2]) },
     })),
-    meetings: rows("meetings", ([at, prefix, expected, complete, joins, absent]) => ({
-      at, prefix: text(prefix), title: `barrier “${text(prefix)}”`, expected, complete: Boolean(complete), absent,
+    meetings: rows("meetings", ([at, prefix, title, expected, complete, joins, absent]) => ({
+      at, prefix: text(prefix), title: text(title), expected, complete: Boolean(complete), absent,
       joins: joins.map(([at, rank, client]) => ({ at, lane: lane(rank), client })),
     })).concat(rows("collectives", ([at, prefix, title, spec, expected, complete, joins, absent]) => ({
       at, prefix: text(prefix), title: text(title), spec: text(spec), expected, complete: Boolean(complete), absent,
@@ -46,7 +47,14 @@ function readModel(raw) {
   for (const stack of found.stacks) for (const rank of stack.ranks) if (found.lanes[rank]) found.lanes[rank].stack = stack;
   addMeetings(found);
   closeOpenEnds(found, raw.end);
-  for (const one of found.lanes) one.state = stateOf(one);
+  const culprits = new Set(raw.failure?.culprits);
+  for (const one of found.lanes) {
+    one.state = stateOf(one);
+    one.culprit = culprits.has(one.number) && culprits.size < ranks; // Where all are, none stands out.
+    one.title = one.culprit ? `${one.name} · cause` : one.name;
+  }
+  // From the top: the culprits, then the others, each in the order of ranks.
+  found.order = [...found.lanes].sort((a, b) => Number(b.culprit) - Number(a.culprit) || a.number - b.number);
   return found;
 }
 
@@ -112,12 +120,20 @@ function phaseState(phase) {
 
 function aimText(wait, short = false) {
   if (wait.meeting?.spec !== undefined) return `in ${wait.meeting.title}`;
-  if (short) return wait.meeting ? `at ${wait.meeting.prefix}` : `for ${(wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name}`;
-  return wait.meeting ? `at ${wait.meeting.title}` : `for ${keyText(wait.missing.count ? wait.missing : wait.keys, 1) || wait.name}`;
+  if (short) return wait.meeting ? `at ${shortTitle(wait.meeting)}` : `for ${lacking(wait).names[0] ?? wait.name}`;
+  return wait.meeting ? `at ${wait.meeting.title}` : `for ${keyText(lacking(wait), 1) || wait.name}`;
+}
+
+function lacking(wait) {
+  return wait.missing.count ? wait.missing : wait.keys;
+}
+
+function shortTitle(meeting) {
+  return meeting.title.replace(/^barrier (?=“)/, "");
 }
 
 function keyText(keys, most) {
-  const shown = keys.shown.slice(0, most).map((key) => `“${key}”`).join(", ");
+  const shown = [...new Set(keys.names.slice(0, most))].join(", ");
   return keys.count > Math.min(most, keys.shown.length) ? `${shown} and ${(keys.count - Math.min(most, keys.shown.length)).toLocaleString("en")} more` : shown;
 }
 

@@ -1,4 +1,5 @@
-// From marks to SVG.  Dense kinds (calls, lines) are one path for each lane; what has a meaning alone is an element.
+// From marks to SVG.  Dense kinds (calls, lines; joins and short waits, where there are many) are one path for each
+// lane: it is their number that makes a browser slow.  What has a meaning alone is an element.
 
 const SVG = "http://www.w3.org/2000/svg";
 const LETTER = 6.65; // Pixels that a letter of the chart's font is wide.
@@ -26,14 +27,22 @@ function patterns() {
 
 // A lane: its name, its bands, its marks; what is read aloud is in its label.
 function paintLane(lane, marks, scale, shape) {
-  const top = shape.top(lane.number);
-  const group = el("g", { class: `lane${lane.state.bad ? " bad" : ""}${shape.tall ? "" : " compact"}`, role: "listitem", tabindex: "0", "data-lane": lane.number, "aria-label": `${lane.name}: ${lane.state.text || "nothing is known"}` });
+  const top = shape.top(lane.place);
+  const group = el("g", { class: `lane${lane.state.bad ? " bad" : ""}${lane.culprit ? " culprit" : ""}${shape.tall ? "" : " compact"}`, role: "listitem", tabindex: "0", "data-lane": lane.number, "aria-label": `${lane.title}: ${lane.state.text || "nothing is known"}` });
   group.append(el("rect", { class: "ground", x: 0, y: top, width: shape.width, height: shape.lane }));
+  if (lane.culprit) group.append(el("rect", { class: "mark", x: 0, y: top, width: 5, height: shape.lane }));
   paintLabel(group, lane, top, shape);
   const clip = el("g", { "clip-path": "url(#plot)" });
   paintAway(clip, lane, top, scale, shape);
-  for (const mark of marks) PAINT[mark.kind]?.(clip, mark, shape, lane);
+  const dense = marks.length > MANY ? new Map() : null;
+  for (const mark of marks) {
+    const outline = dense && OUTLINE[mark.kind]?.(mark);
+    if (outline) dense.set(outline.name, (dense.get(outline.name) ?? "") + outline.path);
+    else PAINT[mark.kind]?.(clip, mark, shape, lane);
+  }
+  for (const [name, path] of dense ?? []) clip.append(el("path", { class: name, d: path }));
   paintDots(clip, marks);
+  paintHits(lane, marks, clip);
   group.append(clip, el("line", { class: "edge", x1: 0, x2: shape.width, y1: top + shape.lane, y2: top + shape.lane }));
   return group;
 }
@@ -41,14 +50,15 @@ function paintLane(lane, marks, scale, shape) {
 function paintLabel(group, lane, top, shape) {
   const middle = top + shape.lane / 2;
   if (shape.tall) {
-    group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.name));
-    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(lane.state.text, shape.left - 24)));
+    group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.title));
+    const whole = fitText(lane.state.text, shape.left - 24) === lane.state.text;
+    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(whole ? lane.state.text : lane.state.short, shape.left - 24)));
   } else {
-    group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.name));
-    const start = 14 + lane.name.length * BOLD + 8;
+    group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.title));
+    const start = 14 + lane.title.length * BOLD + 8;
     group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitText(lane.state.short, shape.left - 8 - start)));
   }
-  group.append(el("title", {}, `${lane.name}: ${lane.state.text}`));
+  group.append(el("title", {}, `${lane.title}: ${lane.state.text}`));
 }
 
 // Before a rank's start and after its end there is nothing.
@@ -57,6 +67,25 @@ function paintAway(clip, lane, top, scale, shape) {
   if (lane.start) blank(scale.left, Math.min(scale.right, scale.x(lane.start.at)));
   if (lane.exit) blank(Math.max(scale.left, scale.x(lane.exit.at)), scale.right);
 }
+
+const MANY = 120, SHORT = 12; // Marks of a lane; pixels.
+
+function diamond(mark) {
+  const y = (mark.y0 + mark.y1) / 2, size = Math.min(5, (mark.y1 - mark.y0) / 2);
+  return `M${round(mark.x)} ${round(y - size)}l${size} ${size}l${-size} ${size}l${-size} ${-size}z`;
+}
+
+// What of a kind is like all the others there: its class and its path.
+const OUTLINE = {
+  wait(mark) {
+    const width = Math.max(mark.x1 - mark.x0, 1);
+    if (width >= SHORT || mark.items.some((wait) => wait.how !== "done")) return null;
+    return { name: `wait ${mark.items.length > 1 ? "many" : "done"}`, path: `M${Math.round(mark.x0)} ${Math.round(mark.y0)}h${Math.ceil(width)}V${Math.round(mark.y1)}h${-Math.ceil(width)}z` };
+  },
+  joins(mark) {
+    return mark.items.every((join) => join.meeting.complete) ? { name: "join complete", path: diamond(mark) } : null;
+  },
+};
 
 const PAINT = {
   phase(clip, mark, shape) {
@@ -70,7 +99,7 @@ const PAINT = {
     const kind = mark.items.length > 1 ? "many" : wait.how === "done" ? "done" : "never";
     clip.append(el("rect", { class: `wait ${kind}`, "data-how": wait.how, x: mark.x0, y: mark.y0, width, height, rx: Math.min(3, width / 2) }));
     if (height < 11 || kind === "many") return;
-    const label = fitText(waitLabel(wait), width - 20, 12), y = mark.y0 + height / 2 + 4;
+    const label = fitText(waitLabel(wait), width - (kind === "done" ? 20 : 34), 12), y = mark.y0 + height / 2 + 4;
     if (!label) return;
     // Where a hang begins there are joins and absent ranks: what never ended is named at its other end.
     const x = kind === "done" ? mark.x0 + 11 : mark.x1 - label.length * LETTER - 11;
@@ -78,8 +107,8 @@ const PAINT = {
     clip.append(el("text", { class: `said ${kind}`, x, y }, label));
   },
   joins(clip, mark) {
-    const bad = mark.items.some((join) => !join.meeting.complete), y = (mark.y0 + mark.y1) / 2, size = Math.min(5, (mark.y1 - mark.y0) / 2);
-    clip.append(el("path", { class: `join ${bad ? "incomplete" : "complete"}`, d: `M${round(mark.x)} ${round(y - size)}l${size} ${size}l${-size} ${size}l${-size} ${-size}z` }));
+    const bad = mark.items.some((join) => !join.meeting.complete);
+    clip.append(el("path", { class: `join ${bad ? "incomplete" : "complete"}`, d: diamond(mark) }));
   },
   absent(clip, mark) {
     clip.append(el("circle", { class: "absent", cx: mark.x, cy: (mark.y0 + mark.y1) / 2, r: Math.min(5, (mark.y1 - mark.y0) / 2) }));
@@ -93,21 +122,22 @@ const PAINT = {
     const [exit] = mark.items, y = (mark.y0 + mark.y1) / 2, size = Math.min(6, (mark.y1 - mark.y0) / 2), x = round(mark.x);
     const kind = exit.code ? "bad" : "clean";
     clip.append(el("path", { class: `exit ${kind}`, d: `M${round(x - size)} ${round(y - size)}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}` }));
+    if (!exit.code) return; // The cross says it.
     const left = mark.x + size + 5 + exit.label.length * LETTER > shape.left + shape.plot;
     clip.append(el("text", { class: `exit-name ${kind}`, x: mark.x + (left ? -size - 5 : size + 5), y: y + 4, "text-anchor": left ? "end" : "start" }, exit.label));
   },
 };
 
 function waitLabel(wait) {
-  const aim = wait.meeting ? (wait.meeting.spec === undefined ? `barrier ${wait.meeting.prefix}` : titleOf(wait.meeting)) : (wait.missing.count ? wait.missing : wait.keys).shown[0] ?? wait.name;
+  const aim = wait.meeting ? (wait.meeting.spec === undefined ? wait.meeting.title : titleOf(wait.meeting)) : lacking(wait).names[0] ?? wait.name;
   return wait.how === "done" || wait.how === "never ended" ? aim : `${wait.how}: ${aim}`;
 }
 
 function paintDots(clip, marks) {
   const paths = { calls: "", out: "", error: "" };
   for (const mark of marks) {
-    if (mark.kind === "calls") paths.calls += `M${round(mark.x)} ${round(mark.y0)}V${round(mark.y1)}`;
-    if (mark.kind === "lines") paths[mark.items.some((line) => line.error) ? "error" : "out"] += `M${round(mark.x)} ${round((mark.y0 + mark.y1) / 2)}h0`;
+    if (mark.kind === "calls") paths.calls += `M${Math.round(mark.x)} ${Math.round(mark.y0)}V${Math.round(mark.y1)}`;
+    if (mark.kind === "lines") paths[mark.items.some((line) => line.error) ? "error" : "out"] += `M${Math.round(mark.x)} ${Math.round((mark.y0 + mark.y1) / 2)}h0`;
   }
   if (paths.calls) clip.append(el("path", { class: "calls", d: paths.calls }));
   if (paths.out) clip.append(el("path", { class: "dots", d: paths.out }));
@@ -122,8 +152,9 @@ function paintLinks(scale, shape) {
     const from = scale.x(meeting.joins[0].at), to = scale.x(meeting.last), place = Math.round(to / 3);
     if (to < scale.left || from > scale.right || (meeting.complete && places.has(place))) continue;
     places.add(place);
-    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])];
-    points.sort((a, b) => a[0] - b[0]);
+    const shown = (lane) => model.lanes[lane]?.place >= 0;
+    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])].filter(([lane]) => shown(lane))
+      .map(([lane, x]) => [model.lanes[lane].place, x]).sort((a, b) => a[0] - b[0]);
     const path = points.map(([lane, x], i) => `${i ? "L" : "M"}${round(x)} ${round(shape.top(lane) + 0.35 * shape.lane)}`).join("");
     group.append(el("path", { class: `link ${meeting.complete ? "complete" : "incomplete"}`, d: path }));
   }
@@ -154,7 +185,7 @@ function paintAxis(axis, warp, view, scale, shape) {
     const middle = (fold.from + fold.to) / 2;
     axis.append(el("text", { class: "fold-name", x: middle, y: 11, "text-anchor": "middle" }, fold.text));
   }
-  for (const tick of ticks(warp, view, shape.plot, 95)) {
+  for (const tick of ticks(warp, view, shape.plot, shape.apart)) {
     const x = scale.x(tick.time), half = (tick.label.length * LETTER) / 2;
     axis.append(el("line", { class: "tick", x1: x, x2: x, y1: 28, y2: height }));
     if (x - half < free || x + half > shape.width) continue;
@@ -164,6 +195,6 @@ function paintAxis(axis, warp, view, scale, shape) {
 }
 
 function paintGrid(warp, view, scale, shape) {
-  const path = ticks(warp, view, shape.plot, 95).map((tick) => `M${round(scale.x(tick.time))} 0V${shape.height}`).join("");
+  const path = ticks(warp, view, shape.plot, shape.apart).map((tick) => `M${round(scale.x(tick.time))} 0V${shape.height}`).join("");
   return el("path", { class: "grid", d: path });
 }

@@ -22,8 +22,8 @@ function makeWarp(gaps, end, fold) {
   return {
     spans,
     length: place,
-    place: (t) => through(spans, t, "from", "to", "start", "stop"),
-    time: (p) => through(spans, p, "start", "stop", "from", "to"),
+    place: (t) => placeOf(spans, t),
+    time: (p) => timeOf(spans, p),
   };
 }
 
@@ -39,10 +39,21 @@ function quietSpans(gaps, end) {
   return chosen.sort((a, b) => a[0] - b[0]);
 }
 
-function through(spans, value, from, to, start, stop) {
+// These run for every event on every change of the view.
+function placeOf(spans, time) {
   if (!spans.length) return 0;
-  const span = spans.find((one) => value <= one[to]) ?? spans[spans.length - 1];
-  return span[start] + ((value - span[from]) / (span[to] - span[from])) * (span[stop] - span[start]);
+  let number = 0;
+  while (number < spans.length - 1 && time > spans[number].to) number++;
+  const { from, to, start, stop } = spans[number];
+  return start + ((time - from) / (to - from)) * (stop - start);
+}
+
+function timeOf(spans, place) {
+  if (!spans.length) return 0;
+  let number = 0;
+  while (number < spans.length - 1 && place > spans[number].stop) number++;
+  const { from, to, start, stop } = spans[number];
+  return from + ((place - start) / (stop - start)) * (to - from);
 }
 
 // Ticks at 1, 2 or 5 times a power of ten, about `apart` pixels from each other.
