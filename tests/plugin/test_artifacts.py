@@ -114,6 +114,7 @@ OUTPUT = """
         world.barrier("between")
         time.sleep(0.1)
         os.system(f"echo late {world.rank} >&2")
+        time.sleep(0.5)  # On a busy machine a line is seen late.
         assert 0
     """
 

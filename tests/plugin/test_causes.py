@@ -133,7 +133,7 @@ def test_never(rank, flag):
     assert "2 of 2 ranks failed: rank 1 first\n" in found["test_late"][2]
     assert found["test_past_the_deadline"][1] == "ValueError: corrupt shard 7"
     assert "rank 0 did not finish within 1 s" in found["test_past_the_deadline"][2]
-    assert found["test_never"][1].startswith("rank 1 failed (ValueError at ")
+    assert found["test_never"][1].startswith("rank 1 failed (ValueError: corrupt shard 7 at ")
     assert "rank 1 failed, and stood here then" in found["test_never"][2]
 
 

@@ -157,9 +157,9 @@ def test_coverage(run):
     result.stdout.fnmatch_lines(["mod.py * 100%"])
 
 
-@pytest.mark.parametrize(("option", "shown"), [("failed", False), ("all", True), ("none", False)])
+@pytest.mark.parametrize(("option", "shown"), [("failed", True), ("all", True), ("none", False)])
 def test_log_of_passing_tests(run, option, shown):
-    """`--elastic-log`: whose output is kept; `-rP` shows that of passing tests."""
+    """`-rP` asks for that of passing tests, unless `--elastic-log` wants none."""
     result = run("def test_it(rank): print('out')", f"--elastic-log={option}", "-rP")
     assert ("stdout [ranks 0-1]" in result.stdout.str()) is shown
 

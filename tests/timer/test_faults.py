@@ -16,7 +16,7 @@ import pytest
 
 from pytest_elastic.clock import SystemClock
 from pytest_elastic.processes import identify
-from pytest_elastic.timer import _api as api
+from pytest_elastic.timer import _requests as api
 from pytest_elastic.timer import expires
 
 from .rigs import Rig, Rounds, assert_killed, deadlock, eventually, hang, note

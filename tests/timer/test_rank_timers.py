@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.clock import VirtualClock
-from pytest_elastic.timer import _api as api
+from pytest_elastic.timer import _requests as api
 from pytest_elastic.timer import expires
 from pytest_elastic.timer._rank_timers import PipeTimerClient, TimerTable, open_channel
 

@@ -21,7 +21,7 @@ from machine import late
 
 from pytest_elastic.processes import identify
 from pytest_elastic.timer import FileTimerClient, FileTimerServer, LocalTimerClient, LocalTimerServer, expires
-from pytest_elastic.timer import _api as api
+from pytest_elastic.timer import _requests as api
 from pytest_elastic.timer._rank_timers import PipeTimerClient, TimerTable, open_channel
 from pytest_elastic.timer._requests import Origin
 
