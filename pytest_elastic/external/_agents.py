@@ -8,7 +8,6 @@ they count as killed, their group ends as any other would, and no further one is
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -46,7 +45,6 @@ AGENT = b"a"
 HOST = "127.0.0.1"
 _PERIOD = 0.2  # Seconds between two looks for processes that have ended.
 _SHOWN = 5  # Tests, where collections differ.
-_log = logging.getLogger(__name__)
 
 
 class Agents:
@@ -55,7 +53,7 @@ class Agents:
     Args:
         world: made by the launcher.
         own: what an agent would say of itself, for comparison.
-        on_lost: called in the loop with a rank and words when an agent is lost.
+        on_lost: called in the loop, in words, when an agent is lost.
 
     Attributes:
         lost: rank -> in words, how.
@@ -72,6 +70,7 @@ class Agents:
         self._leaving = False
         self.lost: dict[int, str] = {}
         self._rendezvous = Rendezvous(self._loop, HOST, AGENT, self._refusal, self._admit)
+        self._loop.in_child(self._let_go)  # The zygote is forked while this process listens.
 
     def gather(self, limit: float) -> None:
         """Meet all agents; blocks until they have come, for `limit` seconds at most.
@@ -131,7 +130,7 @@ class Agents:
 
     def _refusal(self, rank: int, purpose: bytes) -> str:
         if not 0 < rank < self._world.size:
-            return f"there is no rank {rank} but rank 0's own" if rank == 0 else f"there is no rank {rank}"
+            return f"there is no rank {rank} to come"
         return f"rank {rank} has come already" if rank in self._channels else ""
 
     def _admit(self, rank: int, purpose: bytes, end: socket.socket) -> None:
@@ -206,6 +205,11 @@ class Agents:
         self._groups[self._number] = group
         for start in starts[1:]:
             self.send(start.rank, StartRank(self._number, method, start))
+
+    def _let_go(self) -> None:
+        self._rendezvous.close()
+        for channel in self._channels.values():
+            channel.close()
 
     def _leave(self, status: int) -> None:
         self._leaving = True

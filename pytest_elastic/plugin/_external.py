@@ -147,7 +147,7 @@ class Spokesman:
         self._met = False
         self._session: pytest.Session | None = None
         self._failures: list[str] = []
-        self._unrun: set[pytest.Item] = set()
+        self._left = 0  # Tests that have not run.
         self._why = ""
         self._status: int | None = None  # Of the exit, once it is known.
 
@@ -158,7 +158,7 @@ class Spokesman:
 
     def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> None:
         """The tests are collected, and some are for ranks: those with more ranks than there are skip."""
-        self._session, self._unrun = session, set(session.items)
+        self._session, self._left = session, len(session.items)
         self._agents = Agents(self.world, own(session, self._failures), self._stop)
         default = Options(self._config).nprocs
         for item in on_ranks:
@@ -190,9 +190,9 @@ class Spokesman:
         assert self._agents is not None
         return self._agents.launcher(method, local)
 
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+    def pytest_runtest_logfinish(self) -> None:
         """One test less."""
-        self._unrun = {item for item in self._unrun if item.nodeid != nodeid}
+        self._left -= 1
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
@@ -213,8 +213,8 @@ class Spokesman:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say what did not run."""
         if self._why:
-            number = len(self._unrun)
-            left = f"{number} test{'s'[: number != 1]} did not run" if number else "all tests had run"
+            number = f"{self._left} test{'s'[: self._left != 1]}"
+            left = f"{number} did not run" if self._left else "all tests had run"
             terminalreporter.write_line(f"elastic: {self._why}; {left}", red=True)
 
     def _stop(self, why: str) -> None:

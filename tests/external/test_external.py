@@ -186,6 +186,11 @@ class World:
         assert self._process is not None
         return [one.pid for one in psutil.Process(self._process.pid).children()]
 
+    def terminate(self) -> None:
+        """SIGTERM, which the launcher passes on."""
+        assert self._process is not None
+        self._process.terminate()
+
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
             for one in psutil.Process(self._process.pid).children():
@@ -345,12 +350,10 @@ def test_a_lost_process_ends_its_test_and_the_run(outer: World) -> None:
 
 def test_a_launcher_that_ends_the_run_gets_a_report(outer: World) -> None:
     """By SIGTERM to all processes, while a test hangs: its stacks are shown, and nothing is left."""
-    code = LOST.replace("time.sleep(100)", "time.sleep(100)")
-    outer.begin(code)
+    outer.begin(LOST)
     begun(outer.directory)
     family = [child for pid in outer.pids() for child in psutil.Process(pid).children(recursive=True)]
-    assert outer._process is not None
-    outer._process.terminate()
+    outer.terminate()
     (status, text), *others = outer.end()
     assert status == 2, text
     assert [code for code, _ in others] == [2, 2]
@@ -412,6 +415,19 @@ def test_torchrun_inside_of_a_step_of_slurm_counts(outer: World) -> None:
     found = json.loads(ran.stdout)
     assert [code for code, _ in found] == [0, 0, 0], found
     assert [bool(text) for _, text in found] == [True, False, False]
+
+
+def test_ranks_do_not_hold_the_socket_at_which_rank_zero_listens(outer: World) -> None:
+    """They are forks of a process that listens until all have come."""
+    code = """
+import psutil, pytest
+@pytest.mark.elastic
+def test_it(world):
+    listening = [one for one in psutil.Process().net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert not listening
+"""
+    (status, text), *_ = outer.run(code, size=2)
+    assert status == 0, text
 
 
 def test_a_session_inside_of_a_rank_is_one_of_its_own(outer: World) -> None:
