@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from machine import late
 
 from pytest_elastic.store import HashStore, MockStore, PrefixStore, RemoteStore, Store, StoreServer
 from pytest_elastic.testing import _clauses, _store, check_store
@@ -210,14 +209,22 @@ BY_CHANCE = {"HashStore": {POPPERS}, "TCPStore": {POPPERS}, "FileStore": set()}
 def test_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
     """Exactly in the clauses that are listed, each for a reason."""
     pytest.importorskip("torch.distributed")
+    certain = _certain_differences(tmp_path, limit=3.0)
+    if certain != DIFFERENCES:  # On a busy machine a call that does end needs more than three seconds.
+        certain = _certain_differences(tmp_path, limit=40.0)
+    assert certain == DIFFERENCES
+
+
+def _certain_differences(directory: Any, limit: float) -> dict[str, set[str]]:
+    """The clauses that each of torch's stores breaks, whose calls may take so many seconds; not those of chance."""
     running = {
         kind: subprocess.Popen(
-            [sys.executable, "-c", TORCH, kind, str(tmp_path), str(late(3, below=15))],
+            [sys.executable, "-c", TORCH, kind, str(directory), str(limit)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         for kind in DIFFERENCES
     }
-    found = {kind: json.loads(process.communicate(timeout=300)[0]) for kind, process in running.items()}
-    certain = {kind: set(clauses) - BY_CHANCE[kind] for kind, clauses in found.items()}
-    assert certain == DIFFERENCES, found
+    found = {kind: json.loads(process.communicate(timeout=900)[0]) for kind, process in running.items()}
+    print(found)  # With the reason for each: read where the assertion fails.
+    return {kind: set(clauses) - BY_CHANCE[kind] for kind, clauses in found.items()}
