@@ -32,7 +32,7 @@ class Process:
             OSError: the kernel does not know the signal, or has no descriptor left.
         """
         with self._opened() as descriptor:
-            if user is not None and int(status_of(self.pid)[b"Uid"].split()[0]) != user:
+            if user is not None and int(status_of(self.pid, b"Uid")[0].split()[0]) != user:
                 raise PermissionError(f"process {self.pid} belongs to another user")
             signal.pidfd_send_signal(descriptor, number)
 
@@ -126,17 +126,17 @@ def stat_of(pid: int) -> list[str]:
         return []
 
 
-def status_of(pid: int) -> dict[bytes, bytes]:
-    """The lines of /proc/PID/status, name -> value.
+def status_of(pid: int, *names: bytes) -> list[bytes]:
+    """The values of these lines of /proc/PID/status.
 
     Raises:
         ProcessLookupError: there is no such process.
     """
     try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            return dict(line.partition(b":\t")[::2] for line in file.read().splitlines())
+        told = read_page(f"/proc/{pid}/status")
     except FileNotFoundError:
         raise ProcessLookupError(f"process {pid} has ended") from None
+    return [told.partition(b"\n%s:\t" % name)[2].partition(b"\n")[0] for name in names]
 
 
 def state(pid: int) -> str:
@@ -162,11 +162,10 @@ def dying(pid: int) -> bool:
 def is_killed(pid: int) -> bool:
     """Whether SIGKILL is pending for a process, or it is gone."""
     try:
-        status = status_of(pid)
+        pending = status_of(pid, b"SigPnd", b"ShdPnd")
     except ProcessLookupError:
         return True
-    pending = int(status[b"SigPnd"], 16) | int(status[b"ShdPnd"], 16)
-    return bool(pending >> (signal.SIGKILL - 1) & 1)
+    return any(int(signals, 16) >> (signal.SIGKILL - 1) & 1 for signals in pending)
 
 
 def command(pid: int) -> str:

@@ -148,8 +148,8 @@ def ticks(pid: int) -> int:
 def catches_signals(pid: int) -> bool:
     """Whether a process has handlers for signals besides those of every rank."""
     try:
-        return bool(int(status_of(pid)[b"SigCgt"], 16) & _CAUGHT)
-    except (ProcessLookupError, KeyError):
+        return bool(int(status_of(pid, b"SigCgt")[0] or b"0", 16) & _CAUGHT)
+    except ProcessLookupError:
         return False
 
 
