@@ -29,7 +29,7 @@ LEVELS = {
         "wording",
     },
     1: {"store", "timer", "hang"},
-    2: {"collectives", "multiprocessing", "simulator", "faults", "report"},
+    2: {"collectives", "multiprocessing", "scheduling", "simulator", "faults", "report"},
     3: {"launch", "external", "adoption", "replays", "strategies"},
     4: {"plugin", "testing", "stateful"},
 }
@@ -40,7 +40,7 @@ BESIDE |= {"errors": {"wording"}, "progress": {"clock"}}
 BESIDE |= {
     "loop": {"pristine", "clock"},
     "hang": {"store"},
-    "simulator": {"faults", "collectives"},
+    "simulator": {"faults", "collectives", "scheduling"},
     "replays": {"launch"},
     "adoption": {"launch"},
     "external": {"launch"},

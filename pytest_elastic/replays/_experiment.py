@@ -130,7 +130,7 @@ class NewLines:
                 yield rank, line.decode("utf-8", "replace")
 
 
-# The schedules of tokens are the simulator's, which takes time to import: only where there is a token.
+# Tokens are imported where there is one: most runs need none.
 
 
 def read_orders(text: str, base: Path) -> Sequence[Order]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pytest_elastic.faults import WRITES
 from pytest_elastic.replays._order import Party
 from pytest_elastic.replays._recording import Entry, Recording
-from pytest_elastic.simulator import Delays, Step, delays_of, ring_order
+from pytest_elastic.scheduling import Delays, Step, delays_of, ring_order
 from pytest_elastic.store import OPERATIONS, Effect, barrier_keys, with_effect
 
 _MOST = 5000

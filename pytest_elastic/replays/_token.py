@@ -34,7 +34,7 @@ from pytest_elastic.replays._order import (
 )
 from pytest_elastic.replays._recording import Entry, How, Recording
 from pytest_elastic.replays._sparse import UnsuitedError, sparse, steps_of
-from pytest_elastic.simulator import Decision, Delays, SparseScheduler, checksum
+from pytest_elastic.scheduling import Decision, Delays, SparseScheduler, checksum
 from pytest_elastic.store import Gate, Request
 
 _TOKEN = re.compile(

@@ -8,6 +8,18 @@
 * `torch_ranks` makes a rank function of one that uses `torch.distributed`.
 """
 
+from pytest_elastic.scheduling import (
+    Cut,
+    Decision,
+    Delays,
+    FollowingScheduler,
+    Kind,
+    Scheduler,
+    SparseScheduler,
+    Step,
+    delays_of,
+    ring_order,
+)
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._explore import (
     Certificate,
@@ -31,19 +43,7 @@ from pytest_elastic.simulator._failures import (
     compare,
 )
 from pytest_elastic.simulator._patches import point
-from pytest_elastic.simulator._schedule import Schedule, TokenError, checksum, parse_token, schedule_of
-from pytest_elastic.simulator._scheduler import (
-    Cut,
-    Decision,
-    Delays,
-    FollowingScheduler,
-    Kind,
-    Scheduler,
-    SparseScheduler,
-    Step,
-    delays_of,
-    ring_order,
-)
+from pytest_elastic.simulator._schedule import Schedule, TokenError, parse_token, schedule_of
 from pytest_elastic.simulator._shrink import confirm, shrink
 from pytest_elastic.simulator._simulation import RankFunction, Simulation
 from pytest_elastic.simulator._torch_ranks import torch_ranks

@@ -11,8 +11,8 @@ from typing import Any
 from pytest_elastic.events import Event, PhaseEnded, RankExited
 from pytest_elastic.faults import ENDS, Fault, parse
 from pytest_elastic.hang import Diagnosis, WaitGraph, diagnose
+from pytest_elastic.scheduling import Step
 from pytest_elastic.simulator._execution import Execution
-from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.store import FAILED, OPERATIONS, Reporter, Request, StoreState, Waiter
 
 _PASSES = frozenset({"resume", "server_gone"})  # Faults that hold nobody back.

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pytest_elastic.faults import ENDS, SLOWS, Fault
+from pytest_elastic.scheduling import Cut, Decision, Step, keys_of, ring_order
 from pytest_elastic.simulator._dependence import (
     MEET,
     OVERWRITE,
@@ -40,7 +41,6 @@ from pytest_elastic.simulator._dependence import (
 )
 from pytest_elastic.simulator._failures import Nondeterminism
 from pytest_elastic.simulator._run import SimulatedRun
-from pytest_elastic.simulator._scheduler import Cut, Decision, Step, keys_of, ring_order
 from pytest_elastic.simulator._simulation import Simulation
 from pytest_elastic.simulator._trace import Mark, Trace
 from pytest_elastic.store import OPERATIONS, Effect, with_effect

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_elastic.errors import UnfiredFaultError
 from pytest_elastic.faults import Fault, FaultPlan
-from pytest_elastic.simulator._scheduler import Delays, Step, delays_of
+from pytest_elastic.scheduling import Delays, Step, delays_of
 from pytest_elastic.wording import name_ranks
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from typing import NoReturn, TypedDict, Unpack
 from pytest_elastic.errors import ElasticError, UnfiredFaultError
 from pytest_elastic.faults import FaultPlan, kill_points, parse
 from pytest_elastic.progress import Progress
+from pytest_elastic.scheduling import SparseScheduler
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
 from pytest_elastic.simulator._interleaving import interleaving
 from pytest_elastic.simulator._schedule import Schedule, TokenError, fingerprint, parse_token, recipe
-from pytest_elastic.simulator._scheduler import SparseScheduler
 from pytest_elastic.simulator._search import Search, cost, every_trace, search_of
 from pytest_elastic.simulator._shrink import COME_ONCE, TIMES, confirm, shrink
 from pytest_elastic.simulator._simulation import RankFunction, Simulation

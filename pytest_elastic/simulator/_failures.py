@@ -30,10 +30,10 @@ from typing import NoReturn
 
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.hang import Diagnosis
+from pytest_elastic.scheduling import Step
 from pytest_elastic.simulator._cause import cause_of
 from pytest_elastic.simulator._crew import Stuck
 from pytest_elastic.simulator._execution import Blocked, Execution
-from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.wording import name_ranks
 
 _PACKAGE = str(Path(__file__).parent.parent)

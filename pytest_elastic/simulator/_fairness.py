@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from pytest_elastic.simulator._scheduler import Decision
+from pytest_elastic.scheduling import Decision
 
 if TYPE_CHECKING:
     from pytest_elastic.simulator._run import SimulatedRun

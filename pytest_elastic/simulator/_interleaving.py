@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_elastic.scheduling import Step
 from pytest_elastic.simulator._execution import Execution
-from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.store import OPERATIONS, Effect
 
 _MOST, _LINE, _CELL, _LEAST = 40, 110, 36, 14  # Steps; characters of a line, of a cell at most, and at least.

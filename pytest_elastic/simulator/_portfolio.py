@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from pytest_elastic.simulator._scheduler import Decision, Scheduler, Step, default_choice
+from pytest_elastic.scheduling import Decision, Scheduler, Step, default_choice
 from pytest_elastic.store import OPERATIONS
 
 _STRETCH = 0.5  # Of an execution, at most.

@@ -31,11 +31,11 @@ from typing import Any
 from pytest_elastic.clock import VirtualClock
 from pytest_elastic.errors import DistNetworkError
 from pytest_elastic.faults import ENDS, Fault, Watch, lost_answer
+from pytest_elastic.scheduling import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._crew import HOME, Crew
 from pytest_elastic.simulator._execution import Blocked, Execution, Setting
 from pytest_elastic.simulator._failures import place_of
 from pytest_elastic.simulator._fairness import UNFAIR, FairScheduler
-from pytest_elastic.simulator._scheduler import Decision, Kind, Scheduler, Step
 from pytest_elastic.simulator._simulated_rank import ASLEEP, BLOCKED, ENDED, PENDING, READY, SimulatedRank
 from pytest_elastic.store import (
     OPERATIONS,

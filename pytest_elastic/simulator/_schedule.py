@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 from pytest_elastic.errors import ElasticError, FaultPlanError
 from pytest_elastic.faults import FaultPlan, parse
+from pytest_elastic.scheduling import Delays, Step, checksum
 from pytest_elastic.simulator._execution import Execution, Setting, Wake
-from pytest_elastic.simulator._scheduler import Delays, Step
 
 _VERSION = "E1"
 _WAKES: dict[str, Wake] = {"l": "latched", "v": "level"}
@@ -130,11 +130,6 @@ def fingerprint(steps: Sequence[Step]) -> int:
     """Fingerprint of a program, 16 bits: the operations of its ranks and their keys, in order."""
     text = "\n".join(f"{step.rank} {step.name} {step.keys}" for step in steps if step.kind == "call")
     return zlib.crc32(text.encode()) & 0xFFFF
-
-
-def checksum(body: str) -> int:
-    """Checksum of a token, 16 bits."""
-    return zlib.crc32(body.encode("utf-8", "replace")) >> 16
 
 
 def _readable(body: str) -> int:

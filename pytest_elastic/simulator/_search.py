@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from random import Random
 
+from pytest_elastic.scheduling import DefaultScheduler, Scheduler, SparseScheduler
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution
 from pytest_elastic.simulator._portfolio import portfolio
-from pytest_elastic.simulator._scheduler import DefaultScheduler, Scheduler, SparseScheduler
 from pytest_elastic.simulator._simulation import Simulation
 
 Search = Generator[tuple[str, Scheduler], Execution, bool]

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from pytest_elastic.faults import Fault, FaultPlan
+from pytest_elastic.scheduling import Delays, SparseScheduler
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._failures import (
     Nondeterminism,
@@ -27,7 +28,6 @@ from pytest_elastic.simulator._failures import (
     Verdict,
     compare,
 )
-from pytest_elastic.simulator._scheduler import Delays, SparseScheduler
 from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 COME_ONCE = (UncontrolledBlocking, Nondeterminism)

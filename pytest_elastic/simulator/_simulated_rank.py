@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_elastic.simulator._scheduler import Kind, Step
+from pytest_elastic.scheduling import Kind, Step
 from pytest_elastic.store import Asked, Handle, Waiter
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from pytest_elastic.errors import UnfiredFaultError
+from pytest_elastic.scheduling import Cut, Scheduler
 from pytest_elastic.simulator._crew import HOME, Crew, Interrupted, Stuck, make_crew
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._failures import judge
 from pytest_elastic.simulator._patches import installed, listening, refusing
 from pytest_elastic.simulator._run import SimulatedRun
-from pytest_elastic.simulator._scheduler import Cut, Scheduler
 from pytest_elastic.simulator._simulated_rank import ENDED, SimulatedRank, SimulatedStore, Unwind
 
 RankFunction = Callable[[int, int, Any], Any]

@@ -14,7 +14,7 @@ from pytest_elastic.errors import DivergenceError
 from pytest_elastic.replays import Recording, mismatch
 from pytest_elastic.replays._sparse import UnsuitedError
 from pytest_elastic.replays._token import ScheduledInterceptor, order_of, parse_order
-from pytest_elastic.simulator import checksum
+from pytest_elastic.scheduling import checksum
 from pytest_elastic.store import OpenGate
 
 KEYS = st.sampled_from(["a", "b", "c"])

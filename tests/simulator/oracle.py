@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_elastic.scheduling import Step
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
-from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.simulator._simulation import RankFunction, Simulation
 
 

@@ -22,9 +22,9 @@ from pytest_elastic.faults import (
     server_gone,
     stop,
 )
+from pytest_elastic.scheduling import Step
 from pytest_elastic.simulator._dpor import Dpor
 from pytest_elastic.simulator._execution import Execution, Setting
-from pytest_elastic.simulator._scheduler import Step
 from pytest_elastic.simulator._simulation import RankFunction
 from pytest_elastic.store import Arrival, barrier
 from simulator.corpus import KERNELS

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pytest_elastic.scheduling import DefaultScheduler
 from pytest_elastic.simulator import Setting, Simulation
 from pytest_elastic.simulator._portfolio import portfolio
-from pytest_elastic.simulator._scheduler import DefaultScheduler
 from pytest_elastic.simulator._search import search_of, single_delays
 from simulator.programs import exchange
 

@@ -1,4 +1,4 @@
-"""Schedulers choose the next step: the interface between the simulator and its searches.
+"""Schedulers choose the next step of ranks: of simulated ones, and of real ones whose order is forced.
 
 *Rules.*  A rank runs alone until it reaches a scheduling point: a store operation, a sleep, a `point`, the
 arming of a timer.  The operation that it is about to do there is its `Step`.  When a decision is made every
@@ -17,6 +17,7 @@ The fewer delays, the simpler the schedule (Emmi, Qadeer, Rakamaric: Delay-Bound
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -186,6 +187,11 @@ def delays_of(decisions: Sequence[tuple[Sequence[Step], int]]) -> Delays:
                 gap += 1
         last = steps[choice].rank
     return tuple(delays)
+
+
+def checksum(token: str) -> int:
+    """The checksum of a token's text, 16 bits."""
+    return zlib.crc32(token.encode("utf-8", "replace")) >> 16
 
 
 _NONE = frozenset({"sleep", "point", "timer", "acquire", "release"})

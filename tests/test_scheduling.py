@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from simulator.programs import count_by_hand, exchange
 
-from pytest_elastic.simulator import Decision, Setting, Simulation, SparseScheduler, Step
-from pytest_elastic.simulator._scheduler import (
+from pytest_elastic.scheduling import (
     DefaultScheduler,
     FollowingScheduler,
     default_choice,
@@ -13,7 +13,7 @@ from pytest_elastic.simulator._scheduler import (
     keys_of,
     ring_order,
 )
-from simulator.programs import count_by_hand, exchange
+from pytest_elastic.simulator import Decision, Setting, Simulation, SparseScheduler, Step
 
 CALLS = [Step(rank, "call", "set", (f"k{rank}", b"")) for rank in range(4)]
 EXPIRE = Step(1, "expire", "wait", (("k",),))
