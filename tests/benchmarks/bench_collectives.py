@@ -8,6 +8,7 @@ a rank's absence is known, as a failing test says; "prove" is the simulator's pr
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import pickle
@@ -156,6 +157,8 @@ def main(rounds: int) -> None:
     warnings.simplefilter("ignore")
     collectives.install()
     collectives.preload()
+    gc.collect()
+    gc.freeze()  # As the zygote does: what is measured is not a collection of torch's objects.
     for size in (4, 8):
         found = collect(rounds, size, lambda: None)
         show(f"init, {size} ranks", {kind: [took for took, _ in all_] for kind, all_ in found.items()})
