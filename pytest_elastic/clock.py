@@ -32,6 +32,10 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)
 
+    def follow(self, ahead: float) -> None:
+        """Be ahead of this machine's monotonic clock from now on, as that of another machine is."""
+        self.monotonic = lambda: time.monotonic() + ahead
+
 
 class VirtualClock:
     """A clock that moves only when told to; starts at 0.  Not thread-safe."""

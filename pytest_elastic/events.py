@@ -70,7 +70,7 @@ class RankStood(Event):
     """What the kernel says of a rank that is not in the store.
 
     Attributes:
-        state: `"stopped"`, `"spinning"`, `"blocked"`.
+        state: `"stopped"`, `"spinning"`, `"blocked"`, or `"unreachable"`: its machine does not answer.
         channel: the kernel's wait channel, `""` where it is not known.
         peer: for a pipe: who holds its other end, in words; of a socket that accepts: `port 4711`; else `""`.
     """

@@ -19,6 +19,7 @@ from pytest_elastic.hang import Stack, report_text
 from pytest_elastic.launch import HangDetector, RankStacks
 from pytest_elastic.loop import Loop
 from pytest_elastic.pristine import signal
+from pytest_elastic.processes import Family
 from pytest_elastic.store import StoreServer
 
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is the test's doing, and says nothing of a hang.
@@ -76,6 +77,10 @@ class AdoptedWorld:
     def pids(self) -> dict[int, int]:
         """Rank -> process id."""
         return self._control.pids
+
+    def family(self, rank: int) -> Family:
+        """The process of a rank, and those below it."""
+        return Family(self.pids()[rank])
 
     def next_timer(self) -> float:
         """Nothing but its own code ends an adopted process."""

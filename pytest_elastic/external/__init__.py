@@ -9,16 +9,16 @@ its own: a rank that crashes or hangs costs its test, and neither the agent nor 
 """
 
 from pytest_elastic.external._agent import Agent
-from pytest_elastic.external._agents import AGENT, HOST, Agents
-from pytest_elastic.external._meeting_point import ExternalError, MeetingPoint
+from pytest_elastic.external._agents import AGENT, QUESTIONS, Agents
+from pytest_elastic.external._meeting_point import ExternalError, meeting_point
 from pytest_elastic.external._orders import Join
 
 __all__ = [
     "AGENT",
-    "HOST",
+    "QUESTIONS",
     "Agent",
     "Agents",
     "ExternalError",
     "Join",
-    "MeetingPoint",
+    "meeting_point",
 ]

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError
+from pytest_elastic.external._far_machine import Lookout
 from pytest_elastic.external._orders import (
     FromGuardian,
     GuardianGone,
@@ -23,8 +27,8 @@ from pytest_elastic.external._orders import (
     ToGuardian,
 )
 from pytest_elastic.launch import Launcher
-from pytest_elastic.multiprocessing import Channel, RankStart, StartFailed
-from pytest_elastic.pristine import select
+from pytest_elastic.multiprocessing import Channel, RankExited, RankStart, StartFailed
+from pytest_elastic.pristine import os, select, socket
 from pytest_elastic.processes import OF_TORCHRUN
 
 ABANDONED = 1  # Exit status where rank 0 is gone.
@@ -42,15 +46,23 @@ class Agent:
     Args:
         channel: to rank 0.
         launcher: the launcher for a start method.
+        questions: to rank 0, if that is on another machine: it asks there about processes and files.
 
     Attributes:
         until: when it ends at the latest, on the monotonic clock.
     """
 
-    def __init__(self, channel: Channel, launcher: Callable[[str], Launcher]) -> None:
+    def __init__(
+        self, channel: Channel, launcher: Callable[[str], Launcher], questions: socket.socket | None = None
+    ) -> None:
         self._channel, self._launcher = channel, launcher
         self._guardians: dict[int, Channel] = {}
+        self._files: _Files | None = None
+        self._ahead = 0.0  # By which the clock of rank 0 is ahead of this one.
         self.until = math.inf
+        if questions is not None:
+            self._files = _Files()
+            Lookout(questions, self._files.place)
 
     def hurry(self) -> None:
         """The launcher ends this process: wait no longer than ten seconds for rank 0 to say so."""
@@ -68,6 +80,8 @@ class Agent:
         finally:
             for control in self._guardians.values():
                 control.close()
+            if self._files is not None:
+                self._files.close()
 
     def _step(self) -> int | None:
         poll = select.poll()
@@ -95,6 +109,8 @@ class Agent:
     def _relay(self, group: int) -> None:
         control = self._guardians[group]
         for message, _ in control.receive():
+            if isinstance(message, RankExited):
+                message = dataclasses.replace(message, at=message.at + self._ahead)
             self._channel.send(FromGuardian(group, message))
         if control.closed:
             self._guardians.pop(group).close()
@@ -103,17 +119,68 @@ class Agent:
     def _obey(self, order: Any) -> None:
         if isinstance(order, StartRank):
             try:
-                control = self._launcher(order.method).start_group([scrubbed(order.start)])
+                control = self._launcher(order.method).start_group([self._own(order)])
             except (OSError, GuardianError) as error:
                 failed = StartFailed(order.start.rank, OSError(str(error)))
                 self._channel.send(FromGuardian(order.group, failed))
                 return
             self._guardians[order.group] = control
-        elif order.group in self._guardians:
-            if isinstance(order, LetGo):
+        elif isinstance(order, LetGo):
+            if order.group in self._guardians:
                 self._guardians.pop(order.group).close()
-            elif isinstance(order, ToGuardian):
-                try:
-                    self._guardians[order.group].send(order.command)
-                except OSError:  # It ends: its last words are on their way.
-                    pass
+            if self._files is not None:
+                self._files.remove(order.group)
+        elif isinstance(order, ToGuardian) and order.group in self._guardians:
+            try:
+                self._guardians[order.group].send(order.command)
+            except OSError:  # It ends: its last words are on their way.
+                pass
+
+    def _own(self, order: StartRank) -> RankStart:
+        """The start of a rank of this process, which may be on another machine than rank 0's."""
+        start = scrubbed(order.start)
+        if self._files is None:
+            return start
+        self._ahead = order.now - SYSTEM_CLOCK.monotonic()
+        return self._files.take_over(order.group, start, self._ahead)
+
+
+class _Files:
+    """The directories of ranks whose launcher is on another machine."""
+
+    def __init__(self) -> None:
+        self._base = Path(tempfile.mkdtemp(prefix="pytest-elastic-ranks-"))
+        self._places: dict[str, Path] = {}  # By the directory at rank 0.
+
+    def place(self, there: str) -> Path | None:
+        """The directory here that belongs to one at rank 0."""
+        return self._places.get(there)
+
+    def take_over(self, group: int, start: RankStart, ahead: float) -> RankStart:
+        """The same rank with its files, and its clock, on this machine."""
+        there, here = start.job.directory, self._base / str(group)
+        here.mkdir()
+        self._places[there] = here
+
+        def moved(path: str | None) -> str | None:
+            return str(here) + path[len(there) :] if path and path.startswith(there + os.sep) else path
+
+        place = dataclasses.replace(start.job.place, ahead=ahead)
+        return dataclasses.replace(
+            start,
+            env={name: moved(value) for name, value in start.env.items()},
+            stdout=str(moved(start.stdout)),
+            stderr=str(moved(start.stderr)),
+            job=dataclasses.replace(start.job, directory=str(here), place=place),
+        )
+
+    def remove(self, group: int) -> None:
+        """The group is over, and what its rank has written is at rank 0."""
+        here = self._base / str(group)
+        for there in [there for there, place in self._places.items() if place == here]:
+            del self._places[there]
+        shutil.rmtree(here, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove all of them."""
+        shutil.rmtree(self._base, ignore_errors=True)

@@ -16,7 +16,8 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.external._agent import scrubbed
-from pytest_elastic.external._meeting_point import ExternalError, MeetingPoint
+from pytest_elastic.external._far_machine import FarMachine
+from pytest_elastic.external._meeting_point import ExternalError, interface_of, meeting_point
 from pytest_elastic.external._orders import (
     FromGuardian,
     GuardianGone,
@@ -41,9 +42,9 @@ from pytest_elastic.multiprocessing import (
 from pytest_elastic.pristine import signal, socket
 from pytest_elastic.processes import OuterLauncher
 
-AGENT = b"a"
-HOST = "127.0.0.1"
+AGENT, QUESTIONS = b"a", b"q"  # What an agent connects for.
 _PERIOD = 0.2  # Seconds between two looks for processes that have ended.
+SILENCE_MS = 20_000  # Milliseconds without an answer of the other machine after which it is lost.
 _SHOWN = 5  # Tests, where collections differ.
 
 
@@ -57,19 +58,24 @@ class Agents:
 
     Attributes:
         lost: rank -> in words, how.
+        host: the interface on which ranks and agents connect.
+        away: rank -> its machine, for agents on others than this one.
     """
 
     def __init__(self, world: OuterLauncher, own: Join, on_lost: Callable[[str], object]) -> None:
         self._world, self._own, self._on_lost = world, own, on_lost
         self._loop = Loop("elastic agents")
-        self._meeting_point = MeetingPoint.of(world)
+        self._meeting_point = meeting_point(world)
         self._channels: dict[int, Channel] = {}
         self._joined: dict[int, Join] = {}
         self._groups: dict[int, _Guardians] = {}
         self._number = 0
         self._leaving = False
         self.lost: dict[int, str] = {}
-        self._rendezvous = Rendezvous(self._loop, HOST, AGENT, self._refusal, self._admit)
+        self.away: dict[int, FarMachine] = {}
+        self.host = interface_of(world)
+        purposes = AGENT + QUESTIONS
+        self._rendezvous = Rendezvous(self._loop, self.host, purposes, self._refusal, self._admit)
         self._loop.in_child(self._let_go)  # The zygote is forked while this process listens.
 
     def gather(self, limit: float) -> None:
@@ -131,9 +137,14 @@ class Agents:
     def _refusal(self, rank: int, purpose: bytes) -> str:
         if not 0 < rank < self._world.size:
             return f"there is no rank {rank} to come"
-        return f"rank {rank} has come already" if rank in self._channels else ""
+        known = self._channels if purpose == AGENT else self.away
+        return f"rank {rank} has come already" if rank in known else ""
 
     def _admit(self, rank: int, purpose: bytes, end: socket.socket) -> None:
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
+        if purpose == QUESTIONS:
+            self.away[rank] = FarMachine(end)
+            return
         self._channels[rank] = channel = Channel(end)
         self._loop.watch(channel.fileno(), partial(self._hear, rank))
 
@@ -204,12 +215,14 @@ class Agents:
         group = _Guardians(self, self._loop, self._number, len(starts), local, Channel(control))
         self._groups[self._number] = group
         for start in starts[1:]:
-            self.send(start.rank, StartRank(self._number, method, start))
+            self.send(start.rank, StartRank(self._number, method, start, SYSTEM_CLOCK.monotonic()))
 
     def _let_go(self) -> None:
         self._rendezvous.close()
         for channel in self._channels.values():
             channel.close()
+        for machine in self.away.values():
+            machine.close()
 
     def _leave(self, status: int) -> None:
         self._leaving = True
@@ -218,6 +231,8 @@ class Agents:
             self.send(rank, Leave(status))
             self._loop.unwatch(channel.fileno())
             channel.close()
+        for machine in self.away.values():
+            machine.close()
 
 
 def _ranks(ranks: list[int]) -> str:
@@ -321,7 +336,7 @@ class _Guardians:
             self._local.send(command)
 
     def _let_go(self) -> None:
-        for rank in self._guarded - {0}:
+        for rank in range(1, self._size):
             self._agents.send(rank, LetGo(self._number))
         for channel in (self._control, self._local):
             self._loop.unwatch(channel.fileno())

@@ -32,11 +32,12 @@ class GuardianGone:
 
 @dataclass(frozen=True, slots=True)
 class StartRank:
-    """To the agent: start this rank of a group, by that start method."""
+    """To the agent: start this rank of a group, by that start method; it is now `now` at rank 0."""
 
     group: int
     method: str
     start: RankStart
+    now: float
 
 
 @dataclass(frozen=True, slots=True)

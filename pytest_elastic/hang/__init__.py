@@ -14,6 +14,7 @@ from pytest_elastic.hang._diagnosis import (
     Spinning,
     StalePrefix,
     Stopped,
+    Unreachable,
 )
 from pytest_elastic.hang._frames import Frame, Stack, cut_harness, fold, is_library, is_ours, parse_stacks
 from pytest_elastic.hang._group_calls import GroupCall, short_place
@@ -27,34 +28,9 @@ from pytest_elastic.hang._stack_tree import Branch, main_stack, merge, tree_dot,
 from pytest_elastic.hang._waitgraph import WaitGraph
 
 __all__ = [
-    "BlockedOutside",
-    "Branch",
-    "CollectiveMismatch",
-    "CountMismatch",
-    "Deadlock",
-    "Diagnosis",
-    "DoomedWait",
-    "Exited",
-    "Frame",
-    "HangUntilTimeout",
-    "MissingRank",
-    "OrderMismatch",
-    "Snapshot",
-    "Spinning",
-    "Stack",
-    "StalePrefix",
-    "Stopped",
-    "WaitGraph",
-    "WaitSeen",
-    "diagnose",
-    "diagnose_outside",
-    "find_stale",
-    "is_library",
-    "merge",
-    "parse_stacks",
-    "report_dot",
-    "report_json",
-    "report_text",
-    "tree_dot",
-    "tree_text",
-]
+    "BlockedOutside", "Branch", "CollectiveMismatch", "CountMismatch", "Deadlock", "Diagnosis",
+    "DoomedWait", "Exited", "Frame", "HangUntilTimeout", "MissingRank", "OrderMismatch", "Snapshot",
+    "Spinning", "Stack", "StalePrefix", "Stopped", "Unreachable", "WaitGraph", "WaitSeen", "diagnose",
+    "diagnose_outside", "find_stale", "is_library", "merge", "parse_stacks", "report_dot",
+    "report_json", "report_text", "tree_dot", "tree_text",
+]  # fmt: skip

@@ -126,6 +126,12 @@ class Exited(Diagnosis):
     __slots__ = ()
 
 
+class Unreachable(Diagnosis):
+    """The machines of ranks do not answer, and nothing is known of these: `ranks` are those."""
+
+    __slots__ = ()
+
+
 class Stopped(Diagnosis):
     """Ranks are stopped by a signal; whoever sends SIGCONT lets them go on: `ranks` are those stopped."""
 

@@ -123,6 +123,8 @@ def stand_text(rank: Rank) -> str:
     assert rank.stood is not None
     if rank.stood.state == "stopped":
         return "is stopped by a signal"
+    if rank.stood.state == "unreachable":
+        return "is on a machine that does not answer"
     if rank.stood.state != "blocked":
         return "computes" if rank.stood.state == "spinning" else rank.stood.state
     peer = rank.stood.peer

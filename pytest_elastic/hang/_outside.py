@@ -37,6 +37,7 @@ from pytest_elastic.hang._diagnosis import (
     MissingRank,
     Spinning,
     Stopped,
+    Unreachable,
 )
 from pytest_elastic.hang._frames import Frame, Stack, is_library
 from pytest_elastic.hang._naming import ends_text, stand_text, state_text, told_of
@@ -133,6 +134,8 @@ def judge_outside(
     accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
     idle = "and did nothing in the store"
     verdict: type[Diagnosis]
+    if unreachable := kinds.get("unreachable"):
+        return Unreachable, unreachable, stances_text(unreachable)
     for kind, verdict in (("stopped", Stopped), ("spinning", Spinning), ("sleeping", BlockedOutside)):
         ranks = kinds.get(kind)
         if ranks and not accidents and not (gone and blocked and kind == "sleeping"):

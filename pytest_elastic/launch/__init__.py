@@ -7,6 +7,8 @@ from pytest_elastic.launch._group_plan import Answers, Launcher, Plan
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._hang_report import explain, keep_trace
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
+from pytest_elastic.launch._machines import UNREACHABLE as UNREACHABLE
+from pytest_elastic.launch._machines import Machines as Machines
 from pytest_elastic.launch._outcomes import ends_of, expected_but_alive, leak_text, log_sections, of_timeout
 from pytest_elastic.launch._outcomes import unclean_ends as unclean_ends
 from pytest_elastic.launch._rank import (

@@ -8,6 +8,7 @@ that a group that nobody holds any more is collected, and ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,20 @@ from pytest_elastic import events
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch._debugger import Borrow, Loans
-from pytest_elastic.launch._group_plan import Answers
+from pytest_elastic.launch._group_plan import Answers, Plan
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._outcomes import of_timeout_in
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, Rendezvous, StorePlace
 from pytest_elastic.launch._stacks import Done, RankStacks
 from pytest_elastic.launch._timers import GroupTimers, describe_expiry
 from pytest_elastic.loop import Loop
-from pytest_elastic.multiprocessing import Group, Inotify, OutputTimes, RankChannels, RankExited
+from pytest_elastic.multiprocessing import Group, OutputTimes, RankChannels, RankExited
 from pytest_elastic.pristine import os, signal, socket
-from pytest_elastic.processes import state
+from pytest_elastic.processes import Family
 from pytest_elastic.report import PhaseReport, Raised
 from pytest_elastic.store import Gate, StoreServer
 
+_FETCHING = 0.1  # Seconds from one look at the files of other machines to the next.
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 
 
@@ -39,9 +41,8 @@ class GroupLoop:
     Args:
         loop: not started yet.
         directories: of the ranks' files.
-        clock: see `HangDetector`.
+        plan: what the group shall be.
         launcher_waits: see `HangDetector`.
-        spare: see `OutputTimes`.
 
     Attributes:
         server: the group's store.
@@ -58,23 +59,23 @@ class GroupLoop:
         self,
         loop: Loop,
         directories: Mapping[int, Path],
-        clock: str,
+        plan: Plan,
         launcher_waits: bool,
-        spare: list[Inotify] | None = None,
     ) -> None:
-        self.loop, self._directories = loop, directories
+        self.loop, self._directories, self._machines = loop, directories, plan.machines
         self.control: Group | None = None
         self.rendezvous: Rendezvous | None = None
         self.channels = RankChannels(directories, loop, self._heard)
         self.timers = GroupTimers(loop, self._expire)
-        self.stacks = RankStacks(directories, loop)
-        self.detector = HangDetector(self, len(directories), clock, launcher_waits)
+        self.stacks = RankStacks(directories, loop, plan.machines)
+        self.detector = HangDetector(self, len(directories), plan.clock, launcher_waits)
         streams = ((rank, stream) for rank in directories for stream in ("stdout", "stderr"))
         files = {(rank, stream): directories[rank] / f"{stream}.log" for rank, stream in streams}
-        self.output = OutputTimes(loop, files, spare)
+        self.output = OutputTimes(loop, files, plan.spare)
         self._gate: Gate | None = None
         self._sentinels: dict[int, int] = {}
         self._closed = False
+        self._fetching = loop.alarm(self._fetch)
         self.server = StoreServer(sink=self.detector.sink, loop=loop)
         loop.in_child(self._let_go)
 
@@ -82,6 +83,7 @@ class GroupLoop:
         """The ranks are being started: note what becomes of them."""
         self.control = control
         control.on_exit = self._note_exit
+        self._fetch()
 
     def begin_test(self, clock: str) -> None:
         """Another test begins, with such a clock: forget what was found, what happened and was written."""
@@ -113,6 +115,16 @@ class GroupLoop:
     def pids(self) -> dict[int, int]:
         """Rank -> process id."""
         return {} if self.control is None else self.control.pids
+
+    def family(self, rank: int) -> Family:
+        """The process of a rank that was started, and those below it."""
+        return self._machines.of(rank).family(self.pids()[rank])
+
+    def _fetch(self) -> None:
+        """Bring what ranks on other machines have written here, now and again."""
+        self._machines.fetch(self._directories)
+        if self._machines.away and not self._closed:
+            self._fetching.at = SYSTEM_CLOCK.monotonic() + _FETCHING
 
     def exitcode(self, rank: int) -> int | None:
         """The exit code of a rank, unjudged, as soon as it has ended; `None` before."""
@@ -180,7 +192,9 @@ class GroupLoop:
         pids, outside = self.pids(), self.detector.outside()
         inside = [rank for rank in ranks if rank not in outside]
         # The others are not asked to write: a signal lets some calls return, and the rank goes on.
-        seen = {rank: pids[rank] for rank in ranks if rank in outside and state(pids[rank]) not in "TZ"}
+        seen = {
+            rank: pids[rank] for rank in ranks if rank in outside and self.family(rank).state() not in "TZ"
+        }
 
         def spied(first: dict[int, list[Stack]], found: dict[int, list[Stack]]) -> None:
             found = {**first, **found}
@@ -193,7 +207,7 @@ class GroupLoop:
         """The group has ended: let go of everything; idempotent."""
         if self.rendezvous is not None:
             self.rendezvous.close()
-        self._closed = True
+        self._closed, self._fetching.at = True, math.inf
         while self._sentinels:
             os.close(self._sentinels.popitem()[1])
         self.detector.close()
@@ -248,6 +262,7 @@ class GroupLoop:
     def _note_exit(self, exited: RankExited) -> None:
         """Tell the detector; the store forgets the rank."""
         rank = exited.rank
+        self._machines.of(rank).fetch(self._directories[rank])
         self.server.tell()
         if exited.exitcode not in _STOPPED and not self._failed_of_timeout(rank):
             self.detector.went_on(rank)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
+from pytest_elastic.launch._machines import Machines
 from pytest_elastic.multiprocessing import Channel, Inotify, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
 
+LOOPBACK = "127.0.0.1"
 _LEAST = 0.1  # Of the time for a start.
 
 
@@ -50,6 +52,7 @@ class Plan:
         lost: what a fork has lost, in words; `""` for nothing.
         late: `how` -> how many groups in a row were not ready in time; the groups of a run share it.
         spare: see `OutputTimes`; likewise.
+        machines: on which the ranks run.
     """
 
     nprocs: int
@@ -68,6 +71,7 @@ class Plan:
     lost: str = ""
     late: Counter[str] = field(default_factory=Counter)
     spare: list[Inotify] | None = None
+    machines: Machines = field(default_factory=Machines)
 
     @property
     def start_limit(self) -> float:
@@ -92,16 +96,16 @@ class Plan:
         """What is added to the environment of each rank: torch elastic's variables, and the plan's own.
 
         Args:
-            port: of the loopback, reserved for them.
+            port: reserved for them.
             errors: rank -> file for its error.
         """
-        size, run = str(self.nprocs), self.directory.name
-        world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": run}
-        common = {**world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        world = {"WORLD_SIZE": str(self.nprocs), "TORCHELASTIC_RUN_ID": self.directory.name}
+        common = {**world, "MASTER_ADDR": self.host or LOOPBACK, "MASTER_PORT": str(port)}
         return {
             rank: {
                 **common,
-                **dict.fromkeys(("RANK", "LOCAL_RANK", "PYTEST_ELASTIC_RANK"), str(rank)),
+                **dict.fromkeys(("RANK", "PYTEST_ELASTIC_RANK"), str(rank)),
+                **self.machines.place_of(rank, self.nprocs),
                 "TORCHELASTIC_ERROR_FILE": error,
                 **self.env,
             }
@@ -157,13 +161,13 @@ class RankLogs:
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
-def reserve_port() -> socket.socket:
-    """A port of the loopback that is ours but listens to nobody.
+def reserve_port(host: str = "") -> socket.socket:
+    """A port of this interface, the loopback by default, that is ours but listens to nobody.
 
     With SO_REUSEADDR on both sides a server may bind it while we hold it, since we do not listen; the
     kernel gives it to nobody who did not ask for it by number.
     """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
+    held.bind((host or LOOPBACK, 0))
     return held

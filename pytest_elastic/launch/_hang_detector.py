@@ -77,7 +77,7 @@ from pytest_elastic.hang import (
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.launch._process_state import CONFIRM, Companies
 from pytest_elastic.loop import Loop
-from pytest_elastic.processes import state
+from pytest_elastic.processes import Family
 from pytest_elastic.store import StoreServer, is_trace
 
 _log = logging.getLogger(__name__)
@@ -95,6 +95,9 @@ class Watched(Protocol):
 
     def pids(self) -> dict[int, int]:
         """Rank -> process id."""
+
+    def family(self, rank: int) -> Family:
+        """The process of a rank that was started, and those below it."""
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock."""
@@ -438,7 +441,8 @@ class HangDetector:
             self._settle()
 
         # A stopped rank writes nothing before it is resumed, which is not ours to do.
-        self._group.dump_stacks([rank for rank in ranks if state(pids[rank]) != "T"], done)
+        writing = [rank for rank in ranks if self._group.family(rank).state() != "T"]
+        self._group.dump_stacks(writing, done)
 
     def _complete(self) -> None:
         """Tell the verdict by what the others did meanwhile: nobody runs any more."""

@@ -27,7 +27,6 @@ from pytest_elastic.hang import (
     report_text,
 )
 from pytest_elastic.launch._artifacts import PAGE, REPORT, Artifacts
-from pytest_elastic.processes import stand
 from pytest_elastic.report import PhaseVerdict, RankEnd, shorten
 
 if TYPE_CHECKING:
@@ -126,10 +125,9 @@ def give_up(group: RankGroup, ranks: Sequence[int]) -> None:
 
     This comes before their stacks are asked for: the signal for that lets some go on, as from a full pipe.
     """
-    pids = group.pids()
-    stood = stand([pids[rank] for rank in ranks], {pid: f"rank {rank}" for rank, pid in pids.items()})
+    stood = group.plan.machines.stand(group.pids(), ranks)
     now = SYSTEM_CLOCK.monotonic()
-    group.give_up([RankStood(now, rank, *found) for rank, found in zip(ranks, stood, strict=True)])
+    group.give_up([RankStood(now, rank, *found) for rank, found in stood.items()])
 
 
 def explain(

@@ -10,7 +10,7 @@ from typing import Protocol
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.events import RankInspected
 from pytest_elastic.hang import Rank, WaitGraph
-from pytest_elastic.processes import Family, Sight, catches_signals, has_timers
+from pytest_elastic.processes import Family, Sight
 from pytest_elastic.store import StoreServer
 
 CONFIRM = 1.0  # Seconds without any use of the processor.
@@ -38,7 +38,7 @@ class Company:
 
     def going(self) -> int:
         """How many threads and children may go on, as far as is known."""
-        sight, timers = self.family.look(), has_timers(self.family.pid)
+        sight, timers = self.family.look(), self.family.has_timers()
         found = sight.others(self.known) + timers
         if not found or self.inspected is None:
             return found
@@ -50,7 +50,7 @@ class Company:
 
     def is_still(self, ticks: dict[int, int]) -> bool:
         """Whether nothing that may write would go on by itself; `ticks` are the processes of the group."""
-        if has_timers(self.family.pid) or not self.family.look().receives(self.known):
+        if self.family.has_timers() or not self.family.look().receives(self.known):
             return False
         if self.inspected is None:
             return self.family.lasts(self.known, ticks)
@@ -107,6 +107,9 @@ class Watched(Protocol):
 
     def pids(self) -> dict[int, int]:
         """Rank -> process id."""
+
+    def family(self, rank: int) -> Family:
+        """The process of a rank that was started, and those below it."""
 
 
 class Companies:
@@ -191,7 +194,7 @@ class Companies:
                 closed = closed and not rank.extra_threads
         if closed and not (still and len(ends) == len(graph.ranks)):  # A thread may send a signal.
             for number in {wait.rank for wait in graph.doomed}.intersection(pids):
-                closed &= not catches_signals(pids[number]) or self._handles_none(number, age)
+                closed &= not self._family(number).catches_signals() or self._handles_none(number, age)
         return closed
 
     def are_confirmed(self, graph: WaitGraph, events: int, age: float) -> bool:
@@ -201,7 +204,7 @@ class Companies:
             return False
         pids, ends = self._group.pids(), enders(graph)
         there = [
-            self._of(rank, pids, rank.number in ends)
+            self._of(rank, rank.number in ends)
             for rank in graph.ranks
             if rank.exited is None and rank.number in pids
         ]
@@ -236,24 +239,24 @@ class Companies:
         number = rank.number
         if number not in pids:
             return 1
-        stamp = self._family(number, pids).stamp()
+        stamp = self._family(number).stamp()
         now = (stamp, _known(rank), self._inspected.get(number))
         if stamp and self._at_rest.get(number) == now:
             return 0
         self._at_rest.pop(number, None)
-        going = self._of(rank, pids).going()
+        going = self._of(rank).going()
         if stamp and not going:
             self._at_rest[number] = now
         return going
 
-    def _of(self, rank: Rank, pids: Mapping[int, int], ends: bool = True) -> Company:
-        family = self._family(rank.number, pids)
+    def _of(self, rank: Rank, ends: bool = True) -> Company:
+        family = self._family(rank.number)
         idle = rank.ended is not None
         return Company(family, _known(rank), self._inspected.get(rank.number), idle, ends)
 
-    def _family(self, rank: int, pids: Mapping[int, int]) -> Family:
+    def _family(self, rank: int) -> Family:
         if rank not in self._families:
-            self._families[rank] = Family(pids[rank])
+            self._families[rank] = self._group.family(rank)
         return self._families[rank]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import hashlib
+import math
 import random
 import sys
 import traceback
@@ -18,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.collectives import install, use_store
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
@@ -54,6 +56,7 @@ class RankJob:
         test: the first one that it is for, and for the how-manieth time; see `RandomStates`.
         place: where its launcher is, for a rank that has no descriptors; the function comes by channel then.
         collectives: mode of those of torch; see `collectives.use_store`.
+        spread: whether the ranks run on several machines, and share no memory.
     """
 
     world_size: int
@@ -63,6 +66,7 @@ class RankJob:
     test: str = ""
     place: Place | None = None
     collectives: str = "check"
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class RankProcess:
         self._job, self._payload = job, start.descriptors.get("payload", -1)
         if job.place is not None:
             there = (job.place.address, job.place.token)
+            if job.place.ahead:
+                SYSTEM_CLOCK.follow(job.place.ahead)
             self.channel = Channel(connect(*there, CHANNEL, self.rank))
             self._timers: TimerClient = StreamTimerClient(connect(*there, TIMERS, self.rank).detach())
             self.join(job.place.store)
@@ -134,7 +140,9 @@ class RankProcess:
             mode: of these; the job's by default.
         """
         assert self.world is not None
-        use_store(self.world.store, self.rank, self.world_size, mode or self._job.collectives)
+        context = use_store(self.world.store, self.rank, self.world_size, mode or self._job.collectives)
+        if context is not None and self._job.spread:
+            context.inline = math.inf
 
     def live(self, obey: Callable[[RankProcess, Any], None]) -> int:
         """Do the job; the exit code is the value.  `obey` carries out an order that is not ours."""

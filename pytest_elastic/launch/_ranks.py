@@ -39,7 +39,7 @@ from pytest_elastic.multiprocessing import (
 )
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
-from pytest_elastic.processes import command, descendants, dying, is_helper, memory_file, parent
+from pytest_elastic.processes import memory_file
 from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
@@ -77,7 +77,7 @@ class RankGroup(PContext):
             {rank: str(directory / file) for rank, directory in self.directories.items()}
             for file in ("stdout.log", "stderr.log", "error.json")
         )
-        self._port = reserve_port()
+        self._port = reserve_port(plan.host)
         self.fresh = True
         self.tests: dict[int, tuple[str, ...] | None] = {}
         self.expect: dict[int, int] = {}
@@ -91,7 +91,7 @@ class RankGroup(PContext):
             plan.environments(self._port.getsockname()[1], errors),
             LogPlan(LogsDest(outs, errs, *shown, errors)),
         )
-        self.core = GroupLoop(self.loop, self.directories, plan.clock, payload is None, plan.spare)
+        self.core = GroupLoop(self.loop, self.directories, plan, payload is None)
         stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext
         self.loans = Loans(plan.terminal, self.core.channels.inbox, stand)
 
@@ -149,7 +149,14 @@ class RankGroup(PContext):
         directory = str(self.directories[rank])
         plan, place, payload = self.plan, self._places.get(rank), self._payload is not None
         return RankJob(
-            self.nprocs, directory, plan.torch_threads, payload, plan.test, place, plan.collectives
+            self.nprocs,
+            directory,
+            plan.torch_threads,
+            payload,
+            plan.test,
+            place,
+            plan.collectives,
+            bool(plan.machines.away),
         )
 
     def start(self) -> None:
@@ -320,11 +327,7 @@ class RankGroup(PContext):
 
     def leftovers(self) -> list[str]:
         """Commands of the processes that live ranks have started and that still run, their helpers aside."""
-        pids = set(self.group.pids.values())
-        guardians = {parent(pid) for pid in pids}
-        below = [process for guardian in guardians for process in descendants(guardian)]
-        started = [process for process in below if process.pid not in pids]
-        return [command(process.pid) for process in started if not is_helper(process.pid)]
+        return self.plan.machines.left_by(self.group.pids)
 
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
         """Block until these ranks have ended; returns those that have not after `timeout` seconds.
@@ -337,7 +340,10 @@ class RankGroup(PContext):
             return [] if group.over else [rank for rank in ranks if rank not in group.exits]
 
         self.loop.wait(lambda: not left(), deadline)
-        while any(dying(group.pids[rank]) for rank in left()) and not deadline.later(DYING_LIMIT).passed():
+        while (
+            any(self.core.family(rank).dying() for rank in left())
+            and not deadline.later(DYING_LIMIT).passed()
+        ):
             self.loop.wait(lambda: not left(), Deadline.after(GRACE))
         return left()
 
@@ -381,6 +387,7 @@ class RankGroup(PContext):
     @property
     def logs(self) -> dict[int, RankLogs]:
         """What each rank wrote so far."""
+        self.plan.machines.fetch(self.directories)
         return {rank: RankLogs(directory) for rank, directory in self.directories.items()}
 
     def exitcode(self, rank: int) -> int | None:

@@ -50,11 +50,13 @@ class Place:
         address: of the rendezvous, `host:port`.
         token: what it has to say there.
         store: where its store is.
+        ahead: by how many seconds the launcher's monotonic clock is ahead of the rank's.
     """
 
     address: str
     token: str
     store: StorePlace
+    ahead: float = 0.0
 
 
 class Rendezvous:
@@ -82,7 +84,8 @@ class Rendezvous:
     ) -> None:
         self._loop, self._purposes, self._refusal, self._admit = loop, purposes, refusal, admit
         self.token = os.urandom(16).hex()
-        self._socket = socket.create_server((host, 0), backlog=128)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, 0), family=family, backlog=128)
         self._socket.setblocking(False)
         self.address = f"{host}:{self._socket.getsockname()[1]}"
         self._strangers: dict[socket.socket, tuple[float, bytearray]] = {}

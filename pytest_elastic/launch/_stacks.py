@@ -27,10 +27,10 @@ from typing import IO, Any, Protocol
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.hang import Frame, Stack, parse_stacks
+from pytest_elastic.launch._machines import Machines
 from pytest_elastic.launch._rank import DUMP_SIGNAL
 from pytest_elastic.loop import Loop
 from pytest_elastic.pristine import json, os, signal
-from pytest_elastic.processes import state
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +64,11 @@ class RankStacks:
     Args:
         directories: rank -> where its `stacks.log` is.
         loop: in which requests are served.
+        machines: on which they run.
     """
 
-    def __init__(self, directories: Mapping[int, Path], loop: Loop) -> None:
+    def __init__(self, directories: Mapping[int, Path], loop: Loop, machines: Machines | None = None) -> None:
+        self._machines, self._directories = machines or Machines(), directories
         self._files = {rank: directory / "stacks.log" for rank, directory in directories.items()}
         self._begins: dict[int, int] = {}  # Where the last dump of each rank begins in its file.
         self._loop = loop
@@ -100,6 +102,7 @@ class RankStacks:
     def last(self, rank: int) -> list[Stack]:
         """What a rank wrote last: on demand, or at a fatal error.  May be called from any thread."""
         file = self._files[rank]
+        self._machines.of(rank).fetch(self._directories[rank])
         data = file.read_bytes() if file.exists() else b""
         return parse_stacks(data[self._begins.get(rank, 0) :].decode("utf-8", "replace"))
 
@@ -135,7 +138,10 @@ class RankStacks:
 
     def _take(self, group: Signalled, ranks: Sequence[int], done: Done) -> None:
         pids = group.pids
-        stopped = {rank: pids[rank] for rank in ranks if rank in pids and state(pids[rank]) == "T"}
+        there = [rank for rank in ranks if rank in pids]
+        stopped = {
+            rank: pids[rank] for rank in there if self._machines.of(rank).family(pids[rank]).state() == "T"
+        }
 
         def spied(seen: Stacks) -> None:
             resumed = [rank for rank in stopped if rank not in seen]
@@ -171,12 +177,14 @@ class RankStacks:
 
     def _size(self, rank: int) -> int:
         file = self._files[rank]
+        self._machines.of(rank).fetch(self._directories[rank])
         return file.stat().st_size if file.exists() else 0
 
     # Looks from outside.
 
     def _spy(self, pids: Mapping[int, int], native: bool, done: Done) -> None:
         program = find_spy() if pids else None
+        pids = {rank: pid for rank, pid in pids.items() if self._machines.of(rank).near}
         looks: dict[int, Look] = {}
         for rank, pid in pids.items() if program else ():
             try:

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_elastic import __version__
-from pytest_elastic.external import AGENT, HOST, Agent, Agents, ExternalError, Join, MeetingPoint
-from pytest_elastic.launch import Launcher, Source, connect
+from pytest_elastic.external import AGENT, QUESTIONS, Agent, Agents, ExternalError, Join, meeting_point
+from pytest_elastic.launch import Launcher, Machines, Source, connect
 from pytest_elastic.multiprocessing import Channel, exit_now
 from pytest_elastic.plugin._fresh import session_of
 from pytest_elastic.plugin._marker import read_marker, size_of
@@ -27,7 +27,7 @@ from pytest_elastic.plugin._runner import RankRunner
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.plugin._stash import EXTERNAL
 from pytest_elastic.pristine import os, signal, threading
-from pytest_elastic.processes import OuterLauncher
+from pytest_elastic.processes import OuterLauncher, this_machine
 
 _LAST_TEST = 3.0  # Seconds for the test at hand, where the launcher ends the run.
 _LATE = 5.0  # Seconds to meet agents of a session that ends before it began.
@@ -73,7 +73,7 @@ class Listener:
     def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
         self._config, self._world = config, world
         self._failures: list[str] = []
-        self._meeting_point = MeetingPoint.of(world)
+        self._meeting_point = meeting_point(world)
         self._meeting_point.announce(world.rank)
         self._writer: Any = None
         if config.pluginmanager.has_plugin("terminalreporter"):
@@ -119,9 +119,13 @@ class Listener:
         # Ctrl-C is for rank 0.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            place = self._meeting_point.find(options.start_timeout)
-            channel = Channel(connect(*place, AGENT, self._world.rank))
-            agent = Agent(channel, lambda name: launchers.get(by_name[name]))
+            zero, rank = self._meeting_point.find(options.start_timeout), self._world.rank
+            there = (zero.address, zero.token)
+            far = zero.machine != this_machine()
+            questions = connect(*there, QUESTIONS, rank) if far else None
+            agent = Agent(
+                Channel(connect(*there, AGENT, rank)), lambda name: launchers.get(by_name[name]), questions
+            )
             signal.signal(signal.SIGTERM, lambda *_: agent.hurry())
             return agent.serve(own(session, self._failures))
         except (ExternalError, OSError) as error:
@@ -136,10 +140,7 @@ class Spokesman:
 
     Attributes:
         world: that the launcher made.
-        host: the interface on which ranks connect.
     """
-
-    host = HOST
 
     def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
         self._config, self.world = config, world
@@ -185,6 +186,18 @@ class Spokesman:
         except ExternalError as error:
             raise pytest.UsageError(str(error)) from None
 
+    @property
+    def host(self) -> str:
+        """The interface on which ranks connect."""
+        assert self._agents is not None
+        return self._agents.host
+
+    @property
+    def machines(self) -> Machines:
+        """Where ranks run."""
+        assert self._agents is not None
+        return Machines(self._agents.away)
+
     def launcher(self, method: str, local: Launcher) -> Launcher:
         """The launcher of ranks on all processes."""
         assert self._agents is not None
@@ -203,7 +216,7 @@ class Spokesman:
     def pytest_unconfigure(self) -> None:
         """Tell all others, now that the report is written: a launcher may end all when one has failed."""
         if self._agents is None:
-            MeetingPoint.of(self.world).withdraw()
+            meeting_point(self.world).withdraw()
             return
         if not self._met:
             with suppress(ExternalError):

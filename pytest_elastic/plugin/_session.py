@@ -19,6 +19,7 @@ from pytest_elastic.launch import (
     Elastic,
     Here,
     Launchers,
+    Machines,
     Plan,
     RankGroup,
     Source,
@@ -127,11 +128,12 @@ class Conductor:
     ) -> RankGroup:
         """A new group, not started."""
         self._groups[item.nodeid] += 1
-        options, launcher, host = self.options, self.launchers.get(method), ""
+        options, launcher, host, machines = self.options, self.launchers.get(method), "", Machines()
         if self.external is not None:
             if nprocs > self.external.world.size:
                 pytest.skip(self.external.too_few(nprocs))
-            launcher, host = self.external.launcher(method.name, launcher), self.external.host
+            launcher = self.external.launcher(method.name, launcher)
+            host, machines = self.external.host, self.external.machines
         plan = Plan(
             nprocs,
             self._directory / str(self._groups.total()),
@@ -149,6 +151,7 @@ class Conductor:
             lost=self.launchers.lost(method),
             late=self._late,
             spare=self._spare,
+            machines=machines,
         )
         return RankGroup(name, launcher, plan, payload)
 

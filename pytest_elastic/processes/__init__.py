@@ -24,6 +24,7 @@ from pytest_elastic.processes._identity import (
     identify,
     parent,
     state,
+    this_machine,
     this_process,
 )
 from pytest_elastic.processes._openmp import pause_openmp
@@ -45,6 +46,7 @@ from pytest_elastic.processes._tree import (
     die_with_parent,
     fork,
     is_helper,
+    left_by,
     replace_program,
     supported,
 )

@@ -19,8 +19,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_elastic.pristine import time
+from pytest_elastic.processes._identity import dying, state
 from pytest_elastic.processes._stamps import Stamps
-from pytest_elastic.processes._threads import Thread, other_end, thread_of, threads, ticks
+from pytest_elastic.processes._threads import (
+    Thread,
+    catches_signals,
+    has_timers,
+    other_end,
+    thread_of,
+    threads,
+    ticks,
+)
 from pytest_elastic.processes._tree import children, descendants
 
 _LOOKS, _MOST_LOOKS, _PERIOD = 8, 200, 0.005  # The last in seconds, from one look to the next.
@@ -82,6 +91,22 @@ class Family:
         """Look at the process itself."""
         mine = threads(self.pid, self._stamps.threads)
         return Sight(mine, len(children(self.pid, [thread.number for thread in mine])))
+
+    def state(self) -> str:
+        """The kernel's letter for the state of the rank's process; `""` if it is gone."""
+        return state(self.pid)
+
+    def dying(self) -> bool:
+        """Whether the rank's process runs none of its program any more."""
+        return dying(self.pid)
+
+    def catches_signals(self) -> bool:
+        """Whether the rank's process has handlers for signals besides those of every rank."""
+        return catches_signals(self.pid)
+
+    def has_timers(self) -> bool:
+        """Whether the rank's process made POSIX timers, as far as the kernel tells."""
+        return has_timers(self.pid)
 
     def ticks(self) -> dict[int, int]:
         """Processor time of each of its processes, in clock ticks."""

@@ -26,6 +26,7 @@ class _Kind:
         sign: the variable that nobody else sets.
         rank, size: of this process, and how many there are.
         local: how many of them are on this machine; may be missing.
+        machines: on how many machines they are; likewise.
     """
 
     name: str
@@ -33,6 +34,7 @@ class _Kind:
     rank: str
     size: str
     local: str
+    machines: str = ""
 
 
 _KINDS = (
@@ -46,7 +48,7 @@ _KINDS = (
         "MV2_COMM_WORLD_LOCAL_SIZE",
     ),
     _Kind("MPICH", "PMI_SIZE", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
-    _Kind("srun", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""),
+    _Kind("srun", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "", "SLURM_STEP_NUM_NODES"),
 )  # fmt: skip
 _BARE = _Kind("a launcher", "RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 # What torchrun has told its processes of itself: ranks must not use it, since they are processes of ours.
@@ -67,6 +69,9 @@ class OuterLauncher:
         size: how many there are.
         key: its process on this machine, as a name that no other one has.
         attempt: which start of the same ranks this is, for launchers that start them again.
+        spread: whether the ranks are on several machines.
+        address: of rank 0's machine, as the launcher tells it; `""` where it does not.
+        store: address of a store of torch's that the launcher serves to its ranks, `host:port`; likewise.
     """
 
     name: str
@@ -74,6 +79,9 @@ class OuterLauncher:
     size: int
     key: str
     attempt: str
+    spread: bool = False
+    address: str = ""
+    store: str = ""
 
 
 def outer_launcher(asked: str, variables: Mapping[str, str]) -> OuterLauncher | None:
@@ -86,7 +94,7 @@ def outer_launcher(asked: str, variables: Mapping[str, str]) -> OuterLauncher | 
 
     Raises:
         ValueError: `external` was asked for, and there is no sign at all; or what the launcher says of its
-            ranks is contradictory, or they are on several machines.
+            ranks is contradictory.
     """
     if asked == "local" or _OURS in variables:
         return None
@@ -108,14 +116,12 @@ def outer_launcher(asked: str, variables: Mapping[str, str]) -> OuterLauncher | 
             f"{kind.name} says that this is rank {variables.get(kind.rank)!r} of {variables.get(kind.size)!r}"
             f" ({kind.rank}, {kind.size}); a rank is a number from 0 to one less than their number"
         )
-    local = _number(variables.get(kind.local, str(size)))
-    if local != size:
-        raise ValueError(
-            f"{kind.name} has started {size} ranks on several machines, {local} of them on this one; tests"
-            " on ranks need all of them on one machine (--elastic-launcher=local starts ranks here)"
-        )
-    attempt = variables.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return OuterLauncher(kind.name, rank, size, launchers[kind][1], attempt)
+    local, machines = variables.get(kind.local, str(size)), variables.get(kind.machines, "1")
+    spread = _number(local) != size or machines != "1"
+    attempt, address = variables.get("TORCHELASTIC_RESTART_COUNT", "0"), variables.get("MASTER_ADDR", "")
+    served = address and variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = f"{address}:{variables.get('MASTER_PORT')}" if served else ""
+    return OuterLauncher(kind.name, rank, size, launchers[kind][1], attempt, spread, address, store)
 
 
 def _number(text: str | None) -> int:

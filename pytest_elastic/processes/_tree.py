@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, NoReturn
 
 from pytest_elastic.pristine import os, signal
-from pytest_elastic.processes._identity import Process, dying, identify, read_pages
+from pytest_elastic.processes._identity import Process, command, dying, identify, parent, read_pages
 from pytest_elastic.processes._threads import thread_numbers
 
 _SET_PDEATHSIG, _GET_PDEATHSIG = 1, 2
@@ -62,6 +62,13 @@ def descendants(root: int, spare: frozenset[int] = frozenset()) -> list[Process]
             found.append(process)
         queue += child_pids(pid)
     return found
+
+
+def left_by(pids: Collection[int]) -> list[str]:
+    """Commands of the processes that these ranks have started and that still run, their helpers aside."""
+    below = [process for guardian in {parent(pid) for pid in pids} for process in descendants(guardian)]
+    started = [process for process in below if process.pid not in pids]
+    return [command(process.pid) for process in started if not is_helper(process.pid)]
 
 
 def is_helper(pid: int) -> bool:

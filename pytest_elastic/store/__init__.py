@@ -36,7 +36,7 @@ from pytest_elastic.store._prefix import PrefixStore
 from pytest_elastic.store._reporter import FAILED, Reporter
 from pytest_elastic.store._server import StoreServer
 from pytest_elastic.store._state import StoreState, Waiter
-from pytest_elastic.store._torch import as_torchs, torch_store
+from pytest_elastic.store._torch import as_torchs, torch_store, torchs_store
 
 __all__ = [
     "DistError",

@@ -38,6 +38,21 @@ def torch_store(store: Any) -> Any:
     return there
 
 
+def torchs_store(host: str, port: int, timeout: float) -> Any:
+    """A client of a `TCPStore` of torch's that somebody serves there; blocks for `timeout` seconds at most.
+
+    Raises:
+        ImportError: torch is not installed.
+        RuntimeError: nobody serves one.
+    """
+    from datetime import timedelta
+
+    import torch.distributed as torchs
+
+    stores: Any = torchs
+    return stores.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout))
+
+
 def as_torchs(error: DistError) -> DistError:
     """The error as one that torch's own code takes for its own; as it is, if torch is not there or has none.
 

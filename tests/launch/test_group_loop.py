@@ -75,7 +75,7 @@ def test_a_timer_expires_while_the_launcher_does_not_wait(start) -> None:
 def test_the_store_goes_on_while_stacks_are_taken(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a stopped rank that nobody can look into take half a second."""
     monkeypatch.setattr("pytest_elastic.launch._stacks.find_spy", lambda: None)
-    monkeypatch.setattr("pytest_elastic.launch._stacks.state", lambda pid: "S")
+    monkeypatch.setattr("pytest_elastic.processes.Family.state", lambda family: "S")
     group = start(sleep)
     store = group.store
     group.pause(1)

@@ -20,6 +20,7 @@ from pytest_elastic.events import PhaseBegan, PhaseEnded, RankExited, RankStood
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.loop import Loop
+from pytest_elastic.processes import Family
 from pytest_elastic.store import RemoteStore, StoreServer, barrier
 
 LONG = 20.0
@@ -62,6 +63,9 @@ class Group:
 
     def pids(self) -> dict[int, int]:
         return {rank: process.pid for rank, process in enumerate(self.processes)}
+
+    def family(self, rank: int) -> Family:
+        return Family(self.pids()[rank])
 
     def next_timer(self) -> float:
         return self.timer

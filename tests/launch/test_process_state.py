@@ -13,7 +13,7 @@ import pytest
 from pytest_elastic.events import PhaseBegan, PhaseEnded, RankInspected, WaitBegan
 from pytest_elastic.hang import WaitGraph
 from pytest_elastic.launch._process_state import Companies
-from pytest_elastic.processes import threads
+from pytest_elastic.processes import Family, threads
 
 LONG = 20.0
 EARLY, LATE = 0.001, 0.05  # Seconds since the last event.
@@ -40,6 +40,9 @@ class Group:
 
     def pids(self) -> dict[int, int]:
         return {0: self.process.pid}
+
+    def family(self, rank: int) -> Family:
+        return Family(self.pids()[rank])
 
     def inspect(self, rank: int) -> None:
         self.asked.append(rank)

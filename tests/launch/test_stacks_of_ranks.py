@@ -87,7 +87,7 @@ def test_each_dump_is_read_by_itself(dumps) -> None:
 
 def test_who_is_stopped_goes_on_once_it_has_been_asked(dumps, monkeypatch) -> None:
     """The order of the two signals is what makes it write where it was stopped."""
-    monkeypatch.setattr("pytest_elastic.launch._stacks.state", lambda pid: "TS"[pid == 10])
+    monkeypatch.setattr("pytest_elastic.processes.Family.state", lambda family: "TS"[family.pid == 10])
     monkeypatch.setattr("pytest_elastic.launch._stacks.find_spy", lambda: None)
     one = dumps()
     one.take([0, 1])
