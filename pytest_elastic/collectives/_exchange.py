@@ -86,7 +86,7 @@ def _carry(group: Group, operation: str, arguments: Sequence[Any]) -> Any:
     if not known.asynchronous:
         answers = meeting.meet(known.seconds, value)
         _compare(meeting, known, answers)
-        if _is_big(plan.whole):
+        if _is_shared(group, plan.whole):
             _sum_up_slices(group, plan, meeting, answers, value)
         else:
             _finish(group, plan, answers)
@@ -152,8 +152,10 @@ def open_parcels(group: Group, answers: Answers, me: int | None = None) -> Parce
     return {place: Parcel(value, me) for place, (_, value) in answers.items()}
 
 
-def _is_big(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and tensor.numel() * tensor.element_size() > _SLICED
+def _is_shared(group: Group, tensor: torch.Tensor | None) -> bool:
+    """Whether all members see a tensor in the memory of its giver, and it is worth a second meeting."""
+    size = 0 if tensor is None else tensor.numel() * tensor.element_size()
+    return size > max(_SLICED, group.context.inline)
 
 
 def _sum_up_slices(group: Group, plan: Plan, meeting: Meeting, answers: Answers, value: bytes) -> None:

@@ -107,7 +107,9 @@ class Agent:
         return None
 
     def _relay(self, group: int) -> None:
-        control = self._guardians[group]
+        control = self._guardians.get(group)
+        if control is None:  # Rank 0 has let it go in the meantime.
+            return
         for message, _ in control.receive():
             if isinstance(message, RankExited):
                 message = dataclasses.replace(message, at=message.at + self._ahead)

@@ -8,6 +8,7 @@ they count as killed, their group ends as any other would, and no further one is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +18,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.external._agent import scrubbed
 from pytest_elastic.external._far_machine import FarMachine
-from pytest_elastic.external._meeting_point import ExternalError, interface_of, meeting_point
+from pytest_elastic.external._meeting_point import ExternalError, MeetingPoint, interface_of
 from pytest_elastic.external._orders import (
     FromGuardian,
     GuardianGone,
@@ -27,9 +28,10 @@ from pytest_elastic.external._orders import (
     StartRank,
     ToGuardian,
 )
-from pytest_elastic.launch import Launcher, Rendezvous
+from pytest_elastic.launch import Launcher, Rendezvous, keep_alive
 from pytest_elastic.loop import Loop
 from pytest_elastic.multiprocessing import (
+    SWEEP_LIMIT,
     Channel,
     Ended,
     RankExited,
@@ -44,7 +46,6 @@ from pytest_elastic.processes import OuterLauncher
 
 AGENT, QUESTIONS = b"a", b"q"  # What an agent connects for.
 _PERIOD = 0.2  # Seconds between two looks for processes that have ended.
-SILENCE_MS = 20_000  # Milliseconds without an answer of the other machine after which it is lost.
 _SHOWN = 5  # Tests, where collections differ.
 
 
@@ -53,6 +54,7 @@ class Agents:
 
     Args:
         world: made by the launcher.
+        meeting_point: of that world.
         own: what an agent would say of itself, for comparison.
         on_lost: called in the loop, in words, when an agent is lost.
 
@@ -62,10 +64,16 @@ class Agents:
         away: rank -> its machine, for agents on others than this one.
     """
 
-    def __init__(self, world: OuterLauncher, own: Join, on_lost: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        world: OuterLauncher,
+        meeting_point: MeetingPoint,
+        own: Join,
+        on_lost: Callable[[str], object],
+    ) -> None:
         self._world, self._own, self._on_lost = world, own, on_lost
         self._loop = Loop("elastic agents")
-        self._meeting_point = meeting_point(world)
+        self._meeting_point = meeting_point
         self._channels: dict[int, Channel] = {}
         self._joined: dict[int, Join] = {}
         self._groups: dict[int, _Guardians] = {}
@@ -141,7 +149,7 @@ class Agents:
         return f"rank {rank} has come already" if rank in known else ""
 
     def _admit(self, rank: int, purpose: bytes, end: socket.socket) -> None:
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
+        keep_alive(end)
         if purpose == QUESTIONS:
             self.away[rank] = FarMachine(end)
             return
@@ -184,15 +192,16 @@ class Agents:
                 self._joined[rank] = message
                 self._loop.recheck()
         if channel.closed:
-            self._lose(rank)
+            self.lose(rank, "has ended")
 
-    def _lose(self, rank: int) -> None:
-        self._loop.unwatch(self._channels[rank].fileno())
-        self._channels[rank].close()
+    def lose(self, rank: int, how: str) -> None:
+        """An agent has ended, or does not answer: nothing more is asked of it; idempotent."""
         if self._leaving or rank in self.lost:
             return
+        self._loop.unwatch(self._channels[rank].fileno())
+        self._channels[rank].close()
         pid = f" (pid {self._joined[rank]['pid']})" if rank in self._joined else ""
-        words = f"the pytest of rank {rank}{pid}, which {self._world.name} started, has ended"
+        words = f"the pytest of rank {rank}{pid}, which {self._world.name} started, {how}"
         self.lost[rank] = words
         for group in list(self._groups.values()):
             group.gone(rank)
@@ -274,6 +283,7 @@ class _Guardians:
         self._exited: set[int] = set()
         self._guarded, self._ended = set(range(size)), list[Ended]()
         self._size = size
+        self._patience = loop.alarm(self._give_up)
         loop.watch(control.fileno(), self._obey)
         loop.watch(local.fileno(), self._hear_local)
 
@@ -325,8 +335,17 @@ class _Guardians:
             if isinstance(command, Signal | Stop):
                 for rank in ranks:
                     self._pass_on(rank, command)
+            if isinstance(command, Stop):
+                due = SYSTEM_CLOCK.monotonic() + command.grace + SWEEP_LIMIT
+                self._patience.at = min(due, self._patience.at)
         if self._control.closed:
             self._let_go()
+
+    def _give_up(self) -> None:
+        """Agents on other machines that have not told the end of their ranks by now do not answer."""
+        self._patience.at = math.inf
+        for rank in self._guarded & set(self._agents.away):
+            self._agents.lose(rank, "does not answer")
 
     def _pass_on(self, rank: int, command: Any) -> None:
         if rank:
@@ -336,6 +355,7 @@ class _Guardians:
             self._local.send(command)
 
     def _let_go(self) -> None:
+        self._patience.at = math.inf
         for rank in range(1, self._size):
             self._agents.send(rank, LetGo(self._number))
         for channel in (self._control, self._local):

@@ -23,7 +23,7 @@ from pytest_elastic.launch._rank import (
     raises_on_ranks,
 )
 from pytest_elastic.launch._ranks import GRACE, RankGroup
-from pytest_elastic.launch._rendezvous import Rendezvous, connect
+from pytest_elastic.launch._rendezvous import Rendezvous, connect, keep_alive
 from pytest_elastic.launch._spawn import (
     FreshInterpreters,
     Session,

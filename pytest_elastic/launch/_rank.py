@@ -98,6 +98,7 @@ class RankProcess:
     Attributes:
         rank, world_size: its place.
         tests: see `Hello`.
+        spread: whether the ranks run on several machines.
         channel: to the launcher, held by nobody else.
         world: its group.
     """
@@ -105,7 +106,7 @@ class RankProcess:
     def __init__(self, start: RankStart) -> None:
         job: RankJob = start.job
         self.rank, self.world_size = start.rank, job.world_size
-        self.directory = job.directory
+        self.directory, self.spread = job.directory, job.spread
         self.tests: tuple[str, ...] | None = None
         self.world: World | None = None
         self.tell: Callable[[BaseException], Any] | None = None
@@ -141,7 +142,7 @@ class RankProcess:
         """
         assert self.world is not None
         context = use_store(self.world.store, self.rank, self.world_size, mode or self._job.collectives)
-        if context is not None and self._job.spread:
+        if context is not None and self.spread:
             context.inline = math.inf
 
     def live(self, obey: Callable[[RankProcess, Any], None]) -> int:

@@ -145,8 +145,8 @@ class Rendezvous:
             self._admit(rank, purpose, end)
 
     def _refuse(self, end: socket.socket, reason: str) -> None:
-        _log.warning("a rank was refused: %s", reason)
         with suppress(OSError):
+            _log.warning("a rank that came from %s was refused: %s", end.getpeername()[0], reason)
             end.send(reason.encode())
         self._part(end).close()
 
@@ -163,6 +163,13 @@ class Rendezvous:
         self._alarm.at = min((until for until, _ in self._strangers.values()), default=float("inf"))
 
 
+def keep_alive(end: socket.socket) -> None:
+    """Have a connection fail when the other machine has not answered for 20 seconds."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("KEEPIDLE", 5), ("KEEPINTVL", 5), ("KEEPCNT", 3), ("USER_TIMEOUT", 20_000)):
+        end.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{option}"), value)
+
+
 def connect(address: str, token: str, purpose: bytes, rank: int) -> socket.socket:
     """In the rank: a connection to its launcher; blocks for ten seconds at most.
 
@@ -176,6 +183,7 @@ def connect(address: str, token: str, purpose: bytes, rank: int) -> socket.socke
         raise DistNetworkError(f"rank {rank} finds no launcher at {address}: {error}") from None
     try:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(end)
         said = token.encode()
         end.sendall(_HEAD.pack(_MAGIC, purpose, rank, len(said)) + said)
         answer = end.recv(1)

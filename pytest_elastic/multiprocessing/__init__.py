@@ -46,6 +46,7 @@ from pytest_elastic.multiprocessing._shared import do_job, started_group
 from pytest_elastic.multiprocessing._signals import SignalException
 from pytest_elastic.multiprocessing._start import start_processes
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map
+from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
 from pytest_elastic.multiprocessing._zygote import Zygote
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.multiprocessing.tail_log import TailLog, tail_logfile

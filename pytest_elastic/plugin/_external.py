@@ -144,6 +144,7 @@ class Spokesman:
 
     def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
         self._config, self.world = config, world
+        self._meeting_point = meeting_point(world)
         self._agents: Agents | None = None
         self._met = False
         self._session: pytest.Session | None = None
@@ -160,7 +161,7 @@ class Spokesman:
     def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> None:
         """The tests are collected, and some are for ranks: those with more ranks than there are skip."""
         self._session, self._left = session, len(session.items)
-        self._agents = Agents(self.world, own(session, self._failures), self._stop)
+        self._agents = Agents(self.world, self._meeting_point, own(session, self._failures), self._stop)
         default = Options(self._config).nprocs
         for item in on_ranks:
             if (size := size_of(item, default)) > self.world.size:
@@ -216,7 +217,7 @@ class Spokesman:
     def pytest_unconfigure(self) -> None:
         """Tell all others, now that the report is written: a launcher may end all when one has failed."""
         if self._agents is None:
-            meeting_point(self.world).withdraw()
+            self._meeting_point.withdraw()
             return
         if not self._met:
             with suppress(ExternalError):

@@ -62,6 +62,8 @@ def elastic_store(pytestconfig: pytest.Config) -> Store:
 def shared_tmp_path(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
     """One directory for all ranks of this test; `tmp_path` is private to each rank."""
     _world(pytestconfig, "shared_tmp_path")
+    if pytestconfig.stash[RANK].spread:
+        pytest.fail("shared_tmp_path: the ranks are on several machines, which share no directory", False)
     group = Path(pytestconfig.stash[RANK].directory).parent
     name = "".join(char if char.isalnum() else "_" for char in request.node.name)[:30]
     path = group / "shared" / f"{name}-{zlib.crc32(request.node.nodeid.encode('utf-8', 'surrogatepass')):x}"

@@ -180,17 +180,18 @@ def test_what_an_arena_gives_is_read_where_it_lies():
     assert isinstance(first, Piece)
 
 
-def test_a_store_may_carry_all():
-    """As in a simulation, whose ranks may never come to read."""
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_store_may_carry_all(asynchronous):
+    """As in a simulation, whose ranks may never come to read; a big tensor is not summed up in others' memory."""
 
     def program(group):
         group.context.inline = float("inf")
-        tensor = torch.ones(50_000)
-        call(group, "allreduce_", [tensor], "SUM", None, True, -1).wait()
+        tensor = torch.ones(100_000)
+        call(group, "allreduce_", [tensor], "SUM", None, asynchronous, -1).wait()
         return tensor.sum().item(), arena()._end
 
     before = arena()._end
-    assert on_threads(program) == [(150_000.0, before)] * 3
+    assert on_threads(program) == [(300_000.0, before)] * 3
 
 
 def test_an_empty_parcel():

@@ -40,18 +40,30 @@ class Hosts:
         sh(f"ip link add {self._switch} type bridge")
         sh(f"ip link set {self._switch} up")
         for host in range(count):
-            # The first process of a host does nothing; its clock is its own.
-            init = subprocess.Popen([*_OWN, str(1000 * (host + 1)), "sleep", "infinity"])
+            # The first process of a host reads until this one has ended, and then all of the host ends.
+            init = subprocess.Popen(
+                [*_OWN, str(1000 * (host + 1)), "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+            )
             self._inits.append(init)
             sh(f"ip link add {self._link(host)} type veth peer name eth0 netns {self._init(host)}")
             sh(f"ip link set {self._link(host)} master {self._switch} up")
-            for line in (f"address add {self.address(host)}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            for line in (
+                f"address add {self.address(host)}/24 dev eth0",
+                f"address add {self.address_6(host)}/64 dev eth0 nodad",
+                "link set eth0 up",
+                "link set lo up",
+            ):
                 sh(" ".join([*self._enter(host), "ip", line]))
 
     def address(self, host: int) -> str:
         return f"10.77.{self._net}.{host + 1}"
 
-    def begin(self, host: int, command: Sequence[str], env: Mapping[str, str], output: Path) -> subprocess.Popen[str]:
+    def address_6(self, host: int) -> str:
+        return f"fd77::{self._net:x}:{host + 1}"
+
+    def begin(
+        self, host: int, command: Sequence[str], env: Mapping[str, str], output: Path
+    ) -> subprocess.Popen[str]:
         """Start a command there, with a directory for temporary files of the host's own; its output goes to a file."""
         temporary = self._directory / f"tmp{host}"
         temporary.mkdir(exist_ok=True)
@@ -59,7 +71,7 @@ class Hosts:
             return subprocess.Popen(
                 [*self._enter(host), "sh", "-c", 'cd "$0" && exec "$@"', str(self._directory), *command],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, text=True,
-                env={**env, "TMPDIR": str(temporary), "MASTER_ADDR": self.address(0)},
+                env={"MASTER_ADDR": self.address(0), **env, "TMPDIR": str(temporary)},
             )  # fmt: skip
 
     def cut(self, host: int) -> None:
@@ -70,18 +82,20 @@ class Hosts:
         sh(f"ip link set {self._link(host)} up")
 
     def spoil(self, host: int, how: str) -> None:
-        """Have the link to this host be slow or lossy, in words of `tc netem`: `delay 20ms`, `loss 5%`."""
-        sh(f"tc qdisc add dev {self._link(host)} root netem {how}")
+        """Have the link to this host be slow, and lose what does not fit: in words of `tc`."""
+        sh(f"tc qdisc add dev {self._link(host)} root {how}")
 
     def processes(self, host: int) -> list[str]:
         """Commands that run there, besides the first one."""
         lines = sh(" ".join([*self._enter(host), "ps", "-e", "-o", "pid=,args="])).splitlines()
-        return [line for line in lines if not line.split()[1:2] in (["ps"], ["sleep"])]
+        return [line for line in lines if line.split()[1:2] not in (["ps"], ["cat"])]
 
     def close(self) -> None:
         for init in self._inits:
             init.kill()  # With it all that runs there; then the kernel takes the link.
             init.wait(10)
+            assert init.stdin is not None
+            init.stdin.close()
         sh(f"ip link del {self._switch}")
 
     def _link(self, host: int) -> str:
