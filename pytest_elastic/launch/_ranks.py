@@ -148,16 +148,8 @@ class RankGroup(PContext):
     def _job(self, rank: int) -> RankJob:
         directory = str(self.directories[rank])
         plan, place, payload = self.plan, self._places.get(rank), self._payload is not None
-        return RankJob(
-            self.nprocs,
-            directory,
-            plan.torch_threads,
-            payload,
-            plan.test,
-            place,
-            plan.collectives,
-            bool(plan.machines.away),
-        )
+        how = plan.torch_threads, payload, plan.test, place, plan.collectives, bool(plan.machines.away)
+        return RankJob(self.nprocs, directory, *how)
 
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.

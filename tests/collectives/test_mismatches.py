@@ -247,7 +247,6 @@ def test_init_of_another_size(rank):
 @pytest.mark.elastic(nprocs=2, collectives=mode, expect={1: 7})
 def test_a_rank_dies_with_64_mib_in_its_hands(process_group, rank):
     from pytest_elastic.collectives import _exchange
-    before = sorted(os.listdir("/dev/shm"))
     dist.barrier()
     if rank == 1 and mode == "carry":
         _exchange._sum_up_slices = lambda *arguments: os._exit(7)  # It has given, and has not read.
@@ -256,7 +255,7 @@ def test_a_rank_dies_with_64_mib_in_its_hands(process_group, rank):
     with pytest.raises((CollectiveTimeout, RuntimeError)):
         dist.all_reduce(ones(16 * 2**20))
         dist.barrier()
-    assert sorted(os.listdir("/dev/shm")) == before
+    assert not [name for name in os.listdir("/dev/shm") if "elastic" in name]  # Others' come and go.
 """
 )
 

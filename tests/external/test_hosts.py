@@ -106,7 +106,9 @@ def sessions(tmp_path: Path) -> Iterator[Sessions]:
 def test_a_session_is_the_same_on_two_hosts(sessions: Sessions, alone) -> None:
     """Outcomes, and what is said of them, with the output of all ranks; nothing is left on either host."""
     assert SHARED in ALIKE
-    sessions.begin(ALIKE.replace(SHARED, "    pass\n" * 3).replace(", shared_tmp_path", ""), 4, "--junitxml=junit.xml")
+    sessions.begin(
+        ALIKE.replace(SHARED, "    pass\n" * 3).replace(", shared_tmp_path", ""), 4, "--junitxml=junit.xml"
+    )
     assert sessions.end() == [1, 1, 1, 1]
     said = sessions.said()
     assert outcomes(sessions.directory) == alone, said
