@@ -113,3 +113,10 @@ def test_without_a_descriptor_to_look_with_it_has_not_ended(monkeypatch: pytest.
 
     monkeypatch.setattr(pristine.os, "pidfd_open", fail)
     assert not this_process().ended()
+
+
+def test_this_process_may_be_number_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose command it is; nobody else is taken for that one."""
+    monkeypatch.setattr("pytest_elastic.processes._identity.os.getpid", lambda: 1)
+    assert this_process().pid == 1
+    assert identify(1) is None
