@@ -33,6 +33,18 @@ class Output(Protocol):
         ...
 
 
+class _Nowhere:
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str, /) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+NOWHERE = _Nowhere()
 _output: Output | None = None
 
 
