@@ -26,6 +26,45 @@ def test_output_of_a_pass_is_shown_where_pytest_shows_it(run, option):
     assert ("hello from 1" in result.outlines) is bool(shown)
 
 
+OF_FUNCTIONS = """
+    def say(rank, world_size):
+        print("hello from", rank)
+
+    def shout(rank, world_size):
+        print("HELLO")
+
+    def test_once(elastic):
+        elastic.run(say, nprocs=2)
+
+    def test_often(elastic):
+        for fn in (say, shout, say, shout, say):
+            elastic.run(fn, nprocs=2)
+
+    def test_fails_later(elastic):
+        elastic.run(say, nprocs=1)
+        assert False
+    """
+TWO = ["Captured stdout [rank 0] call", "Captured stdout [rank 1] call"]
+SEVERAL = [
+    "Captured shout: stdout [ranks 0-1] call",
+    *(f"Captured say: stdout [rank {rank}] call" for rank in range(2)),
+]
+
+
+@pytest.mark.parametrize(("option", "shown"), [
+    ("-q", TWO[:1]),
+    ("-rP", [*TWO, *SEVERAL, *SEVERAL, *TWO[:1]]),
+    ("-rA --elastic-stress=3", [*TWO, *SEVERAL, *SEVERAL, *TWO[:1]]),
+    ("--elastic-log=none -rP", []),
+])  # fmt: skip
+def test_output_of_functions_is_shown_where_pytest_shows_it(run, option, shown):
+    """Of a pass, too, and of a test that fails by itself; of the last runs, with their names."""
+    result = run(OF_FUNCTIONS, *option.split())
+    result.assert_outcomes(passed=2, failed=1)
+    titles = [line.strip("- ") for line in result.outlines if line.startswith("----") and "stdout" in line]
+    assert sorted(titles) == sorted(shown)
+
+
 def test_the_log_file_says_which_rank_has_logged(run, pytester):
     """On each line of a record."""
     run(CODE, "--log-file=log.txt", "--log-file-format=%(message)s").assert_outcomes(passed=1)
