@@ -503,43 +503,48 @@ def many_events(nprocs=64, rounds=112):
 
 
 FLUID = """
-    const done = arguments[1], acts = {
-        zoom: () => document.getElementById("closer").click(),
-        back: () => document.getElementById("all").click(),
-        search: (word) => {
-            const find = document.getElementById("find");
-            find.value = word;
-            find.dispatchEvent(new Event("input"));
-        },
+    const [act, done] = arguments, drawn = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next, 0)));
+    const text = document.getElementById("data").textContent, find = document.getElementById("find");
+    const search = (word) => {
+        find.value = word;
+        find.dispatchEvent(new Event("input"));
     };
-    const drawn = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next, 0)));
-    async function spent(act) {
-        const begin = performance.now();
-        act();
-        await drawn();
-        return performance.now() - begin;
-    }
-    async function least(...all) {
-        const times = all.map(() => []);
-        for (let round = 0; round < 12; round++) for (const [number, act] of all.entries()) times[number].push(await spent(act));
-        return times.map((some) => Math.min(...some));
-    }
-    const text = document.getElementById("data").textContent;
+    const acts = {
+        read: [() => JSON.parse(text)],
+        zoom: [() => document.getElementById("closer").click(), () => document.getElementById("all").click()],
+        search: [() => search("epoch"), () => search("shard/7/")],
+    };
     (async () => {
-        await least(() => acts.search("x"));
-        const found = await least(() => acts.search("epoch"), () => acts.search("shard/7/"));
-        acts.search("");
-        done([...await least(() => JSON.parse(text)), ...await least(acts.zoom, acts.back), ...found]);
+        for (let round = 0; round < 8; round++) {
+            acts[act][round % acts[act].length]();
+            await drawn();
+        }
+        done();
     })();
 """
 
 
 def test_many_events_of_many_ranks_are_fluid(show):
-    """A change of the view, or a search, takes at most three times as long as to read the data."""
+    """To change the view, or to search, takes the browser less than twice the time that it takes to read the data."""
     page = show(many_events())
     page.driver.set_script_timeout(120)
-    reading, *looks = page.driver.execute_async_script(FLUID, None)
-    assert [round(one / reading, 2) for one in looks if one > 3 * reading] == []
+    # Its own time of the processor: other work of the machine does not count.
+    page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent(act):
+        def tasks():
+            metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
+
+        before = tasks()
+        page.driver.execute_async_script(FLUID, act)
+        return tasks() - before
+
+    spent("search")  # The first search ends the index.
+    reading = spent("read")
+    looks = {act: round(spent(act) / reading, 2) for act in ("zoom", "search")}
+    page.driver.execute_cdp_cmd("Performance.disable", {})
+    assert {act: one for act, one in looks.items() if one > 2} == {}
 
 
 def test_many_barriers_are_a_few_drawings(show):
