@@ -36,7 +36,7 @@ LEVELS = {
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 # Parts of one level may build on each other where this says so, in one direction.
 BESIDE = {part: {"pristine"} for part in ("clock", "events", "logging", "processes", "wording")}
-BESIDE |= {"errors": {"wording"}, "progress": {"clock"}}
+BESIDE |= {"errors": {"wording"}, "progress": {"pristine", "clock"}}
 BESIDE |= {
     "loop": {"pristine", "clock"},
     "hang": {"store"},

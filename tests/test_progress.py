@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 
 import pytest
 
@@ -55,22 +57,38 @@ def test_what_is_over_at_once_is_not_shown(output: io.StringIO) -> None:
 def test_the_share_never_goes_back() -> None:
     """An estimate may."""
     output, clock = Terminal(), VirtualClock()
-    progress = Progress("exchange", "schedules", 10, output, clock)
-    for share in (0.5, 0.25, None, 0.75):
-        clock.advance(2.0)
-        progress.count(share)
-    shown = [line.rpartition(", ")[2].partition("%")[0] for line in output.getvalue().split("\r")[1:]]
+    with Progress("exchange", "schedules", 10, output, clock) as progress:
+        for share in (0.5, 0.25, None, 0.75):
+            clock.advance(2.0)
+            progress.count(share)
+    shown = [line.rpartition(", ")[2].partition("%")[0] for line in output.getvalue().split("\r")[1:-1]]
     assert [float(one) for one in shown] == [50, 50, 50, 75]
 
 
 def test_not_too_often() -> None:
     """Ten times a second at most."""
     output, clock = Terminal(), VirtualClock()
-    progress = Progress("exchange", "rounds", 1000, output, clock)
-    for _ in range(200):
-        clock.advance(0.01)
-        progress.count()
-    assert 8 <= output.getvalue().count("\r") <= 11
+    with Progress("exchange", "rounds", 1000, output, clock) as progress:
+        for _ in range(200):
+            clock.advance(0.01)
+            progress.count()
+    assert 9 <= output.getvalue().count("\r") <= 12
+
+
+@pytest.mark.parametrize(("kind", "begin"), [(Terminal, "\n\r"), (io.StringIO, "\n")])
+def test_a_step_that_takes_long_is_shown_while_it_runs(
+    monkeypatch: pytest.MonkeyPatch, kind: type[io.StringIO], begin: str
+) -> None:
+    """Nobody counts then; what looks at it is gone at the end."""
+    monkeypatch.setattr("pytest_elastic.progress.PATIENCE", 0.01)
+    monkeypatch.setattr("pytest_elastic.progress.IN_FILE", 0.01)
+    output, deadline = kind(), time.monotonic() + 20
+    with Progress("exchange", "runs", 1, output):
+        while not output.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    assert output.getvalue().startswith(f"{begin}exchange: 0 runs in 0 s, no failure yet, 0% of 1 run")
+    assert "progress" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_failure_is_the_end_of_it() -> None:

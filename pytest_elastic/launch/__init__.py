@@ -3,7 +3,7 @@
 from pytest_elastic.launch._artifacts import RECORDING, Artifacts, forget, name_of, shorter, write_index
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
-from pytest_elastic.launch._group_plan import Answers, Launcher, Plan
+from pytest_elastic.launch._group_plan import LIVE, Answers, Launcher, Plan
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._hang_report import explain, keep_trace
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
@@ -35,7 +35,7 @@ from pytest_elastic.launch._stacks import RankStacks
 from pytest_elastic.launch._world import World
 
 __all__ = [
-    "DUMP_SIGNAL", "GRACE", "START_METHODS", "Answers", "Bye", "Elastic", "FreshInterpreters",
+    "DUMP_SIGNAL", "GRACE", "LIVE", "START_METHODS", "Answers", "Bye", "Elastic", "FreshInterpreters",
     "HangDetector", "Hello", "Here", "Launcher", "Launchers", "Plan", "RankGroup", "RankJob",
     "RankProcess", "RankStacks", "RankTerminal", "Session", "Source", "StartMethod", "Terminal", "World",
     "current_world", "is_rank", "raises_on_ranks",

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
 from pytest_elastic.launch._machines import Machines
-from pytest_elastic.multiprocessing import Channel, Inotify, RankExited, RankStart
+from pytest_elastic.multiprocessing import Channel, Destination, Inotify, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
 
+LIVE = "live.log"  # Of a rank: what it shows at once, whatever is captured.
 LOOPBACK = "127.0.0.1"
 _LEAST = 0.1  # Of the time for a start.
 
@@ -38,6 +39,8 @@ class Plan:
         directory: for the ranks' files; must exist.
         env: added to every rank's environment.
         live: whether lines are shown as they are written.
+        past_capture: where lines are shown, in place of `sys.stdout` and `sys.stderr`; if they are not, then
+            those that a rank writes to its `LIVE`.
         start_timeout: seconds until every rank must be ready.
         torch_threads: see `RankJob`.
         clock: of the store's timeouts: `"auto"` lets them pass at once where nothing else can happen,
@@ -59,6 +62,7 @@ class Plan:
     directory: Path
     env: dict[str, str] = field(default_factory=dict)
     live: bool = False
+    past_capture: Destination | None = None
     start_timeout: float = 60.0
     torch_threads: int = 1
     clock: str = "auto"
@@ -77,6 +81,23 @@ class Plan:
     def start_limit(self) -> float:
         """Seconds for this start: half of them after each that was late, so that a run comes to its end."""
         return self.start_timeout * max(0.5 ** self.late[self.how], _LEAST)
+
+    def shown(self, outs: dict[int, str], errs: dict[int, str]) -> tuple[dict[int, str], dict[int, str]]:
+        """The files that are shown, by rank; makes `LIVE`: a rank that has none knows that nobody looks.
+
+        Args:
+            outs, errs: files of the ranks' output, in directories that exist.
+        """
+        files = {rank: Path(path).with_name(LIVE) for rank, path in outs.items()}
+        if self.live:
+            for rank, path in files.items():
+                path.symlink_to(outs[rank])
+            return outs, errs
+        if self.past_capture is None:
+            return {}, {}
+        for path in files.values():
+            path.touch()
+        return {rank: str(path) for rank, path in files.items()}, {}
 
     def described(self) -> list[tuple[str, str]]:
         """(name, value) of what the ranks run in, for reports."""

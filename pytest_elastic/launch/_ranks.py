@@ -83,13 +83,13 @@ class RankGroup(PContext):
         self.expect: dict[int, int] = {}
         self.explained = False
         self._places: dict[int, Place] = {}
-        shown = (outs, errs) if plan.live else ({}, {})
+        shown = plan.shown(outs, errs)
         super().__init__(
             name,
             getattr(payload, "__name__", name),
             dict.fromkeys(self.directories, ()),
             plan.environments(self._port.getsockname()[1], errors),
-            LogPlan(LogsDest(outs, errs, *shown, errors)),
+            LogPlan(LogsDest(outs, errs, *shown, errors), shown_on=plan.past_capture),
         )
         self.core = GroupLoop(self.loop, self.directories, plan, payload is None)
         stand = self.timers.standing_still if plan.debugging_stops_clocks else nullcontext

@@ -44,6 +44,7 @@ from pytest_elastic.multiprocessing._results import Left, RankChannels, Returned
 from pytest_elastic.multiprocessing._run_arguments import LogPlan
 from pytest_elastic.multiprocessing._shared import do_job, started_group
 from pytest_elastic.multiprocessing._signals import SignalException
+from pytest_elastic.multiprocessing._sink import Destination
 from pytest_elastic.multiprocessing._start import start_processes
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map
 from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT

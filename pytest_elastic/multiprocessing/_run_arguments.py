@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_elastic.multiprocessing._logs import LogsDest, LogsSpecs
+from pytest_elastic.multiprocessing._sink import Destination
 
 START_METHODS = ("spawn", "fork", "forkserver")
 
@@ -38,6 +39,7 @@ class LogPlan:
         prefixes: rank -> header of its lines.
         filters: of stdout and of stderr: lines that contain any of these texts are copied aside.
         progbar_events: see `TailLog`.
+        shown_on: where lines are shown; by default `sys.stdout` and `sys.stderr`.
     """
 
     dest: LogsDest
@@ -45,6 +47,7 @@ class LogPlan:
     prefixes: Mapping[int, str] | None = None
     filters: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None)
     progbar_events: Any = None
+    shown_on: Destination | None = None
 
 
 def read_constructor(

@@ -12,7 +12,7 @@ from pytest_elastic.multiprocessing.tail_log import TailLog
 
 
 class ShownStreams:
-    """The tails of one run.  `sys.stdout` and `sys.stderr` at construction are where its lines go.
+    """The tails of one run.  Its lines go where the plan says, else to `sys.stdout` and `sys.stderr` of now.
 
     Attributes:
         filtered: open files of chosen lines, of stdout and of stderr; `None` where nothing is chosen.
@@ -20,7 +20,7 @@ class ShownStreams:
 
     def __init__(self, name: str, plan: LogPlan) -> None:
         self._name, self._plan = name, plan
-        self._shown = (sys.stdout, sys.stderr)
+        self._shown = (plan.shown_on or sys.stdout, plan.shown_on or sys.stderr)
         self.filtered: list[TextIO | None] = [None, None]
         self._tails: list[TailLog] = []
 

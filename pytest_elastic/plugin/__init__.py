@@ -35,8 +35,8 @@ from pytest_elastic.plugin._marker import (
     parametrize_sizes,
 )
 from pytest_elastic.plugin._options import Options, add_options
+from pytest_elastic.plugin._past_capture import PastCapture
 from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
-from pytest_elastic.plugin._progress_output import PastCapture
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
@@ -45,6 +45,7 @@ from pytest_elastic.plugin._stash import (
     PATH,
     RANK,
     REPORT,
+    TERMINAL,
     TIMEOUT,
     VERDICT,
 )
@@ -94,7 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "process_group(backend='gloo'): of the `process_group` fixture")
     config.addinivalue_line("markers", "mock_store(get=..., add=...): answers of the `mock_store` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
-    show_on(PastCapture(config))
+    config.stash[TERMINAL] = PastCapture(config)
+    show_on(config.stash[TERMINAL])
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
     if not hasattr(config, "workerinput"):
         try:
@@ -179,6 +181,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
     item.stash[REPORT] = report_of(item, call, verdict)
     return item.stash[REPORT]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if hasattr(report, "elastic_headline"):
+        from pytest_elastic.plugin._colours import paint
+
+        paint(report)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -33,9 +33,9 @@ from pytest_elastic.launch import (
 from pytest_elastic.plugin._launcher_hooks import LauncherValues
 from pytest_elastic.plugin._marker import Marker, read_marker, size_of
 from pytest_elastic.plugin._options import timeout_is_off
-from pytest_elastic.plugin._other_plugins import logs_live, outcomes_before, take_recorded
+from pytest_elastic.plugin._other_plugins import outcomes_before, take_recorded
+from pytest_elastic.plugin._past_capture import uncaptured
 from pytest_elastic.plugin._phase_report import take_marks
-from pytest_elastic.plugin._rank_logs import LIVE, news_of
 from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, report_leaks
 from pytest_elastic.plugin._runner import Phase, RunItem
 from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
@@ -104,8 +104,7 @@ class ItemController:
         self._group = group = self.conductor.acquire(self)
         group.begin_test(self.marker.clock or self.conductor.options.clock)
         self._alive = list(group.directories)
-        live = [str(directory / LIVE) for directory in group.directories.values()]
-        paths = [*group.stdouts.values(), *group.stderrs.values(), *live]
+        paths = [*group.stdouts.values(), *group.stderrs.values()]
         self._starts = {path: os.path.getsize(path) if os.path.exists(path) else 0 for path in paths}
         seconds, call_only = self._limit()
         self._left = math.inf if call_only else seconds
@@ -186,8 +185,6 @@ class ItemController:
         except BaseException:
             self._abort()
             raise
-        if logs_live(self.item.config) and (news := news_of(group.directories, self._starts)):
-            self.conductor.write(f"\n{news}")
         for end in ends:
             took = min(end.at, now) - begin if end.report is None else end.report.duration
             self._durations[when] = max(took, self._durations.get(when, 0.0))
@@ -336,7 +333,7 @@ class ItemController:
         """Report the subtests of a phase; how many failed."""
         merged = merge_subtests(self.item.config, reports, self.conductor.options.partial_skip)
         if merged:
-            with self.conductor.uncaptured():
+            with uncaptured(self.item.config):
                 for report in merged:
                     self.item.ihook.pytest_runtest_logreport(report=report)
         return sum(report.failed for report in merged)

@@ -1,8 +1,10 @@
-"""Report of a test whose function failed on ranks: the screen that a test on ranks has.
+"""Report of a test that runs functions on ranks: the screen that a test on ranks has.
 
-*Rules.*  It is for the error that `elastic.run` has raised, if that is the test's own; an error that the test
-has caught leaves nothing.  Cause, followers and sections are those of a test on ranks (`judge`, `explain`);
-the headline says which line of the test has run the function.
+*Rules.*  The cause is for the error that `elastic.run` has raised, if that is the test's own; an error that
+the test has caught leaves nothing.  Cause, followers and sections are those of a test on ranks (`judge`,
+`explain`); the headline says which line of the test has run the function.  What ranks wrote is shown where
+pytest shows what the test has written: of a failure that run's, else that of the last runs, each with
+the name of its function if there are several.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import pytest
 
 from pytest_elastic.hang import is_library
 from pytest_elastic.launch import explain, log_sections, shorter
-from pytest_elastic.plugin._stash import CONDUCTOR, ELASTIC
+from pytest_elastic.plugin._stash import CONDUCTOR, ELASTIC, EXPERIMENTS
 from pytest_elastic.plugin._tracebacks import cut_traceback
 from pytest_elastic.report import PhaseVerdict, judge
+
+_MOST_GROUPS = 4
 
 
 def verdict_of_run(item: pytest.Item, call: pytest.CallInfo[None]) -> PhaseVerdict | None:
@@ -41,6 +45,20 @@ def verdict_of_run(item: pytest.Item, call: pytest.CallInfo[None]) -> PhaseVerdi
         for name, text in log_sections(group, {}, list(group.reports().values()), verdict.primary.rank):
             item.add_report_section(call.when, name, text)
     return verdict
+
+
+def add_output(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Add to a test that ended without an error of its functions what their ranks wrote."""
+    options = item.config.stash[CONDUCTOR].options
+    shown = options.passes_are_shown or call.excinfo is not None
+    if options.log == "none" or (options.log == "failed" and not shown):
+        return
+    in_this_round = len(item.stash[EXPERIMENTS].groups)
+    groups = item.stash[ELASTIC].groups[-in_this_round:][-_MOST_GROUPS:] if in_this_round else []
+    for group in groups:
+        of = f"{group.name}: " if len(groups) > 1 else ""
+        for name, text in log_sections(group, {}, []):
+            item.add_report_section(call.when, f"{of}{name}", text)
 
 
 def line_of(trace: TracebackType, base: Path) -> str:

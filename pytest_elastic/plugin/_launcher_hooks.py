@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_elastic.errors import FixtureElsewhereError
-from pytest_elastic.plugin._function_report import verdict_of_run
+from pytest_elastic.plugin._function_report import add_output, verdict_of_run
 from pytest_elastic.plugin._marker import is_elastic
 from pytest_elastic.plugin._reporting import ElasticWarning, raise_verdict, warn_of
 from pytest_elastic.plugin._stash import CONDUCTOR, ELASTIC, EXPERIMENTS, REPORT, VERDICT
@@ -80,6 +80,8 @@ class LauncherHooks:
             verdict = verdict_of_run(item, call)
             if verdict is not None:
                 item.stash[VERDICT] = verdict
+        if verdict is None and call.when == "call" and ELASTIC in item.stash:
+            add_output(item, call)
         try:
             report = yield
         except Exception as error:

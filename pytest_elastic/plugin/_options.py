@@ -180,8 +180,6 @@ class Options:
         vars(self).update({option.name: option.read(config) for option in TABLE})
         if self.artifacts is not None:
             vars(self)["artifacts"] = config.rootpath / self.artifacts
-        # Options of plugins that `-p no:...` may have switched off.
-        self.live: bool = config.getoption("capture", None) == "no"
         # `-rP`, `-rA`; the reporter of the terminal, which reads them, is not there in every process.
         self.passes_are_shown = bool({"P", "A"} & set(config.getoption("reportchars", "") or ""))
         self.setup_show = bool(config.getoption("setupshow", False) or config.getoption("setuponly", False))

@@ -37,8 +37,6 @@ def words(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
     found = [text for name, text in _APART.items() if name in used]
     if config.pluginmanager.has_plugin("allure_listener"):
         found.append("steps and attachments that are made on ranks are not in allure's report")
-    if logs_live(config) and config.getoption("capture") != "no":
-        found.append("live logs of ranks are shown at the end of each phase, and with -s as they come")
     return [f"elastic: {text}" for text in found]
 
 

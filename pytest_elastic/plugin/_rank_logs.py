@@ -1,25 +1,28 @@
-"""Logs of a rank: pytest's live logs and its log file.
+"""What a rank shows at once, whatever is captured, and its log file.
 
-*Rules.*  pytest begins both after the fork, so that no rank has them, and its handler of live logs needs its
-terminal.  Live logs are output of the rank with `-s`, which is shown as it comes.  Else they go to a file of
-the rank's own; pytest's process, which alone can write past its capture, shows what is new there at the end
-of each phase.  The log file is one of all processes, which append to it; a rank is in front of its lines.
+*Rules.*  pytest begins live logs and the log file after the fork, so that no rank has them, and its handler
+of live logs needs its terminal.  A rank's live logs go to a file of its own (`LIVE`), which pytest's process
+follows and shows, with the rank in front.  So does what it writes in `with capsys.disabled()`, be it by
+Python, by C or by a child.  Where nobody looks there is no such file, and such output stays captured.  The
+log file is one of all processes, which append to it; a rank is in front of its lines.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_elastic.launch import LIVE
 from pytest_elastic.plugin._other_plugins import logs_live
+from pytest_elastic.pristine import os
 
-LIVE = "live.log"
+_FIXTURES = {"capfd", "capfdbinary", "capsys", "capsysbinary", "capteesys"}
 
 
 class RankFormatter(logging.Formatter):
@@ -44,13 +47,8 @@ def log_as_rank(config: pytest.Config, rank: int, directory: Path) -> None:
         config.get_terminal_writer()._file = sys.stdout
     plugin.log_file_handler.setFormatter(RankFormatter(plugin.log_file_handler.formatter, f"[rank{rank}]:"))
     handlers = [(plugin.log_file_handler, plugin.log_file_level)]
-    if logs_live(config):
-        shown = config.getoption("capture", None) == "no"
-        live = (
-            logging.StreamHandler(sys.stdout)
-            if shown
-            else logging.FileHandler(directory / LIVE, encoding="utf-8")
-        )
+    if logs_live(config) and (directory / LIVE).exists():
+        live = logging.FileHandler(directory / LIVE, encoding="utf-8")
         live.setFormatter(plugin.log_cli_handler.formatter)
         handlers.append((live, plugin.log_cli_level))
     root = logging.getLogger()
@@ -61,14 +59,37 @@ def log_as_rank(config: pytest.Config, rank: int, directory: Path) -> None:
             root.setLevel(min(root.level, level))
 
 
-def news_of(directories: Mapping[int, Path], offsets: dict[str, int]) -> str:
-    """The live logs of ranks beyond these offsets (path -> bytes), which are moved; ranks are in front."""
-    lines = []
-    for rank, directory in directories.items():
-        path = directory / LIVE
-        with suppress(OSError), path.open("rb") as file:
-            file.seek(offsets.get(str(path), 0))
-            new = file.read().decode("utf-8", "replace")
-            offsets[str(path)] = file.tell()
-            lines += [f"[rank{rank}]:{line}\n" for line in new.splitlines()]
-    return "".join(lines)
+def may_show(item: pytest.Item) -> bool:
+    """Whether an item has a fixture by which it can show what it writes."""
+    return not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def show_what_is_not_captured(config: pytest.Config, directory: Path) -> None:
+    """In a rank: what is written while a test has capture disabled goes where it is shown."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    if capture is None or not (directory / LIVE).exists():
+        return
+    disabled = capture.global_and_fixture_disabled
+
+    @contextmanager
+    def disabled_and_shown() -> Iterator[None]:
+        with disabled(), _lent(directory / LIVE):
+            yield
+
+    capture.global_and_fixture_disabled = disabled_and_shown
+
+
+@contextmanager
+def _lent(path: Path) -> Iterator[None]:
+    """Descriptors 1 and 2 are of this file while the context lasts."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    own = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.close(file)
+    try:
+        yield
+    finally:
+        for number, kept in zip((1, 2), own, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)

@@ -101,6 +101,7 @@ def _tell(report: pytest.TestReport, verdict: PhaseVerdict, text: str | None = N
         text: in place of the traceback.
     """
     shown: Any = report.longrepr
+    vars(report)["elastic_headline"] = verdict.headline  # For the colours, in whichever process shows it.
     if not hasattr(shown, "reprtraceback"):
         sections = (f"\n--- {title} ---\n{body}" for title, body in verdict.sections)
         report.longrepr = "\n".join([text or verdict.headline, *sections])

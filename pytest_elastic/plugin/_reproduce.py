@@ -217,8 +217,7 @@ class ElasticFaults:
         points, planned = self._points(fn, nprocs), self.plan
         experiments = self._item.stash[EXPERIMENTS].groups
         done: list[FaultPlan] = []
-        name, most = getattr(fn, "__name__", "fn"), min(sample, len(points))
-        with Progress(name, "kills", most) as progress:
+        with Progress(_name(fn), "kills", min(sample, len(points))) as progress:
             for point in random.Random(self._seed).sample(points, len(points)):
                 if len(done) == sample:
                     break
@@ -238,10 +237,16 @@ class ElasticFaults:
     def _points(self, fn: Callable[..., Any], nprocs: int) -> list[FaultPlan]:
         planned = self.plan
         self(FaultPlan())
-        self._elastic.run(fn, nprocs)
+        with Progress(f"{_name(fn)} without faults", "runs", 1) as progress:
+            self._elastic.run(fn, nprocs)
+            progress.count()
         counts = self._item.stash[EXPERIMENTS].groups[-1].operations()
         self(planned)
         return kill_points(counts)
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__name__", "fn")
 
 
 @contextmanager

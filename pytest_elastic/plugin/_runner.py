@@ -43,12 +43,11 @@ from pytest_elastic.plugin._phase_report import (
     plain_values,
     raised_outcome,
 )
-from pytest_elastic.plugin._progress_output import Nowhere
-from pytest_elastic.plugin._rank_logs import log_as_rank
+from pytest_elastic.plugin._rank_logs import log_as_rank, show_what_is_not_captured
 from pytest_elastic.plugin._stash import RANK, STREAMS
 from pytest_elastic.plugin._tracebacks import cut_error, excinfo_of, is_in_tests
 from pytest_elastic.pristine import os, threading
-from pytest_elastic.progress import show_on
+from pytest_elastic.progress import NOWHERE, show_on
 from pytest_elastic.report import Follows, PhaseReport, Raised, follows
 from pytest_elastic.store import inspect_process
 
@@ -109,7 +108,7 @@ def quieten(config: pytest.Config) -> None:
         for implementation in hook.get_hookimpls():
             hook._remove_plugin(implementation.plugin)
     run_once(config)
-    show_on(Nowhere())
+    show_on(NOWHERE)
     write_no_files()
     let_go(copies_of(STREAMS))
     capture: Any = config.pluginmanager.getplugin("capturemanager")
@@ -176,6 +175,7 @@ class RankRunner:
         logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
         self._config.stash[RANK] = rank
         log_as_rank(self._config, rank.rank, Path(rank.directory))
+        show_what_is_not_captured(self._config, Path(rank.directory))
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is not None and not start.job.payload:
             base = factory.getbasetemp() / "ranks" / start.env["TORCHELASTIC_RUN_ID"] / str(rank.rank)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,11 +31,13 @@ from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected, session_of
 from pytest_elastic.plugin._launcher_hooks import LauncherHooks
 from pytest_elastic.plugin._options import Options
-from pytest_elastic.plugin._other_plugins import wrong_books
+from pytest_elastic.plugin._other_plugins import logs_live, wrong_books
+from pytest_elastic.plugin._past_capture import PastCapture, shows_output, uncaptured
 from pytest_elastic.plugin._preconditions import refuse
+from pytest_elastic.plugin._rank_logs import may_show
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._runner import RankRunner, names_of
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, ELASTIC, EXTERNAL, LAUNCHERS, PLAN
+from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, ELASTIC, EXTERNAL, LAUNCHERS, PLAN, TERMINAL
 
 if TYPE_CHECKING:
     from pytest_elastic.plugin._external import Spokesman
@@ -114,6 +115,8 @@ class Conductor:
         launchers.prepare(methods, Source(runner.live, runner.prepare, lambda: session_of(config)))
         self._keys = {item: controller.key for item, controller in controllers.items()}
         self._last_use = {key: item for item, key in self._keys.items()}
+        self._show = {self._keys.get(item, item) for item in session.items if may_show(item)}
+        self._terminal = config.stash[TERMINAL]
         for controller in controllers.values():
             controller.adopt()
 
@@ -138,7 +141,7 @@ class Conductor:
             nprocs,
             self._directory / str(self._groups.total()),
             dict(env),
-            options.live,
+            *self._shown(item),
             options.start_timeout,
             options.torch_threads,
             options.clock,
@@ -154,6 +157,15 @@ class Conductor:
             machines=machines,
         )
         return RankGroup(name, launcher, plan, payload)
+
+    def _shown(self, item: pytest.Item) -> tuple[bool, PastCapture | None]:
+        """Whether all output of the item's ranks is shown as it comes, and where what is not captured is."""
+        if shows_output(item.config):
+            return True, None
+        if item.config.getoption("capture") == "tee-sys":
+            return True, self._terminal
+        looked_at = logs_live(item.config) or self._keys.get(item, item) in self._show
+        return False, self._terminal if looked_at and self._terminal.open() else None
 
     def artifacts(self, item: pytest.Item) -> Artifacts:
         """Where the files of an item go."""
@@ -174,6 +186,7 @@ class Conductor:
             return group
 
         self.reproduction.begin(item)
+        self._terminal.fresh = self._shown(item)[1] is not None
         made = Elastic(make, self.options.nprocs, self.options.timeout)
         self.debugging.elastic = item.stash[ELASTIC] = made
         return made
@@ -186,6 +199,7 @@ class Conductor:
             group = self.make(controller.item, controller.size, env, None, controller.method)
             group.start()
         self._kept[controller.key] = group
+        self._terminal.fresh = group.plan.past_capture is not None
         check_collected(group, controller.item.nodeid)
         return group
 
@@ -209,13 +223,8 @@ class Conductor:
     def write(self, text: str) -> None:
         """Write to the terminal, past the capture of output."""
         if self.session.config.pluginmanager.has_plugin("terminalreporter"):
-            with self.uncaptured():
+            with uncaptured(self.session.config):
                 self.session.config.get_terminal_writer().write(text)
-
-    def uncaptured(self) -> AbstractContextManager[None]:
-        """While the context lasts, output goes to the terminal."""
-        capture: Any = self.session.config.pluginmanager.getplugin("capturemanager")
-        return capture.global_and_fixture_disabled() if capture else nullcontext()
 
     def close(self) -> None:
         """End every kept group, then the launchers; bounded.

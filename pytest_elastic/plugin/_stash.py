@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_elastic.launch import Elastic, Launchers, RankProcess
     from pytest_elastic.plugin._external import Listener, Spokesman
     from pytest_elastic.plugin._fresh import FreshRank
+    from pytest_elastic.plugin._past_capture import PastCapture
     from pytest_elastic.plugin._preconditions import ThreadCensus
     from pytest_elastic.plugin._reproduce import Experiments
     from pytest_elastic.plugin._session import Conductor
@@ -28,6 +29,7 @@ for _number in range(3):
 # On the config of a run.
 CENSUS: pytest.StashKey[ThreadCensus] = pytest.StashKey()
 LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
+TERMINAL: pytest.StashKey[PastCapture] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
 PATH: pytest.StashKey[list[str]] = pytest.StashKey()  # `sys.path` before the first conftest file.
 EXTERNAL: pytest.StashKey[Spokesman | Listener] = pytest.StashKey()

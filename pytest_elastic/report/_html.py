@@ -51,6 +51,7 @@ SCRIPTS = (
     "model.js",
     "layout.js",
     "paint.js",
+    "dense.js",
     "card.js",
     "lists.js",
     "failure.js",

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from pytest_elastic.faults import Fault, FaultPlan
+from pytest_elastic.progress import Progress
 from pytest_elastic.scheduling import Delays, SparseScheduler
 from pytest_elastic.simulator._execution import Execution, Setting
 from pytest_elastic.simulator._failures import (
@@ -121,16 +122,19 @@ class _Trials:
         self.function, self.best, self.last = function, failure, failure
         self._kind, self._left = _kind(failure.verdict), budget
         self._simulation: Simulation | None = None
+        title, self._budget = f"a simpler failure of {getattr(function, '__name__', 'function')}", budget
+        self._progress = Progress(title, "runs", budget, so_far="the search goes on")
 
     def run(self, setting: Setting, delays: Delays) -> Execution:
         """Run one execution, if the budget allows it."""
         if self._left <= 0:
             raise _SpentError
         if self._simulation is None or self._simulation.setting != setting:
-            self.close()
+            self._leave()
             self._simulation = Simulation(self.function, setting).__enter__()
         self.last = self._simulation.run(SparseScheduler(delays))
         self._left -= len(self.last.steps) + 1
+        self._progress.count(1 - self._left / self._budget)
         return self.last
 
     def try_out(self, setting: Setting, delays: Delays, any_size: bool = False) -> Execution | None:
@@ -144,6 +148,10 @@ class _Trials:
         return None
 
     def close(self) -> None:
+        self._leave()
+        self._progress.close("the simplest one follows")
+
+    def _leave(self) -> None:
         if self._simulation is not None:
             self._simulation.__exit__(None, None, None)
             self._simulation = None

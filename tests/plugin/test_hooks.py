@@ -309,7 +309,6 @@ def test_what_other_plugins_keep_is_the_same_on_both_sides(run, pytester):
     result.stdout.fnmatch_lines(
         [
             "elastic: what ranks append to `extras` is not in the report",
-            "elastic: live logs of ranks are shown at the end of each phase, and with -s as they come",
             "[[]rank0]:INFO *logged by 0",
         ]
     )

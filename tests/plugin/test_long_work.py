@@ -30,6 +30,9 @@ CODE = """
 
     def test_kills(elastic, elastic_faults):
         elastic_faults.survive(of_ranks, nprocs=2)
+
+    def test_points(elastic_faults):
+        elastic_faults.kill_points(of_ranks, nprocs=2)
     """
 STRESSED = """
     import pytest
@@ -47,16 +50,41 @@ STRESSED = """
 def test_searches_proofs_and_kills(run, capture):
     """A sentence ends each; the output of the test stays captured."""
     result = run(CODE, f"--capture={capture}", conftest=FASTER)
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [
             "exchange: 1 schedule, */s, no failure yet, *",
             "exchange: 1 schedule, no failure (* s)",
             "exchange: 1 schedule, no failure (* s)",
+            "of_ranks without faults: 1 run, no failure (* s)",
             "of_ranks: 2 kills, no failure (* s)",
+            "of_ranks without faults: 1 run, no failure (* s)",
         ]
     )
     assert ("said in the test" in result.stdout.str()) is (capture == "no")
+
+
+def test_the_search_for_a_simpler_failure(run):
+    """After the search that has found one."""
+    code = """
+        from pytest_elastic.simulator import explore
+
+        def lose(rank, world_size, store):
+            store.add("n", 1)
+            assert rank == 0 or store.add("n", 1) > 2
+
+        def test_explore():
+            explore(lose, ranks=3)
+        """
+    result = run(code, conftest=FASTER)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "lose: * schedule*, stopped by a failure (* s)",
+            "a simpler failure of lose: 1 run, */s, the search goes on, *% of all",
+            "a simpler failure of lose: * runs, the simplest one follows (* s)",
+        ]
+    )
 
 
 def test_rounds_of_stress(run):

@@ -93,6 +93,17 @@ class Page:
     def until(self, condition):
         WebDriverWait(self.driver, 20, poll_frequency=0.01).until(lambda _: condition())
 
+    def pixels(self):
+        """How many pixels the canvas has in each lane."""
+        script = """const canvas = document.getElementById("dense"), lanes = [...document.querySelectorAll("g.lane .ground")];
+            return lanes.map((lane) => {
+                const {data} = canvas.getContext("2d").getImageData(0, lane.y.baseVal.value, canvas.width, lane.height.baseVal.value);
+                let count = 0;
+                for (let place = 3; place < data.length; place += 4) count += data[place] > 0;
+                return count;
+            })"""
+        return self.driver.execute_script(script)
+
     def zoomed(self):
         return self.one("#chart").get_attribute("data-zoomed") == "true"
 
@@ -177,6 +188,37 @@ def test_a_failure_without_a_hang_is_told(show):
     links = [link.get_attribute("href") for link in page.all("#trace a")]
     assert links == ["file:///x/sub/t.py#L41", "file:///y/other.py#L7"]
     assert page.texts("#environment-rows *") == ["clock", "auto"]
+
+
+def test_links_open_where_the_reader_wants(show):
+    """The choice is kept for the next page."""
+    page = show(plain_failure())
+
+    def links():
+        script = "return [...document.querySelectorAll('#trace a')].map((one) => one.href)"
+        return page.driver.execute_script(script)
+
+    page.one("#opener option[value=vscode]").click()
+    assert links() == ["vscode://file/x/sub/t.py:41", "vscode://file/y/other.py:7"]
+    page = show(plain_failure())
+    assert links() == ["vscode://file/x/sub/t.py:41", "vscode://file/y/other.py:7"]
+    page.one("#opener option[value=browser]").click()
+    assert links() == ["file:///x/sub/t.py#L41", "file:///y/other.py#L7"]
+
+
+def test_long_lines_are_whole_in_a_narrow_window(show):
+    """Of a traceback, too: nothing has to be scrolled sideways."""
+    history = plain_failure()
+    failure = replace(
+        history.failure, text="E   " + "a long message " * 40, sections=[("seen besides", "x" * 500)]
+    )
+    page = show(replace(history, failure=failure))
+    script = "return [...document.querySelectorAll('pre, html')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    try:
+        page.driver.set_window_size(500, 800)
+        assert page.driver.execute_script(script) == 0
+    finally:
+        page.driver.set_window_size(1280, 800)
 
 
 def test_a_pass_has_no_failure(show):
@@ -343,12 +385,11 @@ def test_the_log_is_a_list_and_has_a_filter(show):
 def test_ranks_can_be_chosen(show):
     """Lanes and lines of the others are hidden; what is no choice is said to be none."""
     page = show(plain_failure())
+    script = "return [...document.querySelectorAll('g.lane')].map((one) => one.dataset.lane)"
     for wanted, lanes in {"0, 2": ["0", "2"], "ranks 1-2": ["1", "2"], "": ["1", "0", "2"]}.items():
         page.one("#ranks").clear()
         page.one("#ranks").send_keys(wanted, Keys.END, Keys.SPACE)
-        page.until(
-            lambda lanes=lanes: [one.get_attribute("data-lane") for one in page.all("g.lane")] == lanes
-        )
+        page.until(lambda lanes=lanes: page.driver.execute_script(script) == lanes)
         assert sorted(page.texts("#lines .who")) == sorted(f"rank {lane}" for lane in lanes)
         assert page.one("#ranks").get_attribute("aria-invalid") == "false"
     page.one("#ranks").send_keys("x")
@@ -361,7 +402,7 @@ def test_what_is_found_is_marked_and_shown(show):
     page = show(plain_failure())
     page.one("#find").send_keys("shard/")
     page.until(lambda: page.one("#found").text == "3 found")
-    assert len(page.all("#lanes path.found")) == 3
+    page.until(lambda: len(page.all("#lanes path.found")) == 3)
     zoom_in(page, 0.9)
     shown = []
     for _ in range(2):
@@ -408,14 +449,102 @@ def test_quiet_time_is_drawn_short(show):
 
 
 def test_many_calls_are_drawn_and_told_as_one(show):
-    """64,000 of them: a path for each lane, and a card that counts."""
+    """64,000 of them: pixels of one canvas, a card that counts; those that are found have a frame."""
     events = [StoreCalled(i * 1e-6, i % 64, i % 64, "set", (f"k{i}",)) for i in range(64_000)]
     page = show(RunHistory("t", 64, events))
-    assert len(page.all("#lanes path.calls")) == 64
-    card = page.hover(page.all("#lanes path.calls")[0])
+    drawn = page.pixels()
+    assert all(drawn)
+    assert page.all("#lanes path.calls") == []
+    first = page.one("[data-lane='0'] .edge")
+    page.mouse().move_to_element_with_offset(first, 0, -6).perform()
+    card = page.one("#card").text
     assert card.startswith("rank 0 ")
     assert "store calls" in card.splitlines()[0]
     assert "zoom in to tell them apart" in card
+    page.one("#find").send_keys("k64")
+    page.until(lambda: page.one("#found").text == "111 found")
+    page.until(lambda: page.pixels()[0] > drawn[0])
+
+
+def test_a_closer_look_at_many_calls_is_of_single_ones(show):
+    """Then they are elements again, and the canvas is gone."""
+    events = [StoreCalled(i * 1e-3, 0, 0, "set", (f"k{i}",)) for i in range(3000)]
+    page = show(RunHistory("t", 1, events))
+    assert page.one("#dense").is_displayed()
+    for _ in range(4):
+        page.one("#closer").click()
+    page.until(lambda: not page.one("#dense").is_displayed())
+    assert len(page.all("#lanes path.calls")) == 1
+
+
+def many_events(nprocs=64, rounds=112):
+    """Some 100,000, of all kinds that a trainer has many of."""
+    events = [PhaseBegan(0.0, rank, "call") for rank in range(nprocs)]
+    for number in range(rounds):
+        at = number * 0.06
+        for rank in range(nprocs):
+            own = at + rank * 1e-4
+            events += [
+                StoreCalled(own + i * 0.007, rank, rank, "set", (f"shard/{rank}/{number}/{i}",))
+                for i in range(8)
+            ]
+            events += [
+                LineWritten(own + i * 0.015, rank, "stdout", f"epoch {number} step {i}") for i in range(3)
+            ]
+            key = (f"grad/{number}",)
+            events += [
+                WaitBegan(own, rank, rank, "wait", key, key, 300.0),
+                WaitEnded(own + 0.01, rank, rank, "done"),
+            ]
+            events.append(
+                BarrierJoined(at + 0.058 + rank * 1e-5, rank, rank, f"epoch{number}", nprocs, rank + 1)
+            )
+    return RunHistory("t", nprocs, sorted(events, key=lambda one: one.at))
+
+
+FLUID = """
+    const [act, done] = arguments, drawn = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next, 0)));
+    const text = document.getElementById("data").textContent, find = document.getElementById("find");
+    const search = (word) => {
+        find.value = word;
+        find.dispatchEvent(new Event("input"));
+    };
+    const acts = {
+        read: [() => JSON.parse(text)],
+        zoom: [() => document.getElementById("closer").click(), () => document.getElementById("all").click()],
+        search: [() => search("epoch"), () => search("shard/7/")],
+    };
+    (async () => {
+        for (let round = 0; round < 8; round++) {
+            acts[act][round % acts[act].length]();
+            await drawn();
+        }
+        done();
+    })();
+"""
+
+
+def test_many_events_of_many_ranks_are_fluid(show):
+    """To change the view, or to search, takes the browser less than twice the time that it takes to read the data."""
+    page = show(many_events())
+    page.driver.set_script_timeout(120)
+    # Its own time of the processor: other work of the machine does not count.
+    page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent(act):
+        def tasks():
+            metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
+
+        before = tasks()
+        page.driver.execute_async_script(FLUID, act)
+        return tasks() - before
+
+    spent("search")  # The first search ends the index.
+    reading = spent("read")
+    looks = {act: round(spent(act) / reading, 2) for act in ("zoom", "search")}
+    page.driver.execute_cdp_cmd("Performance.disable", {})
+    assert {act: one for act, one in looks.items() if one > 2} == {}
 
 
 def test_many_barriers_are_a_few_drawings(show):

@@ -2,10 +2,35 @@
 
 const PLACE = /(^|[\s("])((?:[\w.+~-]+\/|\/)*[\w.+~-]+\.py)(?::|", line )(\d+)/g;
 
-// A place in a file, as a link: a browser opens the file, on the machine where it is.
+// A place in a file, as a link: what opens it does so on the machine where the file is.
+const OPENERS = { browser: (path, line) => `file://${path}#L${line}`, vscode: (path, line) => `vscode://file${path}:${line}` };
+const opener = document.querySelector("#opener select");
+
 function placeLink(file, line, text) {
   const path = file.startsWith("/") ? file : `${raw.root}/${file}`;
-  return html("a", { href: `file://${encodeURI(path)}#L${line}`, title: `${path}:${line}`, textContent: text });
+  const link = html("a", { title: `${path}:${line}`, textContent: text });
+  Object.assign(link.dataset, { path: encodeURI(path).replace(/[#?]/g, encodeURIComponent), line });
+  return aim(link);
+}
+
+function aim(link) {
+  link.href = OPENERS[opener.value](link.dataset.path, link.dataset.line);
+  return link;
+}
+
+// The choice is kept for other pages, where the browser lets pages from disk keep anything.
+function chooseOpener() {
+  document.querySelectorAll("a[data-path]").forEach(aim);
+  try {
+    localStorage.setItem("elastic-opener", opener.value);
+  } catch {}
+}
+
+function lastOpener() {
+  try {
+    const last = localStorage.getItem("elastic-opener");
+    if (last in OPENERS) opener.value = last;
+  } catch {}
 }
 
 function withLinks(text) {

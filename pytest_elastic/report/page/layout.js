@@ -16,7 +16,13 @@ function geometry(width, count) {
 // The view's part of the warp, and the way from times to pixels.
 function makeScale(warp, view, shape) {
   const perPlace = shape.plot / (view.stop - view.start);
+  // Where times are in order: the left edge and the pixels for each microsecond of each span.
+  const spans = warp.spans.map(({ from, to, start, stop }) => {
+    const rate = (perPlace * (stop - start)) / (to - from);
+    return { to, rate, left: shape.left + (start - view.start) * perPlace - from * rate };
+  });
   return {
+    spans,
     x: (time) => (time === Infinity ? shape.left + shape.plot : shape.left + (warp.place(time) - view.start) * perPlace),
     place: (x) => view.start + (x - shape.left) / perPlace,
     time: (x) => warp.time(view.start + (x - shape.left) / perPlace),
@@ -27,19 +33,31 @@ function makeScale(warp, view, shape) {
   };
 }
 
+const ROWS = { wait: [0.14, 0.56], call: [0.62, 0.8], line: [0.84, 0.98] };
+
+// Where a lane has its waits, calls or lines: the upper and the lower edge.
+function rowOf(name, lane, shape) {
+  return ROWS[name].map((part) => shape.top(lane.place) + part * shape.lane);
+}
+
 function layoutLane(lane, scale, shape) {
-  const top = shape.top(lane.place), tall = shape.lane;
-  const rows = { wait: [0.14, 0.56], call: [0.62, 0.8], line: [0.84, 0.98] };
-  const row = (name) => rows[name].map((part) => top + part * tall);
   return [
-    ...lane.phases.map((one) => spanMark(one, scale, [top + 1, top + tall - 1])).filter(Boolean),
-    ...waitMarks(lane, scale, row("wait")),
-    ...pointMarks(lane.calls, scale, row("call"), "calls", 0.75),
-    ...pointMarks(lane.lines, scale, row("line"), "lines", 2.5),
-    ...pointMarks(lane.stood, scale, row("wait"), "stood", 6),
-    ...pointMarks(lane.absent, scale, row("wait"), "absent", 6),
-    ...pointMarks(lane.joins, scale, row("wait"), "joins", 5),
-    ...pointMarks(lane.exit ? [lane.exit] : [], scale, row("wait"), "exit", 7),
+    ...rareMarks(lane, scale, shape, lane.waits, lane.joins),
+    ...pointMarks(lane.calls, scale, rowOf("call", lane, shape), "calls", 0.75),
+    ...pointMarks(lane.lines, scale, rowOf("line", lane, shape), "lines", 2.5),
+  ];
+}
+
+// The marks that mean something alone, with these waits and joins of the lane.
+function rareMarks(lane, scale, shape, waits, joins) {
+  const top = shape.top(lane.place), row = rowOf("wait", lane, shape);
+  return [
+    ...lane.phases.map((one) => spanMark(one, scale, [top + 1, top + shape.lane - 1])).filter(Boolean),
+    ...waitMarks(waits, lane.clients, scale, row),
+    ...pointMarks(lane.stood, scale, row, "stood", 6),
+    ...pointMarks(lane.absent, scale, row, "absent", 6),
+    ...pointMarks(joins, scale, row, "joins", 5),
+    ...pointMarks(lane.exit ? [lane.exit] : [], scale, row, "exit", 7),
   ];
 }
 
@@ -50,14 +68,14 @@ function spanMark(one, scale, [y0, y1]) {
 }
 
 // Each connection of a rank has a row of its own, so that waits of its threads do not hide each other.
-function waitMarks(lane, scale, [y0, y1]) {
-  const height = (y1 - y0) / Math.max(1, Math.min(4, lane.clients.length));
+function waitMarks(waits, clients, scale, [y0, y1]) {
+  const height = (y1 - y0) / Math.max(1, Math.min(4, clients.length));
   const marks = [], open = new Map();
-  for (const wait of lane.waits) {
+  for (const wait of waits) {
     if (wait.at > scale.to) break;
     if (wait.stop < scale.from) continue;
-    const row = lane.clients.indexOf(wait.client) % 4;
-    const mark = spanMark(wait, scale, [y0 + row * height, y0 + (row + 1) * height - (lane.clients.length > 1 ? 1 : 0)]);
+    const row = clients.indexOf(wait.client) % 4;
+    const mark = spanMark(wait, scale, [y0 + row * height, y0 + (row + 1) * height - (clients.length > 1 ? 1 : 0)]);
     if (!mark) continue;
     const before = open.get(row);
     const short = mark.x1 - mark.x0 < CLOSE && wait.how === "done";
@@ -85,18 +103,30 @@ function firstFrom(items, time) {
 
 function pointMarks(items, scale, [y0, y1], kind, reach) {
   const marks = [];
-  let mark = null;
-  for (let number = firstFrom(items, scale.from); number < items.length && items[number].at <= scale.to; number++) {
-    const one = items[number], x = scale.x(one.at);
-    if (x < scale.left - 1 || x > scale.right + 1) continue;
-    if (mark && x - mark.x < CLOSE) {
-      mark.items.push(one);
-      continue;
-    }
-    mark = { kind, x, x0: x - reach, x1: x + reach, y0, y1, items: [one] };
-    marks.push(mark);
-  }
+  eachPlace(items, scale, (x, from, to) => marks.push({ kind, x, x0: x - reach, x1: x + reach, y0, y1, items: items.slice(from, to) }));
   return marks;
+}
+
+// Call `take(x, from, to)` for each place in view: the numbers of the items that are too close there to be drawn apart.
+function eachPlace(items, scale, take) {
+  const end = firstFrom(items, scale.to);
+  let from = firstFrom(items, scale.from), place = scale.x(items[from]?.at ?? 0), span = 0;
+  for (let number = from + 1; number <= end; number++) {
+    let x = Infinity;
+    if (number < end) {
+      const { at } = items[number];
+      while (at > scale.spans[span].to && span < scale.spans.length - 1) span++;
+      x = scale.spans[span].left + at * scale.spans[span].rate;
+    }
+    if (x - place < CLOSE) continue;
+    if (place >= scale.left - 1 && place <= scale.right + 1) take(place, from, number);
+    from = number;
+    place = x;
+  }
+}
+
+function countInView(lane, scale) {
+  return [lane.calls, lane.lines, lane.joins, lane.waits].reduce((sum, items) => sum + firstFrom(items, scale.to) - firstFrom(items, scale.from), 0);
 }
 
 // The mark that is meant by a point: the nearest, the smaller one of two; a phase only where nothing else is near.

@@ -85,8 +85,8 @@ function fillLines(from, to) {
   byId("log").hidden = false;
   const wanted = byId("filter").value.trim().toLowerCase();
   const shown = (line) => model.lanes[line.lane].place >= 0;
-  const suits = (line) => !wanted || model.lanes[line.lane].name === wanted || (!/^rank \d+$/.test(wanted) && line.text.toLowerCase().includes(wanted));
-  const found = model.lines.filter((line) => line.at >= from && line.at <= to && shown(line) && suits(line));
+  const suits = (line) => !wanted || model.lanes[line.lane].name === wanted || (!/^rank \d+$/.test(wanted) && (line.low ??= line.text.toLowerCase()).includes(wanted));
+  const found = model.lines.slice(firstFrom(model.lines, from), firstFrom(model.lines, to + 1)).filter((line) => line.at <= to && shown(line) && suits(line));
   const last = found.slice(-MOST_LINES);
   byId("lines").replaceChildren(...last.map(lineItem));
   const all = model.lines.length.toLocaleString("en"), some = found.length.toLocaleString("en");

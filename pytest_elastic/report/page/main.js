@@ -4,7 +4,8 @@ addEventListener("error", (event) => show("broken", `The page is broken: ${event
 
 const chart = byId("chart"), axis = byId("axis"), lanes = byId("lanes");
 const LEAST_VIEW = 2; // Microseconds.
-let warp, view, shape, scale, marksOf = [], current = null, pinned = false, waiting = false, drag = null, refocusing = false, filling = 0, filled = false;
+const laidOut = new Map();
+let warp, view, shape, scale, framed = "", current = null, pinned = false, waiting = false, drag = null, refocusing = false, filling = 0, filled = false;
 
 function setWarp(fold) {
   warp = makeWarp(raw.gaps, model.last, fold);
@@ -40,27 +41,47 @@ function redraw() {
 }
 
 function draw() {
-  const focused = document.activeElement?.closest?.("g.lane")?.dataset.lane;
   shape = geometry(chart.clientWidth, model.shown.length);
   scale = makeScale(warp, view, shape);
-  marksOf = model.lanes.map((lane) => (lane.place < 0 ? [] : layoutLane(lane, scale, shape)));
-  lanes.setAttribute("viewBox", `0 0 ${shape.width} ${shape.height}`);
-  lanes.setAttribute("height", shape.height);
-  const plot = el("clipPath", { id: "plot" }, el("rect", { x: shape.left, y: 0, width: shape.plot, height: shape.height }));
-  const groups = model.shown.map((lane) => paintLane(lane, marksOf[lane.number], scale, shape));
-  const over = el("g", { id: "over" });
-  lanes.replaceChildren(patterns(), plot, ...groups, paintFolds(warp, scale, shape), over);
-  lanes.querySelector("g.lane")?.before(paintGrid(warp, view, scale, shape));
-  over.before(paintLinks(scale, shape));
+  laidOut.clear();
+  frame();
+  const dense = model.shown.reduce((sum, lane) => sum + countInView(lane, scale), 0) > DENSE;
+  for (const lane of model.shown) paintMarks(lane, dense ? rareMarks(lane, scale, shape, lane.vain, lane.lonely) : marksOf(lane), scale, shape);
+  if (dense) paintDense(scale, shape);
+  else canvas.hidden = true;
+  crosshair(null);
+  byId("grid").replaceChildren(paintGrid(warp, view, scale, shape));
+  byId("folds").replaceChildren(...paintFolds(warp, scale, shape));
+  byId("links").replaceChildren(...paintLinks(scale, shape, dense ? ["incomplete"] : ["complete", "incomplete"]));
+  over().replaceChildren();
   paintAxis(axis, warp, view, scale, shape);
   const whole = wholeView();
   chart.dataset.zoomed = String(view.start > whole.start + 1e-6 || view.stop < whole.stop - 1e-6);
   clearTimeout(filling);
   if (model.lines.length > 2000 && filled) filling = setTimeout(fillInView, 300); // Not in the middle of a zoom.
   else fillInView();
+}
+
+// The lanes, without marks; they stay as long as neither they nor their size change.
+function frame() {
+  const lasts = `${shape.width} ${model.shown.map((lane) => lane.number)}`;
+  if (lasts === framed) return;
+  framed = lasts;
+  const focused = document.activeElement?.closest?.("g.lane")?.dataset.lane;
+  lanes.setAttribute("viewBox", `0 0 ${shape.width} ${shape.height}`);
+  lanes.setAttribute("height", shape.height);
+  const plot = el("clipPath", { id: "plot" }, el("rect", { x: shape.left, y: 0, width: shape.plot, height: shape.height }));
+  const layer = (id) => el("g", { id, "clip-path": "url(#plot)" });
+  lanes.replaceChildren(patterns(), plot, el("g", { id: "grid" }), ...model.shown.map((lane) => paintLane(lane, shape)), layer("folds"), layer("links"), el("g", { id: "over" }));
   refocusing = true; // The lanes are new elements: the focus stays where it was.
   if (focused !== undefined) lanes.querySelector(`[data-lane="${focused}"]`)?.focus({ preventScroll: true });
   refocusing = false;
+}
+
+// Where the marks of a lane are, for the mouse and the keys.
+function marksOf(lane) {
+  if (!laidOut.has(lane)) laidOut.set(lane, layoutLane(lane, scale, shape));
+  return laidOut.get(lane);
 }
 
 function fillInView() {
@@ -109,7 +130,7 @@ function hover(event) {
   crosshair(x);
   if (pinned) return;
   const lane = model.shown[Math.floor((y - TOP) / shape.lane)];
-  const mark = lane && x >= scale.left ? nearest(marksOf[lane.number], x, y) : null;
+  const mark = lane && x >= scale.left ? nearest(marksOf(lane), x, y) : null;
   choose(mark, lane, event.clientX, event.clientY);
 }
 
@@ -170,7 +191,7 @@ function turn(event) {
 // Keys: arrows walk over the marks of the lane that has the focus.
 
 function walk(lane, step) {
-  const marks = [...marksOf[lane.number]].sort((a, b) => a.x0 - b.x0);
+  const marks = [...marksOf(lane)].sort((a, b) => a.x0 - b.x0);
   if (!marks.length) return;
   const at = current?.lane === lane ? marks.findIndex((mark) => mark.items.includes(current.mark.items[0])) : -1;
   const next = at < 0 ? (step > 0 ? 0 : marks.length - 1) : Math.min(marks.length - 1, Math.max(0, at + step));
@@ -226,6 +247,7 @@ function toggleFold() {
 }
 
 function start() {
+  lastOpener();
   fillHead();
   fillLegend();
   fillUsage();
@@ -235,7 +257,9 @@ function start() {
   setWarp(true);
   byId("fold").hidden = !warp.spans.some((span) => span.quiet);
   draw();
+  indexWhenIdle();
   addEventListener("resize", redraw);
+  for (const medium of ["print", "(prefers-color-scheme: dark)"]) matchMedia(medium).addEventListener("change", draw); // The canvas has no style.
   addEventListener("keydown", key);
   addEventListener("pointermove", (event) => (drag || lanes.contains(event.target) ? pull(event) : leave()));
   addEventListener("pointerup", release);
@@ -259,6 +283,7 @@ function start() {
     redraw();
   });
   byId("find").addEventListener("keydown", (event) => event.key === "Enter" && nextHit(event.shiftKey ? -1 : 1));
+  opener.addEventListener("change", chooseOpener);
   byId("copy").addEventListener("click", copyCommand);
   byId("lines").addEventListener("pointerover", (event) => crosshair(scale.x(Number(event.target.closest("li")?.dataset.at ?? -1))));
 }

@@ -47,6 +47,7 @@ function readModel(raw) {
   for (const stack of found.stacks) for (const rank of stack.ranks) if (found.lanes[rank]) found.lanes[rank].stack = stack;
   addMeetings(found);
   closeOpenEnds(found, raw.end);
+  numberEvents(found);
   const culprits = new Set(raw.failure?.culprits);
   for (const one of found.lanes) {
     one.state = stateOf(one);
@@ -56,6 +57,25 @@ function readModel(raw) {
   // From the top: the culprits, then the others, each in the order of ranks.
   found.order = [...found.lanes].sort((a, b) => Number(b.culprit) - Number(a.culprit) || a.number - b.number);
   return found;
+}
+
+// All that can be found, in the order of time; each knows its number there.
+function numberEvents(found) {
+  const lists = ["phases", "waits", "calls", "lines", "stood", "exits"].map((name) => found[name]);
+  for (const name of ["joins", "absent"]) lists.push(found.lanes.flatMap((lane) => lane[name]).sort((a, b) => a.at - b.at));
+  found.events = lists.reduce(merged);
+  found.events.forEach((one, number) => (one.number = number));
+}
+
+function merged(some, others) {
+  const all = [];
+  let next = 0;
+  for (const one of some) {
+    while (next < others.length && others[next].at < one.at) all.push(others[next++]);
+    all.push(one);
+  }
+  while (next < others.length) all.push(others[next++]);
+  return all;
 }
 
 function emptyLane(number, launcher) {
@@ -96,10 +116,12 @@ function closeOpenEnds(found, end) {
       one.stop = one.open ? (lane.exit ? Math.max(lane.exit.at, one.at) : Infinity) : one.until;
     }
     lane.clients = [...new Set(lane.waits.map((wait) => wait.client))];
+    lane.vain = lane.waits.filter((wait) => wait.how !== "done");
+    lane.lonely = lane.joins.filter((join) => !join.meeting.complete);
   }
 }
 
-// What became of a rank, in a few words (fewer still where a lane is low), and whether that is bad.
+// What became of a rank, in a few words (fewer still, and one thing only, where there is less room), and whether that is bad.
 function stateOf(lane) {
   const failed = lane.phases.find((phase) => phase.outcome === "failed");
   const vain = (wait) => wait.open || wait.how === "gone" || (failed && wait.how !== "done" && !wait.may);
@@ -111,7 +133,7 @@ function stateOf(lane) {
   if (!said.length && lane.phases.length) said.push(phaseState(lane.phases[lane.phases.length - 1]));
   const short = wait ? [aimText(wait, true), ...said.slice(1)] : said;
   const bad = Boolean(failed || wait || lane.stood.length || (lane.exit && lane.exit.code));
-  return { text: said.join(" · "), short: short.join(" · "), bad };
+  return { text: said.join(" · "), short: short.join(" · "), first: short[0] ?? "", bad };
 }
 
 function phaseState(phase) {

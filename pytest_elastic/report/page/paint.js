@@ -1,5 +1,5 @@
 // From marks to SVG.  Dense kinds (calls, lines; joins and short waits, where there are many) are one path for each
-// lane: it is their number that makes a browser slow.  What has a meaning alone is an element.
+// lane; where there are very many, they are not here, but in `dense.js`.  What has a meaning alone is an element.
 
 const SVG = "http://www.w3.org/2000/svg";
 const LETTER = 6.65; // Pixels that a letter of the chart's font is wide.
@@ -19,21 +19,32 @@ function fitText(text, width, least = 4) {
   return text.length <= letters ? text : letters >= least ? `${text.slice(0, letters - 1)}…` : "";
 }
 
+// The first of these texts that fits, else as much of the last as does.
+function fitFirst(texts, width, least) {
+  return fitText(texts.find((text) => fitText(text, width) === text) ?? texts[texts.length - 1], width, least);
+}
+
 function patterns() {
   const stripes = (id, size, width) => el("pattern", { id, width: size, height: size, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     el("rect", { width: size, height: size, class: `${id}-ground` }), el("rect", { width, height: size, class: `${id}-stripe` }));
   return el("defs", {}, stripes("hatch", 7, 3), stripes("away", 6, 1));
 }
 
-// A lane: its name, its bands, its marks; what is read aloud is in its label.
-function paintLane(lane, marks, scale, shape) {
+// A lane without its marks: they change with the view, it does not.  What is read aloud is in its label.
+function paintLane(lane, shape) {
   const top = shape.top(lane.place);
   const group = el("g", { class: `lane${lane.state.bad ? " bad" : ""}${lane.culprit ? " culprit" : ""}${shape.tall ? "" : " compact"}`, role: "listitem", tabindex: "0", "data-lane": lane.number, "aria-label": `${lane.title}: ${lane.state.text || "nothing is known"}` });
   group.append(el("rect", { class: "ground", x: 0, y: top, width: shape.width, height: shape.lane }));
   if (lane.culprit) group.append(el("rect", { class: "mark", x: 0, y: top, width: 5, height: shape.lane }));
   paintLabel(group, lane, top, shape);
-  const clip = el("g", { "clip-path": "url(#plot)" });
-  paintAway(clip, lane, top, scale, shape);
+  lane.plot = el("g", { "clip-path": "url(#plot)" });
+  group.append(lane.plot, el("line", { class: "edge", x1: 0, x2: shape.width, y1: top + shape.lane, y2: top + shape.lane }));
+  return group;
+}
+
+function paintMarks(lane, marks, scale, shape) {
+  const clip = document.createDocumentFragment();
+  paintAway(clip, lane, shape.top(lane.place), scale, shape);
   const dense = marks.length > MANY ? new Map() : null;
   for (const mark of marks) {
     const outline = dense && OUTLINE[mark.kind]?.(mark);
@@ -42,21 +53,19 @@ function paintLane(lane, marks, scale, shape) {
   }
   for (const [name, path] of dense ?? []) clip.append(el("path", { class: name, d: path }));
   paintDots(clip, marks);
-  paintHits(lane, marks, clip);
-  group.append(clip, el("line", { class: "edge", x1: 0, x2: shape.width, y1: top + shape.lane, y2: top + shape.lane }));
-  return group;
+  paintHits(marks, clip);
+  lane.plot.replaceChildren(clip);
 }
 
 function paintLabel(group, lane, top, shape) {
   const middle = top + shape.lane / 2;
   if (shape.tall) {
     group.append(el("text", { class: "name", x: 14, y: middle - 4 }, lane.title));
-    const whole = fitText(lane.state.text, shape.left - 24) === lane.state.text;
-    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitText(whole ? lane.state.text : lane.state.short, shape.left - 24)));
+    group.append(el("text", { class: "state", x: 14, y: middle + 13 }, fitFirst([lane.state.text, lane.state.short, lane.state.first], shape.left - 24)));
   } else {
     group.append(el("text", { class: "name", x: 14, y: middle + 4 }, lane.title));
     const start = 14 + lane.title.length * BOLD + 8;
-    group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitText(lane.state.short, shape.left - 8 - start)));
+    group.append(el("text", { class: "state", x: start, y: middle + 4 }, fitFirst([lane.state.short, lane.state.first], shape.left - 8 - start)));
   }
   group.append(el("title", {}, `${lane.title}: ${lane.state.text}`));
 }
@@ -98,13 +107,8 @@ const PAINT = {
     const [wait] = mark.items, width = Math.max(mark.x1 - mark.x0, 1), height = mark.y1 - mark.y0;
     const kind = mark.items.length > 1 ? "many" : wait.how === "done" ? "done" : "never";
     clip.append(el("rect", { class: `wait ${kind}`, "data-how": wait.how, x: mark.x0, y: mark.y0, width, height, rx: Math.min(3, width / 2) }));
-    if (height < 11 || kind === "many") return;
-    const label = fitText(waitLabel(wait), width - (kind === "done" ? 20 : 34), 12), y = mark.y0 + height / 2 + 4;
-    if (!label) return;
-    // Where a hang begins there are joins and absent ranks: what never ended is named at its other end.
-    const x = kind === "done" ? mark.x0 + 11 : mark.x1 - label.length * LETTER - 11;
-    if (kind === "never") clip.append(el("rect", { class: "plate", x: x - 3, y: y - 11, width: label.length * LETTER + 6, height: 15, rx: 3 }));
-    clip.append(el("text", { class: `said ${kind}`, x, y }, label));
+    if (kind === "many") return;
+    paintWaitLabel(clip, wait, mark.x0, mark.x1, mark.y0, mark.y1);
   },
   joins(clip, mark) {
     const bad = mark.items.some((join) => !join.meeting.complete);
@@ -122,15 +126,26 @@ const PAINT = {
     const [exit] = mark.items, y = (mark.y0 + mark.y1) / 2, size = Math.min(6, (mark.y1 - mark.y0) / 2), x = round(mark.x);
     const kind = exit.code ? "bad" : "clean";
     clip.append(el("path", { class: `exit ${kind}`, d: `M${round(x - size)} ${round(y - size)}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}` }));
-    if (!exit.code) return; // The cross says it.
     const left = mark.x + size + 5 + exit.label.length * LETTER > shape.left + shape.plot;
+    if (!exit.code || (left && !shape.tall)) return; // The cross says it; a name would hide a wait in a low lane.
     clip.append(el("text", { class: `exit-name ${kind}`, x: mark.x + (left ? -size - 5 : size + 5), y: y + 4, "text-anchor": left ? "end" : "start" }, exit.label));
   },
 };
 
-function waitLabel(wait) {
-  const aim = wait.meeting ? (wait.meeting.spec === undefined ? wait.meeting.title : titleOf(wait.meeting)) : lacking(wait).names[0] ?? wait.name;
-  return wait.how === "done" || wait.how === "never ended" ? aim : `${wait.how}: ${aim}`;
+function paintWaitLabel(clip, wait, x0, x1, y0, y1) {
+  const done = wait.how === "done", height = y1 - y0, y = y0 + height / 2 + 4;
+  const label = height < 11 ? "" : fitFirst(waitLabels(wait), x1 - x0 - (done ? 20 : 34), 12);
+  if (!label) return;
+  // Where a hang begins there are joins and absent ranks: what never ended is named at its other end.
+  const x = done ? x0 + 11 : x1 - label.length * LETTER - 11;
+  if (!done) clip.append(el("rect", { class: "plate", x: x - 3, y: y - 11, width: label.length * LETTER + 6, height: 15, rx: 3 }));
+  clip.append(el("text", { class: `said ${done ? "done" : "never"}`, x, y }, label));
+}
+
+function waitLabels(wait) {
+  const { meeting, how } = wait, name = lacking(wait).names[0] ?? wait.name;
+  const aims = meeting ? (meeting.spec === undefined ? [meeting.title, shortTitle(meeting)] : [titleOf(meeting), meeting.title]) : [name];
+  return how === "done" || how === "never ended" ? aims : [...aims.map((aim) => `${how}: ${aim}`), aims[aims.length - 1]];
 }
 
 function paintDots(clip, marks) {
@@ -145,32 +160,32 @@ function paintDots(clip, marks) {
 }
 
 // A barrier's or a collective's joins are tied together, the absent ranks with them; of many at one place one is drawn.
-function paintLinks(scale, shape) {
-  const group = el("g", { class: "links", "clip-path": "url(#plot)" });
-  const places = new Set();
+function ties(scale, shape, complete) {
+  const found = [], places = new Set();
   for (const meeting of model.meetings) {
+    if (meeting.complete !== complete) continue;
     const from = scale.x(meeting.joins[0].at), to = scale.x(meeting.last), place = Math.round(to / 3);
-    if (to < scale.left || from > scale.right || (meeting.complete && places.has(place))) continue;
+    if (to < scale.left || from > scale.right || (complete && places.has(place))) continue;
     places.add(place);
-    const shown = (lane) => model.lanes[lane]?.place >= 0;
-    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])].filter(([lane]) => shown(lane))
-      .map(([lane, x]) => [model.lanes[lane].place, x]).sort((a, b) => a[0] - b[0]);
-    const path = points.map(([lane, x], i) => `${i ? "L" : "M"}${round(x)} ${round(shape.top(lane) + 0.35 * shape.lane)}`).join("");
-    group.append(el("path", { class: `link ${meeting.complete ? "complete" : "incomplete"}`, d: path }));
+    const points = [...meeting.joins.map((join) => [join.lane, scale.x(join.at)]), ...meeting.absent.map((rank) => [rank, to])].filter(([lane]) => model.lanes[lane]?.place >= 0);
+    found.push(points.map(([lane, x]) => [x, shape.top(model.lanes[lane].place) + 0.35 * shape.lane]).sort((a, b) => a[1] - b[1]));
   }
-  return group;
+  return found;
+}
+
+function paintLinks(scale, shape, kinds) {
+  return kinds.flatMap((kind) => ties(scale, shape, kind === "complete").map((points) =>
+    el("path", { class: `link ${kind}`, d: points.map(([x, y], i) => `${i ? "L" : "M"}${round(x)} ${round(y)}`).join("") })));
 }
 
 // Spans that are drawn short, and the last event.
 function paintFolds(warp, scale, shape) {
-  const group = el("g", { "clip-path": "url(#plot)" });
-  for (const span of warp.spans.filter((one) => one.quiet)) {
+  const folds = warp.spans.filter((one) => one.quiet).map((span) => {
     const x = scale.x(span.from), width = scale.x(span.to) - x;
-    group.append(el("rect", { class: "fold", x, y: 0, width, height: shape.height }));
-  }
+    return el("rect", { class: "fold", x, y: 0, width, height: shape.height });
+  });
   const last = scale.x(model.last);
-  group.append(el("line", { class: "last", x1: last, x2: last, y1: 0, y2: shape.height }));
-  return group;
+  return [...folds, el("line", { class: "last", x1: last, x2: last, y1: 0, y2: shape.height })];
 }
 
 function paintAxis(axis, warp, view, scale, shape) {

@@ -77,11 +77,19 @@ function ticks(warp, view, width, apart) {
   return found;
 }
 
+// A browser takes long to make such a format, and long to use `toLocaleString`.
+const FORMATS = new Map();
+
+function fixed(number, digits) {
+  if (!FORMATS.has(digits)) FORMATS.set(digits, new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+  return FORMATS.get(digits).format(number);
+}
+
 // A moment: milliseconds, or seconds from ten seconds on and in steps of seconds, with the digits that `step` needs.
 function clockText(time, step = 1) {
   const [unit, size] = time >= 1e7 || step >= 1e6 ? ["s", 1e6] : ["ms", 1e3];
   const digits = Math.min(7, Math.max(0, Math.ceil(-Math.log10(step / size) - 1e-9)));
-  return `${(time / size).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} ${unit}`;
+  return `${fixed(time / size, digits)} ${unit}`;
 }
 
 // A span, with three digits that count.
