@@ -61,7 +61,9 @@ class AdoptedPopen:
         self.member = member
         with closing(Parcel(self.name, process)) as parcel:
             self.sentinel, theirs = os.pipe()
-            self.finalizer = multiprocessing.util.Finalize(self, os.close, (self.sentinel,))
+            # Of the process object, as with spawn: the books of a test hold this one longer.
+            self._open = True
+            self.finalizer = multiprocessing.util.Finalize(process, self._close_sentinel)
             try:
                 descriptors = {**parcel.descriptors(), "sentinel": theirs, "stdout": 1, "stderr": 2}
                 if member is not None:
@@ -81,7 +83,7 @@ class AdoptedPopen:
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, `None` while the process runs; blocks for its end if `flag` is 0."""
         if self.returncode is None:
-            if flag == 0 or multiprocessing.connection.wait([self.sentinel], 0):
+            if flag == 0 or self._has_ended(0):
                 self._wait_told(None if flag == 0 else _TELLING)
             else:
                 self.group.take()
@@ -91,7 +93,7 @@ class AdoptedPopen:
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit code; `None` if the process still runs after `timeout` seconds."""
         if self.returncode is None:
-            if not multiprocessing.connection.wait([self.sentinel], timeout):
+            if not self._has_ended(timeout):
                 return self.poll()
             return self.poll(0)
         return self._known()
@@ -131,6 +133,13 @@ class AdoptedPopen:
     def close(self) -> None:
         """Let go of the sentinel."""
         self.finalizer()
+
+    def _has_ended(self, timeout: float | None) -> bool:
+        return self._open and bool(multiprocessing.connection.wait([self.sentinel], timeout))
+
+    def _close_sentinel(self) -> None:
+        self._open = False
+        os.close(self.sentinel)
 
     def _send(self, signum: int) -> None:
         if self.poll() is None:
