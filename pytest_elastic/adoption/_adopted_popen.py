@@ -18,7 +18,7 @@ from pytest_elastic.adoption._adopted_process import AdoptedProcess
 from pytest_elastic.adoption._family import Member
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.launch import DUMP_SIGNAL
-from pytest_elastic.multiprocessing import Group, Parcel, RankStart, Zygote, started_group
+from pytest_elastic.multiprocessing import Group, RankStart, Zygote, parcel_of_process, started_group
 from pytest_elastic.pristine import os, signal
 
 _START_LIMIT = 60.0
@@ -59,7 +59,7 @@ class AdoptedPopen:
         directory.mkdir(parents=True)
         job = AdoptedProcess(os.getpid(), method, dict(os.environ), str(directory / "stacks.log"))
         self.member = member
-        with closing(Parcel(self.name, process)) as parcel:
+        with closing(parcel_of_process(self.name, process)) as parcel:
             self.sentinel, theirs = os.pipe()
             # Of the process object, as with spawn: the books of a test hold this one longer.
             self._open = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
+from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.multiprocessing import Channel, Inotify, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
@@ -34,7 +35,7 @@ class Plan:
     Attributes:
         nprocs: how many ranks.
         directory: for the ranks' files; must exist.
-        env: added to every rank's environment.
+        surroundings: of the ranks.
         live: whether lines are shown as they are written.
         start_timeout: seconds until every rank must be ready.
         torch_threads: see `RankJob`.
@@ -54,7 +55,7 @@ class Plan:
 
     nprocs: int
     directory: Path
-    env: dict[str, str] = field(default_factory=dict)
+    surroundings: Surroundings = field(default_factory=Surroundings)
     live: bool = False
     start_timeout: float = 60.0
     torch_threads: int = 1
@@ -74,6 +75,18 @@ class Plan:
         """Seconds for this start: half of them after each that was late, so that a run comes to its end."""
         return self.start_timeout * max(0.5 ** self.late[self.how], _LEAST)
 
+    @property
+    def inherits_output(self) -> bool:
+        """Whether ranks write to the streams of this process.
+
+        Raises:
+            ValueError: they are to, and start where those are not.
+        """
+        inherits = self.surroundings.output == "inherit"
+        if inherits and self.host:
+            raise ValueError("Surroundings(output='inherit'): ranks under another launcher write files")
+        return inherits
+
     def described(self) -> list[tuple[str, str]]:
         """(name, value) of what the ranks run in, for reports."""
         import platform  # Only now: most runs need no report.
@@ -85,7 +98,7 @@ class Plan:
             ("collectives", self.collectives),
             ("python", f"{version}, {platform.platform()}"),
             ("files of the ranks", str(self.directory)),
-            *self.env.items(),
+            *self.surroundings.env.items(),
         ]
 
     def environments(self, port: int, errors: Mapping[int, str]) -> dict[int, dict[str, str]]:
@@ -103,7 +116,7 @@ class Plan:
                 **common,
                 **dict.fromkeys(("RANK", "LOCAL_RANK", "PYTEST_ELASTIC_RANK"), str(rank)),
                 "TORCHELASTIC_ERROR_FILE": error,
-                **self.env,
+                **self.surroundings.env,
             }
             for rank, error in errors.items()
         }

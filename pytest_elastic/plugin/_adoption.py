@@ -59,13 +59,11 @@ class Adoption:
                 self._adopter = Adopter(
                     factory.mktemp("adopted"), options.collectives != "off", options.clock
                 )
+                # Late: a run that is stopped (-x) tears fixtures with processes down after its loop.
+                session.config.add_cleanup(self._adopter.close)
             else:
                 self._why = launchers.why
-        try:
-            return (yield)
-        finally:
-            if self._adopter is not None:
-                self._adopter.close()
+        return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pytest_elastic.launch import (
     RankGroup,
     Source,
     StartMethod,
+    Surroundings,
     write_index,
 )
 from pytest_elastic.multiprocessing import Inotify
@@ -83,7 +84,10 @@ def conduct(
     finally:
         config.pluginmanager.unregister(hooks)
         conductor.debugging.end()
-        conductor.close()
+        if conductor.lasts():  # A run that is stopped (-x) tears the fixtures that have them down after this.
+            config.add_cleanup(conductor.close)
+        else:
+            conductor.close()
 
 
 class Conductor:
@@ -118,9 +122,9 @@ class Conductor:
 
     def make(
         self,
-        item: pytest.Item,
+        item: pytest.Item | pytest.Session,
         nprocs: int,
-        env: Mapping[str, str],
+        surroundings: Surroundings,
         payload: Any,
         method: StartMethod,
         name: str = "rank",
@@ -135,7 +139,7 @@ class Conductor:
         plan = Plan(
             nprocs,
             self._directory / str(self._groups.total()),
-            dict(env),
+            surroundings,
             options.live,
             options.start_timeout,
             options.torch_threads,
@@ -158,29 +162,38 @@ class Conductor:
         replay = partial(self.reproduction.command, item)
         return Artifacts(item.nodeid, self.options.artifacts, base, traced, replay)
 
-    def controller(self, item: pytest.Item) -> Elastic:
-        """The value of the `elastic` fixture for this test."""
+    def controller(self, item: pytest.Item | pytest.Session) -> Elastic:
+        """The value of `elastic`, or of `elastic_session`, whose groups are no test's to replay."""
 
-        def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
+        def make(name: str, nprocs: int, surroundings: Surroundings, payload: Any) -> RankGroup:
             plan = item.stash.get(PLAN, None)
             if plan is not None:
                 plan.check(nprocs)
-            self.reproduction.check(item, nprocs)
-            group = self.make(item, nprocs, env, payload, self.launchers.default, name)
-            self.reproduction.attach(item, group, plan)
+            if isinstance(item, pytest.Item):
+                self.reproduction.check(item, nprocs)
+            group = self.make(item, nprocs, surroundings, payload, self.launchers.default, name)
+            if isinstance(item, pytest.Item):
+                self.reproduction.attach(item, group, plan)
             return group
 
-        self.reproduction.begin(item)
         made = Elastic(make, self.options.nprocs, self.options.timeout)
-        self.debugging.elastic = item.stash[ELASTIC] = made
+        if isinstance(item, pytest.Item):
+            self.reproduction.begin(item)
+            self.debugging.elastic = made
+        item.stash[ELASTIC] = made
         return made
+
+    def lasts(self) -> bool:
+        """Whether groups that outlive tests still run."""
+        stash = self.session.stash
+        return ELASTIC in stash and any(not one.group.over for one in stash[ELASTIC].groups)
 
     def acquire(self, controller: ItemController) -> RankGroup:
         """The kept group for this item, or a new one, started."""
         group = self._kept.pop(controller.key, None)
         if group is None or group.group.exits or group.group.over:
-            env = controller.marker.env
-            group = self.make(controller.item, controller.size, env, None, controller.method)
+            surroundings = Surroundings(env=dict(controller.marker.env))
+            group = self.make(controller.item, controller.size, surroundings, None, controller.method)
             group.start()
         self._kept[controller.key] = group
         check_collected(group, controller.item.nodeid)
