@@ -38,6 +38,7 @@ class AdoptedPopen:
     Attributes:
         pid: of the process.
         name: of the process object.
+        target: of the process, by name; the class of a process object that has none.
         sentinel: a descriptor that is readable once the process has ended.
         returncode: exit code, -n for signal n, `None` while it runs.
         directory: as given; its `stacks.log` is the file to which it writes its stacks.
@@ -52,6 +53,8 @@ class AdoptedPopen:
         self, process: Any, method: str, zygote: Zygote, directory: Path, member: Member | None
     ) -> None:
         self.method, self.name, self.directory = method, str(process.name), directory
+        target = getattr(process, "_target", None) or type(process)
+        self.target = str(getattr(target, "__qualname__", type(target).__qualname__))
         self.returncode: int | None = None
         self.began = SYSTEM_CLOCK.monotonic()
         self.ended: float | None = None
