@@ -37,7 +37,7 @@ from pytest_elastic.plugin._marker import (
     runs_functions,
 )
 from pytest_elastic.plugin._options import Options, add_options
-from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
+from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, runs_tests, unable
 from pytest_elastic.plugin._progress_output import PastCapture
 from pytest_elastic.plugin._stash import (
     CENSUS,
@@ -162,7 +162,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         session.config.stash[FRESH].become(session)
     on_ranks = dict.fromkeys(adoptable(session.items))
     wanted = [item for item in session.items if item in on_ranks or runs_functions(item)]
-    if not wanted or session.config.option.collectonly or session.config.getoption("setupplan", False):
+    if not wanted or not runs_tests(session):
         return (yield)
     if why := unable(session.config):
         refuse(session, wanted, why)

@@ -16,6 +16,7 @@ import pytest
 from pytest_elastic.adoption import AdoptedPopen, Adopter
 from pytest_elastic.hang import cut_harness, parse_stacks
 from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._preconditions import runs_tests
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.pristine import time
 from pytest_elastic.wording import exit_text
@@ -51,7 +52,7 @@ class Adoption:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        if session.items and not session.config.option.collectonly:
+        if runs_tests(session):
             launchers = launchers_of(session.config)
             if launchers.default.name == "fork":
                 factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]

@@ -295,6 +295,27 @@ def test_a_start_that_fails_leaves_the_next_alone_and_ended_processes_leave_no_d
     )
 
 
+@pytest.mark.parametrize(("options", "made"), [((), False), (("--continue-on-collection-errors",), True)])
+def test_a_run_that_ends_with_its_collection_forks_nothing(run, pytester, options, made):
+    """As after an error in it; where tests run nevertheless, they have ranks and are adopted."""
+    pytester.makepyfile(test_broken="import nowhere")
+    base = pytester.path / "base"
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=1)
+        def test_it(world):
+            pass
+        """,
+        ON,
+        f"--basetemp={base}",
+        *options,
+    )
+    result.assert_outcomes(errors=1, passed=int(made))
+    assert {path.name for path in base.glob("*0")} == ({"adopted0", "elastic0"} if made else set())
+
+
 def test_nothing_is_replaced_where_the_option_is_off():
     """Neither in this process, nor is the module loaded."""
     popen = vars(multiprocessing.context.SpawnProcess)["_Popen"]
