@@ -28,6 +28,7 @@ ADOPTED: pytest.StashKey[list[AdoptedPopen]] = pytest.StashKey()
 _STACKS = 0.5  # Seconds for all.
 _FRAMES = 12
 _LIMIT = 120.0
+_CACHED = "elastic/starts"
 
 
 def adopt(config: pytest.Config, what: str) -> None:
@@ -105,7 +106,10 @@ class Adoption:
                 terminalreporter.write_line(f"adopted: nothing, since no forks can be made: {self._why}")
             return
         if adopter.served:
-            ours, theirs = adopter.seconds / adopter.served, standard_start(adopter.modules)
+            ours, theirs = (
+                adopter.seconds / adopter.served,
+                known_start(terminalreporter.config, adopter.modules),
+            )
             fresh = f"; a fresh interpreter takes {theirs:.2f} s here (measured once)" if theirs else ""
             terminalreporter.write_line(
                 f"adopted: {counted(adopter.served, 'process', 'processes')} "
@@ -155,12 +159,24 @@ def stack_of(process: AdoptedPopen) -> list[str]:
     return [f"    {frame}" for frame in frames[-_FRAMES:]]
 
 
-def standard_start(modules: Counter[str]) -> float | None:
-    """Seconds in which a fresh interpreter imports the commonest of these: a start without adoption.
+def known_start(config: pytest.Config, modules: Counter[str]) -> float | None:
+    """`standard_start` of the commonest of these modules, which pytest's cache keeps from run to run."""
+    module = modules.most_common(1)[0][0]
+    cache: Any = getattr(config, "cache", None)  # Its plugin may be off.
+    known = {} if cache is None else cache.get(_CACHED, {})
+    if module not in known:
+        known[module] = standard_start(module)
+        if cache is not None:
+            cache.set(_CACHED, known)
+    found: float | None = known[module]
+    return found
+
+
+def standard_start(module: str) -> float | None:
+    """Seconds in which a fresh interpreter imports a module: a start without adoption.
 
     It is `None` where that cannot be imported there, or not in time.
     """
-    module = modules.most_common(1)[0][0]
     code = f"import sys; sys.path[:] = {sys.path!r}; import multiprocessing.spawn; __import__({module!r})"
     began = time.monotonic()
     try:

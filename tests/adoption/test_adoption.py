@@ -316,6 +316,26 @@ def test_a_run_that_ends_with_its_collection_forks_nothing(run, pytester, option
     assert {path.name for path in base.glob("*0")} == ({"adopted0", "elastic0"} if made else set())
 
 
+def test_what_a_standard_start_takes_is_measured_in_the_first_run_only(run, pytester):
+    """Since that is as long as a suite that is adopted: pytest's cache has it."""
+    code = """
+    import multiprocessing, targets
+
+    def test_it():
+        child = multiprocessing.get_context("spawn").Process(target=targets.leave, args=(0,))
+        child.start()
+        child.join()
+    """
+    run(code, ON, targets=TARGETS).stdout.fnmatch_lines(
+        ["*; a fresh interpreter takes ?.?? s here (measured once)"]
+    )
+    (cached,) = pytester.path.glob(".pytest_cache/v/elastic/starts")
+    cached.write_text('{"targets": 99.0}')
+    run(code, ON, targets=TARGETS).stdout.fnmatch_lines(
+        ["*; a fresh interpreter takes 99.00 s here (measured once)"]
+    )
+
+
 def test_nothing_is_replaced_where_the_option_is_off():
     """Neither in this process, nor is the module loaded."""
     popen = vars(multiprocessing.context.SpawnProcess)["_Popen"]
