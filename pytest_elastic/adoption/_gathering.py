@@ -6,8 +6,9 @@ known that it never will be: a process that was to come has ended.
 
 *Rules.*  Nobody has said which process is to be which rank.  Those that may still come are the living ones
 that run the same target as those who have.  If these are too few, and some of that target that lived beside
-them have ended without coming, the world is lost, unless another process is started at once.  In every other
-case its ranks go on after their patience: the rest may be processes that nobody sees.
+them have ended without coming, or have failed after another world, the world is lost, unless another process
+is started at once.  In every other case its ranks go on after their patience: the rest may be processes that
+nobody sees.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Coming:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A process that has ended without coming; `at` is on the monotonic clock."""
+    """A process that has ended and was still to come, perhaps; `at` is on the monotonic clock."""
 
     process: Starter
     at: float
@@ -143,7 +144,7 @@ class Gatherings:
         held = [one for one in self._open if process in one.ranks.values()]
         for gathering in held:
             gathering.ranks = {rank: one for rank, one in gathering.ranks.items() if one is not process}
-        if held or process.pid not in self._came:
+        if held or process.returncode or process.pid not in self._came:  # Else it did what it was to do.
             self._gone.append(Gone(process, now))
         for gathering in self._open:
             gathering.since = now

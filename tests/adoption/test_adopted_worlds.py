@@ -80,6 +80,12 @@ def die_before_store(rank, size, file):
     store = dist.PrefixStore("deep", dist.FileStore(file, size))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
 
+def die_between(rank, size, file):
+    by_file(rank, size, file)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    by_file(rank, size, f"{file}.2")
+
 def late(rank, size, file):
     time.sleep(3 if rank == 2 else 0)
     by_file(rank, size, file)
@@ -177,6 +183,9 @@ def test_pass_before():
     del store
     assert codes(start(targets.pass_before, port)) == [0, 0, 0]
 
+def test_die_between(tmp_path):
+    assert codes(start(targets.die_between, tmp_path / "d")) == [0, 0, 0]
+
 def test_die_before_store(tmp_path):
     processes = start(targets.die_before_store, str(tmp_path / "c"))
     while any(one.is_alive() for one in processes):
@@ -217,9 +226,9 @@ def test_what_does_not_fit_is_named_as_for_ranks_at_once(run_with_libraries):
 def test_who_dies_before_the_others_could_connect_ends_their_wait_at_once_and_is_the_cause(
     run_with_libraries,
 ):
-    """By a signal, by an exit and by a return: torch alone would wait for 300 s and more."""
+    """By a signal, by an exit, by a return, and after another world: torch alone would wait for 300 s and more."""
     result = run_with_libraries(START + BEFORE, ON, targets=TARGETS)
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     assert result.duration < 100
     result.stdout.fnmatch_lines(
         [
@@ -231,7 +240,9 @@ def test_who_dies_before_the_others_could_connect_ends_their_wait_at_once_and_is
             "SpawnProcess-2 (pid *) was killed by SIGKILL after *",
             "SpawnProcess-? (pid *) exited with code 1 after *",
             "  cause: SpawnProcess-5 (pid *) exited with code 0 after *, before init_process_group",
-            "  cause: SpawnProcess-8 (pid *) exited with code 7 after *, before init_process_group",
+            "  init_process_group of init file://*/d.2: joined 0, 2; absent 1",
+            "  cause: SpawnProcess-8 (pid *) was killed by SIGKILL after *, before init_process_group",
+            "  cause: SpawnProcess-11 (pid *) exited with code 7 after *, before init_process_group",
         ]
     )
     result.stdout.fnmatch_lines(
