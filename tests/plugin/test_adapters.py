@@ -191,7 +191,8 @@ def test_a_group_lives_until_it_is_closed_or_to_the_end_of_the_run(run, pytester
     assert not (pytester.path / "/proc" / pid).exists()
 
 
-def test_ranks_have_the_surroundings_that_the_test_gives(run):
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_ranks_have_the_surroundings_that_the_test_gives(run, method):
     """Environment in place of pytest's, directory, arguments by rank, and the streams that `capfd` reads."""
     run(
         """
@@ -225,7 +226,7 @@ def test_ranks_have_the_surroundings_that_the_test_gives(run):
         def test_nothing_given(elastic):
             ((known, directory, argv),) = elastic.run(look, 1)
             assert (known["OLD"], known["NEW"]) == ("1", None)
-            assert (directory, argv) == (os.getcwd(), sys.argv)
+            assert (directory, argv[0]) == (os.getcwd(), sys.argv[0])
 
         def write(rank, size, number, connection, lock):
             with lock:
@@ -264,7 +265,8 @@ def test_ranks_have_the_surroundings_that_the_test_gives(run):
         def test_what_cannot_be(elastic, given, words):
             with pytest.raises((OSError, ValueError, TypeError), match=words):
                 elastic.start(look, 2, **given)
-        """
+        """,
+        f"--elastic-start-method={method}",
     ).assert_outcomes(passed=10)
 
 
