@@ -215,12 +215,18 @@ class CollectiveTimeout(DistBackendError):
     """
 
     def __init__(
-        self, group: str, number: int, calls: dict[int, str], ranks: list[int], elapsed: float
+        self,
+        group: str,
+        number: int,
+        calls: dict[int, str],
+        ranks: list[int],
+        elapsed: float,
+        why: str = "",
     ) -> None:
         self.elapsed = elapsed
         said = "; ".join(f"{name_ranks([rank])}: {call}" for rank, call in sorted(calls.items()))
         span = f" in {elapsed:.0f} s" if elapsed >= 1 else ""  # Else the store's clock has jumped.
-        text = f"call #{number} of group {group}: {name_ranks(ranks)} did not come{span}"
+        text = f"call #{number} of group {group}: {name_ranks(ranks)} did not come{span}{why and ': '}{why}"
         super().__init__(group, number, calls, ranks, f"{text}; {said}")
 
 

@@ -112,7 +112,7 @@ def test_options_that_a_page_names_exist(page):
     """In commands and in the text."""
     known = {option.flag for option in TABLE} | {f"elastic_{option.name}" for option in TABLE}
     named = re.findall(r"--elastic-[a-z-]+\b(?!\*)|\belastic_[a-z_]+\b(?=`|\s*=)", PAGES[page])
-    fixtures = {"elastic_store", "elastic_faults"}
+    fixtures = {"elastic_store", "elastic_faults", "elastic_session"}
     assert set(named) - known - fixtures == set()
 
 

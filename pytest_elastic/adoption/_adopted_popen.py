@@ -18,7 +18,7 @@ from pytest_elastic.adoption._adopted_process import AdoptedProcess
 from pytest_elastic.adoption._family import Member
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.launch import DUMP_SIGNAL
-from pytest_elastic.multiprocessing import Group, Parcel, RankStart, Zygote, started_group
+from pytest_elastic.multiprocessing import Group, RankStart, Zygote, parcel_of_process, started_group
 from pytest_elastic.pristine import os, signal
 
 _START_LIMIT = 60.0
@@ -38,6 +38,7 @@ class AdoptedPopen:
     Attributes:
         pid: of the process.
         name: of the process object.
+        target: of the process, by name; the class of a process object that has none.
         sentinel: a descriptor that is readable once the process has ended.
         returncode: exit code, -n for signal n, `None` while it runs.
         directory: as given; its `stacks.log` is the file to which it writes its stacks.
@@ -52,6 +53,8 @@ class AdoptedPopen:
         self, process: Any, method: str, zygote: Zygote, directory: Path, member: Member | None
     ) -> None:
         self.method, self.name, self.directory = method, str(process.name), directory
+        target = getattr(process, "_target", None) or type(process)
+        self.target = str(getattr(target, "__qualname__", type(target).__qualname__))
         self.returncode: int | None = None
         self.began = SYSTEM_CLOCK.monotonic()
         self.ended: float | None = None
@@ -59,9 +62,11 @@ class AdoptedPopen:
         directory.mkdir(parents=True)
         job = AdoptedProcess(os.getpid(), method, dict(os.environ), str(directory / "stacks.log"))
         self.member = member
-        with closing(Parcel(self.name, process)) as parcel:
+        with closing(parcel_of_process(self.name, process)) as parcel:
             self.sentinel, theirs = os.pipe()
-            self.finalizer = multiprocessing.util.Finalize(self, os.close, (self.sentinel,))
+            # Of the process object, as with spawn: the books of a test hold this one longer.
+            self._open = True
+            self.finalizer = multiprocessing.util.Finalize(process, self._close_sentinel)
             try:
                 descriptors = {**parcel.descriptors(), "sentinel": theirs, "stdout": 1, "stderr": 2}
                 if member is not None:
@@ -81,7 +86,7 @@ class AdoptedPopen:
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, `None` while the process runs; blocks for its end if `flag` is 0."""
         if self.returncode is None:
-            if flag == 0 or multiprocessing.connection.wait([self.sentinel], 0):
+            if flag == 0 or self._has_ended(0):
                 self._wait_told(None if flag == 0 else _TELLING)
             else:
                 self.group.take()
@@ -91,7 +96,7 @@ class AdoptedPopen:
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit code; `None` if the process still runs after `timeout` seconds."""
         if self.returncode is None:
-            if not multiprocessing.connection.wait([self.sentinel], timeout):
+            if not self._has_ended(timeout):
                 return self.poll()
             return self.poll(0)
         return self._known()
@@ -131,6 +136,13 @@ class AdoptedPopen:
     def close(self) -> None:
         """Let go of the sentinel."""
         self.finalizer()
+
+    def _has_ended(self, timeout: float | None) -> bool:
+        return self._open and bool(multiprocessing.connection.wait([self.sentinel], timeout))
+
+    def _close_sentinel(self) -> None:
+        self._open = False
+        os.close(self.sentinel)
 
     def _send(self, signum: int) -> None:
         if self.poll() is None:

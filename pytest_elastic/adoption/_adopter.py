@@ -75,14 +75,8 @@ class Adopter:
         for method, original in self._originals.items():
             _CLASSES[method]._Popen = original
         with self._lock:
-            for one in self._running:
-                one.poll()
-                one.group.take()  # The guardian's last word comes after the exit code.
-            over = [one for one in self._running if one.group.over]
-            self._running = [one for one in self._running if not one.group.over]
+            self._forget_ended()
         self._of_test = []
-        for one in over:
-            one.group.close()
 
     def close(self) -> None:
         """End the processes that still run, and the zygote; bounded."""
@@ -99,6 +93,7 @@ class Adopter:
         with self._lock:
             directory = self._directory / str(next(self._numbers))
             adopted: AdoptedPopen | None = None
+            self._forget_ended()  # A test may start any number.
             member = self._enter()
             try:
                 adopted = AdoptedPopen(process, method, self._zygote, directory, member)
@@ -115,6 +110,15 @@ class Adopter:
                 self._of_test.append(adopted)
                 self.modules[getattr(process._target, "__module__", "") or ""] += 1
         return adopted or self._originals[method].__func__(process)
+
+    def _forget_ended(self) -> None:
+        """Let go of what looks after processes that have ended."""
+        for one in self._running:
+            one.poll()
+            one.group.take()  # The guardian's last word comes after the exit code.
+            if one.group.over:
+                one.group.close()
+        self._running = [one for one in self._running if not one.group.over]
 
     def _enter(self) -> Member | None:
         """A place in the family of those that run, or in a new one."""

@@ -1,9 +1,10 @@
 """Families: adopted processes that live at one time, and which of them are ranks of one world.
 
 *Theory of operation.*  Nobody knows which process is which rank before its own code says so to torch.  So a
-process declares each world that torch has connected for it, and waits for the answer: when all ranks of
-a world have declared it they get a store, over which their collectives are checked from then on.  A world
-with a member that declares nothing (pytest's own process, a `subprocess`) is seen by none of its members.
+process says that it comes to a world, and is held until the others have come (`_gathering`).  It declares
+each world that torch has connected for it then, and waits for the answer: when all ranks of a world have
+declared it they get a store, over which their collectives are checked from then on.  A world with a member
+that declares nothing (pytest's own process, a `subprocess`) is seen by none of its members.
 
 The family has a thread, from its first process to its last one: exits are noted and hangs are found when they
 happen, whatever the test looks at.
@@ -15,8 +16,10 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from pytest_elastic.adoption._adopted_world import AdoptedWorld, Process
+from pytest_elastic.adoption._gathering import Coming, Gatherings, Starter
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.collectives import declare_worlds, install
 from pytest_elastic.loop import Loop
@@ -48,6 +51,18 @@ class Answered:
     seen: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """To a process that comes: it may go on, unless ranks are `absent`, which cannot come any more."""
+
+    absent: list[int]
+    why: str
+
+
+class Relative(Process, Starter, Protocol):
+    """What a family needs of an adopted process."""
+
+
 @dataclass(eq=False)
 class Member:
     """A process of a family, from before it is started.
@@ -57,16 +72,18 @@ class Member:
         process: `None` before the start.
         pidfd: its, -1 before the start and when it has ended.
         worlds: those that it is in, with its ranks.
+        lost: why worlds that it came to are lost.
     """
 
     family: Family
     channel: Channel
     theirs: socket.socket
-    process: Process | None = None
+    process: Relative | None = None
     pidfd: int = -1
     worlds: list[tuple[AdoptedWorld, int]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
-    def started(self, process: Process) -> None:
+    def started(self, process: Relative) -> None:
         """This is the process."""
         self.process = process
         with suppress(ProcessLookupError):  # It may have ended already.
@@ -80,7 +97,7 @@ class Member:
 
     def words(self) -> list[str]:
         """Why ranks of its worlds hang, or have failed of it."""
-        return [text for world, _ in self.worlds if (text := world.words())]
+        return [*self.lost, *(text for world, _ in self.worlds if (text := world.words()))]
 
 
 @dataclass(slots=True)
@@ -111,6 +128,7 @@ class Family:
         self._worlds: list[AdoptedWorld] = []
         self._loop = Loop("elastic family")
         self._alarm = self._loop.alarm(self._give_up)
+        self._gatherings = Gatherings(self._loop, self._living, self._release)
         self._loop.in_child(self._let_go)
         self._loop.start()
 
@@ -150,10 +168,24 @@ class Family:
             self._loop.watch(member.pidfd, partial(self._see_end, member))
         else:
             self._see_end(member)
+        self._gatherings.started()
+
+    def _living(self) -> list[Starter]:
+        return [one.process for one in self._members if one.process is not None]
+
+    def _release(self, process: Starter, absent: list[int], why: str, words: str) -> None:
+        member = next(one for one in self._members if one.process is process)
+        member.lost += filter(None, [words])
+        with suppress(OSError):  # It has ended meanwhile.
+            member.channel.send(Released(absent, why))
 
     def _hear(self, member: Member) -> None:
         for message, _ in member.channel.receive():
-            self._declare(member, message)
+            if isinstance(message, Coming):
+                assert member.process is not None
+                self._gatherings.come(member.process, message)
+            else:
+                self._declare(member, message)
         if member.channel.closed:
             self._loop.unwatch(member.channel.fileno())
 
@@ -179,6 +211,8 @@ class Family:
             self._loop.unwatch(member.pidfd)
             os.close(member.pidfd)
             member.pidfd = -1
+        if member.process is not None:
+            self._gatherings.ended(member.process)
         self._loop.recheck()
         if self.over:
             for one in self._worlds:
@@ -231,8 +265,17 @@ def _answer(member: Member, descriptors: tuple[int, ...]) -> None:
 
 
 def join_family(descriptor: int) -> None:
-    """In an adopted process: have its worlds declared over this end of a channel."""
+    """In an adopted process: have its worlds gathered and declared over this end of a channel."""
     channel, lock = Channel.of(descriptor), threading.Lock()
+
+    def gather(identity: str, rank: int, size: int, seconds: float) -> tuple[list[int], str]:
+        with lock:
+            try:
+                channel.send(Coming(identity, rank, size, seconds))
+                released, _ = channel.wait()
+            except (OSError, EOFError):  # See below.
+                return [], ""
+        return released.absent, released.why
 
     def declare(identity: str, rank: int, size: int) -> RemoteStore | None:
         with lock:
@@ -248,4 +291,4 @@ def join_family(descriptor: int) -> None:
         return store
 
     install()
-    declare_worlds(declare)
+    declare_worlds(gather, declare)

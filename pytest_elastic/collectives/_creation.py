@@ -20,12 +20,14 @@ from urllib.parse import urlparse
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 
+from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.collectives._call import Call, find_place
 from pytest_elastic.collectives._meeting import Meeting
-from pytest_elastic.collectives._rank_context import RankContext, current, declared, declares
+from pytest_elastic.collectives._rank_context import RankContext, current, declared, declares, gathered
 from pytest_elastic.collectives._torch_group import Group, backends_of, subgroup, world_group
+from pytest_elastic.errors import CollectiveTimeout
 from pytest_elastic.pristine import os, threading
-from pytest_elastic.store import torch_store
+from pytest_elastic.store import as_torchs, torch_store
 
 CARRIED = "elastic"
 _UNSEEN = frozenset({"fake", "mpi", "threaded"})
@@ -44,10 +46,10 @@ def announced_rendezvous(rendezvous: Callable[..., Any]) -> Callable[..., Any]:
         context = current()
         if declares():
             _met.address = _address(url)
+            _gather(_met.address, *_from_url(None, url, rank, world_size), _seconds(options))
         elif context is not None:
             number, size = _from_url(context, url, rank, world_size)
-            seconds = options.get("timeout", dist.constants.default_pg_timeout).total_seconds()
-            _met.members = _meet_world(context, _address(url), number, size, seconds)
+            _met.members = _meet_world(context, _address(url), number, size, _seconds(options))
             if context.threaded:
                 return iter([(torch_store(context.store), number, size)])
         return rendezvous(url, rank, world_size, **options)
@@ -99,13 +101,15 @@ def _create_world(context: RankContext, create: Callable[..., Any], given: dict[
 def _create_declared(create: Callable[..., Any], prepare: Callable[[], None], given: dict[str, Any]) -> Any:
     """Make a world, and only then learn whether all its members are seen."""
     __tracebackhide__ = True
-    address, _met.address = getattr(_met, "address", ""), ""
-    made, store = create(**given)
+    identity, _met.address = getattr(_met, "address", ""), ""
     index, size = given["group_rank"], given["group_size"]
     if str(given["backend"]) in _UNSEEN or size == 1:
-        return made, store
-    own = f"process {os.getpid()}.{next(_worlds)}"
-    identity = address or _store_name(given["store"], own, own)
+        return create(**given)
+    if not identity:
+        own = f"process {os.getpid()}.{next(_worlds)}"
+        identity = _store_name(given["store"], own, own)
+        _gather(identity, index, size, _seconds(given))
+    made, store = create(**given)
     context = declared(identity, index, size)
     if context is not None:
         prepare()
@@ -149,6 +153,28 @@ def _make(context: RankContext, create: Callable[..., Any], given: dict[str, Any
 
 
 # Meetings.
+
+
+def _gather(identity: str, index: int, size: int, seconds: float) -> None:
+    """Wait for the members of a world that is to be declared.
+
+    Raises:
+        CollectiveTimeout: some cannot come any more.
+    """
+    __tracebackhide__ = True
+    if not 0 <= index < size or size == 1:
+        return
+    began = SYSTEM_CLOCK.monotonic()
+    absent, why = gathered(identity, index, size, seconds)
+    if absent:
+        call = f"init_process_group(world_size={size}) at {find_place().line}"
+        elapsed = SYSTEM_CLOCK.monotonic() - began
+        raise as_torchs(CollectiveTimeout(identity, 0, {index: call}, absent, elapsed, why))
+
+
+def _seconds(options: Mapping[str, Any]) -> float:
+    """Torch's timeout."""
+    return float(options.get("timeout", dist.constants.default_pg_timeout).total_seconds())
 
 
 def _meet_world(
@@ -196,11 +222,11 @@ def _meet_members(world: Group, ranks: Sequence[int], name: str, seconds: float)
 # Identities.
 
 
-def _from_url(context: RankContext, url: str, rank: int, size: int) -> tuple[int, int]:
+def _from_url(context: RankContext | None, url: str, rank: int, size: int) -> tuple[int, int]:
     """Rank and world size, of which the URL or the environment may tell; -1 where they do not."""
     query = dict(part.split("=", 1) for part in urlparse(url).query.split("&") if "=" in part)
     env: Mapping[str, Any] = os.environ if url.startswith("env:") else {}
-    if env and context.threaded:  # The environment is that of all ranks.
+    if env and context is not None and context.threaded:  # The environment is that of all ranks.
         env = {"RANK": context.rank, "WORLD_SIZE": context.size}
     values = [
         given if given >= 0 else query.get(name, env.get(name.upper(), -1))

@@ -72,6 +72,10 @@ class _Own(threading.local):
 
 
 _process: RankContext | None = None
+Absent = tuple[list[int], str]
+"""Ranks that cannot come any more, and why; none where all may."""
+
+_gather: Callable[[str, int, int, float], Absent] | None = None
 _declare: Callable[[str, int, int], Any] | None = None
 _own = _Own()
 
@@ -93,22 +97,31 @@ def use_store(
     return _process
 
 
-def declare_worlds(declare: Callable[[str, int, int], Any]) -> None:
+def declare_worlds(
+    gather: Callable[[str, int, int, float], Absent], declare: Callable[[str, int, int], Any]
+) -> None:
     """Have each world of this process declared when torch has connected it; only then it may be seen.
 
     Calls are checked and never carried: what connects the ranks is made before anybody knows them.
 
     Args:
+        gather: is given what will identify the connection, the rank, the world size and torch's timeout in
+            seconds.  It blocks until the others have come, or may come where nobody sees it.
         declare: is given what identifies the connection, the rank and the world size.  It blocks until the
             answer is the same for all members: a store that they share, or `None`: the world is not seen.
     """
-    global _declare
-    _declare = declare
+    global _gather, _declare
+    _gather, _declare = gather, declare
 
 
 def declares() -> bool:
     """Whether worlds of this process are declared."""
     return _declare is not None
+
+
+def gathered(identity: str, rank: int, size: int, seconds: float) -> Absent:
+    """Wait for the members of a world that will be declared."""
+    return ([], "") if _gather is None else _gather(identity, rank, size, seconds)
 
 
 def declared(identity: str, rank: int, size: int) -> RankContext | None:
@@ -134,8 +147,8 @@ def current() -> RankContext | None:
 
 
 def _forget() -> None:
-    global _process, _declare
-    _process = _declare = None
+    global _process, _gather, _declare
+    _process = _gather = _declare = None
     _own.context = None
 
 

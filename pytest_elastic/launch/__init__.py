@@ -32,11 +32,15 @@ from pytest_elastic.launch._spawn import (
     start_of_this_interpreter,
 )
 from pytest_elastic.launch._stacks import RankStacks
+from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.launch._world import World
+from pytest_elastic.multiprocessing import Descriptor
 
 __all__ = [
-    "DUMP_SIGNAL", "GRACE", "LIVE", "START_METHODS", "Answers", "Bye", "Elastic", "FreshInterpreters",
+    "DUMP_SIGNAL", "GRACE", "LIVE", "START_METHODS", "Answers", "Bye", "Descriptor", "Elastic",
+    "FreshInterpreters",
     "HangDetector", "Hello", "Here", "Launcher", "Launchers", "Plan", "RankGroup", "RankJob",
-    "RankProcess", "RankStacks", "RankTerminal", "Session", "Source", "StartMethod", "Terminal", "World",
+    "RankProcess", "RankStacks", "RankTerminal", "Session", "Source", "StartMethod", "Surroundings",
+    "Terminal", "World",
     "current_world", "is_rank", "raises_on_ranks",
 ]  # fmt: skip

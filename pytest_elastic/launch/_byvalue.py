@@ -3,21 +3,27 @@
 The ranks are forks of the zygote, or interpreters that collected the same tests, so every module of the
 test is there already: a function travels as its code, its defaults and the contents of its closure, and
 finds its globals by the name of its module.  What it closes over must pickle in turn; classes made inside
-a function do not, and the error says so.
+a function do not, and the error says so.  What goes into a `Parcel` may hold queues, locks, connections and
+shared memory of `multiprocessing`; all else, tensors of torch among it, is copied.
 """
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import io
 import marshal
 import sys
+from collections import ChainMap
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import ForkingPickler
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from pytest_elastic.pristine import pickle
 
 _EMPTY = "an empty cell"
+_SENT = ("multiprocessing", "socket", "ctypes")
 
 
 def dumps(value: object, what: str = "") -> bytes:
@@ -31,7 +37,10 @@ def dumps(value: object, what: str = "") -> bytes:
     """
     buffer = io.BytesIO()
     try:
-        _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+        pickler = _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        if get_spawning_popen() is not None:
+            pickler.dispatch_table = _of_parcels()
+        pickler.dump(value)
     except Exception as error:  # A `__reduce__` may raise anything.
         way = f"{what} cannot be sent from the rank" if what else "cannot be sent to the ranks"
         raise TypeError(
@@ -42,6 +51,13 @@ def dumps(value: object, what: str = "") -> bytes:
 
 
 loads = pickle.loads
+
+
+def _of_parcels() -> Any:
+    """How `multiprocessing` sends what is its own."""
+    known: Any = ForkingPickler(io.BytesIO()).dispatch_table
+    ours = {kind: known[kind] for kind in known if kind.__module__.partition(".")[0] in _SENT}
+    return ChainMap(ours, copyreg.dispatch_table)
 
 
 class _Pickler(pickle.Pickler):

@@ -11,6 +11,7 @@ from pytest_elastic.errors import GroupTimeoutError
 from pytest_elastic.launch._hang_report import Findings, find, give_up, lost_words
 from pytest_elastic.launch._outcomes import ends_of_functions
 from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
+from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import RankEnd, stack_text
 from pytest_elastic.wording import exit_text, read_exits
@@ -40,13 +41,13 @@ class Elastic:
     sent by value.  In it, `pytest_elastic.launch.current_world()` is the group.
 
     Attributes:
-        make: makes a group from a name, a size, an environment and a payload; not started.
+        make: makes a group from a name, a size, surroundings and a payload; not started.
         default_nprocs, default_timeout: where a call does not say; seconds, 0 for none.
         groups: all that were started.
         failures: all that `run` has raised.
     """
 
-    make: Callable[[str, int, dict[str, str], Any], RankGroup]
+    make: Callable[[str, int, Surroundings, Any], RankGroup]
     default_nprocs: int
     default_timeout: float
     groups: list[RankGroup] = field(default_factory=list)
@@ -56,19 +57,31 @@ class Elastic:
         self,
         fn: Callable[..., Any],
         nprocs: int | None = None,
-        args: tuple[Any, ...] = (),
+        args: tuple[Any, ...] | Mapping[int, tuple[Any, ...]] = (),
         env: dict[str, str] | None = None,
+        surroundings: Surroundings | None = None,
     ) -> RankGroup:
         """Start `fn` on ranks; returns the group when every rank is ready.
+
+        Args:
+            args: of all, or rank -> those of one.  Queues, locks, connections and shared memory of
+                `multiprocessing` may be among them, and descriptors as `Descriptor`; ranks then have their
+                own, and the caller may close his.
+            env: variables to add to the environment.
+            surroundings: environment, directory, arguments and streams, where they are not those of pytest.
 
         Raises:
             StartError: some ranks did not come up.
             TypeError: `fn` or `args` cannot be sent.
+            ValueError, NotADirectoryError: `nprocs`, `args` or `surroundings` cannot be.
         """
         size = self.default_nprocs if nprocs is None else nprocs
         if type(size) is not int or size < 1:
             raise ValueError(f"nprocs must be a whole number from 1, not {size!r}")
-        group = self.make(getattr(fn, "__name__", "fn"), size, env or {}, (fn, args))
+        if isinstance(args, Mapping) and set(args) != set(range(size)):
+            raise ValueError(f"args by rank are for the ranks 0 to {size - 1}, not for {[*args]}")
+        fixed = (surroundings or Surroundings()).fixed(size, env or {})
+        group = self.make(getattr(fn, "__name__", "fn"), size, fixed, (fn, args))
         self.groups.append(group)
         group.start()
         return group
@@ -77,7 +90,7 @@ class Elastic:
         self,
         fn: Callable[..., T],
         nprocs: int | None = None,
-        args: tuple[Any, ...] = (),
+        args: tuple[Any, ...] | Mapping[int, tuple[Any, ...]] = (),
         timeout: float | None = None,
         env: dict[str, str] | None = None,
         expect: Mapping[int, int | str] | None = None,
@@ -85,6 +98,7 @@ class Elastic:
         """Run `fn` on ranks; its values in rank order.
 
         Args:
+            args: see `start`.
             timeout: seconds from when the ranks are ready; the run's `--elastic-timeout` by default.
             expect: rank -> how it is to die, as in the marker: a signal's name, or an exit code, negative
                 for a signal; its value is `None`.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pytest_elastic.launch._debugger import OpenTerminal
 from pytest_elastic.launch._machines import Machines
+from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.multiprocessing import Channel, Destination, Inotify, RankExited, RankStart
 from pytest_elastic.pristine import socket
 from pytest_elastic.report import Raised
@@ -37,7 +38,7 @@ class Plan:
     Attributes:
         nprocs: how many ranks.
         directory: for the ranks' files; must exist.
-        env: added to every rank's environment.
+        surroundings: of the ranks.
         live: whether lines are shown as they are written.
         past_capture: where lines are shown, in place of `sys.stdout` and `sys.stderr`; if they are not, then
             those that a rank writes to its `LIVE`.
@@ -60,7 +61,7 @@ class Plan:
 
     nprocs: int
     directory: Path
-    env: dict[str, str] = field(default_factory=dict)
+    surroundings: Surroundings = field(default_factory=Surroundings)
     live: bool = False
     past_capture: Destination | None = None
     start_timeout: float = 60.0
@@ -88,6 +89,8 @@ class Plan:
         Args:
             outs, errs: files of the ranks' output, in directories that exist.
         """
+        if self.inherits_output:
+            return {}, {}
         files = {rank: Path(path).with_name(LIVE) for rank, path in outs.items()}
         if self.live:
             for rank, path in files.items():
@@ -98,6 +101,18 @@ class Plan:
         for path in files.values():
             path.touch()
         return {rank: str(path) for rank, path in files.items()}, {}
+
+    @property
+    def inherits_output(self) -> bool:
+        """Whether ranks write to the streams of this process.
+
+        Raises:
+            ValueError: they are to, and start where those are not.
+        """
+        inherits = self.surroundings.output == "inherit"
+        if inherits and self.host:
+            raise ValueError("Surroundings(output='inherit'): ranks under another launcher write files")
+        return inherits
 
     def described(self) -> list[tuple[str, str]]:
         """(name, value) of what the ranks run in, for reports."""
@@ -110,7 +125,7 @@ class Plan:
             ("collectives", self.collectives),
             ("python", f"{version}, {platform.platform()}"),
             ("files of the ranks", str(self.directory)),
-            *self.env.items(),
+            *self.surroundings.env.items(),
         ]
 
     def environments(self, port: int, errors: Mapping[int, str]) -> dict[int, dict[str, str]]:
@@ -128,7 +143,7 @@ class Plan:
                 **dict.fromkeys(("RANK", "PYTEST_ELASTIC_RANK"), str(rank)),
                 **self.machines.place_of(rank, self.nprocs),
                 "TORCHELASTIC_ERROR_FILE": error,
-                **self.env,
+                **self.surroundings.env,
             }
             for rank, error in errors.items()
         }

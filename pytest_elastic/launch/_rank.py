@@ -16,13 +16,14 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK
 from pytest_elastic.collectives import install, use_store
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
+from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import (
     Channel,
@@ -33,10 +34,10 @@ from pytest_elastic.multiprocessing import (
     exit_code,
     forget_launcher,
     load_call,
+    read_parcel,
 )
 from pytest_elastic.multiprocessing.errors import record
 from pytest_elastic.pristine import os, pickle, signal, socket
-from pytest_elastic.processes import read_memory_file
 from pytest_elastic.store import RemoteStore
 from pytest_elastic.timer import PipeTimerClient, StreamTimerClient, TimerClient, configure
 
@@ -52,10 +53,11 @@ class RankJob:
         world_size: how many ranks.
         directory: of this rank's files.
         torch_threads: for `torch.set_num_threads` where torch is loaded; 0 leaves it alone.
-        payload: whether a function travels along (descriptor `payload`); else orders come by channel.
+        payload: whether a function travels along (a `Parcel`); else orders come by channel.
         test: the first one that it is for, and for the how-manieth time; see `RandomStates`.
         place: where its launcher is, for a rank that has no descriptors; the function comes by channel then.
         collectives: mode of those of torch; see `collectives.use_store`.
+        surroundings: of this rank.
         spread: whether the ranks run on several machines, and share no memory.
     """
 
@@ -66,6 +68,7 @@ class RankJob:
     test: str = ""
     place: Place | None = None
     collectives: str = "check"
+    surroundings: Surroundings = field(default_factory=Surroundings)
     spread: bool = False
 
 
@@ -110,7 +113,8 @@ class RankProcess:
         self.tests: tuple[str, ...] | None = None
         self.world: World | None = None
         self.tell: Callable[[BaseException], Any] | None = None
-        self._job, self._payload = job, start.descriptors.get("payload", -1)
+        self._job, self._descriptors = job, start.descriptors
+        job.surroundings.enter(self.rank, start.env)
         if job.place is not None:
             there = (job.place.address, job.place.token)
             if job.place.ahead:
@@ -185,7 +189,7 @@ class RankProcess:
     def _call(self) -> int:
         try:
             by_channel = self._job.place is not None
-            payload = self.channel.wait()[0].data if by_channel else read_memory_file(self._payload)
+            payload = self.channel.wait()[0].data if by_channel else read_parcel(self._descriptors)
             last = record(_call)(payload, self.rank, self.world_size)
             # `record` takes `sys.exit(0)` for a return.
             self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))

@@ -20,6 +20,7 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import StartError
 from pytest_elastic.hang import Stack
 from pytest_elastic.launch import _byvalue
+from pytest_elastic.launch._calls import data_of, sent
 from pytest_elastic.launch._debugger import Loans
 from pytest_elastic.launch._group_loop import Collection, GroupLoop, begun
 from pytest_elastic.launch._group_plan import Answers, Launcher, Plan, RankLogs, reserve_port
@@ -39,7 +40,6 @@ from pytest_elastic.multiprocessing import (
 )
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.pristine import os, signal
-from pytest_elastic.processes import memory_file
 from pytest_elastic.report import PhaseReport, stack_text
 from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
@@ -77,6 +77,8 @@ class RankGroup(PContext):
             {rank: str(directory / file) for rank, directory in self.directories.items()}
             for file in ("stdout.log", "stderr.log", "error.json")
         )
+        if plan.inherits_output:
+            outs, errs = dict.fromkeys(outs, ""), dict.fromkeys(errs, "")
         self._port = reserve_port(plan.host)
         self.fresh = True
         self.tests: dict[int, tuple[str, ...] | None] = {}
@@ -120,25 +122,23 @@ class RankGroup(PContext):
         if self.plan.host:
             self._places = self.loop.call(partial(self.core.listen, self.plan.host))
             return self._fork({})
-        payload = memory_file(_byvalue.dumps(self._payload)) if self._payload is not None else None
         ends = {
             rank: (self.core.channels.open(rank), self.server.pair(rank), self.timers.open(rank))
             for rank in self.directories
         }
-        carried = {} if payload is None else {"payload": payload}
-        descriptors = {
-            rank: {"channel": channel.fileno(), "store": store.fileno(), "timers": timers, **carried}
-            for rank, (channel, store, timers) in ends.items()
-        }
         try:
-            return self._fork(descriptors)
+            with sent(self._payload, self.directories) as carried:
+                descriptors = {
+                    rank: {"channel": channel.fileno(), "store": store.fileno(), "timers": timers}
+                    | carried.get(rank, {})
+                    for rank, (channel, store, timers) in ends.items()
+                }
+                return self._fork(descriptors)
         finally:
             for channel, store, timers in ends.values():
                 channel.close()
                 store.close()
                 os.close(timers)
-            if payload is not None:
-                os.close(payload)
 
     def _fork(self, descriptors: dict[int, dict[str, int]]) -> Group:
         group = Group(self._launcher.start_group(self._starts(self._job, descriptors)), self.loop)
@@ -146,10 +146,9 @@ class RankGroup(PContext):
         return group
 
     def _job(self, rank: int) -> RankJob:
-        directory = str(self.directories[rank])
-        plan, place, payload = self.plan, self._places.get(rank), self._payload is not None
-        how = plan.torch_threads, payload, plan.test, place, plan.collectives, bool(plan.machines.away)
-        return RankJob(self.nprocs, directory, *how)
+        plan, directory, calls = self.plan, str(self.directories[rank]), self._payload is not None
+        there = (self._places.get(rank), plan.collectives, plan.surroundings, bool(plan.machines.away))
+        return RankJob(self.nprocs, directory, plan.torch_threads, calls, plan.test, *there)
 
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.
@@ -168,7 +167,8 @@ class RankGroup(PContext):
             raise StartError(missing, cause)
         self.plan.late[self.plan.how] = 0
         if self.plan.host and self._payload is not None:
-            self.order(ranks, Payload(_byvalue.dumps(self._payload)))
+            for rank in ranks:
+                self.order([rank], Payload(data_of(self._payload, rank)))
         self.tests = {rank: hello.tests for rank, hello in answers.replies.items()}
         now = SYSTEM_CLOCK.monotonic()
         started = [events.RankStarted(now, rank, pid) for rank, pid in self.pids().items()]

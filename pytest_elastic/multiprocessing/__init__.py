@@ -31,7 +31,9 @@ from pytest_elastic.multiprocessing._messages import Ended, RankExited, RankStar
 
 from pytest_elastic.multiprocessing._messages import Signal, Started, StartFailed, Stop  # isort: skip
 from pytest_elastic.multiprocessing._output_times import OutputTimes
-from pytest_elastic.multiprocessing._parcel import Parcel, receive_parcel
+from pytest_elastic.multiprocessing._parcel import Descriptor, Parcel, parcel_of_process
+
+from pytest_elastic.multiprocessing._parcel import read_parcel, receive_parcel  # isort: skip
 from pytest_elastic.multiprocessing._rankside import (
     copies_of,
     end_well,

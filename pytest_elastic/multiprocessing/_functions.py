@@ -27,7 +27,7 @@ from pytest_elastic.multiprocessing._context import START_LIMIT, PContext
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import exit_now, set_environment
 from pytest_elastic.multiprocessing._messages import RankStart
-from pytest_elastic.multiprocessing._parcel import Parcel, receive_parcel
+from pytest_elastic.multiprocessing._parcel import parcel_of_process, receive_parcel
 from pytest_elastic.multiprocessing._rankside import end_well, exit_code, forget_launcher
 from pytest_elastic.multiprocessing._results import (
     Call,
@@ -83,7 +83,8 @@ class MultiprocessContext(PContext):
             for rank in self.envs:
                 descriptors[rank] = {}
                 if self.start_method != "fork":
-                    parcel = Parcel(f"{self.name}{rank}", (self.entrypoint, as_arguments(self.args[rank])))
+                    call = (self.entrypoint, as_arguments(self.args[rank]))
+                    parcel = parcel_of_process(f"{self.name}{rank}", call)
                     stack.callback(parcel.close)
                     descriptors[rank] = parcel.descriptors()
                 descriptors[rank]["channel"] = stack.enter_context(self._channels.open(rank)).fileno()

@@ -1,6 +1,6 @@
-"""Parcels: objects on the way to a new process, pickled as `multiprocessing` itself would send them.
+"""Parcels: objects on the way to a new process, with the descriptors that they need there.
 
-Its queues, locks, connections and shared memory come along, since their descriptors do.
+Queues, locks, connections and shared memory of `multiprocessing` come along, since their descriptors do.
 
 Private names of the standard library: `multiprocessing.resource_tracker._resource_tracker._fd` and
 `BaseProcess._inheriting`.
@@ -13,7 +13,7 @@ import multiprocessing.context
 import multiprocessing.spawn
 from collections.abc import Callable
 from multiprocessing import resource_tracker
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any, TypeVar
 
 from pytest_elastic.pristine import os, pickle
@@ -23,19 +23,20 @@ T = TypeVar("T")
 
 
 class Parcel:
-    """A pickled object with its descriptors, on the way to one process.
+    """A pickled object with its descriptors, on the way to processes.
 
     While it is pickled it stands in for the `Popen` of `multiprocessing`, which collects the descriptors.
+
+    Args:
+        dumps: pickles it.
     """
 
-    def __init__(self, name: str, content: object) -> None:
+    def __init__(self, dumps: Callable[[], bytes]) -> None:
         self._carried: list[int] = []
         self._named: dict[str, int] = {}
         multiprocessing.context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
-            pickled = bytes(ForkingPickler.dumps(content))
-            preparation = multiprocessing.spawn.get_preparation_data(name)
-            self._named["payload"] = memory_file(pickle.dumps((preparation, pickled)))
+            self._named["payload"] = memory_file(dumps())
             # Shared memory belongs to the launcher's tracker; a process's own one would unlink it at its end.
             tracker = vars(resource_tracker)["_resource_tracker"]._fd
             if tracker is not None:
@@ -66,6 +67,39 @@ class Parcel:
             os.close(number)
 
 
+def parcel_of_process(name: str, content: object) -> Parcel:
+    """A parcel for a process of that name, pickled as `multiprocessing` itself would send it."""
+
+    def dumps() -> bytes:
+        pickled = bytes(ForkingPickler.dumps(content))
+        return pickle.dumps((multiprocessing.spawn.get_preparation_data(name), pickled))
+
+    return Parcel(dumps)
+
+
+class Descriptor:
+    """A descriptor of this process as an argument for another one, which gets the number that it has there.
+
+        reader, writer = os.pipe()
+        group = elastic.start(report, args=(Descriptor(writer),))  # `report` is called with a number.
+        os.close(writer)  # Ranks have their own by now.
+
+    Args:
+        number: here; stays the caller's.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        multiprocessing.context.assert_spawning(self)
+        return _detach, (DupFd(self.number),)
+
+
+def _detach(arrived: Any) -> Any:
+    return arrived.detach()
+
+
 class Carried:
     """A descriptor in a pickle: its position among those that travelled with the process."""
 
@@ -79,15 +113,20 @@ class Carried:
         return self.arrived[f"carried{self._place}"]
 
 
-def receive_parcel(descriptors: dict[str, int]) -> Callable[[Callable[[bytes], T]], T]:
-    """In the new process: what opens the parcel that came with these descriptors.
-
-    It imports `__main__`, which must start no processes, and calls what it is given with the pickled object.
-    """
+def read_parcel(descriptors: dict[str, int]) -> bytes:
+    """In the new process: what came with these descriptors, pickled."""
     Carried.arrived = descriptors
     if "tracker" in descriptors:
         vars(resource_tracker)["_resource_tracker"]._fd = descriptors["tracker"]
-    preparation, content = pickle.loads(read_memory_file(descriptors["payload"]))
+    return read_memory_file(descriptors["payload"])
+
+
+def receive_parcel(descriptors: dict[str, int]) -> Callable[[Callable[[bytes], T]], T]:
+    """In the new process: what opens the parcel of a process that came with these descriptors.
+
+    It imports `__main__`, which must start no processes, and calls what it is given with the pickled object.
+    """
+    preparation, content = pickle.loads(read_parcel(descriptors))
 
     def open_parcel(load: Callable[[bytes], T]) -> T:
         process: Any = multiprocessing.current_process()

@@ -16,6 +16,7 @@ from pytest_elastic.plugin._fixtures import (
     _elastic_nprocs,
     elastic,
     elastic_faults,
+    elastic_session,
     elastic_store,
     expires,
     hash_store,
@@ -33,10 +34,11 @@ from pytest_elastic.plugin._marker import (
     is_elastic,
     one_per_size,
     parametrize_sizes,
+    runs_functions,
 )
 from pytest_elastic.plugin._options import Options, add_options
 from pytest_elastic.plugin._past_capture import PastCapture
-from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, unable
+from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, runs_tests, unable
 from pytest_elastic.plugin._stash import (
     CENSUS,
     CONDUCTOR,
@@ -57,6 +59,7 @@ __all__ = [
     "_elastic_nprocs",
     "elastic",
     "elastic_faults",
+    "elastic_session",
     "elastic_store",
     "expires",
     "hash_store",
@@ -160,10 +163,8 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     if FRESH in session.config.stash:
         session.config.stash[FRESH].become(session)
     on_ranks = dict.fromkeys(adoptable(session.items))
-    wanted = [
-        item for item in session.items if item in on_ranks or "elastic" in getattr(item, "fixturenames", ())
-    ]
-    if not wanted or session.config.option.collectonly or session.config.getoption("setupplan", False):
+    wanted = [item for item in session.items if item in on_ranks or runs_functions(item)]
+    if not wanted or not runs_tests(session):
         return (yield)
     if why := unable(session.config):
         refuse(session, wanted, why)

@@ -16,6 +16,7 @@ import pytest
 from pytest_elastic.adoption import AdoptedPopen, Adopter
 from pytest_elastic.hang import cut_harness, parse_stacks
 from pytest_elastic.plugin._options import Options
+from pytest_elastic.plugin._preconditions import runs_tests
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.pristine import time
 from pytest_elastic.wording import exit_text
@@ -27,6 +28,7 @@ ADOPTED: pytest.StashKey[list[AdoptedPopen]] = pytest.StashKey()
 _STACKS = 0.5  # Seconds for all.
 _FRAMES = 12
 _LIMIT = 120.0
+_CACHED = "elastic/starts"
 
 
 def adopt(config: pytest.Config, what: str) -> None:
@@ -51,7 +53,7 @@ class Adoption:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        if session.items and not session.config.option.collectonly:
+        if runs_tests(session):
             launchers = launchers_of(session.config)
             if launchers.default.name == "fork":
                 factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
@@ -59,13 +61,11 @@ class Adoption:
                 self._adopter = Adopter(
                     factory.mktemp("adopted"), options.collectives != "off", options.clock
                 )
+                # Late: a run that is stopped (-x) tears fixtures with processes down after its loop.
+                session.config.add_cleanup(self._adopter.close)
             else:
                 self._why = launchers.why
-        try:
-            return (yield)
-        finally:
-            if self._adopter is not None:
-                self._adopter.close()
+        return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -106,7 +106,10 @@ class Adoption:
                 terminalreporter.write_line(f"adopted: nothing, since no forks can be made: {self._why}")
             return
         if adopter.served:
-            ours, theirs = adopter.seconds / adopter.served, standard_start(adopter.modules)
+            ours, theirs = (
+                adopter.seconds / adopter.served,
+                known_start(terminalreporter.config, adopter.modules),
+            )
             fresh = f"; a fresh interpreter takes {theirs:.2f} s here (measured once)" if theirs else ""
             terminalreporter.write_line(
                 f"adopted: {counted(adopter.served, 'process', 'processes')} "
@@ -156,12 +159,24 @@ def stack_of(process: AdoptedPopen) -> list[str]:
     return [f"    {frame}" for frame in frames[-_FRAMES:]]
 
 
-def standard_start(modules: Counter[str]) -> float | None:
-    """Seconds in which a fresh interpreter imports the commonest of these: a start without adoption.
+def known_start(config: pytest.Config, modules: Counter[str]) -> float | None:
+    """`standard_start` of the commonest of these modules, which pytest's cache keeps from run to run."""
+    module = modules.most_common(1)[0][0]
+    cache: Any = getattr(config, "cache", None)  # Its plugin may be off.
+    known = {} if cache is None else cache.get(_CACHED, {})
+    if module not in known:
+        known[module] = standard_start(module)
+        if cache is not None:
+            cache.set(_CACHED, known)
+    found: float | None = known[module]
+    return found
+
+
+def standard_start(module: str) -> float | None:
+    """Seconds in which a fresh interpreter imports a module: a start without adoption.
 
     It is `None` where that cannot be imported there, or not in time.
     """
-    module = modules.most_common(1)[0][0]
     code = f"import sys; sys.path[:] = {sys.path!r}; import multiprocessing.spawn; __import__({module!r})"
     began = time.monotonic()
     try:

@@ -153,21 +153,32 @@ def _elastic_nprocs(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def elastic(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Elastic]:
+def elastic(request: pytest.FixtureRequest) -> Iterator[Elastic]:
     """Runs functions on ranks; groups that the test leaves open are closed at its end."""
-    if RANK in pytestconfig.stash:
+    yield from _controller(request, "elastic")
+
+
+@pytest.fixture(scope="session")
+def elastic_session(request: pytest.FixtureRequest) -> Iterator[Elastic]:
+    """The same for fixtures of any scope: its groups live until they are closed, or to the end of the run."""
+    yield from _controller(request, "elastic_session")
+
+
+def _controller(request: pytest.FixtureRequest, name: str) -> Iterator[Elastic]:
+    stash = request.config.stash
+    if RANK in stash:
         pytest.fail(
-            "`elastic` is for tests that stay in pytest and run functions on ranks, "
+            f"`{name}` is for tests that stay in pytest and run functions on ranks, "
             "and this test runs on ranks itself",
             pytrace=False,
         )
-    if CONDUCTOR not in pytestconfig.stash:
+    if CONDUCTOR not in stash:
         pytest.fail(
-            "`elastic` must be an argument of a test or of a fixture: "
+            f"`{name}` must be an argument of a test or of a fixture: "
             "ranks are prepared before the first test runs",
             pytrace=False,
         )
-    made = pytestconfig.stash[CONDUCTOR].controller(request.node)
+    made = stash[CONDUCTOR].controller(request.node)
     yield made
     made.close()
 

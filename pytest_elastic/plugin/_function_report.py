@@ -28,7 +28,8 @@ _MOST_GROUPS = 4
 
 def verdict_of_run(item: pytest.Item, call: pytest.CallInfo[None]) -> PhaseVerdict | None:
     """The verdict on a function whose failure is the item's; `None` where the item failed otherwise."""
-    known = item.stash[ELASTIC].failures if ELASTIC in item.stash else []
+    used = [node.stash[ELASTIC] for node in (item, item.session) if ELASTIC in node.stash]
+    known = [failure for elastic in used for failure in elastic.failures]
     failure = next((one for one in known if call.excinfo and one.error is call.excinfo.value), None)
     if failure is None or call.excinfo is None:
         return None

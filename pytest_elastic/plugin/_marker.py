@@ -23,6 +23,7 @@ SIGNATURE = (
 RANK_FIXTURES = frozenset(
     {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "expires", "process_group"}
 )
+_CONTROLLERS = frozenset({"elastic", "elastic_session"})
 NPROCS_FIXTURE = "_elastic_nprocs"
 PAIRS = "or 'cpu:gloo,cuda:nccl'"  # How the backends of several devices are written.
 _LIFETIMES = ("test", "class", "module", "session")
@@ -159,6 +160,11 @@ def is_elastic(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function):
         return False
     return item.get_closest_marker("elastic") is not None or bool(_rank_fixtures(item))
+
+
+def runs_functions(item: pytest.Item) -> bool:
+    """Whether the test stays in pytest and runs functions on ranks."""
+    return not _CONTROLLERS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _rank_fixtures(item: pytest.Function) -> list[str]:
@@ -300,13 +306,14 @@ def fail_instead(item: pytest.Item, text: str) -> None:
 def _check_fixtures(item: pytest.Item, where: str) -> None:
     if not isinstance(item, pytest.Function) or not is_elastic(item):
         return
-    if "elastic" not in item.fixturenames or not _is_ours(item, "elastic"):
+    names = (name for name in item.fixturenames if name in _CONTROLLERS and _is_ours(item, name))
+    if (name := next(names, "")) == "":
         return
     asked = _rank_fixtures(item)
     marked = item.get_closest_marker("elastic") is not None
     why = "is marked `elastic`" if marked else f"asks for `{asked[0]}`"
     text = (
-        f"a test that {why} runs on ranks, and one that asks for the fixture `elastic` stays in pytest "
+        f"a test that {why} runs on ranks, and one that asks for the fixture `{name}` stays in pytest "
         "and runs functions on ranks; this one does both"
     )
     if "elastic_faults" in item.fixturenames:

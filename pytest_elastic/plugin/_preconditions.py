@@ -98,3 +98,13 @@ def refuse(session: pytest.Session, wanted: list[pytest.Item], why: str, whole_r
         raise pytest.UsageError(why)
     for item in wanted:
         fail_instead(item, why)
+
+
+def runs_tests(session: pytest.Session) -> bool:
+    """Whether what was collected is going to run: not with `--collect-only`, nor after errors of it."""
+    config = session.config
+    if config.option.collectonly or config.getoption("setupplan", False):  # Whose plugin may be off.
+        return False
+    return bool(session.items) and not (
+        session.testsfailed and not config.option.continue_on_collection_errors
+    )

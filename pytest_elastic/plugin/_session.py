@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +23,7 @@ from pytest_elastic.launch import (
     RankGroup,
     Source,
     StartMethod,
+    Surroundings,
     write_index,
 )
 from pytest_elastic.multiprocessing import Inotify
@@ -85,7 +86,10 @@ def conduct(
     finally:
         config.pluginmanager.unregister(hooks)
         conductor.debugging.end()
-        conductor.close()
+        if conductor.lasts():  # A run that is stopped (-x) tears the fixtures that have them down after this.
+            config.add_cleanup(conductor.close)
+        else:
+            conductor.close()
 
 
 class Conductor:
@@ -122,9 +126,9 @@ class Conductor:
 
     def make(
         self,
-        item: pytest.Item,
+        item: pytest.Item | pytest.Session,
         nprocs: int,
-        env: Mapping[str, str],
+        surroundings: Surroundings,
         payload: Any,
         method: StartMethod,
         name: str = "rank",
@@ -140,7 +144,7 @@ class Conductor:
         plan = Plan(
             nprocs,
             self._directory / str(self._groups.total()),
-            dict(env),
+            surroundings,
             *self._shown(item),
             options.start_timeout,
             options.torch_threads,
@@ -158,13 +162,14 @@ class Conductor:
         )
         return RankGroup(name, launcher, plan, payload)
 
-    def _shown(self, item: pytest.Item) -> tuple[bool, PastCapture | None]:
+    def _shown(self, item: pytest.Item | pytest.Session) -> tuple[bool, PastCapture | None]:
         """Whether all output of the item's ranks is shown as it comes, and where what is not captured is."""
         if shows_output(item.config):
             return True, None
         if item.config.getoption("capture") == "tee-sys":
             return True, self._terminal
-        looked_at = logs_live(item.config) or self._keys.get(item, item) in self._show
+        key = self._keys.get(item, item) if isinstance(item, pytest.Item) else item
+        looked_at = logs_live(item.config) or key in self._show
         return False, self._terminal if looked_at and self._terminal.open() else None
 
     def artifacts(self, item: pytest.Item) -> Artifacts:
@@ -173,30 +178,39 @@ class Conductor:
         replay = partial(self.reproduction.command, item)
         return Artifacts(item.nodeid, self.options.artifacts, base, traced, replay)
 
-    def controller(self, item: pytest.Item) -> Elastic:
-        """The value of the `elastic` fixture for this test."""
+    def controller(self, item: pytest.Item | pytest.Session) -> Elastic:
+        """The value of `elastic`, or of `elastic_session`, whose groups are no test's to replay."""
 
-        def make(name: str, nprocs: int, env: Mapping[str, str], payload: Any) -> RankGroup:
+        def make(name: str, nprocs: int, surroundings: Surroundings, payload: Any) -> RankGroup:
             plan = item.stash.get(PLAN, None)
             if plan is not None:
                 plan.check(nprocs)
-            self.reproduction.check(item, nprocs)
-            group = self.make(item, nprocs, env, payload, self.launchers.default, name)
-            self.reproduction.attach(item, group, plan)
+            if isinstance(item, pytest.Item):
+                self.reproduction.check(item, nprocs)
+            group = self.make(item, nprocs, surroundings, payload, self.launchers.default, name)
+            if isinstance(item, pytest.Item):
+                self.reproduction.attach(item, group, plan)
             return group
 
-        self.reproduction.begin(item)
         self._terminal.fresh = self._shown(item)[1] is not None
         made = Elastic(make, self.options.nprocs, self.options.timeout)
-        self.debugging.elastic = item.stash[ELASTIC] = made
+        if isinstance(item, pytest.Item):
+            self.reproduction.begin(item)
+            self.debugging.elastic = made
+        item.stash[ELASTIC] = made
         return made
+
+    def lasts(self) -> bool:
+        """Whether groups that outlive tests still run."""
+        stash = self.session.stash
+        return ELASTIC in stash and any(not one.group.over for one in stash[ELASTIC].groups)
 
     def acquire(self, controller: ItemController) -> RankGroup:
         """The kept group for this item, or a new one, started."""
         group = self._kept.pop(controller.key, None)
         if group is None or group.group.exits or group.group.over:
-            env = controller.marker.env
-            group = self.make(controller.item, controller.size, env, None, controller.method)
+            surroundings = Surroundings(env=dict(controller.marker.env))
+            group = self.make(controller.item, controller.size, surroundings, None, controller.method)
             group.start()
         self._kept[controller.key] = group
         self._terminal.fresh = group.plan.past_capture is not None

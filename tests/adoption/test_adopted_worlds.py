@@ -13,6 +13,7 @@ TARGETS = """
 import datetime
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -62,6 +63,32 @@ def die(rank, size, file):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.all_reduce(torch.ones(4))
+
+def die_before(rank, size, file):
+    if rank == 1:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    by_file(rank, size, file)
+
+def pass_before(rank, size, port):
+    if rank != 1:
+        by_environment(rank, size, port)
+
+def die_before_store(rank, size, file):
+    if rank == 1:
+        sys.exit(7)
+    store = dist.PrefixStore("deep", dist.FileStore(file, size))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+def die_between(rank, size, file):
+    by_file(rank, size, file)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    by_file(rank, size, f"{file}.2")
+
+def late(rank, size, file):
+    time.sleep(3 if rank == 2 else 0)
+    by_file(rank, size, file)
 
 def differ(rank, size, file):
     begin(rank, size, file)
@@ -119,6 +146,18 @@ def test_a_process_that_has_ended_before_it_is_looked_at(monkeypatch, tmp_path):
     assert type(processes[0]._popen).__name__ == "AdoptedPopen"
     assert codes(processes) == [0]
 
+def test_a_helper_that_has_failed_and_a_rank_that_comes_late(tmp_path):
+    helper = multiprocessing.get_context("spawn").Process(target=time.strptime, args=("", "%Y"))
+    ranks = start(targets.late, tmp_path / "l")
+    helper.start()
+    assert codes([*ranks, helper]) == [0, 0, 0, 1]
+
+def test_a_rank_that_is_started_in_place_of_one_that_died(tmp_path):
+    ranks = start(targets.die_before, tmp_path / "m")
+    assert codes(ranks[1:2]) == [-9]
+    again = start(targets.by_file, tmp_path / "m", ranks=[1])
+    assert codes([ranks[0], *again, ranks[2]]) == [0, 0, 0]
+
 def test_a_rank_that_is_started_again(tmp_path):
     broken = start(targets.die, tmp_path / "g")
     assert codes(broken) == [1, -9, 1]
@@ -134,12 +173,31 @@ def test_die(tmp_path):
 def test_differ(tmp_path):
     mp.spawn(targets.differ, args=(3, tmp_path / "c"), nprocs=3)
 """
+BEFORE = """
+def test_die_before(tmp_path):
+    assert codes(start(targets.die_before, tmp_path / "a")) == [0, 0, 0]
+
+def test_pass_before():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    assert codes(start(targets.pass_before, port)) == [0, 0, 0]
+
+def test_die_between(tmp_path):
+    assert codes(start(targets.die_between, tmp_path / "d")) == [0, 0, 0]
+
+def test_die_before_store(tmp_path):
+    processes = start(targets.die_before_store, str(tmp_path / "c"))
+    while any(one.is_alive() for one in processes):
+        time.sleep(0.1)
+    assert codes(processes) == [0, 0, 0]
+"""
 
 
 def test_worlds_work_as_they_do_without_adoption(run_with_libraries):
-    """By a file, the environment and a store, twice, two at once, and with a rank that nobody sees."""
+    """By a file, the environment and a store; twice, two at once, with a rank that nobody sees, late or anew."""
     result = run_with_libraries(START + RIGHT, ON, targets=TARGETS)
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=9)
 
 
 def test_what_does_not_fit_is_named_as_for_ranks_at_once(run_with_libraries):
@@ -161,6 +219,36 @@ def test_what_does_not_fit_is_named_as_for_ranks_at_once(run_with_libraries):
             "SpawnProcess-5 (pid *) was killed by SIGKILL after *",
             "*- who waits for whom -*",
             "  cause: call #0 of group world has another size: rank 1 calls all_reduce(float32[[]3], SUM) at targets.*",
+        ]
+    )
+
+
+def test_who_dies_before_the_others_could_connect_ends_their_wait_at_once_and_is_the_cause(
+    run_with_libraries,
+):
+    """By a signal, by an exit, by a return, and after another world: torch alone would wait for 300 s and more."""
+    result = run_with_libraries(START + BEFORE, ON, targets=TARGETS)
+    result.assert_outcomes(failed=4)
+    assert result.duration < 100
+    result.stdout.fnmatch_lines(
+        [
+            "*- who waits for whom -*",
+            "HANG  2 of 3 ranks can never go on",
+            "  init_process_group of init file://*/a: joined 0, 2; absent 1",
+            "  cause: SpawnProcess-2 (pid *) was killed by SIGKILL after *, before init_process_group",
+            "*- adopted processes -*",
+            "SpawnProcess-2 (pid *) was killed by SIGKILL after *",
+            "SpawnProcess-? (pid *) exited with code 1 after *",
+            "  cause: SpawnProcess-5 (pid *) exited with code 0 after *, before init_process_group",
+            "  init_process_group of init file://*/d.2: joined 0, 2; absent 1",
+            "  cause: SpawnProcess-8 (pid *) was killed by SIGKILL after *, before init_process_group",
+            "  cause: SpawnProcess-11 (pid *) exited with code 7 after *, before init_process_group",
+        ]
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "*CollectiveTimeout: call #0 of group init file:*: rank 1 did not come*: SpawnProcess-2 (pid *) was killed *"
+            "; rank *: init_process_group(world_size=3) at *targets.py:*"
         ]
     )
 

@@ -235,7 +235,7 @@ def test_processes_of_ranks_and_after_a_test_are_the_standard_librarys(run):
 
 
 def test_a_start_that_fails_leaves_the_next_alone_and_ended_processes_leave_no_descriptor(run):
-    """After a target that cannot be pickled, and want of descriptors; eighty processes keep no files open."""
+    """After a target that cannot be pickled, and want of descriptors; eighty processes keep no files open, and no finalizers."""
     result = run(
         """
         import multiprocessing, os, resource, pytest, targets
@@ -267,24 +267,72 @@ def test_a_start_that_fails_leaves_the_next_alone_and_ended_processes_leave_no_d
 
         open_files = []
 
-        @pytest.mark.parametrize("turn", range(8))
+        @pytest.mark.parametrize("turn", range(2))
         def test_many(turn):
-            open_files.append(len(os.listdir("/proc/self/fd")))
-            for _ in range(10):
+            for _ in range(40):
+                open_files.append(len(os.listdir("/proc/self/fd")))
                 start(targets.leave)
 
         def test_counts():
-            assert open_files[-1] < open_files[0] + 100  # Guardians may still be about to end.
+            assert max(open_files) < open_files[0] + 20  # Guardians may still be about to end.
+
+        def test_finalizers():
+            from multiprocessing import util
+
+            known = set(util._finalizer_registry)
+            start(targets.leave)
+            assert set(util._finalizer_registry) <= known
         """,
         ON,
         targets=TARGETS,
     )
-    result.assert_outcomes(passed=11)
+    result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
-            "adopted: 82 processes of 10 tests, *",
+            "adopted: 83 processes of 5 tests, *",
             "adopted: 1 process left to the standard library: no descriptors",
         ]
+    )
+
+
+@pytest.mark.parametrize(("options", "made"), [((), False), (("--continue-on-collection-errors",), True)])
+def test_a_run_that_ends_with_its_collection_forks_nothing(run, pytester, options, made):
+    """As after an error in it; where tests run nevertheless, they have ranks and are adopted."""
+    pytester.makepyfile(test_broken="import nowhere")
+    base = pytester.path / "base"
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.elastic(nprocs=1)
+        def test_it(world):
+            pass
+        """,
+        ON,
+        f"--basetemp={base}",
+        *options,
+    )
+    result.assert_outcomes(errors=1, passed=int(made))
+    assert {path.name for path in base.glob("*0")} == ({"adopted0", "elastic0"} if made else set())
+
+
+def test_what_a_standard_start_takes_is_measured_in_the_first_run_only(run, pytester):
+    """Since that is as long as a suite that is adopted: pytest's cache has it."""
+    code = """
+    import multiprocessing, targets
+
+    def test_it():
+        child = multiprocessing.get_context("spawn").Process(target=targets.leave, args=(0,))
+        child.start()
+        child.join()
+    """
+    run(code, ON, targets=TARGETS).stdout.fnmatch_lines(
+        ["*; a fresh interpreter takes ?.?? s here (measured once)"]
+    )
+    (cached,) = pytester.path.glob(".pytest_cache/v/elastic/starts")
+    cached.write_text('{"targets": 99.0}')
+    run(code, ON, targets=TARGETS).stdout.fnmatch_lines(
+        ["*; a fresh interpreter takes 99.00 s here (measured once)"]
     )
 
 

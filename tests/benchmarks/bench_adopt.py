@@ -1,10 +1,15 @@
-"""What adoption saves: `python tests/benchmarks/bench_adopt.py [rounds] [spawn|case]`.
+"""What adoption saves: `python tests/benchmarks/bench_adopt.py [rounds] [spawn|case|off]`.
 
 Tests that start processes themselves, as they are and adopted: `torch.multiprocessing.spawn` of four processes
 that have torch imported and do nothing, and a test of torch's `MultiProcessTestCase` with a gloo group of four
 (needs `expecttest`).  Measured is the call of the test: pytest's own start and the imports of the module are
-in no side.  Sides take turns, each is a fresh pytest.  One line compares the call of the first test, as
-it is, with the plugin and without it.
+in no side.  Sides take turns, each is a fresh pytest.
+
+`off` tells what the plugin costs where the option is off, against a pytest without the plugin: small tests
+that start and join a process of `multiprocessing`, by spawn and by fork.  Measured is the time of the processor,
+of pytest and of that process, which other work on the machine disturbs least.  In each round both sides run
+one after the other, and give one ratio of their medians; printed are the median of the ratios and the middle half
+of them.
 """
 
 from __future__ import annotations
@@ -32,6 +37,24 @@ import torch
 def nothing(rank):
     pass
 """
+OFF = """
+import multiprocessing
+import resource
+import time
+
+def used():
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+def test_process(turn, record_property):
+    before = used()
+    process = multiprocessing.get_context("METHOD").Process(target=time.time)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    record_property("seconds", used() - before)
+"""
+OFF_CALLS = {"spawn": 10, "fork": 100}  # In one session.
 CASE = """
 import os
 import pytest, torch
@@ -71,7 +94,7 @@ def pytest_generate_tests(metafunc):
 def pytest_runtest_logreport(report):
     if report.when == "call":
         with open("seconds", "a") as file:
-            print(report.duration, file=file)
+            print(dict(report.user_properties).get("seconds", report.duration), file=file)
 """
 Side = tuple[str, tuple[str, ...], int]
 
@@ -100,10 +123,32 @@ def compare(directory: Path, rounds: int, sides: dict[str, Side]) -> dict[str, l
     return found
 
 
+def overhead(directory: Path, rounds: int) -> None:
+    """Print what the plugin costs where the option is off."""
+    for method, turns in OFF_CALLS.items():
+        file = f"test_off_{method}.py"
+        (directory / file).write_text(OFF.replace("METHOD", method))
+        sides: dict[str, Side] = {
+            "off": (file, (), turns),
+            "without the plugin": (file, ("-p", "no:pytest_elastic"), turns),
+        }
+        pairs = []
+        for turn in range(rounds):
+            names = list(sides) if turn % 2 else list(reversed(sides))
+            found = {name: statistics.median(measured(directory, sides[name])) for name in names}
+            pairs.append((found["off"], found["without the plugin"]))
+        ratios = sorted(off / without for off, without in pairs)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        milliseconds = [statistics.median(column) * 1000 for column in zip(*pairs, strict=True)]
+        print(
+            f"{method}: off {milliseconds[0]:.2f} ms, without the plugin {milliseconds[1]:.2f} ms; "
+            f"ratio {middle:.3f} ({low:.3f} to {high:.3f}; {rounds} rounds of {turns} calls; goal: 1)"
+        )
+
+
 def main(rounds: int, part: str) -> None:
     sides: dict[str, Side] = {
         "spawn, as it is": ("test_spawn.py", (), 1),
-        "spawn, without the plugin": ("test_spawn.py", ("-p", "no:pytest_elastic"), 1),
         "spawn, processes": ("test_spawn.py", ("--elastic-adopt=processes",), ADOPTED),
     }
     if find_spec("expecttest"):
@@ -120,15 +165,14 @@ def main(rounds: int, part: str) -> None:
         ):  # fmt: skip
             (directory / f"{name}.py").write_text(code)
         began = time.perf_counter()
+        if part in ("", "off"):
+            overhead(directory, max(rounds, 4))
         found = compare(directory, rounds, sides)
     medians = {name: statistics.median(values) for name, values in found.items()}
     for name, values in found.items():
         slow = medians.get(f"{name.partition(',')[0]}, as it is", 0.0)
-        goal = "" if name.endswith(("is", "plugin")) else f"  x {slow / medians[name]:.0f} faster (goal: 20)"
+        goal = "" if name.endswith("is") else f"  x {slow / medians[name]:.0f} faster (goal: 20)"
         print(f"{name:<26} {medians[name]:8.3f} s (best {min(values):.3f}, {len(values)} calls){goal}")
-    if "spawn, as it is" in medians:
-        ratio = medians["spawn, as it is"] / medians["spawn, without the plugin"]
-        print(f"with the plugin and the option off / without the plugin: {ratio:.2f} (goal: 1)")
     print(f"{rounds} rounds in {time.perf_counter() - began:.0f} s")
 
 

@@ -20,7 +20,7 @@ from machine import late
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import DistNetworkError, StartError
-from pytest_elastic.launch import Bye, Plan, RankGroup
+from pytest_elastic.launch import Bye, Plan, RankGroup, Surroundings
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, connect
 from pytest_elastic.multiprocessing._channel import Channel
 from pytest_elastic.multiprocessing._guardian import Ended, RankExited, RankStart, Started, Stop
@@ -244,3 +244,10 @@ def test_nobody_is_there() -> None:
         port = one.getsockname()[1]
     with pytest.raises(DistNetworkError, match=f"rank 0 finds no launcher at 127.0.0.1:{port}"):
         connect(f"127.0.0.1:{port}", "", CHANNEL, 0)
+
+
+def test_ranks_that_start_elsewhere_cannot_have_this_process_streams(tmp_path: Path) -> None:
+    """No descriptor gets there: their output is in files, and who asks for another is told."""
+    plan = Plan(2, tmp_path, Surroundings(output="inherit"), host="127.0.0.1")
+    with pytest.raises(ValueError, match="under another launcher write files"):
+        RankGroup("far", SubprocessLauncher(), plan, None)
