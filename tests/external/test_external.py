@@ -383,7 +383,7 @@ def test_workers_of_xdist_are_refused(outer: World) -> None:
     ("at", "words"),
     [
         (("0 RANK=7", "1 RANK=7"), "torchrun says that this is rank '7' of '2'"),
-        (("0 LOCAL_WORLD_SIZE=1", "1 LOCAL_WORLD_SIZE=1"), "torchrun has started 2 ranks on several machines, 1 of them on this one"),
+        (("0 LOCAL_WORLD_SIZE=1", "1 LOCAL_WORLD_SIZE=1"), "torchrun has started 2 ranks on several machines; set PYTEST_ELASTIC_RENDEZVOUS in all of them"),
     ],
 )  # fmt: skip
 def test_a_world_that_cannot_be_served_is_refused(outer: World, at: tuple[str, ...], words: str) -> None:
