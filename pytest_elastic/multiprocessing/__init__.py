@@ -34,14 +34,9 @@ from pytest_elastic.multiprocessing._output_times import OutputTimes
 from pytest_elastic.multiprocessing._parcel import Descriptor, Parcel, parcel_of_process
 
 from pytest_elastic.multiprocessing._parcel import read_parcel, receive_parcel  # isort: skip
-from pytest_elastic.multiprocessing._rankside import (
-    copies_of,
-    end_well,
-    exit_code,
-    forget_launcher,
-    lead,
-    let_go,
-)
+from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code
+
+from pytest_elastic.multiprocessing._rankside import forget_launcher, lead, let_go  # isort: skip
 from pytest_elastic.multiprocessing._results import Left, RankChannels, Returned, load_call
 from pytest_elastic.multiprocessing._run_arguments import LogPlan
 from pytest_elastic.multiprocessing._shared import do_job, started_group
