@@ -53,6 +53,11 @@ class Artifacts:
             return os.path.relpath(path, self.base)
         return str(shorter(path, self.base))
 
+    def with_short_places(self, text: str) -> str:
+        """The text, with places that end its lines, `(/base/t.py:8)`, as people are told them."""
+        begin = re.escape(f"{self.base}/")
+        return re.sub(rf"\({begin}([^()\n]+:\d+\)$)", r"(\1", text, flags=re.MULTILINE)
+
     def note(self, summary: str) -> None:
         """Note for the index that the test has failed, and of what."""
         if self.directory is None or self.own is None:

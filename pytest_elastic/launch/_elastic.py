@@ -47,11 +47,11 @@ class Elastic:
         failures: all that `run` has raised.
     """
 
-    make: Callable[[str, int, Surroundings, Any], RankGroup]
+    make: Callable[[str, int, Surroundings, Any], RankGroup] = field(repr=False)
     default_nprocs: int
     default_timeout: float
-    groups: list[RankGroup] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    groups: list[RankGroup] = field(default_factory=list, repr=False)
+    failures: list[Failure] = field(default_factory=list, repr=False)
 
     def start(
         self,

@@ -159,6 +159,7 @@ def explain(
         if artifacts.traced:
             verdict.page = trace(findings, group, artifacts, verdict)
         properties = findings.properties(verdict)
+    verdict.sections = [(title, artifacts.with_short_places(text)) for title, text in verdict.sections]
     place = artifacts.own or group.plan.directory
     cut = shorten(verdict.sections, _LINES, artifacts.shown(place / REPORT))
     if cut != verdict.sections:

@@ -113,6 +113,7 @@ def test_the_report_says_who_waits_for_whom(run, pytester):
             '  cause: rank 1 failed before joining "epoch3"',
             '  test_epoch *:7 barrier("epoch3") [[]0,2]',
             "*- ranks 0, 2 failed too -*",
+            "*DistStoreError: *) (test_*.py:7)",
             "recording: .pytest_elastic/test_*/recording.jsonl",
             "page: .pytest_elastic/test_*/page.html",
             "*= short test summary info =*",

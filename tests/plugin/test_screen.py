@@ -172,3 +172,12 @@ def test_a_deep_stack_shows_its_end():
     stack = Stack(tuple(Frame("t.py", line, "f") for line in range(20)), True)
     lines = stack_text([stack]).splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("  … 8 more calls", "  t.py:19 in f", 13)
+
+
+def test_the_fixture_that_runs_functions_is_shown_in_few_words(run):
+    """As an argument of a test that fails by itself."""
+    code = """
+        def test_it(elastic):
+            assert elastic.run(lambda rank, size: rank, nprocs=2) == [0, 2]
+        """
+    run(code).stdout.fnmatch_lines(["elastic = Elastic(default_nprocs=2, default_timeout=60.0)"])
