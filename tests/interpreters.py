@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import inspect
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from pathlib import Path
 ALONE = ("-p", "pytest_elastic", "-p", "timeout")
 HEAVY = ("strategies", "stateful", "testing._faults")  # They import hypothesis.
 MARK, ROOM = "ELASTIC_MARK", 100
+HUGE, COLLAPSE = 2 << 20, 25  # Bytes of a page; MADV_COLLAPSE, which old kernels refuse.
 AT_START = re.compile(r"(PYTHON(?!DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
 
 
@@ -88,6 +91,8 @@ class Template:
         )
         theirs.close()
         self._environment = _at_start(os.environ)
+        # Beside the directories of thousands of other sessions pytest takes half a second to look for old ones.
+        self._temporary = tempfile.TemporaryDirectory(prefix="sessions-")
 
     def can_fork(self, environment: dict[str, str]) -> bool:
         """Whether an interpreter that starts in this environment is like the template."""
@@ -108,6 +113,7 @@ class Template:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = None if script is None else str(script)
+        environment = {"PYTEST_DEBUG_TEMPROOT": self._temporary.name, **environment}
         order = json.dumps([program, list(arguments), str(directory), environment, new_session])
         path = directory / f".order-{ours.fileno()}"
         path.write_text(order, "utf-8", errors="surrogateescape")
@@ -141,6 +147,7 @@ class Template:
         """Blocks until it has ended."""
         self._control.close()
         self._process.wait(10)
+        self._temporary.cleanup()
 
 
 def _at_start(environment) -> dict[str, str]:
@@ -209,6 +216,26 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
+def settle() -> None:
+    """Make forks of this process cheap, now that everything is imported.
+
+    Garbage collections leave out what there is.  And the heap is put into huge pages, where the kernel can: a fork of
+    a process with torch in it copies and frees a table of pages for 10 ms instead of 30.  The first traceback in a
+    process looks for the files of all modules, which takes 0.1 s with torch, and is known from now on.
+    """
+    inspect.getmodule(settle.__code__)
+    gc.collect()
+    gc.freeze()
+    libc = ctypes.CDLL(None)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, _, _, inode, *name = line.split()
+        if "w" in rights and inode == "0" and name != ["[stack]"]:
+            begin, end = (int(one, 16) for one in span.split("-"))
+            begin, end = -(-begin // HUGE) * HUGE, end // HUGE * HUGE
+            if begin < end:
+                libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), COLLAPSE)
+
+
 def _mark(value: str) -> None:
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
@@ -221,7 +248,6 @@ def _warm(modules: Sequence[str]) -> None:
     import importlib.util
     import io
     import pkgutil
-    import tempfile
 
     import pytest
 
@@ -239,7 +265,7 @@ def _warm(modules: Sequence[str]) -> None:
     for name in modules:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
-    gc.freeze()  # Else each collection in a session looks through all that was imported here.
+    settle()
 
 
 if __name__ == "__main__":
