@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
-import sys
+import os
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreters import Template
 from machine import late
 
 from pytest_elastic.store import HashStore, MockStore, PrefixStore, RemoteStore, Store, StoreServer
@@ -207,17 +209,22 @@ DIFFERENCES = {
 BY_CHANCE = {"HashStore": {POPPERS}, "TCPStore": {POPPERS}, "FileStore": set()}
 
 
-def test_torchs_stores_differ_where_we_say(tmp_path: Any) -> None:
+def test_torchs_stores_differ_where_we_say(tmp_path: Path, template_with_libraries: Template) -> None:
     """Exactly in the clauses that are listed, each for a reason."""
-    pytest.importorskip("torch.distributed")
-    running = {
-        kind: subprocess.Popen(
-            [sys.executable, "-c", TORCH, kind, str(tmp_path), str(late(3, below=15))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        for kind in DIFFERENCES
-    }
-    found = {kind: json.loads(process.communicate(timeout=300)[0]) for kind, process in running.items()}
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    script, limit = tmp_path / "script.py", str(late(3, below=15))
+    script.write_text(TORCH)
+    running = {}
+    for kind in DIFFERENCES:
+        with (tmp_path / kind).open("wb") as told, open(os.devnull, "r+b") as null:
+            streams = [null.fileno(), told.fileno(), null.fileno()]
+            arguments = [kind, str(tmp_path), limit]
+            running[kind] = template_with_libraries.run(
+                arguments, tmp_path, dict(os.environ), streams, script=script
+            )
+    for process in running.values():
+        process.wait(300)
+    found = {kind: json.loads((tmp_path / kind).read_text()) for kind in DIFFERENCES}
     certain = {kind: set(clauses) - BY_CHANCE[kind] for kind, clauses in found.items()}
     assert certain == DIFFERENCES, found
