@@ -35,7 +35,6 @@ from pathlib import Path
 ALONE = ("-p", "pytest_elastic", "-p", "timeout")
 HEAVY = ("strategies", "stateful", "testing._faults")  # They import hypothesis.
 MARK, ROOM = "ELASTIC_MARK", 100
-HUGE, COLLAPSE = 2 << 20, 25  # Bytes of a page; MADV_COLLAPSE, which old kernels refuse.
 AT_START = re.compile(r"(PYTHON(?!DONTWRITE)|LC_|LANG|LD_|TZ$|COV|MALLOC_|OMP_|KMP_|ELASTIC_FRESH)")
 
 
@@ -226,14 +225,10 @@ def settle() -> None:
     inspect.getmodule(settle.__code__)
     gc.collect()
     gc.freeze()
-    libc = ctypes.CDLL(None)
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, rights, _, _, inode, *name = line.split()
-        if "w" in rights and inode == "0" and name != ["[stack]"]:
-            begin, end = (int(one, 16) for one in span.split("-"))
-            begin, end = -(-begin // HUGE) * HUGE, end // HUGE * HUGE
-            if begin < end:
-                libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), COLLAPSE)
+    from pytest_elastic.processes import collapse_memory
+
+    for _ in collapse_memory():
+        pass
 
 
 def _mark(value: str) -> None:
