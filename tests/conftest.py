@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interpreters import ALONE, MARK, Template
+from interpreters import ALONE, MARK, Template, settle
 
 # Tests start hundreds of interpreters: they find the package compiled, also where nobody else may write it down.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -29,9 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_finish() -> None:
-    """Leave the collected tests out of garbage collections: each zygote that is forked here makes one."""
-    gc.collect()
-    gc.freeze()
+    """Tests fork this process hundreds of times."""
+    settle()
 
 
 def _descriptors() -> dict[int, str]:
@@ -116,6 +114,7 @@ def template_with_libraries() -> Iterator[Template]:
         "torch.nn.parallel",
         "torch.utils.data",
         "torch._dynamo.distributed",  # Which torch imports at the first use of an optimizer.
+        "torch.testing._internal.common_distributed",  # Its own test cases.
         "hypothesis.strategies",
         "pytest_elastic.strategies",
     )

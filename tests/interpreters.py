@@ -2,7 +2,8 @@
 
 *Theory.*  An inner session of a small test file costs 1.1 s of processor time as a fresh interpreter, of which 0.9 s
 are imports.  A template interpreter runs pytest once, on nothing, and then forks for each session; the fork has the
-arguments, directory, environment and streams that it is told, and runs pytest's `__main__` as `python -m pytest` does.
+arguments, directory, environment and streams that it is told, and runs pytest's `__main__` as `python -m pytest` does,
+or a script that runs pytest by itself.
 What a fork cannot change (options of the interpreter, locale, variables that Python reads at its start) makes
 `can_fork` say no: such a session takes a fresh interpreter.  So does one with `ELASTIC_FRESH` in its environment.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import inspect
 import json
 import os
 import re
@@ -24,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +90,8 @@ class Template:
         )
         theirs.close()
         self._environment = _at_start(os.environ)
+        # Beside the directories of thousands of other sessions pytest takes half a second to look for old ones.
+        self._temporary = tempfile.TemporaryDirectory(prefix="sessions-")
 
     def can_fork(self, environment: dict[str, str]) -> bool:
         """Whether an interpreter that starts in this environment is like the template."""
@@ -99,15 +104,21 @@ class Template:
         environment: dict[str, str],
         descriptors: Sequence[int],
         new_session: bool = False,
+        script: Path | None = None,
     ) -> Process:
-        """Start `python -m pytest *arguments` there; `descriptors` are its stdin, stdout, stderr, and 3, 4, ..."""
+        """Start `python -m pytest *arguments` there, or `python script *arguments`.
+
+        `descriptors` are its stdin, stdout, stderr, and 3, 4, ...
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = json.dumps([list(arguments), str(directory), environment, new_session])
+        program = None if script is None else str(script)
+        environment = {"PYTEST_DEBUG_TEMPROOT": self._temporary.name, **environment}
+        order = json.dumps([program, list(arguments), str(directory), environment, new_session])
         path = directory / f".order-{ours.fileno()}"
         path.write_text(order, "utf-8", errors="surrogateescape")
         socket.send_fds(self._control, [os.fsencode(path)], [theirs.fileno(), *descriptors])
         theirs.close()
-        ours.settimeout(60)
+        ours.settimeout(300)
         pid = int(ours.recv(64))
         return Process(pid, os.pidfd_open(pid), ours)
 
@@ -135,14 +146,15 @@ class Template:
         """Blocks until it has ended."""
         self._control.close()
         self._process.wait(10)
+        self._temporary.cleanup()
 
 
 def _at_start(environment) -> dict[str, str]:
     return {name: value for name, value in environment.items() if AT_START.match(name)}
 
 
-def _serve(control: socket.socket) -> None:
-    """Fork for each order; returns in the fork, with everything as the session wants it."""
+def _serve(control: socket.socket) -> str | None:
+    """Fork for each order; returns in the fork, with everything as the session wants it, which script is to run."""
     sessions: dict[int, tuple[int, socket.socket]] = {}
     while True:
         ready = select.select([control, *sessions], [], [])[0]
@@ -172,8 +184,8 @@ def _serve(control: socket.socket) -> None:
         return _become(Path(os.fsdecode(message)), descriptors[1:])
 
 
-def _become(path: Path, descriptors: list[int]) -> None:
-    arguments, directory, environment, new_session = json.loads(
+def _become(path: Path, descriptors: list[int]) -> str | None:
+    script, arguments, directory, environment, new_session = json.loads(
         path.read_text("utf-8", errors="surrogateescape")
     )
     path.unlink()
@@ -189,8 +201,9 @@ def _become(path: Path, descriptors: list[int]) -> None:
     os.environ.update(environment)
     os.chdir(directory)
     sys.path[:] = [os.getcwd(), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
-    sys.argv[:] = ["pytest", *arguments]
+    sys.argv[:] = [script or "pytest", *arguments]
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    return script
 
 
 def _exit(code: int) -> None:
@@ -200,6 +213,22 @@ def _exit(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def settle() -> None:
+    """Make forks of this process cheap, now that everything is imported.
+
+    Garbage collections leave out what there is.  And the heap is put into huge pages, where the kernel can: a fork of
+    a process with torch in it copies and frees a table of pages for 10 ms instead of 30.  The first traceback in a
+    process looks for the files of all modules, which takes 0.1 s with torch, and is known from now on.
+    """
+    inspect.getmodule(settle.__code__)
+    gc.collect()
+    gc.freeze()
+    from pytest_elastic.processes import collapse_memory
+
+    for _ in collapse_memory():
+        pass
 
 
 def _mark(value: str) -> None:
@@ -214,7 +243,6 @@ def _warm(modules: Sequence[str]) -> None:
     import importlib.util
     import io
     import pkgutil
-    import tempfile
 
     import pytest
 
@@ -232,16 +260,19 @@ def _warm(modules: Sequence[str]) -> None:
     for name in modules:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
-    gc.freeze()  # Else each collection in a session looks through all that was imported here.
+    settle()
 
 
 if __name__ == "__main__":
     channel, libraries = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]
     sys.path.pop(0)
     _warm(libraries)
-    _serve(channel)
+    program = _serve(channel)
     try:
-        runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+        if program is None:
+            runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(program, run_name="__main__")
     except SystemExit as end:
         if libraries:
             _exit(end.code)

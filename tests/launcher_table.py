@@ -19,7 +19,7 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "external")]
 
-from test_external import ALIKE, LAUNCHERS, LONG, PYTEST, clean, outcomes  # noqa: E402 - by the path above
+from test_external import ALIKE, ARGUMENTS, BY_HAND, LAUNCHERS, LONG, PYTEST, clean, outcomes  # noqa: E402 - by the path above
 
 MARK = "## What was run"
 LOCAL = {
@@ -54,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    commands = {**LOCAL, **{name: command() for name, (can, command) in LAUNCHERS.items() if can()}}
+    launched = {name: command() for name, (can, command) in LAUNCHERS.items() if can()}
+    by_hand = {"the variables of srun": [sys.executable, str(BY_HAND), "srun", "4", *ARGUMENTS]}
+    commands = {**LOCAL, **launched, **by_hand}
     found = {name: measure(command) for name, command in commands.items()}
     tests = list(next(iter(found.values()))[0])
     lines = ["| test | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]

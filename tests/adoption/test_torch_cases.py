@@ -121,7 +121,7 @@ def test_outcomes_are_those_of_processes(run_with_libraries):
     )
 
 
-def test_torchs_class_is_as_it_was_after_the_run(run):
+def test_torchs_class_is_as_it_was_after_the_run(run_with_libraries):
     """And other classes of `unittest` are not looked at."""
     code = """
     import atexit, unittest
@@ -137,6 +137,6 @@ def test_torchs_class_is_as_it_was_after_the_run(run):
         def test_plain(self):
             look()
     """
-    result = run(code, "--elastic-adopt=torch", "-s")
+    result = run_with_libraries(code, "--elastic-adopt=torch", "-s")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*torch's: [[]True, True[]]*", "torch's: [[]False, False[]]"])

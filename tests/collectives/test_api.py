@@ -15,7 +15,9 @@ TEST = """
 import json, os, traceback
 import pytest, torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel  # So that its imports are made once.
+# What programs import is imported once, and not in each rank.
+import torch.distributed.checkpoint, torch.distributed.optim, torch.distributed.pipelining
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from programs import PROGRAMS, directory_of, plain
 
 def run_all(mode, rank, size):

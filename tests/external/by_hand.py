@@ -1,7 +1,8 @@
 """A launcher: `python by_hand.py KIND N ARGUMENTS...` runs pytest N times, with the variables of a launcher.
 
 It prints, as JSON, the exit code and the output of each, by rank.  `--at RANK NAME=VALUE` changes one's variables.
-The processes are forks, since each interpreter of its own would spend a second on imports.
+The processes are forks, since each interpreter of its own would spend a second on imports; the tests run this in a
+fork of a template that has them made (`tests/interpreters.py`).
 """
 
 from __future__ import annotations

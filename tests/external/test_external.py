@@ -17,12 +17,13 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-from interpreters import ALONE
+from interpreters import ALONE, Process, Template
 from machine import late
 from shared_run import done_once
 
-BY_HAND = [sys.executable, str(Path(__file__).with_name("by_hand.py"))]
-PYTEST = [sys.executable, "-m", "pytest", *ALONE, "-p", "no:cacheprovider", "-q"]
+BY_HAND = Path(__file__).with_name("by_hand.py")
+ARGUMENTS = [*ALONE, "-p", "no:cacheprovider", "-q"]
+PYTEST = [sys.executable, "-m", "pytest", *ARGUMENTS]
 LONG = 120.0
 ALIKE = """
 import os
@@ -96,7 +97,6 @@ LAUNCHERS = {
         mpi("mpirun.openmpi", "--allow-run-as-root", "--oversubscribe"),
     ),
     "MPICH": (lambda: shutil.which("mpiexec.hydra"), mpi("mpiexec.hydra")),
-    "the variables of srun": (lambda: True, lambda: [*BY_HAND, "srun", "4", *PYTEST[3:]]),
 }
 
 
@@ -121,20 +121,29 @@ def outcomes(directory: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+def alone(tmp_path_factory: pytest.TempPathFactory, template: Template) -> dict[str, tuple[str, str]]:
     """The outcomes where pytest starts the ranks by itself."""
 
     def run(directory: Path) -> None:
         (directory / "test_it.py").write_text(ALIKE)
-        command = [*PYTEST, "--elastic-nprocs=4", "--junitxml=junit.xml"]
-        subprocess.run(command, cwd=directory, env=clean(), check=False, timeout=LONG, capture_output=True)
+        arguments = [*ARGUMENTS[len(ALONE) :], "--elastic-nprocs=4", "--junitxml=junit.xml"]
+        template.run_to_end(arguments, directory, directory / "output", LONG)
 
     return outcomes(done_once(tmp_path_factory, "alone", run))
 
 
+def assert_alike(directory: Path, output: str, alone: dict[str, tuple[str, str]]) -> None:
+    """Outcomes, and what is said of them; one report, with the output of all ranks."""
+    assert outcomes(directory) == alone, output
+    assert [outcome for outcome, _ in alone.values()].count("passed") == 4
+    assert "HANG  3 of 4 ranks can never go on" in output
+    assert output.count("short test summary info") == 1
+    assert all(f"said by {rank}" in output for rank in range(4))
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_session_is_the_same_under_each_launcher(name: str, tmp_path: Path, alone) -> None:
-    """Outcomes, and what is said of them; one report, with the output of all ranks; one exit code."""
+    """With one exit code."""
     can, command = LAUNCHERS[name]
     if not can():
         pytest.skip(f"{name} is not installed")
@@ -147,35 +156,42 @@ def test_a_session_is_the_same_under_each_launcher(name: str, tmp_path: Path, al
         text=True,
         timeout=LONG,
     )
-    assert outcomes(tmp_path) == alone, ran.stdout + ran.stderr
-    assert [outcome for outcome, _ in alone.values()].count("passed") == 4
-    assert "HANG  3 of 4 ranks can never go on" in ran.stdout
-    assert ran.stdout.count("short test summary info") == 1
-    assert all(f"said by {rank}" in ran.stdout for rank in range(4))
-    assert ran.returncode == 1 or name == "the variables of srun"
+    assert_alike(tmp_path, ran.stdout + ran.stderr, alone)
+    assert ran.returncode == 1
 
 
 class World:
     """A launcher by hand, and what came of the processes that it started."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, template: Template, directory: Path) -> None:
         self.directory = directory
-        self._process: subprocess.Popen[str] | None = None
+        self._template = template
+        self._process: Process | None = None
 
     def begin(
-        self, code: str, *arguments: str, kind: str = "torchrun", size: int = 3, at: tuple[str, ...] = ()
+        self,
+        code: str,
+        *arguments: str,
+        kind: str = "torchrun",
+        size: int = 3,
+        at: tuple[str, ...] = (),
+        **environment: str,
     ) -> None:
         (self.directory / "test_it.py").write_text(code)
         changes = [word for change in at for word in ("--at", *change.split(" ", 1))]
-        self._process = subprocess.Popen(
-            [*BY_HAND, kind, str(size), *changes, *PYTEST[3:], *arguments],
-            cwd=self.directory, env=clean(), stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        with (self.directory / "told").open("wb") as told, open(os.devnull) as null:
+            self._process = self._template.run(
+                [kind, str(size), *changes, *ARGUMENTS, *arguments],
+                self.directory,
+                {**clean(), **environment},
+                [null.fileno(), told.fileno(), 2],
+                script=BY_HAND,
+            )
 
     def end(self) -> list[tuple[int, str]]:
         assert self._process is not None
-        told, _ = self._process.communicate(timeout=LONG)
-        return [(code, text) for code, text in json.loads(told)]
+        self._process.wait(LONG)
+        return [(code, text) for code, text in json.loads((self.directory / "told").read_text())]
 
     def run(self, code: str, *arguments: str, **how) -> list[tuple[int, str]]:
         self.begin(code, *arguments, **how)
@@ -189,20 +205,27 @@ class World:
     def terminate(self) -> None:
         """SIGTERM, which the launcher passes on."""
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
             for one in psutil.Process(self._process.pid).children():
                 one.kill()
-            self._process.communicate(timeout=LONG)
+            self._process.wait(LONG)
 
 
 @pytest.fixture
-def outer(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
+def outer(tmp_path: Path, template: Template) -> Iterator[World]:
+    world = World(template, tmp_path)
     yield world
     world.kill()
+
+
+def test_a_session_is_the_same_where_only_the_variables_of_srun_are_set(outer: World, alone) -> None:
+    """As under a launcher."""
+    found = outer.run(ALIKE, "--junitxml=junit.xml", kind="srun", size=4)
+    assert_alike(outer.directory, "".join(text for _, text in found), alone)
+    assert {code for code, _ in found} == {1}
 
 
 ONE = """
@@ -300,13 +323,16 @@ def test_a_rank_that_never_comes_is_an_error_in_time(outer: World) -> None:
     assert "rank 1 of 3 that torchrun started did not come within 3 s" in text
 
 
-def test_another_version_is_refused(outer: World) -> None:
-    """Of the package, which rank 1 pretends to be."""
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    """Of the package, which rank 1 pretends to be, before anything else is imported."""
     conftest = (
         "import os, pytest_elastic\nif os.environ['RANK'] == '1':\n    pytest_elastic.__version__ = '0.0.9'\n"
     )
-    (outer.directory / "conftest.py").write_text(conftest)
-    (status, text), *_ = outer.run(ONE)
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_it.py").write_text(ONE)
+    command = [sys.executable, BY_HAND, "torchrun", "2", *ARGUMENTS]
+    ran = subprocess.run(command, cwd=tmp_path, env=clean(), capture_output=True, text=True, timeout=LONG)
+    (status, text), *_ = json.loads(ran.stdout)
     assert status == 4
     assert "rank 1 has pytest-elastic 0.0.9, and rank 0 has" in text
 
@@ -402,17 +428,8 @@ def test_external_without_a_launcher_is_an_error(outer: World) -> None:
 
 def test_torchrun_inside_of_a_step_of_slurm_counts(outer: World) -> None:
     """The innermost launcher does: the step has two tasks, and each may run torchrun."""
-    environment = {**clean(), "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
-    (outer.directory / "test_it.py").write_text(ONE)
-    ran = subprocess.run(
-        [*BY_HAND, "torchrun", "3", *PYTEST[3:]],
-        cwd=outer.directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
-    found = json.loads(ran.stdout)
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    found = outer.run(ONE, **step)
     assert [code for code, _ in found] == [0, 0, 0], found
     assert [bool(text) for _, text in found] == [True, False, False]
 
@@ -436,9 +453,10 @@ def test_a_session_inside_of_a_rank_is_one_of_its_own(outer: World) -> None:
 import subprocess, sys, pytest
 @pytest.mark.elastic
 def test_it(world, tmp_path):
-    (tmp_path / "test_inner.py").write_text({ONE!r})
-    ran = subprocess.run({PYTEST!r}, cwd=tmp_path, capture_output=True, text=True)
-    assert "1 passed" in ran.stdout
+    if world.rank == 1:
+        (tmp_path / "test_inner.py").write_text({ONE!r})
+        ran = subprocess.run({PYTEST!r}, cwd=tmp_path, capture_output=True, text=True)
+        assert "1 passed" in ran.stdout
 """
     (status, text), *_ = outer.run(code, size=2)
     assert status == 0, text

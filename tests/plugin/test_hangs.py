@@ -328,9 +328,13 @@ def test_what_is_left_behind_hides_no_failure(run):
     )
 
 
-def test_correct_programs_are_never_accused(run):
+def test_correct_programs_are_never_accused(run, rounds):
     """Whatever they do in the store, in kept ranks, fresh ones, fresh interpreters and functions."""
+    kept, others = rounds(20, 80), rounds(3, 10)
     run(
+        f"""
+        KEPT, OTHERS = {kept}, {others}
+        """
         """
         import random, threading, time
         import pytest
@@ -359,25 +363,25 @@ def test_correct_programs_are_never_accused(run):
                     thread.join()
 
         @pytest.mark.elastic(nprocs=4, lifetime="module")
-        @pytest.mark.parametrize("seed", range(80))
+        @pytest.mark.parametrize("seed", range(KEPT))
         def test_kept(world, seed):
             program(world, seed)
 
         @pytest.mark.elastic(nprocs=4)
-        @pytest.mark.parametrize("seed", range(1000, 1010))
+        @pytest.mark.parametrize("seed", range(1000, 1000 + OTHERS))
         def test_fresh(world, seed):
             program(world, seed)
 
         @pytest.mark.elastic(nprocs=2, start_method="spawn")
-        @pytest.mark.parametrize("seed", range(2000, 2005))
+        @pytest.mark.parametrize("seed", range(2000, 2000 + OTHERS))
         def test_spawned(world, seed):
             program(world, seed)
 
-        @pytest.mark.parametrize("seed", range(5))
+        @pytest.mark.parametrize("seed", range(OTHERS))
         def test_functions(elastic, seed):
             assert elastic.run(lambda rank, size: program(current_world(), seed), nprocs=3) == [None] * 3
         """
-    ).assert_outcomes(passed=100)
+    ).assert_outcomes(passed=kept + 3 * others)
 
 
 def test_a_timeout_that_the_ranks_dealt_with_is_no_hang(run):

@@ -83,8 +83,9 @@ def test_threads_of_a_test_module(run):
     )
 
 
-def test_threads_of_an_application_that_calls_pytest(pytester):
+def test_threads_of_an_application_that_calls_pytest(pytester, monkeypatch):
     """They may hold a lock at any time, as those of test modules may."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(
         app="""
         import threading, time, pytest
@@ -97,7 +98,7 @@ def test_threads_of_an_application_that_calls_pytest(pytester):
             threading.Thread(target=work, daemon=True, name="worker of the app").start()
             import app
             app.lock = lock
-            pytest.main(["-p", "no:cacheprovider", "-p", "no:rerunfailures"])
+            pytest.main(["-p", "no:cacheprovider", "-p", "pytest_elastic"])
         """,
         test_it="""
         import app

@@ -61,7 +61,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("style", ["auto", "short", "line", "native"])
+@pytest.mark.parametrize("style", ["auto", "line", "native"])
 def test_the_summary_says_the_cause(run, style):
     """Whose failure it is, what it was, and what never happened for it."""
     result = run(CODE, f"--tb={style}")
