@@ -160,15 +160,17 @@ def stack_of(process: AdoptedPopen) -> list[str]:
 
 
 def known_start(config: pytest.Config, modules: Counter[str]) -> float | None:
-    """`standard_start` of the commonest of these modules, which pytest's cache keeps from run to run."""
-    module = modules.most_common(1)[0][0]
-    cache: Any = getattr(config, "cache", None)  # Its plugin may be off.
-    known = {} if cache is None else cache.get(_CACHED, {})
+    """`standard_start` of the commonest of these modules, which pytest's cache keeps from run to run.
+
+    Without a cache, which is a plugin, it would be measured in each run: then it is `None`.
+    """
+    cache: Any = getattr(config, "cache", None)
+    if cache is None:
+        return None
+    module, known = modules.most_common(1)[0][0], cache.get(_CACHED, {})
     if module not in known:
-        known[module] = standard_start(module)
-        if cache is not None:
-            cache.set(_CACHED, known)
-    found: float | None = known[module]
+        cache.set(_CACHED, known | {module: standard_start(module)})
+    found: float | None = cache.get(_CACHED, {}).get(module)
     return found
 
 

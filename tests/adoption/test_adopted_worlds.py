@@ -196,13 +196,13 @@ def test_die_before_store(tmp_path):
 
 def test_worlds_work_as_they_do_without_adoption(run_with_libraries):
     """By a file, the environment and a store; twice, two at once, with a rank that nobody sees, late or anew."""
-    result = run_with_libraries(START + RIGHT, ON, targets=TARGETS)
+    result = run_with_libraries(START + RIGHT, ON, "-p", "no:cacheprovider", targets=TARGETS)
     result.assert_outcomes(passed=9)
 
 
 def test_what_does_not_fit_is_named_as_for_ranks_at_once(run_with_libraries):
     """Who waits for whom and why, though the test looks at no exit code before all have ended."""
-    result = run_with_libraries(START + WRONG, ON, targets=TARGETS)
+    result = run_with_libraries(START + WRONG, ON, "-p", "no:cacheprovider", targets=TARGETS)
     result.assert_outcomes(failed=3)
     assert result.duration < 150  # The groups' timeout is 300 s.
     result.stdout.fnmatch_lines(
@@ -227,7 +227,7 @@ def test_who_dies_before_the_others_could_connect_ends_their_wait_at_once_and_is
     run_with_libraries,
 ):
     """By a signal, by an exit, by a return, and after another world: torch alone would wait for 300 s and more."""
-    result = run_with_libraries(START + BEFORE, ON, targets=TARGETS)
+    result = run_with_libraries(START + BEFORE, ON, "-p", "no:cacheprovider", targets=TARGETS)
     result.assert_outcomes(failed=4)
     assert result.duration < 100
     result.stdout.fnmatch_lines(

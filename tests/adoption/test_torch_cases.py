@@ -10,6 +10,8 @@ pytestmark = pytest.mark.skipif(
     find_spec("torch") is None or find_spec("expecttest") is None,
     reason="torch, or expecttest, which torch's test cases need, is not installed",
 )
+UNCACHED = ("-p", "no:cacheprovider")  # Else it is measured what a fresh interpreter takes.
+
 CASES = """
 import os, sys
 import torch
@@ -102,9 +104,11 @@ class None_(Base):
 
 def test_outcomes_are_those_of_processes(run_with_libraries):
     """Passes, failures and skips, whichever rank they come from; what is left is counted, with the reason."""
-    ranks = run_with_libraries(CASES, "--elastic-adopt=torch")
+    ranks = run_with_libraries(CASES, "--elastic-adopt=torch", *UNCACHED)
     # Torch itself waits without end for the traceback of such a process.
-    processes = run_with_libraries(CASES, "--elastic-adopt=processes", "-k", "not like_an_error", seconds=120)
+    processes = run_with_libraries(
+        CASES, "--elastic-adopt=processes", *UNCACHED, "-k", "not like_an_error", seconds=120
+    )
     names = ("passed", "failed", "skipped")
     found, expected = ([one.parseoutcomes().get(name, 0) for name in names] for one in (ranks, processes))
     assert found == [6, 4, 2], ranks.stdout.str()
@@ -137,6 +141,6 @@ def test_torchs_class_is_as_it_was_after_the_run(run_with_libraries):
         def test_plain(self):
             look()
     """
-    result = run_with_libraries(code, "--elastic-adopt=torch", "-s")
+    result = run_with_libraries(code, "--elastic-adopt=torch", *UNCACHED, "-s")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*torch's: [[]True, True[]]*", "torch's: [[]False, False[]]"])
