@@ -14,6 +14,7 @@ The parts, from the bottom up.  A part imports only parts above it in this list:
 * `multiprocessing`: groups of processes: start, guardian, logs, errors, stop.
 * `report`: outcomes of ranks, the verdict merged from them, exporters of a failed test's files.
 * `faults`: fault plans: kill, exit, stop, delay, drop, at a point of a run.
+* `scheduling`: who does the next step, of simulated ranks and of real ones whose order is forced.
 * `simulator`: rank functions under every schedule, without processes: `explore`, `prove`, `replay`.
 * `launch`: the ranks of one test: start methods and their launchers, `World`, the hang detector.
 * `external`: processes of torchrun, mpirun and the like, each of which starts one rank.

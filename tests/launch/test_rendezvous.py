@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import late
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import DistNetworkError, StartError
@@ -193,6 +192,8 @@ def test_a_hang_is_found(start) -> None:
 
 def test_a_rank_that_never_connects_is_an_error_in_time(start) -> None:
     """The other one is stopped."""
+    from machine import late  # Not a global of functions that go to ranks, which do not find it.
+
     began, limit = time.monotonic(), round(late(3))  # Rank 0 has to be ready in time.
     with pytest.raises(StartError, match=rf"not ready after {limit} s") as info:
         start(change=lambda one: one if one.rank == 0 else None, start_timeout=limit)
