@@ -49,10 +49,14 @@ NOWHERE = _Nowhere()
 _output: Output | None = None
 
 
-def show_on(output: Output | None) -> None:
-    """Show the progress of this process there from now on; `None` is `sys.stderr`."""
+def show_on(output: Output | None) -> Output | None:
+    """Show the progress of this process there from now on; the value is where it was shown before.
+
+    `None` is `sys.stderr`.
+    """
     global _output
-    _output = output
+    former, _output = _output, output
+    return former
 
 
 class Progress:

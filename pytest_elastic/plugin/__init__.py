@@ -99,7 +99,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "mock_store(get=..., add=...): answers of the `mock_store` fixture")
     config.stash.setdefault(CENSUS, ThreadCensus()).configured(hasattr(config, "workerinput"))
     config.stash[TERMINAL] = PastCapture(config)
-    show_on(config.stash[TERMINAL])
+    former = show_on(config.stash[TERMINAL])
+
+    def restore() -> None:
+        show_on(former)
+
+    config.add_cleanup(restore)
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
     if not hasattr(config, "workerinput"):
         try:
@@ -114,6 +119,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_elastic.plugin._adoption import adopt
 
         adopt(config, options.adopt)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[TERMINAL].open()
 
 
 @pytest.hookimpl(trylast=True)

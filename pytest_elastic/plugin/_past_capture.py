@@ -1,8 +1,9 @@
 """pytest's terminal, past the capture of output: for progress, and for what ranks show while they run.
 
 *Theory of operation.*  Capture is switched off and on for the whole process, which a thread must not do while
-a test runs.  So the stream that pytest had before capture is copied once, at a moment without capture; who
-writes to the copy disturbs nobody.  A stream without a descriptor is never captured, and is used as it is.
+a test runs, and with which its own redirections would be lost.  So the stream that pytest had before capture
+is copied once, when the session starts; who writes to the copy disturbs nobody.  A stream that has no
+descriptor is never captured, and is used as it is.
 
 A worker of xdist has a reporter and no terminal, and shows nothing.  Neither does a rank: it is one of many.
 """
@@ -33,7 +34,7 @@ def shows_output(config: pytest.Config) -> bool:
 
 
 class PastCapture:
-    """The terminal of a run, for any thread; `open` is for the first one.
+    """The terminal of a run, for any thread; `open` is for the first one, before there are tests.
 
     Attributes:
         fresh: whether nothing was written since a line of pytest's began; the next text ends that.

@@ -87,6 +87,26 @@ def test_the_search_for_a_simpler_failure(run):
     )
 
 
+def test_what_a_test_has_redirected_stays_so(run):
+    """A search shows its progress past the capture of output, and does not touch that."""
+    code = """
+    import contextlib, io, time
+    from pytest_elastic.simulator import explore
+
+    def slow(rank, world_size, store):
+        store.add("count", 1)
+
+    def test_redirected(monkeypatch):
+        monkeypatch.setattr("pytest_elastic.progress.PATIENCE", 0.0)
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            explore(slow, ranks=2, strategy="dpor")
+            print("mine")
+        assert told.getvalue() == "mine\\n"
+    """
+    run(code).assert_outcomes(passed=1)
+
+
 def test_rounds_of_stress(run):
     """Of tests on ranks, and of those that run functions on them; workers of xdist have no terminal."""
     result = run(STRESSED, "--elastic-stress=5", conftest=FASTER)
