@@ -3,7 +3,8 @@
 from pytest_elastic.launch._artifacts import RECORDING, Artifacts, forget, name_of, shorter, write_index
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
-from pytest_elastic.launch._group_plan import LIVE, Answers, Launcher, Plan
+from pytest_elastic.launch._group_plan import LIVE as LIVE
+from pytest_elastic.launch._group_plan import Answers, Launcher, Plan
 from pytest_elastic.launch._hang_detector import HangDetector
 from pytest_elastic.launch._hang_report import explain, keep_trace
 from pytest_elastic.launch._launchers import START_METHODS, Here, Launchers, Source, StartMethod
@@ -37,7 +38,7 @@ from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import Descriptor
 
 __all__ = [
-    "DUMP_SIGNAL", "GRACE", "LIVE", "START_METHODS", "Answers", "Bye", "Descriptor", "Elastic",
+    "DUMP_SIGNAL", "GRACE", "START_METHODS", "Answers", "Bye", "Descriptor", "Elastic",
     "FreshInterpreters",
     "HangDetector", "Hello", "Here", "Launcher", "Launchers", "Plan", "RankGroup", "RankJob",
     "RankProcess", "RankStacks", "RankTerminal", "Session", "Source", "StartMethod", "Surroundings",
