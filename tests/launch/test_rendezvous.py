@@ -169,7 +169,7 @@ def test_a_timer_ends_its_rank(start) -> None:
             time.sleep(100 if rank else 0)
 
     result = start(function).wait(timeout=LONG)
-    assert list(result.failures) == [1]
+    assert list(result.failures) == [1], result
     assert result.failures[1].exitcode == -signal.SIGKILL
     assert 'timer "exchange"' in result.failures[1].message
 
