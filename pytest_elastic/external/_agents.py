@@ -200,6 +200,8 @@ class Agents:
             return
         self._loop.unwatch(self._channels[rank].fileno())
         self._channels[rank].close()
+        if rank in self.away:
+            self.away[rank].close()
         pid = f" (pid {self._joined[rank]['pid']})" if rank in self._joined else ""
         words = f"the pytest of rank {rank}{pid}, which {self._world.name} started, {how}"
         self.lost[rank] = words

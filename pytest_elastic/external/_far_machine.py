@@ -22,7 +22,7 @@ from pytest_elastic.processes import Family, Sight, Thread, left_by, stand, wait
 
 _log = logging.getLogger(__name__)
 
-_ANSWER, _SILENCE = 2.0, 1.0  # Seconds for an answer, and until the next question after there was none.
+_ANSWER, _SILENCE = 2.0, 3.0  # Seconds for an answer, and until the next question after there was none.
 _CHUNK = 1 << 20  # Bytes of a file in one answer.
 # Questions about a process, and what is said where nothing is known.
 _QUESTIONS: dict[str, Callable[[int], Any]] = {

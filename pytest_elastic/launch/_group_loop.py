@@ -31,6 +31,7 @@ from pytest_elastic.processes import Family
 from pytest_elastic.report import PhaseReport, Raised
 from pytest_elastic.store import Gate, StoreServer
 
+_FAR = 3.0  # Seconds for what guardians on other machines have to say, or others of those.
 _FETCHING = 0.1  # Seconds from one look at the files of other machines to the next.
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 
@@ -83,6 +84,10 @@ class GroupLoop:
         """The ranks are being started: note what becomes of them."""
         self.control = control
         control.on_exit = self._note_exit
+        if self.rendezvous is not None:
+            control.is_silent = self.channels.is_silent
+        if self._machines.away:
+            control.patience = _FAR
         self._fetch()
 
     def begin_test(self, clock: str) -> None:

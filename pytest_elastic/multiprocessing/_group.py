@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,7 +24,9 @@ from pytest_elastic.multiprocessing._messages import (
 from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
 from pytest_elastic.pristine import signal
 
-_PATIENCE = 0.3  # Beyond the guardian's own limits, for a busy machine; then the guardian itself is lost.
+_LAST_WORDS, _WHEN_STOPPED = 1.0, 0.1  # Seconds for what a rank has sent, and for one that was stopped.
+_PERIOD = 0.005  # Between two looks.
+_PATIENCE = 0.3  # For a busy machine.
 
 
 class Group:
@@ -43,6 +46,9 @@ class Group:
         stopped_at: when the stop sequence was first asked for; `inf` before that.
         lost: the guardian ended without a last word.
         on_exit: called in the loop with each exit.
+        patience: seconds that the guardian has beyond its own limits; then it is lost itself.
+        is_silent: whether all that a rank has sent has arrived.  Where ranks send by a network, an exit may
+            be told before their last words are there: it counts when they are, or a second later.
     """
 
     def __init__(self, control: Channel, loop: Loop | None = None) -> None:
@@ -58,6 +64,10 @@ class Group:
         self.stopped_at = float("inf")
         self.lost = False
         self.on_exit: Callable[[RankExited], object] = lambda _: None
+        self.patience = _PATIENCE
+        self.is_silent: Callable[[int], bool] = lambda _: True
+        self._ended_at: dict[int, float] = {}  # Ranks whose last words are awaited.
+        self._alarm = self._loop.alarm(self._learn)
         self._more = 0.0  # Seconds for what is dying.
         self._loop.call(partial(self._loop.watch, control.fileno(), self._read))
 
@@ -101,7 +111,7 @@ class Group:
         Raises:
             SurvivorsError: processes outlived SIGKILL, or the guardian does not answer.
         """
-        deadline = Deadline.after(grace + SWEEP_LIMIT + _PATIENCE)
+        deadline = Deadline.after(grace + SWEEP_LIMIT + self.patience)
         self._loop.wait(lambda: self.over or self._more, deadline)
         self._loop.wait(lambda: self.over, deadline.later(self._more))
         left = self.ended.survivors if self.ended else {}
@@ -127,6 +137,7 @@ class Group:
         if not self.over:
             self._tell(Stop(signal.SIGKILL, 0))  # A stranger's fork may hold the channel open.
             self.lost = True
+        self._alarm.at = math.inf
         self._loop.unwatch(self._control.fileno())
         self._control.close()
         self._loop.recheck()
@@ -146,7 +157,10 @@ class Group:
 
     def _learn(self) -> None:
         messages, self._messages = self._messages, []
-        for message in messages:
+        for place, message in enumerate(messages):
+            if isinstance(message, RankExited) and self._speaks(message.rank):
+                messages, self._messages = messages[:place], messages[place:]
+                break
             if isinstance(message, Started):
                 self._started = True
                 self.pids.update(message.pids)
@@ -160,6 +174,15 @@ class Group:
             else:
                 self._failed = message
         self._count += len(messages)
-        if self._control.closed and self.ended is None:
+        if self._control.closed and self.ended is None and not self._messages:
             self.lost = True
         self._loop.recheck()
+
+    def _speaks(self, rank: int) -> bool:
+        """Whether last words of a rank that has ended are still on their way; it is asked again."""
+        now = SYSTEM_CLOCK.monotonic()
+        patience = _LAST_WORDS if self.stopped_at == math.inf else _WHEN_STOPPED
+        if self.is_silent(rank) or now - self._ended_at.setdefault(rank, now) >= patience:
+            return False
+        self._alarm.at = now + _PERIOD
+        return True

@@ -67,6 +67,11 @@ class RankChannels:
         """Whether there is one to this rank."""
         return rank in self._channels
 
+    def is_silent(self, rank: int) -> bool:
+        """Whether nothing more will come from a rank: it has hung up, or never connected."""
+        channel = self._channels.get(rank)
+        return channel is None or channel.closed
+
     def send(self, rank: int, message: object, descriptors: tuple[int, ...] = ()) -> None:
         """Send to a rank, from one thread; one that is gone is passed over."""
         try:

@@ -144,6 +144,66 @@ def test_functions_run_on_ranks_and_return(start) -> None:
     assert group.values() == [[0, 10], [0, 10]]
 
 
+class SlowWay:
+    """A port that passes on to another one; what comes from ranks is late by so many seconds."""
+
+    def __init__(self, address: str, seconds: float) -> None:
+        host, _, port = address.rpartition(":")
+        self._there, self._seconds = (host, int(port)), seconds
+        self._listener = socket.create_server((host, 0))
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        while self._threads:
+            self._threads.pop().join(LONG)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._there)
+            for ends, seconds in (((near, far), self._seconds), ((far, near), 0.0)):
+                self._threads.append(threading.Thread(target=self._pass_on, args=(*ends, seconds)))
+                self._threads[-1].start()
+
+    def _pass_on(self, end: socket.socket, other: socket.socket, seconds: float) -> None:
+        try:
+            while data := end.recv(1 << 16):
+                time.sleep(seconds)
+                other.sendall(data)
+            time.sleep(seconds)
+            other.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        if seconds:  # The launcher has nothing to say once its rank is gone.
+            other.close()
+            end.close()
+
+
+def test_an_exit_that_is_known_before_the_last_words_waits_for_them(start) -> None:
+    """As on a network, where the two come by different connections."""
+    ways: list[SlowWay] = []
+
+    def slowly(one: RankStart) -> RankStart:
+        ways.append(SlowWay(one.job.place.address, 0.2))
+        return replace(one, job=replace(one.job, place=replace(one.job.place, address=ways[-1].address)))
+
+    group = start(lambda rank, world_size: rank, change=slowly)
+    result = group.wait(timeout=LONG)
+    assert result is not None
+    assert not result.failures, result
+    assert group.values() == [0, 1]
+    group.close(timeout=1)
+    for way in ways:
+        way.close()
+
+
 def test_orders_and_a_fresh_store(start) -> None:
     """Each order is answered; what the ranks wrote before is not in the new store."""
     group = start()
