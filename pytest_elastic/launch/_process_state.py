@@ -48,16 +48,16 @@ class Company:
         threads += not (on_its_way or sight.receives(self.known))
         return threads + sight.children + timers
 
-    def is_still(self, ticks: dict[int, int]) -> bool:
-        """Whether nothing that may write would go on by itself; `ticks` are the processes of the group."""
+    def is_still(self, group: Collection[int]) -> bool:
+        """Whether nothing that may write would go on by itself; `group` are the pids of its processes."""
         if self.family.has_timers() or not self.family.look().receives(self.known):
             return False
         if self.inspected is None:
-            return self.family.lasts(self.known, ticks)
+            return self.family.lasts(self.known, group)
         seen = self.inspected
         # Any thread can send a signal.
         acting = (*seen.writers, *seen.strangers) if seen.handlers else seen.writers
-        return not self.counts() or self.family.lasts(self.known - 1, ticks, acting)
+        return not self.counts() or self.family.lasts(self.known - 1, group, acting)
 
     def counts(self) -> bool:
         """Whether it matters what its processes do."""
@@ -77,19 +77,22 @@ class Suspicion:
 
     Attributes:
         events: how many there had been.
-        ticks: processor time of each process that counts.
+        ticks: processor time of each process that counts, by its place among their families and its pid:
+            on several machines there may be two of one number.
         since: when it was first seen so.
     """
 
     events: int
-    ticks: dict[int, int]
+    ticks: dict[tuple[int, int], int]
     since: float
 
     @classmethod
     def of(cls, there: Sequence[Company], events: int, before: Suspicion | None) -> Suspicion:
         """The one that there is now: the one before, if nothing has changed since."""
         counted = [one.family for one in there if one.counts()]
-        ticks = {pid: used for family in counted for pid, used in family.ticks().items()}
+        ticks = {
+            (place, pid): used for place, family in enumerate(counted) for pid, used in family.ticks().items()
+        }
         if before is not None and (before.events, before.ticks) == (events, ticks):
             return before
         return cls(events, ticks, SYSTEM_CLOCK.monotonic())
@@ -97,7 +100,8 @@ class Suspicion:
     def is_confirmed(self, there: Sequence[Company]) -> bool:
         """Whether it has lasted, and will."""
         waited = SYSTEM_CLOCK.monotonic() - self.since
-        return waited >= CONFIRM and bool(there) and all(one.is_still(self.ticks) for one in there)
+        pids = {pid for _, pid in self.ticks}
+        return waited >= CONFIRM and bool(there) and all(one.is_still(pids) for one in there)
 
 
 class Watched(Protocol):
