@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Protocol
 
-from pytest_elastic.pristine import os, socket, struct
+from pytest_elastic.clock import Deadline
+from pytest_elastic.pristine import os, socket, struct, time
 
 Socket = socket.socket
 
 _LONGEST_PATH = 100  # A unix socket's path has 107 bytes on Linux, 103 elsewhere.
-_BACKLOG = 128
+_BACKLOG = 1024
+_PERIOD = 0.005  # Seconds between two attempts.
 
 
 class Listener(Protocol):
@@ -103,7 +105,7 @@ def connect(address: str, timeout: float) -> socket.socket:
         end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         end.settimeout(timeout)
         try:
-            end.connect(address.removeprefix("unix:"))
+            _connect(end, address.removeprefix("unix:"), timeout)
         except BaseException:
             end.close()
             raise
@@ -114,3 +116,18 @@ def connect(address: str, timeout: float) -> socket.socket:
     end = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return end
+
+
+def _connect(end: socket.socket, path: str, timeout: float) -> None:
+    """Connect a unix socket, also where more connect at once than the server's queue takes.
+
+    With a timeout the kernel does not wait for room there, as it does in TCP.
+    """
+    deadline = Deadline.after(timeout)
+    while True:
+        try:
+            return end.connect(path)
+        except BlockingIOError:
+            if deadline.passed():
+                raise TimeoutError(f"no room in the queue of the server within {timeout:g} s") from None
+            time.sleep(_PERIOD)

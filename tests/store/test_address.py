@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,19 @@ def test_a_failed_connection_leaves_no_descriptor() -> None:
     for address in ("unix:/nowhere", "unix:" + "x" * 200, "tcp://127.0.0.1:1"):
         with pytest.raises(OSError):
             connect(address, 1.0)
+
+
+def test_more_may_connect_at_once_than_the_queue_of_a_server_takes(tmp_path: Path) -> None:
+    """They come when there is room, or are told that there is none."""
+    path = str(tmp_path / "full")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(0)
+        first = connect(f"unix:{path}", 5.0)
+        with pytest.raises(TimeoutError, match="no room in the queue"):
+            connect(f"unix:{path}", 0.05)
+        made_room = threading.Timer(0.1, lambda: listening.accept()[0].close())
+        made_room.start()
+        connect(f"unix:{path}", 20.0).close()
+        made_room.join()
+        first.close()
