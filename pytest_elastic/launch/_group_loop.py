@@ -31,7 +31,7 @@ from pytest_elastic.processes import Family
 from pytest_elastic.report import PhaseReport, Raised
 from pytest_elastic.store import Gate, StoreServer
 
-_FAR = 3.0  # Seconds for what guardians on other machines have to say, or others of those.
+_FAR = 3.0  # Seconds that guardians on other machines have to tell of the end of their ranks.
 _FETCHING = 0.1  # Seconds from one look at the files of other machines to the next.
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 

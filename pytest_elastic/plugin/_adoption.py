@@ -169,8 +169,9 @@ def known_start(config: pytest.Config, modules: Counter[str]) -> float | None:
         return None
     module, known = modules.most_common(1)[0][0], cache.get(_CACHED, {})
     if module not in known:
-        cache.set(_CACHED, known | {module: standard_start(module)})
-    found: float | None = cache.get(_CACHED, {}).get(module)
+        known[module] = standard_start(module)
+        cache.set(_CACHED, known)
+    found: float | None = known[module]
     return found
 
 

@@ -32,8 +32,6 @@ from pytest_elastic.processes._outer_launcher import OF_TORCHRUN, OuterLauncher,
 from pytest_elastic.processes._pools import collapse_memory, lost_by_fork
 from pytest_elastic.processes._threads import (
     Thread,
-    catches_signals,
-    has_timers,
     other_end,
     processor_time,
     thread_numbers,
