@@ -45,6 +45,23 @@ def test_cut(world):
 def test_after(world):
     pass
 """
+MENDED = """
+import pathlib, time
+import pytest
+
+@pytest.mark.elastic(timeout=60)
+def test_mended(world):
+    world.barrier("begun")
+    pathlib.Path(f"begun{world.rank}").touch()
+    if world.rank == 1:
+        while not pathlib.Path("mended").exists():
+            time.sleep(0.05)
+        world.store.set("late", "1")
+    world.store.wait(["late"], 50)
+
+def test_after(world):
+    world.barrier("after")
+"""
 TORCH = """
 import pytest, torch, torch.distributed as dist
 
@@ -88,6 +105,13 @@ class Sessions:
         output = self.directory / f"out{len(self.processes)}"
         self.processes.append(self.hosts.begin(host, command, env, output))
 
+    def wait_until_begun(self) -> None:
+        """Each of two ranks has made the file that says so."""
+        deadline = time.monotonic() + late(60)
+        while not all((self.directory / f"begun{rank}").exists() for rank in (0, 1)):
+            assert time.monotonic() < deadline, self.said() + self.said(1)
+            time.sleep(0.05)
+
     def end(self) -> list[int]:
         """Their exit codes."""
         return [process.wait(LONG) for process in self.processes]
@@ -123,10 +147,7 @@ def test_a_host_that_is_cut_off_is_not_taken_for_dead(sessions: Sessions) -> Non
     """Over a slow and lossy link, with addresses of IPv6; then the link is cut: both sides end, and say why."""
     sessions.hosts.spoil(1, "tbf rate 4mbit burst 5kb limit 15kb")
     sessions.begin(TWO, 2, MASTER_ADDR=sessions.hosts.address_6(0))
-    deadline = time.monotonic() + late(60)
-    while not all((sessions.directory / f"begun{rank}").exists() for rank in (0, 1)):
-        assert time.monotonic() < deadline, sessions.said() + sessions.said(1)
-        time.sleep(0.05)
+    sessions.wait_until_begun()
     sessions.hosts.cut(1)
     assert sessions.end() == [1, 1]
     said = sessions.said()
@@ -135,6 +156,22 @@ def test_a_host_that_is_cut_off_is_not_taken_for_dead(sessions: Sessions) -> Non
     assert "FAILED test_it.py::test_cut - rank 1 is on a machine that does not answer" in said
     assert "which torchrun started, does not answer; 1 test did not run" in said
     assert "1 passed" in said
+    assert [sessions.hosts.processes(host) for host in (0, 1)] == [[], []]
+
+
+def test_a_host_that_is_back_in_time_was_never_missed(sessions: Sessions) -> None:
+    """A link is cut for longer than an answer may take, while one rank waits for the other, and mended: both pass."""
+    sessions.begin(MENDED, 2)
+    sessions.wait_until_begun()
+    sessions.hosts.cut(1)
+    time.sleep(4)  # A question has two seconds, and is asked again after three.
+    sessions.hosts.mend(1)
+    (sessions.directory / "mended").touch()
+    assert sessions.end() == [0, 0], sessions.said()
+    said = sessions.said()
+    assert "2 passed" in said
+    assert "does not answer" not in said
+    assert "HANG" not in said
     assert [sessions.hosts.processes(host) for host in (0, 1)] == [[], []]
 
 
