@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pytest_elastic.errors import GroupTimeoutError
 from pytest_elastic.launch._hang_report import Findings, find, give_up, lost_words
 from pytest_elastic.launch._outcomes import ends_of_functions
-from pytest_elastic.launch._ranks import GRACE, SIBLING_PERIOD, RankGroup
+from pytest_elastic.launch._ranks import GRACE, RankGroup
 from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from pytest_elastic.report import RankEnd, stack_text
@@ -118,7 +118,7 @@ class Elastic:
         limit = self.default_timeout if timeout is None else timeout
         try:
             # Nobody else has this group: while it runs nothing else happens here.
-            result = group.wait_alone(limit or -1, period=SIBLING_PERIOD)
+            result = group.wait_alone(limit or -1)
             if result is None:
                 ranks = [rank for rank in group.pids() if rank not in group.group.exits]
                 give_up(group, ranks)

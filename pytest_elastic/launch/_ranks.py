@@ -84,6 +84,7 @@ class RankGroup(PContext):
         self.tests: dict[int, tuple[str, ...] | None] = {}
         self.expect: dict[int, int] = {}
         self.explained = False
+        self._moving_period = 0.0  # A caller of `wait` says for himself how long siblings have.
         self._places: dict[int, Place] = {}
         shown = plan.shown(outs, errs)
         super().__init__(
@@ -278,15 +279,20 @@ class RankGroup(PContext):
         self.loop.call(partial(self.detector.launcher_waits, timeout < 0))
         return self._wait(timeout, period)
 
-    def wait_alone(self, timeout: float, period: float) -> RunProcsResult | None:
-        """`wait` for a caller who will do nothing in the store after it either."""
+    def wait_alone(self, timeout: float) -> RunProcsResult | None:
+        """`wait`, with the periods of `collect`, for one who will do nothing in the store after it either."""
+        self._moving_period = _MOVING_PERIOD
         self.loop.call(partial(self.detector.launcher_waits, True))
         deadline, paused = Deadline.after(None if timeout < 0 else timeout), self.timers.paused
         while True:
             left = deadline.later(self.timers.paused - paused).remaining()
-            result = super().wait(min(left, _LOOK_UP), period)
+            result = super().wait(min(left, _LOOK_UP), SIBLING_PERIOD)
             if result is not None or left == 0 or self.detector.endless:
                 return result
+
+    def _stop_at(self) -> Deadline:
+        """Later, as in `collect`, where those who hang are on their way out."""
+        return super()._stop_at().later(self._moving_period if self.detector.moves else 0)
 
     def _wait(self, timeout: float, period: float) -> RunProcsResult | None:
         paused, result = self.timers.paused, super().wait(timeout, period)

@@ -225,7 +225,8 @@ class PContext(abc.ABC):
             result = self._poll(period)
             if result is not None or expired:
                 return result
-            self._sleep(exits, deadline.earlier(self._patience) if group.stopped_at == math.inf else deadline)
+            stops = self._stop_at() if group.stopped_at == math.inf else deadline
+            self._sleep(exits, deadline.earlier(stops))
 
     def close(self, death_sig: signal.Signals | int | None = None, timeout: float = STOP_GRACE) -> None:
         """Stop what runs and wait until nothing is left, at most `timeout` + 1.2 s; idempotent.
@@ -268,9 +269,13 @@ class PContext(abc.ABC):
                     )
             elif self._result is None and group.stopped_at == math.inf and self._failed_ranks():
                 self._patience = self._patience.earlier(Deadline.after(period))
-                if self._patience.passed():
+                if self._stop_at().passed():
                     group.stop(signal.SIGTERM, STOP_GRACE)
             return self._result
+
+    def _stop_at(self) -> Deadline:
+        """When siblings of a failed rank are stopped; never, while none has failed."""
+        return self._patience
 
     def _failed_ranks(self) -> list[int]:
         """The ranks that failed by themselves so far, in order of exit."""

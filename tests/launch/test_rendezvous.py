@@ -244,7 +244,7 @@ def test_a_hang_is_found(start) -> None:
             current_world().barrier("epoch", timeout=300)
 
     group = start(function)
-    result = group.wait_alone(LONG, 0.5)
+    result = group.wait_alone(LONG)
     assert list(result.failures) == [1]
     found = group.known().diagnosis
     assert (found.verdict, found.ranks, found.doomed) == ("MissingRank", (0,), (1,))
