@@ -92,6 +92,9 @@ def review(
         return None if found is None else replace(found, elapsed=known.elapsed)
     if known.doomed or known.exact or not stacks:
         return known
+    # The signal for its stack may let a rank go on, as from a full pipe: the verdict is of the time before.
+    if any(known.snapshot.progress[rank][1] < graph.ranks[rank].calls for rank in known.ranks):
+        return known
     return diagnose_outside(graph, stacks) or known
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from histories import Step, events_of
+from histories import Group, Step, events_of
 
-from pytest_elastic.hang import Frame, Stack, WaitGraph, diagnose_outside
+from pytest_elastic.hang import Frame, Stack, WaitGraph, diagnose_outside, review
 
 LIB = "/usr/lib/python3.11"
 USER = Frame("/src/train.py", 12, "train")
@@ -168,3 +168,21 @@ def test_members_that_are_gone_are_the_cause_of_a_hang_below_a_call() -> None:
         "MissingRank", (1,),
         "rank 1 passed without joining broadcast #0 of group world (train.py:12), in which rank 0 waits",
     )  # fmt: skip
+
+
+def test_a_rank_that_its_stack_has_let_go_on_is_named_all_the_same() -> None:
+    """A full pipe's writer makes its next request after the signal for its stack: whom it kept is no cause."""
+    graph, group = WaitGraph(2), Group(2)
+
+    def take(*steps: Step) -> None:
+        for step in steps:
+            for event in group.step(*step):
+                graph.take(event)
+
+    take((0, "barrier", "b", 2), (0, "stands", "blocked", "unix_stream_read_generic"))
+    take((1, "stands", "blocked", "anon_pipe_write", "nobody else at descriptor 5"))
+    found = diagnose_outside(graph)
+    assert found is not None
+    assert found.ranks == (1,)
+    take((1, "barrier", "b", 2))
+    assert review(graph, found, {0: GETS, 1: GETS}) == found
