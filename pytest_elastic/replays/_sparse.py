@@ -100,8 +100,9 @@ def _decide(events: list[_Event], order: list[int]) -> Iterator[tuple[list[Step]
 
 def steps_of(going: list[Party], blocked: set[Party], parties: list[Party]) -> list[Step]:
     """The enabled steps: requests of the parties that are not blocked, then timeouts of those that are."""
-    calls = [Step(parties.index(party), "call", "") for party in going if party not in blocked]
-    return calls + [Step(parties.index(party), "expire", "") for party in going if party in blocked]
+    places = {party: place for place, party in enumerate(parties)}
+    calls = [Step(places[party], "call", "") for party in going if party not in blocked]
+    return calls + [Step(places[party], "expire", "") for party in going if party in blocked]
 
 
 def _is_ready(
