@@ -189,7 +189,8 @@ def test_zygote_killed(run):
             pass
     """)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*GuardianError: the zygote is gone*"])
+    # It may take the order, and die before it has forked.
+    result.stdout.re_match_lines([r".*GuardianError: the (zygote is gone|guardian did not .* or the zygote)"])
 
 
 def test_a_zygote_that_does_not_end_costs_no_verdict(run):
