@@ -153,7 +153,7 @@ class Template:
     def close(self) -> None:
         """Blocks until it has ended, if nobody else uses it."""
         self._control.shutdown(socket.SHUT_WR)
-        self._control.settimeout(10)
+        self._control.settimeout(300)  # It may still import.
         last = self._control.recv(64) == _LAST
         self._control.close()
         if last and self._pid:
