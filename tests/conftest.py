@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from interpreters import ALONE, MARK, Template, settle
+from shared_run import shared_by_workers
 
 # Tests start hundreds of interpreters: they find the package compiled, also where nobody else may write it down.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -99,17 +100,18 @@ Run = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture(scope="session")
-def template() -> Iterator[Template]:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     """The interpreter whose forks inner sessions are."""
-    template = Template()
+    template = Template(shared_by_workers(tmp_path_factory) / "template.lock")
     yield template
     template.close()
 
 
 @pytest.fixture(scope="session")
-def template_with_libraries() -> Iterator[Template]:
+def template_with_libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     """One that has torch and hypothesis imported, each of which takes seconds."""
     template = Template(
+        shared_by_workers(tmp_path_factory) / "template-with-libraries.lock",
         "torch.distributed",
         "torch.nn.parallel",
         "torch.utils.data",

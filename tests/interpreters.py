@@ -9,13 +9,19 @@ What a fork cannot change (options of the interpreter, locale, variables that Py
 
 `/proc/<pid>/environ` is memory of the process, which forks share: so a fork can change a value there, if it is not
 longer than the one that the template was started with.  By `MARK` the processes of a session are found.
+
+The workers of xdist share a template, as importing torch takes it six seconds of a processor: the first who asks starts
+it, and it ends after the last.  Who connects, and a template that is about to end, hold a lock meanwhile.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
+import fcntl
 import gc
+import hashlib
 import inspect
 import json
 import os
@@ -74,21 +80,23 @@ class Process:
 
 
 class Template:
-    """The interpreter that is forked; it ends with `close`, or with the process that made it.
+    """The interpreter that is forked; it ends when all who use it have closed it, or are gone.
 
-    It has these modules imported, too, as far as they are installed.
+    It has these modules imported, too, as far as they are installed.  Those who name the same file as the lock share
+    one, and must name the same modules.
     """
 
-    def __init__(self, *modules: str) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, __file__, str(theirs.fileno()), *modules]
-        self._process = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", MARK: "-" * ROOM},
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
+    def __init__(self, lock: Path, *modules: str) -> None:
+        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = 0  # Of another's child.
+        name = f"\0elastic-{hashlib.sha256(os.fsencode(lock)).hexdigest()}"
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            try:
+                self._control.connect(name)
+            except ConnectionRefusedError:
+                self._pid = _start(name, lock, modules)
+                self._control.connect(name)
         self._environment = _at_start(os.environ)
         # Beside the directories of thousands of other sessions pytest takes half a second to look for old ones.
         self._temporary = tempfile.TemporaryDirectory(prefix="sessions-")
@@ -143,45 +151,85 @@ class Template:
             process.wait(10)
 
     def close(self) -> None:
-        """Blocks until it has ended."""
+        """Blocks until it has ended, if nobody else uses it."""
+        self._control.shutdown(socket.SHUT_WR)
+        self._control.settimeout(300)  # It may still import.
+        last = self._control.recv(64) == _LAST
         self._control.close()
-        self._process.wait(10)
+        if last and self._pid:
+            os.waitpid(self._pid, 0)
         self._temporary.cleanup()
+
+
+_LAST, _OTHERS = b"last", b"others"
+
+
+def _start(name: str, lock: Path, modules: Sequence[str]) -> int:
+    """Start the process that listens there; its pid."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(name)
+        listener.listen()
+        listener.set_inheritable(True)
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, __file__, str(listener.fileno()), str(lock), *modules],
+            {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", MARK: "-" * ROOM},
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        )
 
 
 def _at_start(environment) -> dict[str, str]:
     return {name: value for name, value in environment.items() if AT_START.match(name)}
 
 
-def _serve(control: socket.socket) -> str | None:
+def _serve(listener: socket.socket, lock: int) -> str | None:
     """Fork for each order; returns in the fork, with everything as the session wants it, which script is to run."""
     sessions: dict[int, tuple[int, socket.socket]] = {}
+    users: dict[int, socket.socket] = {}
     while True:
-        ready = select.select([control, *sessions], [], [])[0]
-        for descriptor in set(ready) - {control}:
-            pid, told = sessions.pop(descriptor)
-            _, status = os.waitpid(pid, 0)
-            os.close(descriptor)
-            told.send(str(status).encode())
-            told.close()
-        if control not in ready:
-            continue
-        message, descriptors, _, _ = socket.recv_fds(control, 4096, 16)
-        if not message:
-            os._exit(0)
-        told = socket.socket(fileno=descriptors[0])
-        if pid := os.fork():
-            told.send(str(pid).encode())
-            sessions[os.pidfd_open(pid)] = pid, told
-            for descriptor in descriptors[1:]:
+        for number in select.select([listener, *users, *sessions], [], [])[0]:
+            if number in sessions:
+                pid, told = sessions.pop(number)
+                _, status = os.waitpid(pid, 0)
+                os.close(number)
+                told.send(str(status).encode())
+                told.close()
+                continue
+            if number is listener:
+                user, _ = listener.accept()
+                users[user.fileno()] = user
+                continue
+            message, descriptors, _, _ = socket.recv_fds(users[number], 4096, 16)
+            if not message:
+                _part(users.pop(number), listener, lock, bool(users))
+                continue
+            told = socket.socket(fileno=descriptors[0])
+            if pid := os.fork():
+                told.send(str(pid).encode())
+                sessions[os.pidfd_open(pid)] = pid, told
+                for descriptor in descriptors[1:]:
+                    os.close(descriptor)
+                continue
+            os.close(lock)
+            for one in (listener, told, *users.values(), *(other for _, other in sessions.values())):
+                one.close()
+            for descriptor in sessions:
                 os.close(descriptor)
-            continue
-        control.close()
-        told.close()
-        for descriptor, (_, other) in sessions.items():
-            os.close(descriptor)
-            other.close()
-        return _become(Path(os.fsdecode(message)), descriptors[1:])
+            return _become(Path(os.fsdecode(message)), descriptors[1:])
+
+
+def _part(user: socket.socket, listener: socket.socket, lock: int, others: bool) -> None:
+    """Let a user go; after the last one, end, unless somebody has connected meanwhile."""
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    last = not others and not select.select([listener], [], [], 0)[0]
+    if last:
+        listener.close()
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    with contextlib.suppress(OSError):  # It may have been killed.
+        user.send(_LAST if last else _OTHERS)
+    user.close()
+    if last:
+        os._exit(0)
 
 
 def _become(path: Path, descriptors: list[int]) -> str | None:
@@ -239,7 +287,6 @@ def _mark(value: str) -> None:
 
 def _warm(modules: Sequence[str]) -> None:
     """Import what a session imports, through pytest's hook that rewrites the plugin's asserts."""
-    import contextlib
     import importlib.util
     import io
     import pkgutil
@@ -264,10 +311,12 @@ def _warm(modules: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    channel, libraries = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]
+    channel, libraries = socket.socket(fileno=int(sys.argv[1])), sys.argv[3:]
+    channel.set_inheritable(False)
+    held = os.open(sys.argv[2], os.O_RDWR)
     sys.path.pop(0)
     _warm(libraries)
-    program = _serve(channel)
+    program = _serve(channel, held)
     try:
         if program is None:
             runpy.run_module("pytest", run_name="__main__", alter_sys=True)

@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 
+def shared_by_workers(factory: pytest.TempPathFactory) -> Path:
+    """The directory for temporary files of this session, the same in all workers."""
+    mine = factory.getbasetemp()
+    return mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+
+
 def done_once(factory: pytest.TempPathFactory, name: str, run: Callable[[Path], object]) -> Path:
     """The directory in which `run` has written what there is to see; workers that come meanwhile wait for it.
 
@@ -19,7 +25,7 @@ def done_once(factory: pytest.TempPathFactory, name: str, run: Callable[[Path], 
         directory = factory.mktemp(name)
         run(directory)
         return directory
-    place = factory.getbasetemp().parent  # Each worker's own is in that of the session.
+    place = shared_by_workers(factory)
     with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = [*place.glob(f"{name}-done-*")]

@@ -40,18 +40,25 @@ def install() -> None:
 
 
 def preload() -> None:
-    """Put the kernels in place, and import what torch imports at the first use of its trainers.
+    """Put the kernels in place, and have done what torch does at the first use of its trainers and groups.
 
     For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.  The
     first `DistributedDataParallel` or optimizer imports some 800 modules, which takes a second or two.
     """
-    if _MODULE in sys.modules:
-        from pytest_elastic.collectives._install import install_kernels
-
-        _install()
-        install_kernels()
+    if _MODULE in sys.modules and _refusal() is None:
+        _install_kernels()
         if any(map(_names_a_trainer, list(sys.modules.values()))):
             importlib.import_module(_SLOW)
+        from pytest_elastic.collectives._warming import warm_up
+
+        warm_up()
+
+
+def _install_kernels() -> None:
+    from pytest_elastic.collectives._install import install_kernels
+
+    _install()
+    install_kernels()
 
 
 def _names_a_trainer(module: ModuleType) -> bool:
@@ -84,7 +91,7 @@ def ranks_as_threads() -> AbstractContextManager[BecomeRank]:
         raise ImportError("this torch was built without torch.distributed")
     if (refusal := _refusal()) is not None:
         raise ImportError(refusal)
-    preload()
+    _install_kernels()
     importlib.import_module(_SLOW)  # A rank that does so in its thread may seem stuck, and be interrupted.
     from pytest_elastic.collectives._threaded_ranks import ranks_as_threads
 

@@ -245,7 +245,7 @@ class Handle(abc.ABC):
         __tracebackhide__ = True
         seconds = self._seconds if timeout is None else to_seconds(timeout)
         arguments = as_key(name), count, place, tuple(needs), *given
-        return unpacked(self._block(seconds, "meet", *arguments), len(needs))
+        return unpacked(self._block(seconds, "meet", *arguments), len(needs), given[0])
 
 
 def members_of(store: Any, key: str) -> list[int] | None:

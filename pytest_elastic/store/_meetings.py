@@ -33,7 +33,7 @@ class Meeting:
 
     Attributes:
         given: (call, value) of each member that has come, by its place among the members.
-        needs: of each member that waits, by its waiter.
+        needs: of each member that waits, by its waiter; and its call, where it gave that with the wait.
         taken: how many members have taken, or were told that it failed.
     """
 
@@ -41,7 +41,7 @@ class Meeting:
 
     def __init__(self) -> None:
         self.given: dict[int, tuple[bytes, bytes]] = {}
-        self.needs: dict[Any, Sequence[int]] = {}
+        self.needs: dict[Any, tuple[Sequence[int], bytes]] = {}
         self.taken = 0
         self.failed = False
 
@@ -120,11 +120,11 @@ class Meetings:
             if meeting.failed or not waiter.pending:
                 woken.append(waiter)
         for waiter in woken:
-            self._finish(name, meeting, waiter, meeting.needs.pop(waiter))
+            self._finish(name, meeting, waiter, *meeting.needs.pop(waiter))
         return woken
 
-    def take(self, name: str, needs: Sequence[int], waiter: Any) -> None:
-        """A member that has come takes: the waiter is done at once, or waits."""
+    def take(self, name: str, needs: Sequence[int], waiter: Any, call: bytes = b"") -> None:
+        """A member that has come, with this call right now, takes: the waiter is done at once, or waits."""
         meeting = self._meetings.get(name)
         if meeting is None:
             raise ValueError(f"meeting {name}: nobody has come")
@@ -132,9 +132,9 @@ class Meetings:
             if place not in meeting.given:
                 waiter.pending[meeting_key(name, place)] = None
         if meeting.failed or not waiter.pending:
-            self._finish(name, meeting, waiter, needs)
+            self._finish(name, meeting, waiter, needs, call)
         else:
-            meeting.needs[waiter] = needs
+            meeting.needs[waiter] = needs, call
 
     def leave(self, waiter: Any) -> None:
         """Forget a waiter; what it gave stays."""
@@ -163,13 +163,13 @@ class Meetings:
             frozenset((name, frozenset(one.given.items()), one.taken) for name, one in self._meetings.items())
         )
 
-    def _finish(self, name: str, meeting: Meeting, waiter: Any, needs: Sequence[int]) -> None:
+    def _finish(self, name: str, meeting: Meeting, waiter: Any, needs: Sequence[int], call: bytes) -> None:
         waiter.pending.clear()
         waiter.done = True
         if meeting.failed:
             waiter.result = mismatch(name, meeting)
         else:
-            waiter.result = packed([meeting.given[place] for place in needs])
+            waiter.result = packed([meeting.given[place] for place in needs], call)
         self._taken(name, meeting)
 
     def _taken(self, name: str, meeting: Meeting) -> None:
@@ -178,18 +178,23 @@ class Meetings:
             del self._meetings[name], self._counts[name]
 
 
-def packed(given: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    """The answer for who needed these; of many that are one call without a value, that call alone."""
-    if len(given) > 1:
-        call, value = given[0]
-        if not value and given.count(given[0]) == len(given):
+def packed(given: Sequence[tuple[bytes, bytes]], own: bytes) -> list[bytes]:
+    """The answer for who needed these; nothing, if all are its own call without a value.
+
+    Of many that are one other call without a value it is that call alone.
+    """
+    if given and not given[0][1] and given.count(given[0]) == len(given):
+        call = given[0][0]
+        if call == own:
+            return []
+        if len(given) > 1:
             return [call]
     return [part for one in given for part in one]
 
 
-def unpacked(answer: list[bytes], needs: int) -> list[bytes]:
+def unpacked(answer: list[bytes], needs: int, own: bytes) -> list[bytes]:
     """A call and a value for each of so many members."""
-    return [answer[0], b""] * needs if len(answer) == 1 else answer
+    return [answer[0] if answer else own, b""] * needs if len(answer) < 2 else answer
 
 
 def signature(call: bytes) -> bytes:

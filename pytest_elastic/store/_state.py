@@ -249,7 +249,7 @@ class StoreState:
         if place >= 0:
             self.post(name, count, place, call, value)
         waiter = Waiter("meet", tuple(meeting_key(name, each) for each in needs))
-        self._meetings.take(name, needs, waiter)
+        self._meetings.take(name, needs, waiter, call)
         if isinstance(waiter.result, Exception):
             raise waiter.result
         return waiter.result if waiter.done else waiter  # type: ignore[return-value]

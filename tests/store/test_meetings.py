@@ -47,12 +47,24 @@ def test_members_get_what_they_need(state: StoreState) -> None:
     assert state.meeting_call("w#0") == b""  # It is over.
 
 
-def test_equal_calls_without_values_come_as_one(state: StoreState) -> None:
-    """On the wire; a handle gives each member's."""
+def test_equal_calls_without_values_come_as_one_or_not_at_all(state: StoreState) -> None:
+    """On the wire: one's own call does not come back; a handle gives each member's."""
     for place in range(3):
-        state.post("w#0", 3, place, call(), b"")
-    assert state.meet("w#0", 3, -1, (0, 1), b"", b"") == [call()]
+        state.post("w#0", 4, place, call(), b"")
+    assert state.meet("w#0", 4, -1, (0, 1), b"", b"") == [call()]
+    assert state.meet("w#0", 4, 3, (0, 1), call(), b"") == []
+    first = state.meet("w#1", 2, 0, (1,), call(place="t.py:1"), b"")
+    assert state.meet("w#1", 2, 1, (0,), call(place="t.py:2"), b"") == [call(place="t.py:1"), b""]
+    assert isinstance(first, Waiter)
+    assert first.result == [call(place="t.py:2"), b""]
+    first = state.meet("w#2", 2, 0, (1,), call(), b"")
+    state.post("w#2", 2, 1, call(), b"")
+    assert isinstance(first, Waiter)
+    assert first.result == []
     store = HashStore()
+    for place in (0, 1):
+        store.post("w#0", 3, place, call(), b"")
+    assert store.meet("w#0", 3, 2, (0, 1), (call(), b"")) == [call(), b""] * 2
     for place, given in enumerate([b"", b"", b"v"]):
         store.post("w#1", 4, place, call(), given)
     assert store.meet("w#1", 4, 3, (0, 1), (call(), b"")) == [call(), b"", call(), b""]
