@@ -56,6 +56,7 @@ THIRD_PARTIES = {
     "torch": {"collectives", "store"},
     "greenlet": {"simulator"},
     "coverage": {"launch"},
+    "ray": {"external"},
 }
 # Who sees what a test has patched, since that is the test's own: its simulation, its store.
 LATE = ("pristine.py", "simulator/_patches.py", "store/_mock.py")

@@ -1,7 +1,8 @@
-"""Agent: the process of a rank that is not rank 0.  It starts its rank of each group when it is told to.
+"""Agent: the process that starts one rank of each group when it is told to.
 
 It relays between rank 0 and the guardians of its ranks, one for each group, and judges nothing.  It ends when
-rank 0 says so or is gone; its zygote sees that by itself and sweeps whatever runs.
+rank 0 says so or is gone, or a process that it depends on; its zygote sees that by itself and sweeps whatever
+runs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pytest_elastic.external._orders import (
     Join,
     Leave,
     LetGo,
+    NodeGone,
     StartRank,
     ToGuardian,
 )
@@ -47,15 +49,20 @@ class Agent:
         channel: to rank 0.
         launcher: the launcher for a start method.
         questions: to rank 0, if that is on another machine: it asks there about processes and files.
+        upon: pidfds of processes with which it ends, and what rank 0 is told then.
 
     Attributes:
         until: when it ends at the latest, on the monotonic clock.
     """
 
     def __init__(
-        self, channel: Channel, launcher: Callable[[str], Launcher], questions: socket.socket | None = None
+        self,
+        channel: Channel,
+        launcher: Callable[[str], Launcher],
+        questions: socket.socket | None = None,
+        upon: Mapping[int, str] | None = None,
     ) -> None:
-        self._channel, self._launcher = channel, launcher
+        self._channel, self._launcher, self._upon = channel, launcher, dict(upon or {})
         self._guardians: dict[int, Channel] = {}
         self._files: _Files | None = None
         self._ahead = 0.0  # By which the clock of rank 0 is ahead of this one.
@@ -87,7 +94,7 @@ class Agent:
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
         numbers = {control.fileno(): group for group, control in self._guardians.items()}
-        for number in numbers:
+        for number in (*numbers, *self._upon):
             poll.register(number, select.POLLIN)
         left = Deadline(self.until).remaining()
         # A signal's handler may shorten the time: it is looked at again each second.
@@ -95,6 +102,9 @@ class Agent:
         if not ready and Deadline(self.until).passed():
             return ABANDONED
         for number, _ in ready:
+            if number in self._upon:
+                self._channel.send(NodeGone(self._upon[number]))
+                return ABANDONED
             if number in numbers:
                 self._relay(numbers[number])
                 continue

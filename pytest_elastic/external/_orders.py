@@ -31,6 +31,17 @@ class GuardianGone:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeGone:
+    """From the agent, last: what holds its machine for the launcher is gone, and the agent ends.
+
+    Attributes:
+        how: in words.
+    """
+
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartRank:
     """To the agent: start this rank of a group, by that start method; it is now `now` at rank 0."""
 

@@ -26,10 +26,14 @@ from pytest_elastic.plugin._stash import PATH
 _ONCE = ("log_file", "cacheclear", "report_log", "htmlpath", "allure_report_dir", "clean_alluredir")
 
 
-def session_of(config: pytest.Config) -> Session:
-    """The session in which fresh interpreters collect what this run collected."""
+def session_of(config: pytest.Config, reports: bool = False) -> Session:
+    """The session in which fresh interpreters collect what this run collected.
+
+    Args:
+        reports: whether they have a reporter of the terminal.
+    """
     arguments = [str(argument) for argument in config.invocation_params.args]
-    if not Options(config).setup_show:  # Which is written through the terminal's reporter.
+    if not (reports or Options(config).setup_show):  # Which is written through that reporter.
         arguments += ["-p", "no:terminalreporter"]
     for plugin, argument in (("xdist", "-n0"), ("_cov", "--no-cov")):
         if config.pluginmanager.has_plugin(plugin) or config.pluginmanager.has_plugin(f"pytest{plugin}"):
@@ -58,13 +62,16 @@ def check_collected(group: RankGroup, nodeid: str) -> None:
     pytest.fail("\n".join(said), pytrace=False)
 
 
-class FreshRank:
-    """A plugin of an interpreter that is to be a rank, registered before the conftest files are loaded."""
+class Repetition:
+    """A plugin of an interpreter that collects again, registered before the conftest files are loaded.
 
-    def __init__(self, told: bytes) -> None:
-        self._start, self._state = start_of_this_interpreter(told)
-        self._skipped: list[str] = []
-        measure(self._state["coverage"])
+    Args:
+        state: see `Session`.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state, self._skipped = state, list[str]()
+        measure(state["coverage"])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
@@ -94,6 +101,14 @@ class FreshRank:
                 )
 
         return call
+
+
+class FreshRank(Repetition):
+    """That of an interpreter that is to be a rank."""
+
+    def __init__(self, told: bytes) -> None:
+        self._start, state = start_of_this_interpreter(told)
+        super().__init__(state)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Print errors of the collection: no other report of the rank is shown."""
