@@ -66,6 +66,7 @@ SMALL = {"logging.py"}
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",
     "multiprocessing/_start.py", "multiprocessing/tail_log.py", "store/_collective.py",
+    "external/_ray_context.py",
 }  # fmt: skip
 
 

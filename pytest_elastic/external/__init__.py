@@ -8,14 +8,16 @@ its own: a rank that crashes or hangs costs its test, and neither the agent nor 
 `_meeting_point` brings them together, `_agents` is rank 0's side, `_agent` that of all others.
 
 With Ray it is pytest that asks for the processes, one on a node for each rank: its own is no rank, and all
-others are agents.  `_ray_cluster` is its side, `_ray_driver` the process that speaks to Ray.
+others are agents.  `_ray_cluster` is its side, `_ray_driver` the process that speaks to Ray.  `RayContext`
+has functions or programs run in such processes, without pytest.
 """
 
 from pytest_elastic.external._agent import Agent
-from pytest_elastic.external._agents import AGENT, QUESTIONS, Agents
+from pytest_elastic.external._agents import Agents
 from pytest_elastic.external._meeting_point import ExternalError, Guest, Host, Place, meeting_point
-from pytest_elastic.external._orders import Join
-from pytest_elastic.external._ray_cluster import RayCluster, lacking
+from pytest_elastic.external._orders import AGENT, QUESTIONS, Join
+from pytest_elastic.external._ray_cluster import RayCluster, RayHost, lacking
+from pytest_elastic.external._ray_context import RayContext, serve
 from pytest_elastic.external._ray_driver import Wish
 
 __all__ = [
@@ -29,7 +31,10 @@ __all__ = [
     "Join",
     "Place",
     "RayCluster",
+    "RayContext",
+    "RayHost",
     "Wish",
     "lacking",
     "meeting_point",
+    "serve",
 ]

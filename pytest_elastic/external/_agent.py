@@ -18,7 +18,10 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.external._far_machine import Lookout
+from pytest_elastic.external._meeting_point import Place
 from pytest_elastic.external._orders import (
+    AGENT,
+    QUESTIONS,
     FromGuardian,
     GuardianGone,
     Join,
@@ -28,10 +31,10 @@ from pytest_elastic.external._orders import (
     StartRank,
     ToGuardian,
 )
-from pytest_elastic.launch import Launcher
+from pytest_elastic.launch import Launcher, connect
 from pytest_elastic.multiprocessing import Channel, RankExited, RankStart, StartFailed
 from pytest_elastic.pristine import os, select, socket
-from pytest_elastic.processes import OF_TORCHRUN
+from pytest_elastic.processes import OF_TORCHRUN, this_machine
 
 ABANDONED = 1  # Exit status where rank 0 is gone.
 _PATIENCE = 10.0  # Seconds for rank 0 to end a run that the launcher ends.
@@ -70,6 +73,23 @@ class Agent:
         if questions is not None:
             self._files = _Files()
             Lookout(questions, self._files.place)
+
+    @classmethod
+    def at(
+        cls,
+        place: Place,
+        rank: int,
+        launcher: Callable[[str], Launcher],
+        upon: Mapping[int, str] | None = None,
+    ) -> Agent:
+        """The agent of a rank, connected to where the session is run; blocks for ten seconds at most.
+
+        Raises:
+            DistNetworkError: nobody is there, or the rank is refused.
+        """
+        there = (place.address, place.token)
+        questions = connect(*there, QUESTIONS, rank) if place.machine != this_machine() else None
+        return cls(Channel(connect(*there, AGENT, rank)), launcher, questions, upon)
 
     def hurry(self) -> None:
         """The launcher ends this process: wait no longer than ten seconds for rank 0 to say so."""

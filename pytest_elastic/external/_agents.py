@@ -21,6 +21,8 @@ from pytest_elastic.external._agent import scrubbed
 from pytest_elastic.external._far_machine import FarMachine
 from pytest_elastic.external._meeting_point import ExternalError, Host, interface_of
 from pytest_elastic.external._orders import (
+    AGENT,
+    QUESTIONS,
     FromGuardian,
     GuardianGone,
     Join,
@@ -46,7 +48,6 @@ from pytest_elastic.multiprocessing import (
 from pytest_elastic.pristine import signal, socket
 from pytest_elastic.processes import OuterLauncher
 
-AGENT, QUESTIONS = b"a", b"q"  # What an agent connects for.
 _PERIOD = 0.2  # Seconds between two looks for processes that have ended.
 _SHOWN = 5  # Tests, where collections differ.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from pytest_elastic.multiprocessing import RankStart
 
+AGENT, QUESTIONS = b"a", b"q"  # What an agent connects for.
+
 Join = dict[str, Any]
 """From the agent, first: `version` of the package, `python`, `pid`, `tests` (ids, in order), `failed`."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_elastic import __version__
 from pytest_elastic.clock import Deadline
-from pytest_elastic.external._meeting_point import ExternalError
+from pytest_elastic.external._meeting_point import ExternalError, Place
 from pytest_elastic.external._ray_driver import AgentEnded, Placed, Refused, Wish
 from pytest_elastic.multiprocessing import Channel
 from pytest_elastic.pristine import os, select, signal
@@ -43,6 +43,7 @@ class RayCluster:
     Attributes:
         world: as a launcher would have made it, with no rank for this process.
         nodes: rank -> its node, in words.
+        master: the address of rank 0's machine; `""` where that is this one.
 
     Raises:
         ExternalError: there is no cluster, or no room; a node has another version; nothing is left.
@@ -57,6 +58,7 @@ class RayCluster:
             self._channel.send((this_machine(), wish))
             placed = self._answer(wish.seconds + _PATIENCE)
             self._near = [bool(node["near"]) for node in placed.nodes]
+            self.master = "" if self._near[0] else str(placed.nodes[0]["address"])
             self.nodes = dict(enumerate(map(_named, placed.nodes)))
             for rank, node in enumerate(placed.nodes):
                 self._compare(rank, node)
@@ -143,6 +145,28 @@ class RayCluster:
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()[-_LINES:]
         return "\n".join(["; it said", *lines]) if lines else ""
+
+
+class RayHost:
+    """The meeting point of agents that a cluster starts when it is known where they meet.
+
+    Args:
+        cluster: theirs.
+        told: see `RayCluster.start`; the code finds there, too, where that is: `zero`, for `Place`.
+        options: of the interpreter.
+    """
+
+    def __init__(self, cluster: RayCluster, told: Mapping[str, Any], options: list[str]) -> None:
+        self._cluster, self._told, self._options = cluster, told, options
+        self.ended, self.said = cluster.ended, cluster.said
+
+    def publish(self, address: str, token: str) -> None:
+        """Have the agents started."""
+        zero = Place(address, token, this_machine())
+        self._cluster.start({**self._told, "zero": zero}, self._options)
+
+    def withdraw(self) -> None:
+        """Nothing is left there."""
 
 
 def _named(node: Mapping[str, Any]) -> str:

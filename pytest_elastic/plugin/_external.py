@@ -18,8 +18,6 @@ import pytest
 
 from pytest_elastic import __version__
 from pytest_elastic.external import (
-    AGENT,
-    QUESTIONS,
     Agent,
     Agents,
     ExternalError,
@@ -28,8 +26,8 @@ from pytest_elastic.external import (
     Join,
     meeting_point,
 )
-from pytest_elastic.launch import Launcher, Launchers, Machines, Source, StartMethod, connect
-from pytest_elastic.multiprocessing import Channel, exit_now
+from pytest_elastic.launch import Launcher, Launchers, Machines, Source, StartMethod
+from pytest_elastic.multiprocessing import exit_now
 from pytest_elastic.plugin._fresh import session_of
 from pytest_elastic.plugin._marker import read_marker, size_of
 from pytest_elastic.plugin._options import Options
@@ -37,7 +35,7 @@ from pytest_elastic.plugin._runner import RankRunner
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.plugin._stash import EXTERNAL
 from pytest_elastic.pristine import os, signal, threading
-from pytest_elastic.processes import OuterLauncher, this_machine
+from pytest_elastic.processes import OuterLauncher
 
 _LAST_TEST = 3.0  # Seconds for the test at hand, where the launcher ends the run.
 _LATE = 5.0  # Seconds to meet agents of a session that ends before it began.
@@ -160,15 +158,7 @@ class Listener:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             zero, rank = self._meeting_point.find(options.start_timeout), self._world.rank
-            there = (zero.address, zero.token)
-            far = zero.machine != this_machine()
-            questions = connect(*there, QUESTIONS, rank) if far else None
-            agent = Agent(
-                Channel(connect(*there, AGENT, rank)),
-                lambda name: launchers.get(by_name[name]),
-                questions,
-                self._upon,
-            )
+            agent = Agent.at(zero, rank, lambda name: launchers.get(by_name[name]), self._upon)
             signal.signal(signal.SIGTERM, lambda *_: agent.hurry())
             return agent.serve(own(session, self._failures))
         except (ExternalError, OSError) as error:
@@ -233,6 +223,11 @@ class Spokesman:
         return self._agents.host
 
     @property
+    def master(self) -> str:
+        """See `Plan`."""
+        return ""
+
+    @property
     def machines(self) -> Machines:
         """Where ranks run."""
         assert self._agents is not None
@@ -278,9 +273,15 @@ class RankZero(Spokesman):
         self.world, self._meeting_point, self._met = world, there, False
 
     def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> None:
-        """Those with more ranks than there are skip."""
+        """Those with more ranks than there are skip.
+
+        Raises:
+            pytest.UsageError: one is to have Ray start its ranks.
+        """
         super().begin(session, on_ranks)
         self._agents = Agents(self.world, self._meeting_point, own(session, self._failures), self._stop)
+        if any(read_marker(item).launcher == "ray" for item in on_ranks):
+            raise pytest.UsageError(inside(self.world))
         default = Options(self._config).nprocs
         for item in on_ranks:
             if why := self.too_few(size_of(item, default)):

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.external import Agents, ExternalError, Place, RayCluster, Wish, lacking
+from pytest_elastic.external import Agents, ExternalError, Place, RayCluster, RayHost, Wish, lacking
 from pytest_elastic.launch import interpreter_options
-from pytest_elastic.plugin._external import Listener, Spokesman, inside, own, register
+from pytest_elastic.plugin._external import Listener, Spokesman, own, register
 from pytest_elastic.plugin._fresh import Repetition, session_of
 from pytest_elastic.plugin._marker import read_marker, size_of
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.pristine import os
-from pytest_elastic.processes import OuterLauncher, die_with_parent, this_machine
+from pytest_elastic.processes import OuterLauncher, die_with_parent
 
 _CODE = """\
 import types, pytest
@@ -33,7 +33,7 @@ class RayAgent(Repetition):
     """A plugin of pytest as an agent.
 
     Args:
-        told: see `RayCluster.start`; where pytest is (`zero`), and the `state` of its session.
+        told: see `RayHost`; the `state` of the session.
     """
 
     def __init__(self, told: dict[str, Any]) -> None:
@@ -67,13 +67,7 @@ class _Told:
 
 
 def with_ray(config: pytest.Config, external: Spokesman | Listener | None) -> Spokesman | Listener:
-    """The plugin of a session in which Ray starts ranks; `external` is the one that there is, if any.
-
-    Raises:
-        pytest.UsageError: another launcher starts them already.
-    """
-    if isinstance(external, Spokesman):
-        raise pytest.UsageError(inside(external.world))
+    """The plugin of a session in which Ray starts ranks; `external` is the one that there is, if any."""
     if external is None:
         external = RaySpokesman(config)
         register(config, external)
@@ -117,11 +111,25 @@ class RaySpokesman(Spokesman):
         except ExternalError as error:
             raise pytest.UsageError(str(error)) from None
         self.world = cluster.world
-        there = _Place(self._config, cluster)
+        session = session_of(self._config, reports=True)
+        told = {
+            "code": _CODE,
+            "state": session.state,
+            "path": session.path,
+            "argv": [session.program, *session.arguments],
+            "directory": session.directory,
+        }
+        there = RayHost(cluster, told, interpreter_options())
         self._agents = Agents(
             self.world, there, own(self._session, self._failures), self._stop, cluster.nodes
         )
         super().gather()
+
+    @property
+    def master(self) -> str:
+        """Where Ray has placed rank 0."""
+        assert self._cluster is not None
+        return self._cluster.master
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
@@ -129,26 +137,3 @@ class RaySpokesman(Spokesman):
         self.leave()
         if self._cluster is not None:
             self._cluster.close()
-
-
-class _Place:
-    """The meeting point of pytest's side: agents are started when it is known where they meet."""
-
-    def __init__(self, config: pytest.Config, cluster: RayCluster) -> None:
-        self._config, self._cluster = config, cluster
-        self.ended, self.said = cluster.ended, cluster.said
-
-    def publish(self, address: str, token: str) -> None:
-        session = session_of(self._config, reports=True)
-        told = {
-            "code": _CODE,
-            "zero": (address, token, this_machine()),
-            "state": session.state,
-            "path": session.path,
-            "argv": [session.program, *session.arguments],
-            "directory": session.directory,
-        }
-        self._cluster.start(told, interpreter_options())
-
-    def withdraw(self) -> None:
-        """Nothing is left there."""

@@ -145,12 +145,12 @@ class Conductor:
     ) -> RankGroup:
         """A new group, not started."""
         self._groups[item.nodeid] += 1
-        options, host, machines, external = self.options, "", Machines(), self.external
+        options, external, host, master, machines = self.options, self.external, "", "", Machines()
         if external is not None and external.starts(item):
             if why := external.too_few(nprocs):
                 pytest.skip(why)
             launcher = external.launcher(method, self.launchers)
-            host, machines = external.host, external.machines
+            host, master, machines = external.host, external.master, external.machines
         else:
             launcher = self.launchers.get(method)
         plan = Plan(
@@ -165,6 +165,7 @@ class Conductor:
             options.debugging_stops_clocks,
             f"{item.nodeid} {self._groups[item.nodeid]}",
             host=host,
+            master=master,
             collectives=options.collectives,
             how=self.launchers.words(method),
             lost=self.launchers.lost(method),

@@ -6,6 +6,7 @@ All sessions run once, one after the other on one cluster, and the tests look at
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from machine import late
 from ray_nodes import Nodes
 from shared_run import done_once
 from test_external import ALIKE, ARGUMENTS, LONG, alone, assert_alike, clean
+
+from pytest_elastic.external import RayContext
 
 __all__ = ["alone"]
 pytestmark = pytest.mark.skipif(
@@ -55,6 +58,29 @@ import pytest
 def test_it(world, where):
     pass
 """
+CONTEXT = """
+import json, os, pathlib
+from pytest_elastic.external import RayContext
+from pytest_elastic.multiprocessing import DefaultLogsSpecs, Std
+
+def work(rank, factor):
+    print("said on", os.environ["NAME"])
+    return rank * factor
+
+def run(name, *what, **logs):
+    context = RayContext(name, *what, DefaultLogsSpecs("logs", **logs))
+    assert context.pids() == {}
+    context.start()
+    assert len(set(context.pids().values())) == len(what[1])
+    result = context.wait(timeout=60)
+    exits = {rank: failure.exitcode for rank, failure in result.failures.items()}
+    return result.return_values, exits, [pathlib.Path(path).read_text() for path in result.stdouts.values()]
+
+if __name__ == "__main__":
+    found = run("functions", work, {0: (0, 10), 1: (1, 10)}, {rank: {"NAME": f"node {rank}"} for rank in (0, 1)})
+    more = run("programs", "sh", {0: ("-c", "echo $NAME; exit 3")}, {0: {"NAME": "node 0"}}, redirects=Std.ALL)
+    pathlib.Path("found").write_text(json.dumps([found, more]))
+"""
 # A version that the nodes do not have.
 ANOTHER = (
     "import sys, pytest_elastic; pytest_elastic.__version__ = '9.9'; import pytest; sys.exit(pytest.main())"
@@ -74,7 +100,7 @@ class Session:
         *arguments: str,
         until: tuple[str, ...] = (),
         do: Callable[[subprocess.Popen[bytes]], object] = lambda process: None,
-        python: tuple[str, ...] = ("-m", "pytest"),
+        python: tuple[str, ...] = ("-m", "pytest", *ARGUMENTS),
         **environment: str,
     ) -> None:
         (self.directory / "test_it.py").write_text(code)
@@ -86,7 +112,7 @@ class Session:
         }
         with (self.directory / "output").open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *python, *ARGUMENTS, *arguments],
+                [sys.executable, *python, *arguments],
                 cwd=self.directory, env={**clean(), **told}, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         try:
@@ -155,7 +181,8 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "-o",
                 "elastic_ray_resources=CPU=1 TPU=3",
             )
-            Session(base, "version", nodes).run(WAITING, "-k", "alone", python=("-c", ANOTHER))
+            Session(base, "version", nodes).run(WAITING, "-k", "alone", python=("-c", ANOTHER, *ARGUMENTS))
+            Session(base, "context", nodes).run(CONTEXT, python=("test_it.py",))
             Session(base, "lost", nodes).run(
                 WAITING,
                 "-k",
@@ -180,6 +207,25 @@ def test_a_node_that_dies_is_named_with_its_ranks(sessions: Path) -> None:
     assert f"absent {rank} (lost with node " in said
     assert f", and rank {rank} with it: its raylet has ended; 1 test did not run" in said
     assert (sessions / "lost/end").read_text() == "1"
+
+
+def test_functions_and_programs_run_on_nodes_without_pytest(sessions: Path) -> None:
+    """Results, exit codes, logs; what is not redirected is shown."""
+    said = (sessions / "context/output").read_text()
+    assert (sessions / "context/end").read_text() == "0", said
+    functions, programs = json.loads((sessions / "context/found").read_text())
+    assert functions == [{"0": 0, "1": 10}, {}, ["said on node 0\n", "said on node 1\n"]]
+    assert programs == [{}, {"0": 3}, ["node 0\n"]]
+    assert "[functions1]:said on node 1" in said
+    assert "[programs0]" not in said
+
+
+def test_a_strategy_that_is_none_is_refused() -> None:
+    """Before anything is made."""
+    with pytest.raises(
+        ValueError, match="strategy 'PACK' is not allowed; it must be one of SPREAD, STRICT_PACK"
+    ):
+        RayContext("n", pow, {0: (2, 3)}, {0: {}}, strategy="PACK")
 
 
 @pytest.mark.parametrize(("how", "code"), [("killed", "-9"), ("interrupted", "2")])
