@@ -113,7 +113,9 @@ class Actor:
         env = {**(order["env"] if order["near"] else {**os.environ, **order["env_there"]}), **mine}
         told = {**order["told"], "upon": [os.getpid(), raylet]}
         if not order["near"]:
-            told = json.loads(json.dumps(told).replace(order["root"], os.getcwd()))
+            root, copy = (json.dumps(path)[1:-1] for path in (order["root"], os.getcwd()))
+            told = json.loads(json.dumps(told).replace(root, copy))
+            told["path"] += sys.path  # Where packages are here.
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
                 [sys.executable, *order["options"], "-c", _START],

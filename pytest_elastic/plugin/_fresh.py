@@ -26,14 +26,10 @@ from pytest_elastic.plugin._stash import PATH
 _ONCE = ("log_file", "cacheclear", "report_log", "htmlpath", "allure_report_dir", "clean_alluredir")
 
 
-def session_of(config: pytest.Config, reports: bool = False) -> Session:
-    """The session in which fresh interpreters collect what this run collected.
-
-    Args:
-        reports: whether they have a reporter of the terminal.
-    """
+def session_of(config: pytest.Config) -> Session:
+    """The session in which fresh interpreters collect what this run collected."""
     arguments = [str(argument) for argument in config.invocation_params.args]
-    if not (reports or Options(config).setup_show):  # Which is written through that reporter.
+    if not Options(config).setup_show:  # Which is written through the terminal's reporter.
         arguments += ["-p", "no:terminalreporter"]
     for plugin, argument in (("xdist", "-n0"), ("_cov", "--no-cov")):
         if config.pluginmanager.has_plugin(plugin) or config.pluginmanager.has_plugin(f"pytest{plugin}"):
@@ -102,16 +98,8 @@ class Repetition:
 
         return call
 
-
-class FreshRank(Repetition):
-    """That of an interpreter that is to be a rank."""
-
-    def __init__(self, told: bytes) -> None:
-        self._start, state = start_of_this_interpreter(told)
-        super().__init__(state)
-
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Print errors of the collection: no other report of the rank is shown."""
+        """Print errors of the collection: no other report of this process is shown."""
         if report.failed:
             print(report.longreprtext, file=sys.stderr)
 
@@ -122,6 +110,14 @@ class FreshRank(Repetition):
         if capture is not None:
             capture.stop_global_capturing()  # What it holds may say why.
         exit_now(int(exitstatus) or 1)
+
+
+class FreshRank(Repetition):
+    """That of an interpreter that is to be a rank."""
+
+    def __init__(self, told: bytes) -> None:
+        self._start, state = start_of_this_interpreter(told)
+        super().__init__(state)
 
     def become(self, session: pytest.Session) -> None:
         """The tests are collected: be the rank, to the end of this process."""

@@ -111,7 +111,7 @@ class RaySpokesman(Spokesman):
         except ExternalError as error:
             raise pytest.UsageError(str(error)) from None
         self.world = cluster.world
-        session = session_of(self._config, reports=True)
+        session = session_of(self._config)
         told = {
             "code": _CODE,
             "state": session.state,

@@ -80,9 +80,12 @@ def conduct(
     try:
         if conductor.external is not None:
             conductor.external.gather()
-    except pytest.UsageError:
+    except pytest.UsageError as error:
         conductor.close()
-        raise
+        if not hasattr(config, "workerinput"):
+            raise
+        refuse(session, wanted, str(error))  # A worker of xdist would drop the words.
+        return (yield)
     conductor.debugging.begin()
     hooks = LauncherHooks(config)
     config.pluginmanager.register(hooks)

@@ -47,7 +47,7 @@ def test_local(world):
 
 @pytest.mark.elastic(nprocs=1, launcher="ray")
 def test_alone(world):
-    pathlib.Path("begun0").touch()
+    pathlib.Path("begun0").write_text("alone")
     time.sleep(100)
 """
 OTHERS = """
@@ -87,8 +87,13 @@ ANOTHER = (
 )
 
 
+def written(file: Path) -> bool:
+    """Whether something is in it."""
+    return file.exists() and file.stat().st_size > 0
+
+
 class Session:
-    """One session in a directory of its own; it ends, with its exit code in a file, when `until` is there and `do` was."""
+    """One session, or another program, in a directory of its own; in the file `end` are its exit code and what it left."""
 
     def __init__(self, base: Path, name: str, nodes: Nodes) -> None:
         self.directory, self._nodes = base / name, nodes
@@ -117,7 +122,7 @@ class Session:
             )  # fmt: skip
         try:
             deadline = time.monotonic() + LONG
-            while not all((self.directory / file).exists() for file in until):
+            while not all(map(written, (self.directory / file for file in until))):
                 assert time.monotonic() < deadline, (self.directory / "output").read_text()
                 assert process.poll() is None, (self.directory / "output").read_text()
                 time.sleep(0.05)
