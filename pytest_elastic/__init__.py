@@ -17,7 +17,7 @@ The parts, from the bottom up.  A part imports only parts above it in this list:
 * `scheduling`: who does the next step, of simulated ranks and of real ones whose order is forced.
 * `simulator`: rank functions under every schedule, without processes: `explore`, `prove`, `replay`.
 * `launch`: the ranks of one test: start methods and their launchers, `World`, the hang detector.
-* `external`: processes of torchrun, mpirun and the like, each of which starts one rank.
+* `external`: processes of torchrun, mpirun and the like, or in actors of Ray, each of which starts one rank.
 * `adoption`: processes that tests start by `multiprocessing` become forks.
 * `replays`: recordings and tokens of runs on real ranks, and the order that they force again.
 * `strategies`: Hypothesis strategies for schedules, fault plans, world sizes, keys and values.

@@ -2,12 +2,14 @@
 
     python tests/launcher_table.py [--write docs/launchers.md]
 
-The session and the launchers are those of `tests/external`.  Those that are not installed are left out.
+The session and the launchers are those of `tests/external`, with a test of torch's collectives.  Those that are not
+installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,24 +21,34 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "external")]
 
+from ray_nodes import Nodes  # noqa: E402
 from test_external import ALIKE, ARGUMENTS, BY_HAND, LAUNCHERS, LONG, PYTEST, clean, outcomes  # noqa: E402 - by the path above
 
 MARK = "## What was run"
+COLLECTIVE = """
+import torch, torch.distributed as dist
+
+@pytest.mark.elastic(nprocs=4)
+def test_hang_in_a_collective(process_group, rank):
+    if rank != 1:
+        dist.all_reduce(torch.ones(4))
+"""
+PATIENT = ["-o", "elastic_start_timeout=300"]  # Of interpreters that import torch, on a busy machine.
 LOCAL = {
     "pytest, fork": [*PYTEST, "--elastic-nprocs=4"],
     "pytest, spawn": [*PYTEST, "--elastic-nprocs=4", "--elastic-start-method=spawn"],
 }
 
 
-def measure(command: list[str]) -> tuple[dict[str, str], float, int]:
+def measure(command: list[str], **environment: str) -> tuple[dict[str, str], float, int]:
     """Test -> outcome; seconds; how many processes were left."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        (directory / "test_it.py").write_text(ALIKE, "utf-8")
+        (directory / "test_it.py").write_text(ALIKE + COLLECTIVE, "utf-8")
         begin = time.monotonic()
         subprocess.run(
-            [*command, "--junitxml=junit.xml"],
-            cwd=directory, env={**clean(), "TABLE": name}, check=False, timeout=LONG, capture_output=True,
+            [*command, "--junitxml=junit.xml", *PATIENT],
+            cwd=directory, env={**clean(), **environment, "TABLE": name}, check=False, timeout=4 * LONG, capture_output=True,
         )  # fmt: skip
         took = time.monotonic() - begin
         left = [one for one in psutil.process_iter() if one.pid != os.getpid() and _is_of(one, name)]
@@ -58,6 +70,10 @@ def main() -> None:
     by_hand = {"the variables of srun": [sys.executable, str(BY_HAND), "srun", "4", *ARGUMENTS]}
     commands = {**LOCAL, **launched, **by_hand}
     found = {name: measure(command) for name, command in commands.items()}
+    if importlib.util.find_spec("ray") is not None:
+        with Nodes() as nodes:
+            command = [*PYTEST, "--elastic-launcher=ray", "--elastic-nprocs=4"]
+            found["Ray, two nodes"] = measure(command, RAY_ADDRESS=nodes.address)
     tests = list(next(iter(found.values()))[0])
     lines = ["| test | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
     for test in tests:

@@ -56,6 +56,7 @@ THIRD_PARTIES = {
     "torch": {"collectives", "store"},
     "greenlet": {"simulator"},
     "coverage": {"launch"},
+    "ray": {"external"},
 }
 # Who sees what a test has patched, since that is the test's own: its simulation, its store.
 LATE = ("pristine.py", "simulator/_patches.py", "store/_mock.py")
@@ -65,6 +66,7 @@ SMALL = {"logging.py"}
 WIDE = {
     "multiprocessing/_context.py", "multiprocessing/_functions.py", "multiprocessing/_binaries.py",
     "multiprocessing/_start.py", "multiprocessing/tail_log.py", "store/_collective.py",
+    "external/_ray_context.py",
 }  # fmt: skip
 
 

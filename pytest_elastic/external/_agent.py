@@ -1,7 +1,8 @@
-"""Agent: the process of a rank that is not rank 0.  It starts its rank of each group when it is told to.
+"""Agent: the process that starts one rank of each group when it is told to.
 
 It relays between rank 0 and the guardians of its ranks, one for each group, and judges nothing.  It ends when
-rank 0 says so or is gone; its zygote sees that by itself and sweeps whatever runs.
+rank 0 says so or is gone, or a process that it depends on; its zygote sees that by itself and sweeps whatever
+runs.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.external._far_machine import Lookout
+from pytest_elastic.external._meeting_point import Place
 from pytest_elastic.external._orders import (
+    AGENT,
+    QUESTIONS,
     FromGuardian,
     GuardianGone,
     Join,
     Leave,
     LetGo,
+    NodeGone,
     StartRank,
     ToGuardian,
 )
-from pytest_elastic.launch import Launcher
+from pytest_elastic.launch import Launcher, connect
 from pytest_elastic.multiprocessing import Channel, RankExited, RankStart, StartFailed
 from pytest_elastic.pristine import os, select, socket
-from pytest_elastic.processes import OF_TORCHRUN
+from pytest_elastic.processes import OF_TORCHRUN, this_machine
 
 ABANDONED = 1  # Exit status where rank 0 is gone.
 _PATIENCE = 10.0  # Seconds for rank 0 to end a run that the launcher ends.
@@ -47,15 +52,20 @@ class Agent:
         channel: to rank 0.
         launcher: the launcher for a start method.
         questions: to rank 0, if that is on another machine: it asks there about processes and files.
+        upon: pidfds of processes with which it ends, and what rank 0 is told then.
 
     Attributes:
         until: when it ends at the latest, on the monotonic clock.
     """
 
     def __init__(
-        self, channel: Channel, launcher: Callable[[str], Launcher], questions: socket.socket | None = None
+        self,
+        channel: Channel,
+        launcher: Callable[[str], Launcher],
+        questions: socket.socket | None = None,
+        upon: Mapping[int, str] | None = None,
     ) -> None:
-        self._channel, self._launcher = channel, launcher
+        self._channel, self._launcher, self._upon = channel, launcher, dict(upon or {})
         self._guardians: dict[int, Channel] = {}
         self._files: _Files | None = None
         self._ahead = 0.0  # By which the clock of rank 0 is ahead of this one.
@@ -63,6 +73,23 @@ class Agent:
         if questions is not None:
             self._files = _Files()
             Lookout(questions, self._files.place)
+
+    @classmethod
+    def at(
+        cls,
+        place: Place,
+        rank: int,
+        launcher: Callable[[str], Launcher],
+        upon: Mapping[int, str] | None = None,
+    ) -> Agent:
+        """The agent of a rank, connected to where the session is run; blocks for ten seconds at most.
+
+        Raises:
+            DistNetworkError: nobody is there, or the rank is refused.
+        """
+        there = (place.address, place.token)
+        questions = connect(*there, QUESTIONS, rank) if place.machine != this_machine() else None
+        return cls(Channel(connect(*there, AGENT, rank)), launcher, questions, upon)
 
     def hurry(self) -> None:
         """The launcher ends this process: wait no longer than ten seconds for rank 0 to say so."""
@@ -87,7 +114,7 @@ class Agent:
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
         numbers = {control.fileno(): group for group, control in self._guardians.items()}
-        for number in numbers:
+        for number in (*numbers, *self._upon):
             poll.register(number, select.POLLIN)
         left = Deadline(self.until).remaining()
         # A signal's handler may shorten the time: it is looked at again each second.
@@ -95,6 +122,9 @@ class Agent:
         if not ready and Deadline(self.until).passed():
             return ABANDONED
         for number, _ in ready:
+            if number in self._upon:
+                self._channel.send(NodeGone(self._upon[number]))
+                return ABANDONED
             if number in numbers:
                 self._relay(numbers[number])
                 continue

@@ -1,15 +1,16 @@
 """Agents as rank 0 sees them: it meets them, has them start ranks, and notices who is lost.
 
 *Theory of operation.*  A group has one guardian for each rank, at the agent of that number; rank 0's own is
-its child.  `_Guardians` makes one of them: it passes commands on, and tells a group what one guardian would
-have told.  All of it lives in a loop with a thread of its own.  An agent that is lost has lost its ranks:
-they count as killed, their group ends as any other would, and no further one is started.
+its child.  Where pytest's process is none of the ranks, all are at agents.  `_Guardians` makes one of the
+guardians: it passes commands on, and tells a group what one guardian would have told.  All of it lives in a
+loop with a thread of its own.  An agent that is lost has lost its ranks: they count as killed, their group
+ends as any other would, and no further one is started.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,13 +19,16 @@ from pytest_elastic.clock import SYSTEM_CLOCK, Deadline
 from pytest_elastic.errors import GuardianError
 from pytest_elastic.external._agent import scrubbed
 from pytest_elastic.external._far_machine import FarMachine
-from pytest_elastic.external._meeting_point import ExternalError, MeetingPoint, interface_of
+from pytest_elastic.external._meeting_point import ExternalError, Host, interface_of
 from pytest_elastic.external._orders import (
+    AGENT,
+    QUESTIONS,
     FromGuardian,
     GuardianGone,
     Join,
     Leave,
     LetGo,
+    NodeGone,
     StartRank,
     ToGuardian,
 )
@@ -44,19 +48,19 @@ from pytest_elastic.multiprocessing import (
 from pytest_elastic.pristine import signal, socket
 from pytest_elastic.processes import OuterLauncher
 
-AGENT, QUESTIONS = b"a", b"q"  # What an agent connects for.
 _PERIOD = 0.2  # Seconds between two looks for processes that have ended.
 _SHOWN = 5  # Tests, where collections differ.
 
 
 class Agents:
-    """The agents of all ranks but this process's, which is rank 0.
+    """The agents of all ranks but this process's, which is rank 0, or none of them.
 
     Args:
-        world: made by the launcher.
+        world: made by the launcher; its `rank` is -1 in a process that is none.
         meeting_point: of that world.
         own: what an agent would say of itself, for comparison.
         on_lost: called in the loop, in words, when an agent is lost.
+        nodes: rank -> where the launcher runs it, in words; `{}` where it does not say.
 
     Attributes:
         lost: rank -> in words, how.
@@ -67,11 +71,14 @@ class Agents:
     def __init__(
         self,
         world: OuterLauncher,
-        meeting_point: MeetingPoint,
+        meeting_point: Host,
         own: Join,
         on_lost: Callable[[str], object],
+        nodes: Mapping[int, str] | None = None,
     ) -> None:
-        self._world, self._own, self._on_lost = world, own, on_lost
+        self._world, self._own, self._on_lost, self._nodes = world, own, on_lost, dict(nodes or {})
+        self._ranks = range(world.rank + 1, world.size)
+        self._here = "pytest" if world.rank < 0 else "rank 0"
         self._loop = Loop("elastic agents")
         self._meeting_point = meeting_point
         self._channels: dict[int, Channel] = {}
@@ -100,7 +107,7 @@ class Agents:
                 if over := [rank for rank in missing if self._meeting_point.ended(rank)]:
                     raise ExternalError(
                         f"the pytest of {_ranks(over)}, which {self._world.name} started, has ended before"
-                        " its first test; what it said is not part of this report"
+                        f" its first test; {self._meeting_point.said(over[0])}"
                     )
                 self._loop.wait(lambda: not self._missing(), Deadline.after(_PERIOD).earlier(deadline))
         finally:
@@ -114,8 +121,8 @@ class Agents:
         for rank in sorted(self._joined):
             self._compare(rank, self._joined[rank])
 
-    def launcher(self, method: str, local: Launcher) -> Launcher:
-        """The launcher of this start method for ranks on all agents, with the local one for rank 0."""
+    def launcher(self, method: str, local: Launcher | None) -> Launcher:
+        """The launcher of this start method for ranks on all agents, and a local one for rank 0, if any."""
         return _WorldLauncher(self, method, local)
 
     def leave(self, status: int) -> None:
@@ -123,15 +130,16 @@ class Agents:
         self._loop.call(partial(self._leave, status))
         self._loop.close()
 
-    def start(self, method: str, starts: Sequence[RankStart], local: Channel) -> Channel:
-        """Start these ranks; `local` is the channel to the guardian of rank 0.
+    def start(self, method: str, starts: Sequence[RankStart], local: Channel | None) -> Channel:
+        """Start these ranks; `local` is the channel to the guardian of rank 0, if that is this process's.
 
         Raises:
             GuardianError: an agent is lost.
         """
         gone = [rank for rank in range(len(starts)) if rank in self.lost]
         if gone:
-            local.close()
+            if local is not None:
+                local.close()
             raise GuardianError(self.lost[gone[0]])
         control, theirs = Channel.pair()
         self._loop.call(partial(self._start, method, starts, local, theirs))
@@ -140,10 +148,10 @@ class Agents:
     # In the loop.
 
     def _missing(self) -> list[int]:
-        return [rank for rank in range(1, self._world.size) if rank not in self._joined]
+        return [rank for rank in self._ranks if rank not in self._joined]
 
     def _refusal(self, rank: int, purpose: bytes) -> str:
-        if not 0 < rank < self._world.size:
+        if rank not in self._ranks:
             return f"there is no rank {rank} to come"
         known = self._channels if purpose == AGENT else self.away
         return f"rank {rank} has come already" if rank in known else ""
@@ -161,14 +169,14 @@ class Agents:
         for what in ("version", "python"):
             if join[what] != own[what]:
                 name = {"version": "pytest-elastic", "python": "Python"}[what]
-                raise ExternalError(f"rank {rank} has {name} {join[what]}, and rank 0 has {own[what]}")
+                raise ExternalError(f"rank {rank} has {name} {join[what]}, and {self._here} has {own[what]}")
         if join["failed"]:
             raise ExternalError(f"rank {rank} could not collect its tests:\n{join['failed']}")
         theirs, ours = join["tests"], own["tests"]
         if theirs == ours:
             return
-        said = [f"rank {rank} has collected other tests than rank 0"]
-        for whose, some, others in ((f"rank {rank}", theirs, ours), ("rank 0", ours, theirs)):
+        said = [f"rank {rank} has collected other tests than {self._here}"]
+        for whose, some, others in ((f"rank {rank}", theirs, ours), (self._here, ours, theirs)):
             known = set(others)
             if only := [test for test in some if test not in known]:
                 more = f" and {len(only) - _SHOWN} more" if len(only) > _SHOWN else ""
@@ -176,7 +184,8 @@ class Agents:
         if len(said) == 1:
             pairs = enumerate(zip(theirs, ours, strict=False), 1)
             number, (one, other) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
-            said.append(f"  in another order: test {number} is {one} there, and {other} on rank 0")
+            where = "in pytest" if self._here == "pytest" else f"on {self._here}"
+            said.append(f"  in another order: test {number} is {one} there, and {other} {where}")
         raise ExternalError("\n".join(said))
 
     def _hear(self, rank: int) -> None:
@@ -188,6 +197,8 @@ class Agents:
             elif isinstance(message, GuardianGone):
                 if message.group in self._groups:
                     self._groups[message.group].gone(rank)
+            elif isinstance(message, NodeGone):
+                self._lose_node(rank, message.how)
             else:
                 self._joined[rank] = message
                 self._loop.recheck()
@@ -196,19 +207,34 @@ class Agents:
 
     def lose(self, rank: int, how: str) -> None:
         """An agent has ended, or does not answer: nothing more is asked of it; idempotent."""
-        if self._leaving or rank in self.lost:
-            return
-        self._loop.unwatch(self._channels[rank].fileno())
-        self._channels[rank].close()
-        if rank in self.away:
-            self.away[rank].close()
         pid = f" (pid {self._joined[rank]['pid']})" if rank in self._joined else ""
-        words = f"the pytest of rank {rank}{pid}, which {self._world.name} started, {how}"
-        self.lost[rank] = words
-        for group in list(self._groups.values()):
-            group.gone(rank)
-        self._on_lost(words)
-        self._loop.recheck()
+        node = self._nodes.get(rank, "")
+        where = f" on {node}" if node else ""
+        words = f"the pytest of rank {rank}{pid}{where}, which {self._world.name} started, {how}"
+        self._lose([rank], words, f"was lost: its pytest on {node} {how}" if node else "")
+
+    def _lose_node(self, rank: int, how: str) -> None:
+        """The node of a rank is gone, and with it all others that run there."""
+        node = self._nodes[rank]
+        ranks = [one for one, where in self._nodes.items() if where == node]
+        words = f"{self._world.name} has lost {node}, and {_ranks(ranks)} with it: {how}"
+        self._lose(ranks, words, f"was lost with {node}")
+
+    def _lose(self, ranks: Sequence[int], words: str, end: str) -> None:
+        gone = [
+            rank for rank in ranks if not self._leaving and rank in self._channels and rank not in self.lost
+        ]
+        for rank in gone:
+            self._loop.unwatch(self._channels[rank].fileno())
+            self._channels[rank].close()
+            if rank in self.away:
+                self.away[rank].close()
+            self.lost[rank] = words
+            for group in list(self._groups.values()):
+                group.gone(rank, end)
+        if gone:
+            self._on_lost(words)
+            self._loop.recheck()
 
     def send(self, rank: int, order: Any) -> None:
         """Give an order to an agent; nothing happens if it is lost."""
@@ -220,12 +246,12 @@ class Agents:
         self._groups.pop(number, None)
 
     def _start(
-        self, method: str, starts: Sequence[RankStart], local: Channel, control: socket.socket
+        self, method: str, starts: Sequence[RankStart], local: Channel | None, control: socket.socket
     ) -> None:
         self._number += 1
         group = _Guardians(self, self._loop, self._number, len(starts), local, Channel(control))
         self._groups[self._number] = group
-        for start in starts[1:]:
+        for start in starts[self._ranks.start :]:
             self.send(start.rank, StartRank(self._number, method, start, SYSTEM_CLOCK.monotonic()))
 
     def _let_go(self) -> None:
@@ -253,12 +279,12 @@ def _ranks(ranks: list[int]) -> str:
 class _WorldLauncher:
     """A launcher whose ranks are started by the agents of their numbers."""
 
-    def __init__(self, agents: Agents, method: str, local: Launcher) -> None:
+    def __init__(self, agents: Agents, method: str, local: Launcher | None) -> None:
         self._agents, self._method, self._local = agents, method, local
 
     def start_group(self, starts: list[RankStart]) -> Channel:
         """Have a guardian for each rank started; the channel to all of them as one."""
-        local = self._local.start_group([scrubbed(starts[0])])
+        local = None if self._local is None else self._local.start_group([scrubbed(starts[0])])
         return self._agents.start(self._method, starts, local)
 
     def close(self) -> bool:
@@ -272,12 +298,12 @@ class _Guardians:
     Args:
         number: of the group.
         size: how many ranks it has.
-        local: to the guardian of rank 0.
+        local: to the guardian of rank 0; `None` where an agent has it.
         control: to the group.
     """
 
     def __init__(
-        self, agents: Agents, loop: Loop, number: int, size: int, local: Channel, control: Channel
+        self, agents: Agents, loop: Loop, number: int, size: int, local: Channel | None, control: Channel
     ) -> None:
         self._agents, self._loop, self._number = agents, loop, number
         self._local, self._control = local, control
@@ -287,7 +313,8 @@ class _Guardians:
         self._size = size
         self._patience = loop.alarm(self._give_up)
         loop.watch(control.fileno(), self._obey)
-        loop.watch(local.fileno(), self._hear_local)
+        if local is not None:
+            loop.watch(local.fileno(), partial(self._hear_local, local))
 
     def hear(self, rank: int, message: Any) -> None:
         """Something that the guardian of a rank told."""
@@ -302,14 +329,18 @@ class _Guardians:
                 self._exited.add(rank)
             self._tell(message)
 
-    def gone(self, rank: int) -> None:
-        """The guardian of a rank is gone; if it has not said that its rank has ended, that was killed."""
+    def gone(self, rank: int, lost: str = "") -> None:
+        """The guardian of a rank is gone; if it has not said that its rank has ended, that was killed.
+
+        Args:
+            lost: see `RankExited`.
+        """
         if rank not in self._guarded:
             return
         if len(self._pids) < self._size:
             self._tell(StartFailed(rank, OSError(f"the guardian of rank {rank} is gone")))
         elif rank not in self._exited:
-            self._tell(RankExited(rank, -signal.SIGKILL, SYSTEM_CLOCK.monotonic()))
+            self._tell(RankExited(rank, -signal.SIGKILL, SYSTEM_CLOCK.monotonic(), lost))
         self._end(rank, Ended((), {}))
 
     def _end(self, rank: int, ended: Ended) -> None:
@@ -324,11 +355,11 @@ class _Guardians:
         with suppress(OSError):  # The group was let go of.
             self._control.send(message)
 
-    def _hear_local(self) -> None:
-        for message, _ in self._local.receive():
+    def _hear_local(self, local: Channel) -> None:
+        for message, _ in local.receive():
             self.hear(0, message)
-        if self._local.closed:
-            self._loop.unwatch(self._local.fileno())
+        if local.closed:
+            self._loop.unwatch(local.fileno())
             self.gone(0)
 
     def _obey(self) -> None:
@@ -350,7 +381,7 @@ class _Guardians:
             self._agents.lose(rank, "does not answer")
 
     def _pass_on(self, rank: int, command: Any) -> None:
-        if rank:
+        if rank or self._local is None:
             self._agents.send(rank, ToGuardian(self._number, command))
             return
         with suppress(OSError):  # It ends: its last words are on their way.
@@ -358,9 +389,10 @@ class _Guardians:
 
     def _let_go(self) -> None:
         self._patience.at = math.inf
-        for rank in range(1, self._size):
+        for rank in range(self._local is not None, self._size):
             self._agents.send(rank, LetGo(self._number))
         for channel in (self._control, self._local):
-            self._loop.unwatch(channel.fileno())
-            channel.close()
+            if channel is not None:
+                self._loop.unwatch(channel.fileno())
+                channel.close()
         self._agents.forget(self._number)

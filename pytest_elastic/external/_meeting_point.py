@@ -26,6 +26,7 @@ from pytest_elastic.store import torchs_store
 PATH = "PYTEST_ELASTIC_RENDEZVOUS"
 _LOOPBACK = "127.0.0.1"
 _PERIOD = 0.02
+_ELSEWHERE = "what it said is not part of this report"
 _PATIENCE = 10.0  # Seconds for a store of torchrun's that is there.
 
 
@@ -33,8 +34,8 @@ class ExternalError(ElasticError):
     """The processes of the launcher cannot work as one session; the text says why."""
 
 
-class RankZero(NamedTuple):
-    """Where rank 0 is.
+class Place(NamedTuple):
+    """Where the session is run: at rank 0.
 
     Attributes:
         address, token: of its rendezvous.
@@ -46,38 +47,49 @@ class RankZero(NamedTuple):
     machine: str
 
 
-class MeetingPoint(Protocol):
-    """Where the processes of a world meet."""
+class Host(Protocol):
+    """Where the process that runs the session meets all others."""
 
     def publish(self, address: str, token: str) -> None:
-        """Rank 0: tell where it listens.
+        """Tell where it listens.
 
         Raises:
-            ExternalError: another rank 0 of this launcher waits there, or nothing can be told there.
-        """
-
-    def announce(self, rank: int) -> None:
-        """Another rank: this process may come.
-
-        Raises:
-            ExternalError: nothing can be told there.
+            ExternalError: another one of this launcher waits there, or nothing can be told there.
         """
 
     def ended(self, rank: int) -> bool:
         """Whether a rank was announced, and its process is known to have ended."""
 
-    def leave(self, rank: int) -> None:
-        """Take back what this rank has announced."""
-
-    def find(self, limit: float) -> RankZero:
-        """Where rank 0 is; blocks until it has come, for `limit` seconds at most.
-
-        Raises:
-            ExternalError: it did not come.
-        """
+    def said(self, rank: int) -> str:
+        """What a rank that has ended has said, or where that is."""
 
     def withdraw(self) -> None:
         """Take back all that was told; idempotent."""
+
+
+class Guest(Protocol):
+    """Where any other process meets it."""
+
+    def announce(self, rank: int) -> None:
+        """This process may come.
+
+        Raises:
+            ExternalError: nothing can be told there.
+        """
+
+    def leave(self, rank: int) -> None:
+        """Take back what this rank has announced."""
+
+    def find(self, limit: float) -> Place:
+        """Where the session is run; blocks until that is told, for `limit` seconds at most.
+
+        Raises:
+            ExternalError: it was not told.
+        """
+
+
+class MeetingPoint(Host, Guest, Protocol):
+    """Where the processes of a world meet."""
 
 
 def meeting_point(world: OuterLauncher) -> MeetingPoint:
@@ -132,7 +144,7 @@ class _TorchsStore:
         self._place, self._key = (host.strip("[]"), int(port)), key
 
     def publish(self, address: str, token: str) -> None:
-        self._store(_PATIENCE).set(self._key, json.dumps(RankZero(address, token, this_machine())))
+        self._store(_PATIENCE).set(self._key, json.dumps(Place(address, token, this_machine())))
 
     def announce(self, rank: int) -> None:
         """Nothing: torchrun ends all when one has failed."""
@@ -140,12 +152,15 @@ class _TorchsStore:
     def ended(self, rank: int) -> bool:
         return False
 
+    def said(self, rank: int) -> str:
+        return _ELSEWHERE
+
     def leave(self, rank: int) -> None:
         """Nothing was told."""
 
-    def find(self, limit: float) -> RankZero:
+    def find(self, limit: float) -> Place:
         try:
-            return RankZero(*json.loads(self._store(limit).get(self._key)))
+            return Place(*json.loads(self._store(limit).get(self._key)))
         except RuntimeError as error:
             raise ExternalError(f"rank 0 has not come within {limit:g} s: {error}") from None
 
@@ -190,6 +205,9 @@ class _File:
         except (OSError, ValueError):
             return False
 
+    def said(self, rank: int) -> str:
+        return _ELSEWHERE
+
     def withdraw(self) -> None:
         for path in (self.path, *self.path.parent.glob(f"{self.path.stem}.rank*")):
             with contextlib.suppress(OSError):
@@ -199,12 +217,12 @@ class _File:
         with contextlib.suppress(OSError):
             os.unlink(self._of(rank))
 
-    def find(self, limit: float) -> RankZero:
+    def find(self, limit: float) -> Place:
         deadline = Deadline(SYSTEM_CLOCK.monotonic() + limit)
         while not deadline.passed():
             known = self._read()
             if known:
-                return RankZero(known["address"], known["token"], known["machine"])
+                return Place(known["address"], known["token"], known["machine"])
             time.sleep(_PERIOD)
         raise ExternalError(
             f"rank 0 has not come within {limit:g} s: its pytest has ended, or has no tests on ranks, or does"

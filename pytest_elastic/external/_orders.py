@@ -11,6 +11,8 @@ from typing import Any
 
 from pytest_elastic.multiprocessing import RankStart
 
+AGENT, QUESTIONS = b"a", b"q"  # What an agent connects for.
+
 Join = dict[str, Any]
 """From the agent, first: `version` of the package, `python`, `pid`, `tests` (ids, in order), `failed`."""
 
@@ -28,6 +30,17 @@ class GuardianGone:
     """From the agent: a guardian has closed its channel."""
 
     group: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """From the agent, last: what holds its machine for the launcher is gone, and the agent ends.
+
+    Attributes:
+        how: in words.
+    """
+
+    how: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from pytest_elastic.launch._rendezvous import Rendezvous, connect, keep_alive
 from pytest_elastic.launch._spawn import (
     FreshInterpreters,
     Session,
+    interpreter_options,
     measure,
     measured,
     start_of_this_interpreter,

@@ -272,7 +272,7 @@ class GroupLoop:
         if exited.exitcode not in _STOPPED and not self._failed_of_timeout(rank):
             self.detector.went_on(rank)
         expiry = self.timers.expiries.get(rank)
-        text = "" if expiry is None else describe_expiry(expiry)
+        text = exited.lost.removeprefix("was ") if expiry is None else describe_expiry(expiry)
         self.detector.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
         self.server.drop(rank)
         if rank in self._sentinels:

@@ -51,6 +51,8 @@ class Plan:
         test: see `RankJob`.
         host: the interface on which ranks connect, where the launcher cannot hand them descriptors; `""`
             where it can.
+        master: the address of rank 0's machine, where that is not this one; its port is free here, and there
+            by chance.
         collectives: see `RankJob`.
         how: the start method and why it was taken, in words.
         lost: what a fork has lost, in words; `""` for nothing.
@@ -71,6 +73,7 @@ class Plan:
     debugging_stops_clocks: bool = True
     test: str = ""
     host: str = ""
+    master: str = ""
     collectives: str = "check"
     how: str = ""
     lost: str = ""
@@ -136,7 +139,7 @@ class Plan:
             errors: rank -> file for its error.
         """
         world = {"WORLD_SIZE": str(self.nprocs), "TORCHELASTIC_RUN_ID": self.directory.name}
-        common = {**world, "MASTER_ADDR": self.host or LOOPBACK, "MASTER_PORT": str(port)}
+        common = {**world, "MASTER_ADDR": self.master or self.host or LOOPBACK, "MASTER_PORT": str(port)}
         return {
             rank: {
                 **common,

@@ -42,11 +42,12 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
     """
     ends = [_reported(report) for report in answers.replies.values()]
     for rank, exited in answers.exits.items():
-        how = exit_text(exited.exitcode)
         at = answers.raised[rank].at if rank in answers.raised else exited.at
         if group.group.lost:
             text = "died with the guardian of their group, which was killed"
             ends.append(RankEnd(rank, "died", at, text))
+        elif exited.lost:
+            ends.append(RankEnd(rank, "died", at, exited.lost))
         elif expect.get(rank) == exited.exitcode:
             ends.append(RankEnd(rank, "passed", exited.at))
         elif rank in group.timers.expiries:
@@ -55,7 +56,8 @@ def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit
             ends.append(RankEnd(rank, "died", expiry.deadline, text, stacks=stood))
         else:
             last = group.core.stacks.last(rank)
-            ends.append(RankEnd(rank, "died", at, f"{how} without a report", stacks=last))
+            how = f"{exit_text(exited.exitcode)} without a report"
+            ends.append(RankEnd(rank, "died", at, how, stacks=last))
     if answers.expired:
         give_up(group, answers.silent)
     look = group.stacks_in_c if answers.expired else group.stacks
@@ -93,7 +95,7 @@ def ends_of_functions(
             ends.append(RankEnd(rank, "died", expiry.deadline, f": {describe_expiry(expiry)}", stacks=stood))
         elif rank in reports:
             ends.append(_reported(reports[rank]))
-        elif failure.exitcode == 0 or exited is None:
+        elif failure.exitcode == 0 or exited is None or exited.lost:
             ends.append(RankEnd(rank, "died", at, str(failure.message).removeprefix(f"rank {rank} ")))
         else:
             last = group.core.stacks.last(rank)
@@ -140,7 +142,7 @@ def unclean_ends(group: RankGroup, ranks: list[int], late: list[int]) -> list[Ra
     for rank in ranks:
         exited = group.group.exits.get(rank)
         if exited is not None and exited.exitcode != 0:
-            text = f"{exit_text(exited.exitcode)} after the last report"
+            text = f"{exited.lost or exit_text(exited.exitcode)} after the last report"
             ends.append(RankEnd(rank, "died", exited.at, text))
     return ends
 

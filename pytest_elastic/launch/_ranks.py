@@ -370,7 +370,8 @@ class RankGroup(PContext):
         return found
 
     def _succeeded(self, exited: RankExited) -> bool:
-        return self.expect.get(exited.rank) == exited.exitcode or super()._succeeded(exited)
+        expected = not exited.lost and self.expect.get(exited.rank) == exited.exitcode
+        return expected or super()._succeeded(exited)
 
     def values(self) -> list[Any]:
         """What the ranks have returned; `None` of one that has not."""

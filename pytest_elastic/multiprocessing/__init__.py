@@ -12,11 +12,11 @@ import path.  Torch is not needed.  `start_processes` starts a group and returns
     assert not result.is_failed() and result.return_values == {0: 0, 1: 10}
 """
 
-from pytest_elastic.multiprocessing._binaries import SubprocessContext
+from pytest_elastic.multiprocessing._binaries import SubprocessContext, find_program
 from pytest_elastic.multiprocessing._channel import Channel
-from pytest_elastic.multiprocessing._context import PContext, RunProcsResult
+from pytest_elastic.multiprocessing._context import START_LIMIT, PContext, RunProcsResult
 from pytest_elastic.multiprocessing._file_watcher import Inotify
-from pytest_elastic.multiprocessing._functions import MultiprocessContext
+from pytest_elastic.multiprocessing._functions import MultiprocessContext, call_opened
 from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import (
     DYING_LIMIT,
@@ -33,12 +33,12 @@ from pytest_elastic.multiprocessing._messages import Signal, Started, StartFaile
 from pytest_elastic.multiprocessing._output_times import OutputTimes
 from pytest_elastic.multiprocessing._parcel import Descriptor, Parcel, parcel_of_process
 
-from pytest_elastic.multiprocessing._parcel import read_parcel, receive_parcel  # isort: skip
+from pytest_elastic.multiprocessing._parcel import packed, read_parcel, receive_parcel, unpacking  # isort: skip
 from pytest_elastic.multiprocessing._rankside import copies_of, end_well, exit_code
 
 from pytest_elastic.multiprocessing._rankside import forget_launcher, lead, let_go  # isort: skip
 from pytest_elastic.multiprocessing._results import Left, RankChannels, Returned, load_call
-from pytest_elastic.multiprocessing._run_arguments import LogPlan
+from pytest_elastic.multiprocessing._run_arguments import LogPlan, as_arguments
 from pytest_elastic.multiprocessing._shared import do_job, started_group
 from pytest_elastic.multiprocessing._signals import SignalException
 from pytest_elastic.multiprocessing._sink import Destination

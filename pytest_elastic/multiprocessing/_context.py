@@ -325,7 +325,10 @@ class PContext(abc.ABC):
             rank, self.pids().get(rank, -1), exitcode, self.error_files.get(rank, "")
         )
         returned, reason = self._returned(rank)
-        if exitcode == 0 and not returned:
+        lost = getattr(self.group.exits.get(rank), "lost", "")
+        if lost:
+            failure.message = f"rank {rank} {lost}"
+        elif exitcode == 0 and not returned:
             failure.message = reason
         elif exitcode == -signal.SIGINT and not returned:  # So ends `KeyboardInterrupt` too.
             failure.message = f"{reason}: {failure.message}"

@@ -164,8 +164,12 @@ def main() -> None:
 
 def run_parcel(descriptors: dict[str, int]) -> int:
     """In the rank: unpack the function that came as a `Parcel`, and call it; returns the exit code."""
-    open_parcel = receive_parcel(descriptors)
-    return call_and_send(descriptors["channel"], lambda: open_parcel(partial(load_call, loads=pickle.loads)))
+    return call_opened(descriptors["channel"], receive_parcel(descriptors))
+
+
+def call_opened(number: int, open_parcel: Callable[[Callable[[bytes], Call]], Call]) -> int:
+    """The same for a parcel that has come already; see `unpacking`."""
+    return call_and_send(number, lambda: open_parcel(partial(load_call, loads=pickle.loads)))
 
 
 def call_and_send(number: int, load: Callable[[], Call]) -> int:

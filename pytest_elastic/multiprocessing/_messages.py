@@ -49,11 +49,16 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class RankExited:
-    """A rank has ended; `exitcode` is -n for signal n, `at` is on the monotonic clock."""
+    """A rank has ended; `exitcode` is -n for signal n, `at` is on the monotonic clock.
+
+    Attributes:
+        lost: a verb phrase, where nobody saw it end: `was lost with node 7c3dfbfa (10.0.0.2)`.
+    """
 
     rank: int
     exitcode: int
     at: float
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,17 @@ def parcel_of_process(name: str, content: object) -> Parcel:
     return Parcel(dumps)
 
 
+def packed(name: str, content: object) -> bytes:
+    """The same for a process that gets no descriptors, and whose directory and path are its own.
+
+    What holds a descriptor cannot be sent to it.
+    """
+    told = multiprocessing.spawn.get_preparation_data(name)
+    for here in ("authkey", "dir", "sys_path"):
+        told.pop(here, None)
+    return pickle.dumps((told, bytes(ForkingPickler.dumps(content))))
+
+
 class Descriptor:
     """A descriptor of this process as an argument for another one, which gets the number that it has there.
 
@@ -122,11 +133,16 @@ def read_parcel(descriptors: dict[str, int]) -> bytes:
 
 
 def receive_parcel(descriptors: dict[str, int]) -> Callable[[Callable[[bytes], T]], T]:
-    """In the new process: what opens the parcel of a process that came with these descriptors.
+    """In the new process: what opens the parcel of a process that came with these descriptors."""
+    return unpacking(read_parcel(descriptors))
+
+
+def unpacking(data: bytes) -> Callable[[Callable[[bytes], T]], T]:
+    """In the new process: what opens a parcel of a process, or what was packed for it.
 
     It imports `__main__`, which must start no processes, and calls what it is given with the pickled object.
     """
-    preparation, content = pickle.loads(read_parcel(descriptors))
+    preparation, content = pickle.loads(data)
 
     def open_parcel(load: Callable[[bytes], T]) -> T:
         process: Any = multiprocessing.current_process()

@@ -40,6 +40,7 @@ from pytest_elastic.plugin._options import Options, add_options
 from pytest_elastic.plugin._past_capture import PastCapture
 from pytest_elastic.plugin._preconditions import ThreadCensus, refuse, runs_tests, unable
 from pytest_elastic.plugin._stash import (
+    AGENT,
     CENSUS,
     CONDUCTOR,
     EXPERIMENTS,
@@ -87,6 +88,12 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
         early_config.stash[FRESH] = FreshRank(start.told)
         early_config.pluginmanager.register(early_config.stash[FRESH])
+    agent: Any = early_config.pluginmanager.get_plugin("pytest_elastic_agent")
+    if agent is not None:
+        from pytest_elastic.plugin._ray import RayAgent
+
+        early_config.stash[AGENT] = RayAgent(agent.told)
+        early_config.pluginmanager.register(early_config.stash[AGENT])
     census = early_config.stash[CENSUS] = ThreadCensus()
     yield
     census.conftests_loaded()
@@ -106,7 +113,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.add_cleanup(restore)
     options = Options(config)  # A bad option is an error now, and not after a minute of collection.
-    if not hasattr(config, "workerinput"):
+    if AGENT in config.stash:
+        config.stash[AGENT].configure(config)
+    elif not hasattr(config, "workerinput"):
         try:
             outer = outer_launcher(options.launcher, os.environ)
         except ValueError as error:

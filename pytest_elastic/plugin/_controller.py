@@ -212,7 +212,7 @@ class ItemController:
     def _is_failure(self, answer: Any) -> bool:
         if isinstance(answer, PhaseReport):
             return answer.outcome in ("failed", "exit")
-        return bool(self.marker.expect.get(answer.rank) != answer.exitcode)
+        return bool(answer.lost or self.marker.expect.get(answer.rank) != answer.exitcode)
 
     def _finish(self) -> list[RankEnd]:
         """Teardown and exit of the ranks, once; the ends that are no clean exit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -17,9 +17,17 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_elastic import __version__
-from pytest_elastic.external import AGENT, QUESTIONS, Agent, Agents, ExternalError, Join, meeting_point
-from pytest_elastic.launch import Launcher, Machines, Source, connect
-from pytest_elastic.multiprocessing import Channel, exit_now
+from pytest_elastic.external import (
+    Agent,
+    Agents,
+    ExternalError,
+    Guest,
+    Host,
+    Join,
+    meeting_point,
+)
+from pytest_elastic.launch import Launcher, Launchers, Machines, Source, StartMethod
+from pytest_elastic.multiprocessing import exit_now
 from pytest_elastic.plugin._fresh import session_of
 from pytest_elastic.plugin._marker import read_marker, size_of
 from pytest_elastic.plugin._options import Options
@@ -27,7 +35,7 @@ from pytest_elastic.plugin._runner import RankRunner
 from pytest_elastic.plugin._session import launchers_of
 from pytest_elastic.plugin._stash import EXTERNAL
 from pytest_elastic.pristine import os, signal, threading
-from pytest_elastic.processes import OuterLauncher, this_machine
+from pytest_elastic.processes import OuterLauncher
 
 _LAST_TEST = 3.0  # Seconds for the test at hand, where the launcher ends the run.
 _LATE = 5.0  # Seconds to meet agents of a session that ends before it began.
@@ -39,6 +47,10 @@ def configure(config: pytest.Config, world: OuterLauncher) -> None:
     Raises:
         pytest.UsageError: the session cannot be one on these processes.
     """
+    if Options(config).launcher == "ray":
+        if world.rank:
+            exit_now(pytest.ExitCode.USAGE_ERROR)
+        raise pytest.UsageError(inside(world))
     if getattr(config.option, "numprocesses", None) or getattr(config.option, "dist", "no") != "no":
         if world.rank:
             exit_now(pytest.ExitCode.USAGE_ERROR)
@@ -49,9 +61,23 @@ def configure(config: pytest.Config, world: OuterLauncher) -> None:
     if config.getoption(Options.nprocs.flag) is None and config.getini("elastic_nprocs") is None:
         config.option.elastic_nprocs = str(world.size)
     try:
-        plugin = Spokesman(config, world) if world.rank == 0 else Listener(config, world)
+        there = meeting_point(world)
+        plugin = RankZero(config, world, there) if world.rank == 0 else Listener(config, world, there)
     except ExternalError as error:
         raise pytest.UsageError(str(error)) from None
+    register(config, plugin)
+
+
+def inside(world: OuterLauncher) -> str:
+    """Why Ray cannot start ranks for a session under another launcher."""
+    return (
+        f"{world.name} has started {world.size} processes of pytest, which start the ranks, and Ray was asked"
+        f" to start some, too (--elastic-launcher=ray, or launcher='ray' in a marker): leave one out"
+    )
+
+
+def register(config: pytest.Config, plugin: Spokesman | Listener) -> None:
+    """This process is the one or the other to its end."""
     config.pluginmanager.register(plugin, "pytest_elastic_external")
     config.stash[EXTERNAL] = plugin
 
@@ -68,12 +94,24 @@ def own(session: pytest.Session, failures: list[str]) -> Join:
 
 
 class Listener:
-    """A plugin of a process that is not rank 0: an agent, if there are tests on ranks."""
+    """A plugin of a process that is not rank 0's: an agent, if there are tests on ranks.
 
-    def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
-        self._config, self._world = config, world
+    Args:
+        world: made by the launcher.
+        there: where its processes meet.
+        upon: see `Agent`.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        world: OuterLauncher,
+        there: Guest,
+        upon: Mapping[int, str] | None = None,
+    ) -> None:
+        self._config, self._world, self._upon = config, world, upon
         self._failures: list[str] = []
-        self._meeting_point = meeting_point(world)
+        self._meeting_point = there
         self._meeting_point.announce(world.rank)
         self._writer: Any = None
         if config.pluginmanager.has_plugin("terminalreporter"):
@@ -120,12 +158,7 @@ class Listener:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             zero, rank = self._meeting_point.find(options.start_timeout), self._world.rank
-            there = (zero.address, zero.token)
-            far = zero.machine != this_machine()
-            questions = connect(*there, QUESTIONS, rank) if far else None
-            agent = Agent(
-                Channel(connect(*there, AGENT, rank)), lambda name: launchers.get(by_name[name]), questions
-            )
+            agent = Agent.at(zero, rank, lambda name: launchers.get(by_name[name]), self._upon)
             signal.signal(signal.SIGTERM, lambda *_: agent.hurry())
             return agent.serve(own(session, self._failures))
         except (ExternalError, OSError) as error:
@@ -136,17 +169,17 @@ class Listener:
 
 
 class Spokesman:
-    """A plugin of rank 0's process: it meets the agents, and tells them how the run ends.
+    """A plugin of the process that runs the session: it has agents start ranks, and tells how the run ends.
 
     Attributes:
         world: that the launcher made.
     """
 
-    def __init__(self, config: pytest.Config, world: OuterLauncher) -> None:
-        self._config, self.world = config, world
-        self._meeting_point = meeting_point(world)
+    world: OuterLauncher
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._agents: Agents | None = None
-        self._met = False
         self._session: pytest.Session | None = None
         self._failures: list[str] = []
         self._left = 0  # Tests that have not run.
@@ -159,20 +192,17 @@ class Spokesman:
             self._failures.append(report.longreprtext)
 
     def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> None:
-        """The tests are collected, and some are for ranks: those with more ranks than there are skip."""
+        """The tests are collected, and some are for ranks."""
         self._session, self._left = session, len(session.items)
-        self._agents = Agents(self.world, self._meeting_point, own(session, self._failures), self._stop)
-        default = Options(self._config).nprocs
-        for item in on_ranks:
-            if (size := size_of(item, default)) > self.world.size:
-                item.add_marker(pytest.mark.skip(reason=self.too_few(size)))
-        with suppress(ValueError):  # Not the main thread.
-            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, self._terminate)
+
+    def starts(self, item: pytest.Item | pytest.Session) -> bool:
+        """Whether the launcher starts the ranks of this item, or of functions of the whole session."""
+        return True
 
     def too_few(self, size: int) -> str:
-        """Why a test cannot have so many ranks."""
-        return f"needs {size} ranks, and {self.world.name} started {self.world.size}"
+        """Why a test cannot have so many ranks; `""` if it can."""
+        fits = size <= self.world.size
+        return "" if fits else f"needs {size} ranks, and {self.world.name} started {self.world.size}"
 
     def gather(self) -> None:
         """Meet the agents; blocks as long as ranks may take to start.
@@ -181,7 +211,6 @@ class Spokesman:
             pytest.UsageError: they cannot work as one session.
         """
         assert self._agents is not None
-        self._met = True
         try:
             self._agents.gather(Options(self._config).start_timeout)
         except ExternalError as error:
@@ -194,15 +223,20 @@ class Spokesman:
         return self._agents.host
 
     @property
+    def master(self) -> str:
+        """See `Plan`."""
+        return ""
+
+    @property
     def machines(self) -> Machines:
         """Where ranks run."""
         assert self._agents is not None
         return Machines(self._agents.away)
 
-    def launcher(self, method: str, local: Launcher) -> Launcher:
+    def launcher(self, method: StartMethod, launchers: Launchers) -> Launcher:
         """The launcher of ranks on all processes."""
         assert self._agents is not None
-        return self._agents.launcher(method, local)
+        return self._agents.launcher(method.name, launchers.get(method) if self.world.rank == 0 else None)
 
     def pytest_runtest_logfinish(self) -> None:
         """One test less."""
@@ -213,16 +247,10 @@ class Spokesman:
         """The exit status is known."""
         self._status = int(exitstatus)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
+    def leave(self) -> None:
         """Tell all others, now that the report is written: a launcher may end all when one has failed."""
-        if self._agents is None:
-            self._meeting_point.withdraw()
-            return
-        if not self._met:
-            with suppress(ExternalError):
-                self._agents.gather(_LATE)
-        self._agents.leave(pytest.ExitCode.INTERNAL_ERROR if self._status is None else self._status)
+        if self._agents is not None:
+            self._agents.leave(pytest.ExitCode.INTERNAL_ERROR if self._status is None else self._status)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say what did not run."""
@@ -235,6 +263,48 @@ class Spokesman:
         assert self._session is not None
         if not self._why:
             self._why = self._session.shouldfail = why
+
+
+class RankZero(Spokesman):
+    """That of rank 0's process."""
+
+    def __init__(self, config: pytest.Config, world: OuterLauncher, there: Host) -> None:
+        super().__init__(config)
+        self.world, self._meeting_point, self._met = world, there, False
+
+    def begin(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> None:
+        """Those with more ranks than there are skip.
+
+        Raises:
+            pytest.UsageError: one is to have Ray start its ranks.
+        """
+        super().begin(session, on_ranks)
+        self._agents = Agents(self.world, self._meeting_point, own(session, self._failures), self._stop)
+        if any(read_marker(item).launcher == "ray" for item in on_ranks):
+            raise pytest.UsageError(inside(self.world))
+        default = Options(self._config).nprocs
+        for item in on_ranks:
+            if why := self.too_few(size_of(item, default)):
+                item.add_marker(pytest.mark.skip(reason=why))
+        with suppress(ValueError):  # Not the main thread.
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, self._terminate)
+
+    def gather(self) -> None:
+        """The agents need not be met any more."""
+        self._met = True
+        super().gather()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Those that have not met it wait for it."""
+        if self._agents is None:
+            self._meeting_point.withdraw()
+            return
+        if not self._met:
+            with suppress(ExternalError):
+                self._agents.gather(_LATE)
+        self.leave()
 
     def _terminate(self, number: int, frame: object) -> None:
         """The launcher ends the run: after the test at hand, if that is soon over."""

@@ -58,13 +58,16 @@ def check_collected(group: RankGroup, nodeid: str) -> None:
     pytest.fail("\n".join(said), pytrace=False)
 
 
-class FreshRank:
-    """A plugin of an interpreter that is to be a rank, registered before the conftest files are loaded."""
+class Repetition:
+    """A plugin of an interpreter that collects again, registered before the conftest files are loaded.
 
-    def __init__(self, told: bytes) -> None:
-        self._start, self._state = start_of_this_interpreter(told)
-        self._skipped: list[str] = []
-        measure(self._state["coverage"])
+    Args:
+        state: see `Session`.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state, self._skipped = state, list[str]()
+        measure(state["coverage"])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
@@ -96,7 +99,7 @@ class FreshRank:
         return call
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Print errors of the collection: no other report of the rank is shown."""
+        """Print errors of the collection: no other report of this process is shown."""
         if report.failed:
             print(report.longreprtext, file=sys.stderr)
 
@@ -107,6 +110,14 @@ class FreshRank:
         if capture is not None:
             capture.stop_global_capturing()  # What it holds may say why.
         exit_now(int(exitstatus) or 1)
+
+
+class FreshRank(Repetition):
+    """That of an interpreter that is to be a rank."""
+
+    def __init__(self, told: bytes) -> None:
+        self._start, state = start_of_this_interpreter(told)
+        super().__init__(state)
 
     def become(self, session: pytest.Session) -> None:
         """The tests are collected: be the rank, to the end of this process."""

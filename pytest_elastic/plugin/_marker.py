@@ -17,8 +17,8 @@ from pytest_elastic.wording import read_exits
 
 SIGNATURE = (
     "elastic(nprocs=None, timeout=None, start_method=None, lifetime='test', env=None, expect=None, "
-    "clock=None, faults=None, collectives=None): run the test on `nprocs` ranks (a list makes one test for "
-    "each size)"
+    "clock=None, faults=None, collectives=None, launcher=None): run the test on `nprocs` ranks (a list makes "
+    "one test for each size)"
 )
 RANK_FIXTURES = frozenset(
     {"rank", "world_size", "world", "elastic_store", "shared_tmp_path", "expires", "process_group"}
@@ -27,7 +27,11 @@ _CONTROLLERS = frozenset({"elastic", "elastic_session"})
 NPROCS_FIXTURE = "_elastic_nprocs"
 PAIRS = "or 'cpu:gloo,cuda:nccl'"  # How the backends of several devices are written.
 _LIFETIMES = ("test", "class", "module", "session")
-_KEYS = ("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults", "collectives")
+_LAUNCHERS = ("local", "ray")
+_KEYS = (
+    *("nprocs", "timeout", "start_method", "lifetime", "env", "expect", "clock", "faults", "collectives"),
+    "launcher",
+)
 
 
 class Marker(NamedTuple):
@@ -39,6 +43,7 @@ class Marker(NamedTuple):
         expect: rank -> exit code with which it is to die; what `faults` do to ranks included.
         faults: a `FaultPlan`.
         collectives: mode of torch's.
+        launcher: who starts the ranks.
     """
 
     sizes: tuple[int, ...] = ()
@@ -51,6 +56,7 @@ class Marker(NamedTuple):
     clock: str | None = None
     faults: Any = None
     collectives: str | None = None
+    launcher: str | None = None
 
 
 def read_marker(node: pytest.Item | Any) -> Marker:
@@ -82,6 +88,7 @@ def read_marker(node: pytest.Item | Any) -> Marker:
         _one_of("clock", given.get("clock"), (None, *CLOCKS)),
         faults,
         _one_of("collectives", given.get("collectives"), (None, *COLLECTIVES)),
+        _one_of("launcher", given.get("launcher"), (None, *_LAUNCHERS)),
     )
 
 

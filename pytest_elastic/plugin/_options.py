@@ -55,6 +55,19 @@ def one_of(*allowed: Choice) -> Callable[[str], Choice]:
     return check
 
 
+def amounts(text: str) -> dict[str, float]:
+    """The check of amounts by name."""
+    found = {}
+    for word in text.split():
+        name, _, amount = word.partition("=")
+        with suppress(ValueError):
+            if name and 0 <= float(amount) < math.inf:
+                found[name] = float(amount)
+                continue
+        raise NotAllowedError("it must be names with amounts, such as CPU=2 GPU=1")
+    return found
+
+
 def start_method(text: str) -> str:
     """The check of a start method; most runs have the default, and need not load the launchers."""
     if text == "auto":
@@ -132,8 +145,18 @@ class Options:
     start_method = Option(
         start_method, "auto", "METHOD", "how ranks are made: auto, fork (from a process set aside) or spawn")
     launcher = Option(
-        one_of("auto", "external", "local"), "auto", "",
-        "who starts ranks: the launcher that started pytest (auto: if it is a known one), or pytest (local)")
+        one_of("auto", "external", "local", "ray"), "auto", "",
+        "who starts ranks: the launcher that started pytest (auto: if it is a known one), pytest (local), or "
+        "Ray, for pytest (ray)")
+    ray_address = Option(
+        str, "auto", None,
+        "the cluster of Ray: its address, or auto for one that runs, else one for this run on this machine")
+    ray_strategy = Option(
+        one_of("SPREAD", "STRICT_PACK"), "SPREAD", None,
+        "nodes of the ranks that Ray starts: as many as there are (SPREAD), or one (STRICT_PACK)")
+    ray_resources = Option(
+        amounts, "CPU=1", None,
+        "resources of each rank that Ray starts, such as CPU=2 GPU=1")
     log = Option(
         one_of("failed", "all", "none"), "failed", "",
         "of which tests the output of the ranks is reported: failed, all or none")

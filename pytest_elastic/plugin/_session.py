@@ -31,6 +31,7 @@ from pytest_elastic.plugin._controller import ItemController
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected, session_of
 from pytest_elastic.plugin._launcher_hooks import LauncherHooks
+from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._other_plugins import logs_live, wrong_books
 from pytest_elastic.plugin._past_capture import PastCapture, shows_output, uncaptured
@@ -59,8 +60,12 @@ def conduct(
     """Wrap the run loop of a session whose `items` run on ranks; `wanted`: those, and users of `elastic`."""
     config = session.config
     external = config.stash.get(EXTERNAL, None)
+    if _wants_ray(config, wanted):
+        from pytest_elastic.plugin._ray import with_ray  # Few runs have it.
+
+        external = with_ray(config, external)
     if external is not None:
-        external.begin(session, items)  # Returns on rank 0 only.
+        external.begin(session, items)  # Does not return in an agent.
     if refused := wrong_books(config, items):
         refuse(session, items, refused, whole_run=True)
         items.clear()
@@ -75,9 +80,12 @@ def conduct(
     try:
         if conductor.external is not None:
             conductor.external.gather()
-    except pytest.UsageError:
+    except pytest.UsageError as error:
         conductor.close()
-        raise
+        if not hasattr(config, "workerinput"):
+            raise
+        refuse(session, wanted, str(error))  # A worker of xdist would drop the words.
+        return (yield)
     conductor.debugging.begin()
     hooks = LauncherHooks(config)
     config.pluginmanager.register(hooks)
@@ -90,6 +98,11 @@ def conduct(
             config.add_cleanup(conductor.close)
         else:
             conductor.close()
+
+
+def _wants_ray(config: pytest.Config, wanted: list[pytest.Item]) -> bool:
+    """Whether Ray is to start ranks of one of these tests, by its marker or by the option."""
+    return "ray" in {read_marker(item).launcher or Options(config).launcher for item in wanted}
 
 
 class Conductor:
@@ -135,12 +148,14 @@ class Conductor:
     ) -> RankGroup:
         """A new group, not started."""
         self._groups[item.nodeid] += 1
-        options, launcher, host, machines = self.options, self.launchers.get(method), "", Machines()
-        if self.external is not None:
-            if nprocs > self.external.world.size:
-                pytest.skip(self.external.too_few(nprocs))
-            launcher = self.external.launcher(method.name, launcher)
-            host, machines = self.external.host, self.external.machines
+        options, external, host, master, machines = self.options, self.external, "", "", Machines()
+        if external is not None and external.starts(item):
+            if why := external.too_few(nprocs):
+                pytest.skip(why)
+            launcher = external.launcher(method, self.launchers)
+            host, master, machines = external.host, external.master, external.machines
+        else:
+            launcher = self.launchers.get(method)
         plan = Plan(
             nprocs,
             self._directory / str(self._groups.total()),
@@ -153,6 +168,7 @@ class Conductor:
             options.debugging_stops_clocks,
             f"{item.nodeid} {self._groups[item.nodeid]}",
             host=host,
+            master=master,
             collectives=options.collectives,
             how=self.launchers.words(method),
             lost=self.launchers.lost(method),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_elastic.plugin._fresh import FreshRank
     from pytest_elastic.plugin._past_capture import PastCapture
     from pytest_elastic.plugin._preconditions import ThreadCensus
+    from pytest_elastic.plugin._ray import RayAgent
     from pytest_elastic.plugin._reproduce import Experiments
     from pytest_elastic.plugin._session import Conductor
     from pytest_elastic.report import PhaseVerdict
@@ -33,6 +34,7 @@ TERMINAL: pytest.StashKey[PastCapture] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
 PATH: pytest.StashKey[list[str]] = pytest.StashKey()  # `sys.path` before the first conftest file.
 EXTERNAL: pytest.StashKey[Spokesman | Listener] = pytest.StashKey()
+AGENT: pytest.StashKey[RayAgent] = pytest.StashKey()
 # On the config of a rank: of one that collects by itself, and of each.
 FRESH: pytest.StashKey[FreshRank] = pytest.StashKey()
 RANK: pytest.StashKey[RankProcess] = pytest.StashKey()

@@ -65,7 +65,7 @@ class OuterLauncher:
 
     Attributes:
         name: of the launcher.
-        rank: of this process.
+        rank: of this process; -1 in one that has asked the launcher for ranks, and is none.
         size: how many there are.
         key: its process on this machine, as a name that no other one has.
         attempt: which start of the same ranks this is, for launchers that start them again.

@@ -406,6 +406,27 @@ def test_workers_of_xdist_are_refused(outer: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "option"),
+    [(ONE, "--elastic-launcher=ray"), (ONE.replace("elastic\n", "elastic(launcher='ray')\n"), "-q")],
+)
+def test_ray_inside_another_launcher_is_refused(outer: World, code: str, option: str) -> None:
+    """Once, by the option and by a marker."""
+    found = outer.run(code, option, size=2)
+    assert [status for status, _ in found] == [4, 4]
+    said = "torchrun has started 2 processes of pytest, which start the ranks, and Ray was asked to start some, too"
+    assert [text.count(said) for _, text in found] == [1, 0]
+
+
+def test_without_ray_its_extra_is_named(tmp_path: Path, template: Template) -> None:
+    """And no test runs."""
+    (tmp_path / "conftest.py").write_text("import sys\nsys.modules['ray'] = None\n")
+    (tmp_path / "test_it.py").write_text(ONE)
+    arguments = ["-q", "--elastic-launcher=ray"]
+    assert template.run_to_end(arguments, tmp_path, tmp_path / "output", LONG) == pytest.ExitCode.USAGE_ERROR
+    assert "Ray is not installed (the extra `ray` of pytest-elastic" in (tmp_path / "output").read_text()
+
+
+@pytest.mark.parametrize(
     ("at", "words"),
     [
         (("0 RANK=7", "1 RANK=7"), "torchrun says that this is rank '7' of '2'"),

@@ -312,3 +312,13 @@ def test_ranks_that_start_elsewhere_cannot_have_this_process_streams(tmp_path: P
     plan = Plan(2, tmp_path, Surroundings(output="inherit"), host="127.0.0.1")
     with pytest.raises(ValueError, match="under another launcher write files"):
         RankGroup("far", SubprocessLauncher(), plan, None)
+
+
+def test_rank_0_may_be_on_another_machine_than_the_launcher(tmp_path: Path) -> None:
+    """Ranks are told its address, for stores and process groups of their own."""
+    for plan, address in (
+        (Plan(1, tmp_path), "127.0.0.1"),
+        (Plan(1, tmp_path, host="10.0.0.1"), "10.0.0.1"),
+        (Plan(1, tmp_path, host="10.0.0.1", master="10.0.0.2"), "10.0.0.2"),
+    ):
+        assert plan.environments(4000, {0: "error.json"})[0]["MASTER_ADDR"] == address

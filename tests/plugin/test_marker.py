@@ -182,6 +182,10 @@ def test_a_list_of_sizes_on_a_testcase(run):
         ("--elastic-nprocs=0", "--elastic-nprocs: '0' is not allowed; it must be a whole number, at least 1"),
         ("--elastic-nprocs=two", "--elastic-nprocs: 'two' is not allowed*"),
         ("--elastic-timeout=nan", "--elastic-timeout: 'nan' is not allowed; it must be a number of seconds*"),
+        (
+            "--override-ini=elastic_ray_resources=CPU",
+            "elastic_ray_resources: 'CPU' is not allowed; *CPU=2 GPU=1",
+        ),
         ("--override-ini=elastic_leaks=ignore", "elastic_leaks: 'ignore' is not allowed; *warn, fail"),
     ],
 )
