@@ -27,6 +27,7 @@ from pytest_elastic.launch import (
     write_index,
 )
 from pytest_elastic.multiprocessing import Inotify
+from pytest_elastic.plugin._clean_session import set_apart, spawned_files
 from pytest_elastic.plugin._controller import ItemController
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected, session_of
@@ -34,22 +35,37 @@ from pytest_elastic.plugin._launcher_hooks import LauncherHooks
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._other_plugins import logs_live, wrong_books
 from pytest_elastic.plugin._past_capture import PastCapture, shows_output, uncaptured
-from pytest_elastic.plugin._preconditions import refuse
+from pytest_elastic.plugin._preconditions import file_of, refuse
 from pytest_elastic.plugin._rank_logs import may_show
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._runner import RankRunner, names_of
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, ELASTIC, EXTERNAL, LAUNCHERS, PLAN, TERMINAL
+from pytest_elastic.plugin._stash import (
+    CENSUS,
+    CONDUCTOR,
+    ELASTIC,
+    EXTERNAL,
+    FRESH,
+    LAUNCHERS,
+    PLAN,
+    TERMINAL,
+)
 
 if TYPE_CHECKING:
     from pytest_elastic.plugin._external import Spokesman
 
 
-def launchers_of(config: pytest.Config) -> Launchers:
-    """Made once per run, when the tests have been collected."""
+def launchers_of(session: pytest.Session) -> Launchers:
+    """Made once per run, when the tests have been collected; blocks while a clean zygote starts."""
+    config = session.config
     if LAUNCHERS not in config.stash:
         options = Options(config)
-        here = Here(*config.stash[CENSUS].foreign(), options.torch_threads == 1)
-        config.stash[LAUNCHERS] = Launchers(options.start_method, here)
+        single = options.torch_threads == 1
+        heres = {file: Here(*what, single) for file, what in config.stash[CENSUS].foreign().items()}
+        launchers = config.stash[LAUNCHERS] = Launchers(options.start_method, heres)
+        if FRESH in config.stash or EXTERNAL in config.stash:  # Each rank, or machine, has what it has.
+            launchers.apart = {}
+        if launchers.apart:
+            set_apart(launchers, session)
     return config.stash[LAUNCHERS]
 
 
@@ -64,7 +80,7 @@ def conduct(
     if refused := wrong_books(config, items):
         refuse(session, items, refused, whole_run=True)
         items.clear()
-    launchers = launchers_of(config)
+    launchers = launchers_of(session)
     try:
         conductor = Conductor(session, items, launchers)
     except OSError as error:  # No process to be had, or no directory: other tests may need neither.
@@ -116,7 +132,10 @@ class Conductor:
         runner = RankRunner(session, self.options.setup_show)
         controllers = {item: ItemController(item, self) for item in items}
         methods = [controller.method for controller in controllers.values()]
-        launchers.prepare(methods, Source(runner.live, runner.prepare, lambda: session_of(config)))
+        source = Source(
+            runner.live, runner.prepare, lambda: session_of(config, spawned_files(launchers, items))
+        )
+        launchers.prepare(methods, source)
         self._keys = {item: controller.key for item, controller in controllers.items()}
         self._last_use = {key: item for item, key in self._keys.items()}
         self._show = {self._keys.get(item, item) for item in session.items if may_show(item)}
@@ -187,7 +206,8 @@ class Conductor:
                 plan.check(nprocs)
             if isinstance(item, pytest.Item):
                 self.reproduction.check(item, nprocs)
-            group = self.make(item, nprocs, surroundings, payload, self.launchers.default, name)
+            method = self.launchers.method(None, file_of(item))
+            group = self.make(item, nprocs, surroundings, payload, method, name)
             if isinstance(item, pytest.Item):
                 self.reproduction.attach(item, group, plan)
             return group
