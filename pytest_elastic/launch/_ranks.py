@@ -150,13 +150,18 @@ class RankGroup(PContext):
         there = (self._places.get(rank), plan.collectives, plan.surroundings, bool(plan.machines.away))
         return RankJob(self.nprocs, directory, plan.torch_threads, calls, plan.test, *there)
 
+    def launch(self) -> None:
+        """Begin the start; `start` waits for the rest of it.  For ranks that are slow to come up."""
+        super().start()
+
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.
 
         Raises:
             StartError: some were not in time, or ended; none is left.
         """
-        super().start()
+        if self._group is None:
+            self.launch()
         ranks = list(self.directories)
         limit = self.plan.start_limit
         answers = self.collect(ranks, Deadline.after(limit), _has_ended)

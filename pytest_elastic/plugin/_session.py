@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -95,6 +96,7 @@ def conduct(
         conductor.close()
         raise
     conductor.debugging.begin()
+    conductor.look_ahead()
     hooks = LauncherHooks(config)
     config.pluginmanager.register(hooks)
     try:
@@ -127,6 +129,7 @@ class Conductor:
         self.debugging = Debugging(config)
         self.external = cast("Spokesman | None", config.stash.get(EXTERNAL, None))
         self._kept: dict[Any, RankGroup] = {}
+        self._ahead: dict[Any, RankGroup] = {}  # Launched, and at most one.
         self._late: Counter[str] = Counter()  # Starts; see `Plan`.
         self._spare: list[Inotify] = []
         runner = RankRunner(session, self.options.setup_show)
@@ -138,6 +141,11 @@ class Conductor:
         launchers.prepare(methods, source)
         self._keys = {item: controller.key for item, controller in controllers.items()}
         self._last_use = {key: item for item, key in self._keys.items()}
+        self._warm: dict[Any, ItemController] = {}  # The first uses of groups that are still to be launched.
+        if not hasattr(config, "workerinput") and self.external is None:  # Else others run some of the items.
+            for controller in controllers.values():
+                if controller.method.warm:
+                    self._warm.setdefault(controller.key, controller)
         self._show = {self._keys.get(item, item) for item in session.items if may_show(item)}
         self._terminal = config.stash[TERMINAL]
         for controller in controllers.values():
@@ -229,13 +237,28 @@ class Conductor:
         """The kept group for this item, or a new one, started."""
         group = self._kept.pop(controller.key, None)
         if group is None or group.group.exits or group.group.over:
-            surroundings = Surroundings(env=dict(controller.marker.env))
-            group = self.make(controller.item, controller.size, surroundings, None, controller.method)
+            group = self._ahead.pop(controller.key, None) or self._new(controller)
             group.start()
         self._kept[controller.key] = group
+        self._warm.pop(controller.key, None)
+        self.look_ahead()
         self._terminal.fresh = group.plan.past_capture is not None
         check_collected(group, controller.item.nodeid)
         return group
+
+    def look_ahead(self) -> None:
+        """Launch the next group of ranks that are slow to come up: it does so while other tests run."""
+        if not self._warm or self._ahead:
+            return
+        key = next(iter(self._warm))
+        group = self._new(self._warm.pop(key))
+        with suppress(OSError, ElasticError):  # It will be made again, and its test fail of that.
+            group.launch()
+            self._ahead[key] = group
+
+    def _new(self, controller: ItemController) -> RankGroup:
+        surroundings = Surroundings(env=dict(controller.marker.env))
+        return self.make(controller.item, controller.size, surroundings, None, controller.method)
 
     def next_use(self, controller: ItemController) -> pytest.Item | None:
         """The next item that shares this one's fixtures of higher scope; `None` where none does."""
@@ -269,11 +292,13 @@ class Conductor:
             group.order(group.directories, Bye())
         for group in self._kept.values():
             group.wait_exits(list(group.directories), GRACE)
+        for group in (*self._kept.values(), *self._ahead.values()):
             try:
                 group.close(timeout=0)
             except ElasticError as error:
                 self.write(f"\nelastic: {error}\n")
         self._kept.clear()
+        self._ahead.clear()
         while self._spare:
             self._spare.pop().close()
         if self.options.artifacts is not None and self.options.artifacts.is_dir():
