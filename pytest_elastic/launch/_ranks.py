@@ -329,18 +329,17 @@ class RankGroup(PContext):
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
         """Block until these ranks have ended; returns those that have not after `timeout` seconds.
 
-        Those that have, and that the kernel is still taking apart, have longer.
+        Those that are on their way have longer, see `GroupLoop.ending`.
         """
         deadline, group = Deadline.after(timeout), self.group
 
         def left() -> list[int]:
             return [] if group.over else [rank for rank in ranks if rank not in group.exits]
 
+        self.loop.wait(lambda: not left(), Deadline.after(timeout / 2))
+        self.core.ending(left())
         self.loop.wait(lambda: not left(), deadline)
-        while (
-            any(self.core.family(rank).dying() for rank in left())
-            and not deadline.later(DYING_LIMIT).passed()
-        ):
+        while self.core.ending(left()) and not deadline.later(DYING_LIMIT).passed():
             self.loop.wait(lambda: not left(), Deadline.after(GRACE))
         return left()
 
