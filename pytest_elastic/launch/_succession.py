@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pytest_elastic.multiprocessing import Channel, RunRank, become_caretaker, serve, sweep, watch_parent
-from pytest_elastic.pristine import os, select, struct
+from pytest_elastic.pristine import fcntl, os, select, struct
 from pytest_elastic.processes import become_subreaper, children, fork
 
 _PID = struct.Struct("!I")
@@ -38,6 +38,7 @@ class Succession:
         self._heirs, self._name_heir = os.pipe()
         self._report = -1  # To the process that this one was forked from; -1 for none.
         self._first = True
+        self._end_with_launcher(True)
 
     def begin(self) -> str:
         """Begin a step: `""` in the fork that is to take it; the reason where it came to nothing."""
@@ -50,6 +51,7 @@ class Succession:
         if pid == 0:
             os.close(ours)
             self._report, self._first = theirs, False
+            self._end_with_launcher(True)
             return ""
         os.close(theirs)
         pidfd = os.pidfd_open(pid)
@@ -78,9 +80,17 @@ class Succession:
 
     def serve(self, run_rank: RunRank) -> NoReturn:
         """Be a zygote, see `serve` of `multiprocessing`."""
+        self._end_with_launcher(False)
         os.close(self._heirs)
         os.close(self._name_heir)
         serve(self.channel, self._launcher, run_rank)
+
+    def _end_with_launcher(self, on: bool) -> None:
+        """Have a signal end this process when the launcher says something, or is gone: a step may hang."""
+        number = self.channel.fileno()
+        fcntl.fcntl(number, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(number, fcntl.F_GETFL) & ~os.O_ASYNC
+        fcntl.fcntl(number, fcntl.F_SETFL, flags | (os.O_ASYNC if on else 0))
 
     def _leave(self, heir: int) -> NoReturn:
         """The fork is the process now: end, or be the first of all."""

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_elastic.plugin._marker import fail_instead
 from pytest_elastic.pristine import os, threading
-from pytest_elastic.processes import ended_by_fork, thread_numbers
+from pytest_elastic.processes import ended_by_fork, thread_count, thread_numbers
 
 
 def _replaced_threads() -> str:
@@ -36,7 +36,7 @@ class ThreadCensus:
     def __init__(self) -> None:
         self._before, self._conftests = _threads(), set[int]()
         self._excused = {threading.get_native_id()}
-        self._seen, self._starters = self._before, dict[int, str]()
+        self._seen, self._count, self._starters = self._before, 0, dict[int, str]()
         self._ended, self._ender = "", ""
 
     def conftests_loaded(self) -> None:
@@ -48,16 +48,17 @@ class ThreadCensus:
         self._excused |= _threads() - self._before - self._conftests
         if is_worker:
             self._excused |= self._before
-        self._seen = _threads()
+        self._seen, self._count = _threads(), thread_count()
 
     def collected(self, collector: pytest.Collector) -> None:
         """Note what was started since the last look, while this was collected."""
-        now, file = _threads(), file_of(collector)
-        if now != self._seen:
-            self._starters.update(dict.fromkeys(now - self._seen, file))
-            self._seen = now
+        count = thread_count()
+        if count != self._count:
+            now = _threads()
+            self._starters.update(dict.fromkeys(now - self._seen, file_of(collector)))
+            self._seen, self._count = now, count
         if not self._ended and (ended := ended_by_fork()):
-            self._ended, self._ender = ended, file
+            self._ended, self._ender = ended, file_of(collector)
 
     def foreign(self) -> dict[str, tuple[str, set[int]]]:
         """What no fork survives, by the file of tests that has started it, `""` for none.

@@ -34,6 +34,7 @@ from pytest_elastic.processes._threads import (
     Thread,
     other_end,
     processor_time,
+    thread_count,
     thread_numbers,
     threads,
 )

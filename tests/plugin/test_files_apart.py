@@ -70,9 +70,11 @@ def test_a_file_with_a_pool_is_apart_in_runs_of_some_tests(run):
     result = run(FORKED, "test_c.py::test_fails", "test_b_pool.py::test_pool", "-rA", **FILES)
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*in test_b_pool.py, start method spawn*"])
-    # The cache plugin is switched on again: it is off in all inner sessions that need none.
-    again = run(FORKED, "--lf", **FILES)
-    again.assert_outcomes(failed=1)
+    files = {**FILES, "test_b_pool": f"{POOL}\ndef test_bad(rank): assert 0\n"}
+    run("", **files).assert_outcomes(passed=5, failed=2)
+    again = run("", "--lf", **files)
+    again.assert_outcomes(failed=2)
+    again.stdout.fnmatch_lines(["*1 of them, in test_b_pool.py, start method spawn*"])
 
 
 def test_what_a_library_starts_is_every_file_s_that_imports_it(run):
@@ -167,6 +169,23 @@ def test_a_clean_interpreter_that_does_not_come_up_is_told_of(run):
     result.stdout.fnmatch_lines(
         ["*start method spawn (*without test_b_pool.py ended; its log ends:", "*not today*"]
     )
+
+
+def test_a_clean_interpreter_that_hangs_does_not_outlive_pytest(session, tmp_path):
+    """Its process, in the import of a file, ends with pytest's SIGKILL."""
+    hangs = """
+    import os, pathlib, time
+    if "PYTEST_ELASTIC_RANK" in os.environ:
+        pathlib.Path("hangs").touch()
+        time.sleep(300)
+    def test_it(rank): pass
+    """
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_pool.py").write_text(POOL)
+    running = session(hangs)
+    running.wait_for((tmp_path / "hangs").exists, 60)
+    running.process.kill()
+    running.wait_for(lambda: not running.survivors(), 5)
 
 
 def test_a_list_of_tests_starts_no_interpreter(run):
