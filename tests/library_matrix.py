@@ -61,6 +61,7 @@ ROWS = [
     Row("torch, backward", "torch", "import torch\ntorch.set_num_threads(2)\nm = torch.nn.Linear(500, 500)\nm(torch.ones(900, 500)).sum().backward()"),
     Row("torch, DataLoader", "torch", "import torch\nassert len(list(torch.utils.data.DataLoader(range(8), num_workers=1))) == 8"),
     Row("joblib", "joblib", "import joblib\nassert joblib.Parallel(2)(joblib.delayed(abs)(n) for n in (-1, -2)) == [1, 2]"),
+    Row("joblib, threads", "joblib", "import joblib\nglobal pool\npool = globals().get('pool') or joblib.Parallel(2, backend='threading').__enter__()\nassert pool(joblib.delayed(abs)(n) for n in (-1, -2)) == [1, 2]"),
     Row("dask", "dask", "import dask\nassert dask.compute(dask.delayed(sum)([1, 2]), scheduler='threads') == (3,)"),
     Row("ThreadPoolExecutor", "concurrent", "from concurrent.futures import ThreadPoolExecutor\nglobal pool\npool = globals().get('pool') or ThreadPoolExecutor(2)\nassert list(pool.map(abs, [-1, -2])) == [1, 2]"),
     Row("ProcessPoolExecutor", "concurrent", "from concurrent.futures import ProcessPoolExecutor\nglobal pool\npool = globals().get('pool') or ProcessPoolExecutor(2)\nassert list(pool.map(abs, [-1, -2])) == [1, 2]"),

@@ -1,6 +1,7 @@
 """The ranks of one test (`RankGroup`): who makes them (`Launcher`), what they are told, how they end."""
 
 from pytest_elastic.launch._artifacts import RECORDING, Artifacts, forget, name_of, shorter, write_index
+from pytest_elastic.launch._clean import CleanZygote, Collected, ZygoteStart
 from pytest_elastic.launch._debugger import RankTerminal, Terminal
 from pytest_elastic.launch._elastic import Elastic
 from pytest_elastic.launch._group_plan import LIVE as LIVE
@@ -34,6 +35,7 @@ from pytest_elastic.launch._spawn import (
     start_of_this_interpreter,
 )
 from pytest_elastic.launch._stacks import RankStacks
+from pytest_elastic.launch._succession import Succession
 from pytest_elastic.launch._surroundings import Surroundings
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import Descriptor

@@ -32,6 +32,7 @@ from pytest_elastic.report import PhaseReport, Raised
 from pytest_elastic.store import Gate, StoreServer
 
 _FAR = 3.0  # Seconds that guardians on other machines have to tell of the end of their ranks.
+_COMPUTED = 2  # Hundredths of a second: of a second or more, on a busy machine, too.
 _FETCHING = 0.1  # Seconds from one look at the files of other machines to the next.
 _STOPPED = (-signal.SIGTERM, -signal.SIGKILL)  # Such an end is our doing, and says nothing of a hang.
 
@@ -76,6 +77,7 @@ class GroupLoop:
         self._gate: Gate | None = None
         self._sentinels: dict[int, int] = {}
         self._closed = False
+        self._ticks: dict[int, int] = {}  # At the last call of `ending`, by pid.
         self._fetching = loop.alarm(self._fetch)
         self.server = StoreServer(sink=self.detector.sink, loop=loop)
         loop.in_child(self._let_go)
@@ -124,6 +126,19 @@ class GroupLoop:
     def family(self, rank: int) -> Family:
         """The process of a rank that was started, and those below it."""
         return self._machines.of(rank).family(self.pids()[rank])
+
+    def ending(self, ranks: Iterable[int]) -> bool:
+        """Whether ranks that are to end are on their way.
+
+        The kernel takes one apart, or they and what they started have computed since the last call: the exit
+        of an interpreter waits for workers, which may still be starting.
+        """
+        families = [self.family(rank) for rank in ranks]
+        former, self._ticks = self._ticks, {}
+        for family in families:
+            self._ticks |= family.ticks()
+        computed = sum(used - former.get(pid, 0) for pid, used in self._ticks.items())
+        return computed >= _COMPUTED or any(family.dying() for family in families)
 
     def _fetch(self) -> None:
         """Bring what ranks on other machines have written here, now and again."""

@@ -151,13 +151,18 @@ class RankGroup(PContext):
         there = (self._places.get(rank), plan.collectives, plan.surroundings, bool(plan.machines.away))
         return RankJob(self.nprocs, directory, plan.torch_threads, calls, plan.test, *there)
 
+    def launch(self) -> None:
+        """Begin the start; `start` waits for the rest of it.  For ranks that are slow to come up."""
+        super().start()
+
     def start(self) -> None:
         """Start the ranks; returns when every rank is ready to work.
 
         Raises:
             StartError: some were not in time, or ended; none is left.
         """
-        super().start()
+        if self._group is None:
+            self.launch()
         ranks = list(self.directories)
         limit = self.plan.start_limit
         answers = self.collect(ranks, Deadline.after(limit), _has_ended)
@@ -330,18 +335,17 @@ class RankGroup(PContext):
     def wait_exits(self, ranks: list[int], timeout: float) -> list[int]:
         """Block until these ranks have ended; returns those that have not after `timeout` seconds.
 
-        Those that have, and that the kernel is still taking apart, have longer.
+        Those that are on their way have longer, see `GroupLoop.ending`.
         """
         deadline, group = Deadline.after(timeout), self.group
 
         def left() -> list[int]:
             return [] if group.over else [rank for rank in ranks if rank not in group.exits]
 
+        self.loop.wait(lambda: not left(), Deadline.after(timeout / 2))
+        self.core.ending(left())
         self.loop.wait(lambda: not left(), deadline)
-        while (
-            any(self.core.family(rank).dying() for rank in left())
-            and not deadline.later(DYING_LIMIT).passed()
-        ):
+        while self.core.ending(left()) and not deadline.later(DYING_LIMIT).passed():
             self.loop.wait(lambda: not left(), Deadline.after(GRACE))
         return left()
 

@@ -1,9 +1,9 @@
-"""Ranks as fresh interpreters: for runs in which forking is not safe.
+"""Fresh interpreters that repeat the session, for runs in which forking is not safe: as ranks, or as a
+zygote.
 
-Each rank executes Python anew, with the options of this interpreter and one seed of hashes for all ranks,
-and collects the same tests with the same arguments; that costs seconds, so the plugin keeps such ranks for
-as many tests as they stay clean.
-"""
+Each such rank executes Python anew, with the options of this interpreter and one seed of hashes for all
+ranks, and collects the same tests with the same arguments; that costs seconds, so the plugin keeps such ranks
+for as many tests as they stay clean."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_elastic.pristine import os, pickle
 from pytest_elastic.processes import replace_program
 
 _START = "pytest_elastic_start"  # Name of the plugin by which a fresh interpreter is told that it is a rank.
-_SEED = "PYTHONHASHSEED"
+SEED = "PYTHONHASHSEED"
 _RUN = (
     "branch",
     "source",
@@ -33,7 +33,8 @@ _RUN = (
 )
 # What is not ASCII is escaped: the new interpreter may read its arguments by another encoding.
 _CODE = """\
-import faulthandler, sys
+import faulthandler, os, sys
+os.chdir({directory!a})
 stacks = open({stacks!a}, "w")
 faulthandler.register({signal}, stacks)
 sys.path[:], sys.argv[0] = {path!a}, {program!a}
@@ -53,6 +54,7 @@ class Session:
         directory: where it was called.
         path, program: `sys.path` as pytest found it, and `sys.argv[0]`.
         state: for the plugin in the rank.
+        files: node ids of the files of tests that are collected; `None` for all.
     """
 
     arguments: list[str]
@@ -60,6 +62,7 @@ class Session:
     path: list[str]
     program: str
     state: dict[str, Any]
+    files: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class FreshInterpreters:
 
     def __init__(self, session: Session) -> None:
         self._session, self._options = session, interpreter_options()
-        self._given = os.environ.get(_SEED)
+        self._given = os.environ.get(SEED)
         # Else sets, and with them tests that are made from them, had an order of their own in each rank.
         self._seed = self._given or str(random.SystemRandom().randrange(1, 1 << 32))
         self._zygote = Zygote.spawn(__name__, "execute")
@@ -92,8 +95,8 @@ class FreshInterpreters:
 
     def _rewrite(self, start: RankStart) -> RankStart:
         """The same rank by way of `execute`."""
-        order = _Order(self._session, start.job, self._options, {_SEED: self._given, **start.env})
-        return dataclasses.replace(start, env={_SEED: self._seed, **start.env}, job=order)
+        order = _Order(self._session, start.job, self._options, {SEED: self._given, **start.env})
+        return dataclasses.replace(start, env={SEED: self._seed, **start.env}, job=order)
 
 
 def interpreter_options() -> list[str]:
@@ -129,28 +132,40 @@ def execute(start: RankStart) -> int:
     """In the forked rank: become a fresh interpreter.  Does not return."""
     order: _Order = start.job
     session = order.session
-    os.chdir(session.directory)
     for number in start.descriptors.values():
         os.set_inheritable(number, True)
-    told = pickle.dumps((dataclasses.replace(start, env=order.env, job=order.job), session.state))
+    start = dataclasses.replace(start, env=order.env, job=order.job)
+    command = command_of(session, start, order.job.directory, order.options)
+    replace_program(sys.executable, command, os.environ)
+
+
+def command_of(session: Session, start: object, directory: str, options: list[str]) -> list[str]:
+    """The command of a fresh interpreter that repeats a session.
+
+    Args:
+        start: what it is for; `start_of_this_interpreter` has it there.
+        directory: for its files.
+        options: see `interpreter_options`.
+    """
     code = _CODE.format(
-        stacks=os.path.join(order.job.directory, "stacks.log"),
+        directory=session.directory,
+        stacks=os.path.join(directory, "stacks.log"),
         signal=int(DUMP_SIGNAL),
         path=session.path,
         program=session.program,
         name=_START,
-        told=told,
+        told=pickle.dumps((start, session)),
     )
-    arguments = [*session.arguments, "--basetemp", os.path.join(order.job.directory, "tmp")]
-    replace_program(sys.executable, [sys.executable, *order.options, "-c", code, *arguments], os.environ)
+    arguments = [*session.arguments, "--basetemp", os.path.join(directory, "tmp")]
+    return [sys.executable, *options, "-c", code, *arguments]
 
 
-def start_of_this_interpreter(told: bytes) -> tuple[RankStart, dict[str, Any]]:
-    """In the fresh interpreter: how this rank was started, and the session's state."""
-    start, state = pickle.loads(told)
+def start_of_this_interpreter(told: bytes) -> tuple[Any, Session]:
+    """In the fresh interpreter: what it was started for (see `command_of`), and the session."""
+    start, session = pickle.loads(told)
     for number in start.descriptors.values():
         os.set_inheritable(number, False)
-    return start, state
+    return start, session
 
 
 def measured() -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from pytest_elastic.multiprocessing._group import Group
 from pytest_elastic.multiprocessing._guardian import (
     DYING_LIMIT,
     RunRank,
+    become_caretaker,
     exit_now,
     open_streams,
     set_environment,
@@ -44,8 +45,8 @@ from pytest_elastic.multiprocessing._signals import SignalException
 from pytest_elastic.multiprocessing._sink import Destination
 from pytest_elastic.multiprocessing._start import start_processes
 from pytest_elastic.multiprocessing._std import IS_WINDOWS, Std, to_map
-from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT
-from pytest_elastic.multiprocessing._zygote import Zygote
+from pytest_elastic.multiprocessing._stop import SWEEP_LIMIT, sweep
+from pytest_elastic.multiprocessing._zygote import CHANNEL, Zygote, serve, watch_parent
 from pytest_elastic.multiprocessing.errors import ProcessFailure
 from pytest_elastic.multiprocessing.tail_log import TailLog, tail_logfile
 

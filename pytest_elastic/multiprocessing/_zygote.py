@@ -19,9 +19,9 @@ import gc
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pytest_elastic.clock import Deadline
 from pytest_elastic.errors import GuardianError
@@ -35,7 +35,7 @@ from pytest_elastic.processes import collapse_memory, dying, fork, pause_openmp,
 
 logger = logging.getLogger(__name__)
 
-_SPAWNED_CHANNEL = 3
+CHANNEL = 3  # The descriptor at which a zygote finds its own that did not begin as a fork.
 _MANY = 8  # Groups after which a run is long enough to gain from what makes forks cheap.
 _LAST_WORDS = 1.0  # How long guardians have to sweep their own groups when the launcher is gone.
 
@@ -88,7 +88,7 @@ class Zygote:
 
         def live() -> NoReturn:
             prepare()
-            serve(Channel(theirs), launcher, run_rank)
+            serve(Channel(theirs), watch_parent(launcher), run_rank)
 
         in_child(live)
 
@@ -100,20 +100,44 @@ class Zygote:
 
         Safe from any thread and any state of this process.
         """
-        channel, theirs = Channel.pair()
         code = f"import sys; sys.path[:] = {sys.path!a}; from {__name__} import main; main()"
-        arguments = [sys.executable, "-c", code, str(os.getpid()), module, function, *preload]
-        actions = [
+        return cls.execute(
+            [sys.executable, "-c", code, str(os.getpid()), module, function, *preload], os.environ
+        )
+
+    @classmethod
+    def execute(cls, arguments: list[str], environment: Mapping[str, str], output: str = "") -> Zygote:
+        """A zygote in a new program, which is to call `serve` with its `CHANNEL`.
+
+        Args:
+            output: a file for what it writes; `""` is where this process writes.
+        """
+        channel, theirs = Channel.pair()
+        actions: list[Any] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNED_CHANNEL),
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL),
         ]
+        if output:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            actions += [(os.POSIX_SPAWN_OPEN, number, output, flags, 0o600) for number in (1, 2)]
         try:
-            return cls(channel, os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions))
+            return cls(channel, os.posix_spawn(arguments[0], arguments, environment, file_actions=actions))
         except OSError:
             channel.close()
             raise
         finally:
             theirs.close()
+
+    def hear(self, limit: float) -> Any:
+        """The first word of a program that is to be a zygote; blocks up to `limit` seconds.
+
+        Raises:
+            EOFError: it has ended.
+            TimeoutError: it has said nothing.
+        """
+        if not select.select([self._channel], [], [], limit)[0]:
+            raise TimeoutError(f"it said nothing within {limit:g} s")
+        return self._channel.wait()[0]
 
     def start_group(self, starts: list[RankStart]) -> Channel:
         """Fork a guardian with these ranks; the channel to it is the answer.
@@ -182,26 +206,33 @@ def reaped(pid: int, timeout: float) -> bool:
 def main() -> NoReturn:
     """A spawned zygote's program; arguments: the launcher's pid, module, function, modules to preload."""
     launcher, module, function, *preload = sys.argv[1:]
-    os.set_inheritable(_SPAWNED_CHANNEL, False)
+    os.set_inheritable(CHANNEL, False)
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    serve(Channel.of(_SPAWNED_CHANNEL), int(launcher), getattr(importlib.import_module(module), function))
+    run_rank = getattr(importlib.import_module(module), function)
+    serve(Channel.of(CHANNEL), watch_parent(int(launcher)), run_rank)
 
 
-def serve(channel: Channel, launcher: int, run_rank: RunRank) -> NoReturn:
+def watch_parent(pid: int) -> int:
+    """A pidfd of this process's parent, which is the launcher; ends here if that is gone."""
+    pidfd = os.pidfd_open(pid)
+    if os.getppid() != pid:  # It had ended before, and its pid may have been given to another.
+        os._exit(0)
+    return pidfd
+
+
+def serve(channel: Channel, launcher_pidfd: int, run_rank: RunRank) -> NoReturn:
     """Be a zygote until the launcher is gone.
 
     Args:
         channel: to the launcher.
-        launcher: pid of the launcher, which is the parent.
+        launcher_pidfd: of the launcher, an ancestor of this process.
         run_rank: what ranks do.
     """
     become_caretaker()
-    let_go({0, 1, 2} - {channel.fileno()})  # Ranks have streams of their own.
-    launcher_pidfd = os.pidfd_open(launcher)
-    # The parent may have ended before the line above, and its pid been given to another.
-    gone = os.getppid() != launcher
+    let_go({0, 1, 2} - {channel.fileno(), launcher_pidfd})  # Ranks have streams of their own.
+    gone = False
     if len(thread_numbers(os.getpid())) > 1:  # Of what was imported here: nobody else has left a pool.
         pause_openmp()
     gc.collect()

@@ -84,9 +84,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     early_config.stash[PATH] = list(sys.path)
     start: Any = early_config.pluginmanager.get_plugin("pytest_elastic_start")
     if start is not None:
-        from pytest_elastic.plugin._fresh import FreshRank
+        from pytest_elastic.plugin._clean_session import fresh_session
 
-        early_config.stash[FRESH] = FreshRank(start.told)
+        early_config.stash[FRESH] = fresh_session(start.told)
         early_config.pluginmanager.register(early_config.stash[FRESH])
     agent: Any = early_config.pluginmanager.get_plugin("pytest_elastic_agent")
     if agent is not None:
@@ -143,6 +143,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
     report = yield
+    collector.config.stash[CENSUS].collected(collector)
     nodes = report.result or []
     report.result = [
         one for node in nodes for one in (one_per_size(node) if isinstance(node, pytest.Item) else [node])
@@ -169,17 +170,22 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
         return []
     if why := unable(config):
         return [f"elastic: {len(on_ranks)} on ranks, and none can be: {why}"]
+    from pytest_elastic.plugin._clean_session import apart
     from pytest_elastic.plugin._other_plugins import words
     from pytest_elastic.plugin._session import launchers_of
 
-    launchers = launchers_of(config)
-    how = f"start method {launchers.words(launchers.default)}"
-    return [f"elastic: {len(on_ranks)} on ranks, {how}", *words(config, on_ranks)]
+    launchers = launchers_of(items[0].session)
+    how = f"start method {launchers.words(launchers.method(None))}"
+    return [
+        f"elastic: {len(on_ranks)} on ranks, {how}",
+        *apart(launchers, on_ranks),
+        *words(config, on_ranks),
+    ]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    if FRESH in session.config.stash:
+    if FRESH in session.config.stash:  # Whatever it has collected, or not.
         session.config.stash[FRESH].become(session)
     on_ranks = dict.fromkeys(adoptable(session.items))
     wanted = [item for item in session.items if item in on_ranks or runs_functions(item)]

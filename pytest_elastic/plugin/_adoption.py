@@ -54,7 +54,7 @@ class Adoption:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         if runs_tests(session):
-            launchers = launchers_of(session.config)
+            launchers = launchers_of(session)
             if launchers.default.name == "fork":
                 factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
                 options = Options(session.config)

@@ -36,6 +36,7 @@ from pytest_elastic.plugin._options import timeout_is_off
 from pytest_elastic.plugin._other_plugins import outcomes_before, take_recorded
 from pytest_elastic.plugin._past_capture import uncaptured
 from pytest_elastic.plugin._phase_report import take_marks
+from pytest_elastic.plugin._preconditions import file_of
 from pytest_elastic.plugin._reporting import merge_subtests, raise_verdict, report_leaks
 from pytest_elastic.plugin._runner import Phase, RunItem
 from pytest_elastic.plugin._stash import DEBUGGED, EXPERIMENTS, TIMEOUT, VERDICT
@@ -54,7 +55,7 @@ class ItemController:
         self.item, self.conductor = item, conductor
         self.marker: Marker = read_marker(item)
         self.size = size_of(item, conductor.options.nprocs)
-        self.method = conductor.launchers.method(self.marker.start_method)
+        self.method = conductor.launchers.method(self.marker.start_method, file_of(item))
         self.key = self._key()
         self._group: RankGroup | None = None
         self._finished = True

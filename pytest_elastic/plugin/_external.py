@@ -144,7 +144,7 @@ class Listener:
         exit_now(self._serve(session, on_ranks))
 
     def _serve(self, session: pytest.Session, on_ranks: Iterable[pytest.Item]) -> int:
-        options, launchers = Options(self._config), launchers_of(self._config)
+        options, launchers = Options(self._config), launchers_of(session)
         factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
         given = factory._given_basetemp
         if given is not None:  # Rank 0 has it, and clears it.

@@ -1,4 +1,6 @@
-"""A fresh interpreter on its way to be a rank: it repeats the session up to the tests, and reports nothing.
+"""A fresh interpreter on its way to be a rank or a zygote: it repeats the session up to the tests.
+
+It reports nothing.
 
 *Rules.*  What a run does once is done by pytest itself: files of reports are not opened again, the cache is
 not cleared, and a session that does not come to its tests ends here, before anything is written at its end.
@@ -8,16 +10,17 @@ begin a session asks for a port or a file that pytest itself holds already, the 
 
 from __future__ import annotations
 
+import abc
 import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from pytest_elastic.launch import RankGroup, Session, measure, measured, start_of_this_interpreter
-from pytest_elastic.multiprocessing import exit_now, open_streams, set_environment
+from pytest_elastic.launch import RankGroup, Session, measure, measured
+from pytest_elastic.multiprocessing import RankStart, exit_now, open_streams, set_environment
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._runner import RankRunner
 from pytest_elastic.plugin._stash import PATH
@@ -26,8 +29,8 @@ from pytest_elastic.plugin._stash import PATH
 _ONCE = ("log_file", "cacheclear", "report_log", "htmlpath", "allure_report_dir", "clean_alluredir")
 
 
-def session_of(config: pytest.Config) -> Session:
-    """The session in which fresh interpreters collect what this run collected."""
+def session_of(config: pytest.Config, files: frozenset[str] | None = None) -> Session:
+    """The session in which fresh interpreters collect what this run collected: of these files, or of all."""
     arguments = [str(argument) for argument in config.invocation_params.args]
     if not Options(config).setup_show:  # Which is written through the terminal's reporter.
         arguments += ["-p", "no:terminalreporter"]
@@ -39,7 +42,7 @@ def session_of(config: pytest.Config) -> Session:
         arguments.append(f"--randomly-seed={seed}")
     state = {"worker": getattr(config, "workerinput", None), "coverage": measured()}
     directory = str(config.invocation_params.dir)
-    return Session(arguments, directory, config.stash[PATH], sys.argv[0], state)
+    return Session(arguments, directory, config.stash[PATH], sys.argv[0], state, files)
 
 
 def check_collected(group: RankGroup, nodeid: str) -> None:
@@ -62,16 +65,17 @@ class Repetition:
     """A plugin of an interpreter that collects again, registered before the conftest files are loaded.
 
     Args:
-        state: see `Session`.
+        state, files: see `Session`.
     """
 
-    def __init__(self, state: dict[str, Any]) -> None:
-        self._state, self._skipped = state, list[str]()
+    def __init__(self, state: dict[str, Any], files: frozenset[str] | None = None) -> None:
+        self._state, self._files, self._skipped = state, files, list[str]()
         measure(state["coverage"])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
         """All arguments were read, and nothing is configured yet."""
+        self._config = config
         for name in _ONCE:
             if hasattr(config.option, name):
                 setattr(config.option, name, "")
@@ -85,6 +89,24 @@ class Repetition:
                 ):
                     tolerant = self._tolerant(implementation.function, place)
                     implementation.function = tolerant  # type: ignore[misc]
+        if self._files is not None:  # A test of another file would not be found.
+            here, root, files = config.invocation_params.dir, config.rootpath, self._files
+            wanted = {(root / file).resolve() for file in files}
+            config.args[:] = [
+                argument
+                for argument in config.args
+                if "::" not in argument or (here / argument.partition("::")[0]).resolve() in wanted
+            ]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+        """Nothing is in a file that is not wanted, which is not imported."""
+        if not isinstance(collector, pytest.File) or self._wants(collector.nodeid):
+            return None
+        return pytest.CollectReport(collector.nodeid, "passed", None, [])
+
+    def _wants(self, file: str) -> bool:
+        return self._files is None or file in self._files
 
     def _tolerant(self, function: Callable[..., Any], place: str) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -112,15 +134,26 @@ class Repetition:
         exit_now(int(exitstatus) or 1)
 
 
-class FreshRank(Repetition):
-    """That of an interpreter that is to be a rank."""
+class FreshSession(Repetition, abc.ABC):
+    """That of one that has another purpose than the session once the tests are collected."""
 
-    def __init__(self, told: bytes) -> None:
-        self._start, state = start_of_this_interpreter(told)
-        super().__init__(state)
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.state, session.files)
 
-    def become(self, session: pytest.Session) -> None:
-        """The tests are collected: be the rank, to the end of this process."""
+    @abc.abstractmethod
+    def become(self, session: pytest.Session) -> NoReturn:
+        """The tests are collected: be what this is for, to the end of this process."""
+
+
+class FreshRank(FreshSession):
+    """Of one that is to be a rank."""
+
+    def __init__(self, start: RankStart, session: Session) -> None:
+        super().__init__(session)
+        self._start = start
+
+    def become(self, session: pytest.Session) -> NoReturn:
+        """Be the rank."""
         set_environment(self._start.env)  # As in a fork: after what conftest files have set.
         runner = RankRunner(session, Options(session.config).setup_show, fresh=True)
         runner.prepare()

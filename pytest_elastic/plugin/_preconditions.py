@@ -12,7 +12,7 @@ import pytest
 
 from pytest_elastic.plugin._marker import fail_instead
 from pytest_elastic.pristine import os, threading
-from pytest_elastic.processes import thread_numbers
+from pytest_elastic.processes import ended_by_fork, thread_count, thread_numbers
 
 
 def _replaced_threads() -> str:
@@ -29,12 +29,15 @@ class ThreadCensus:
 
     Plugins may have threads of their own (a worker's receiver, say) that sleep while nothing runs; those
     of test modules and of applications may hold any lock at any time.  Threads that Python did not start
-    count as well: pools of numerical libraries.
+    count as well: pools of numerical libraries.  A thread belongs to the file that was being collected when
+    it was first seen.
     """
 
     def __init__(self) -> None:
         self._before, self._conftests = _threads(), set[int]()
         self._excused = {threading.get_native_id()}
+        self._seen, self._count, self._starters = self._before, 0, dict[int, str]()
+        self._ended, self._ender = "", ""
 
     def conftests_loaded(self) -> None:
         """Note the threads of the first conftest files."""
@@ -45,12 +48,32 @@ class ThreadCensus:
         self._excused |= _threads() - self._before - self._conftests
         if is_worker:
             self._excused |= self._before
+        self._seen, self._count = _threads(), thread_count()
 
-    def foreign(self) -> tuple[str, set[int]]:
-        """The living threads that are not excused: Python's in words, the kernel's numbers of all others."""
-        numbers = _threads() - self._excused
+    def collected(self, collector: pytest.Collector) -> None:
+        """Note what was started since the last look, while this was collected."""
+        count = thread_count()
+        if count != self._count:
+            now = _threads()
+            self._starters.update(dict.fromkeys(now - self._seen, file_of(collector)))
+            self._seen, self._count = now, count
+        if not self._ended and (ended := ended_by_fork()):
+            self._ended, self._ender = ended, file_of(collector)
+
+    def foreign(self) -> dict[str, tuple[str, set[int]]]:
+        """What no fork survives, by the file of tests that has started it, `""` for none.
+
+        The living threads that are not excused: Python's in words, the kernel's numbers of all others.
+        """
+        numbers = _threads() - self._excused - {threading.get_native_id()}  # Which a fork has anew.
+        by_file: dict[str, set[int]] = {"": set(), self._ender: set()}
+        for number in numbers:
+            by_file.setdefault(self._starters.get(number, ""), set()).add(number)
+        return {file: self._words(file, mine) for file, mine in by_file.items()}
+
+    def _words(self, file: str, numbers: set[int]) -> tuple[str, set[int]]:
         names = {thread.native_id or 0: thread.name for thread in threading.enumerate()}
-        said = []
+        said = [self._ended] if self._ended and file == self._ender else []
         for whose, there in (
             ("the application that called pytest", numbers & self._before),
             ("the tests' modules", numbers - self._before),
@@ -58,6 +81,12 @@ class ThreadCensus:
             if named := sorted(names[number] for number in there & names.keys()):
                 said.append(f"threads that {whose} started are alive: {', '.join(named)}")
         return "; ".join(said), numbers - names.keys()
+
+
+def file_of(node: pytest.Item | pytest.Collector) -> str:
+    """The id of the file of tests that it belongs to; `""` for none."""
+    file = node.getparent(pytest.File)  # type: ignore[type-abstract]
+    return "" if file is None else file.nodeid
 
 
 def _threads() -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ from pytest_elastic.launch import (
     write_index,
 )
 from pytest_elastic.multiprocessing import Inotify
+from pytest_elastic.plugin._clean_session import set_apart, spawned_files
 from pytest_elastic.plugin._controller import ItemController
 from pytest_elastic.plugin._debugging import Debugging
 from pytest_elastic.plugin._fresh import check_collected, session_of
@@ -35,22 +37,37 @@ from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._other_plugins import logs_live, wrong_books
 from pytest_elastic.plugin._past_capture import PastCapture, shows_output, uncaptured
-from pytest_elastic.plugin._preconditions import refuse
+from pytest_elastic.plugin._preconditions import file_of, refuse
 from pytest_elastic.plugin._rank_logs import may_show
 from pytest_elastic.plugin._reproduce import Reproduction
 from pytest_elastic.plugin._runner import RankRunner, names_of
-from pytest_elastic.plugin._stash import CENSUS, CONDUCTOR, ELASTIC, EXTERNAL, LAUNCHERS, PLAN, TERMINAL
+from pytest_elastic.plugin._stash import (
+    CENSUS,
+    CONDUCTOR,
+    ELASTIC,
+    EXTERNAL,
+    FRESH,
+    LAUNCHERS,
+    PLAN,
+    TERMINAL,
+)
 
 if TYPE_CHECKING:
     from pytest_elastic.plugin._external import Spokesman
 
 
-def launchers_of(config: pytest.Config) -> Launchers:
-    """Made once per run, when the tests have been collected."""
+def launchers_of(session: pytest.Session) -> Launchers:
+    """Made once per run, when the tests have been collected; blocks while a clean zygote starts."""
+    config = session.config
     if LAUNCHERS not in config.stash:
         options = Options(config)
-        here = Here(*config.stash[CENSUS].foreign(), options.torch_threads == 1)
-        config.stash[LAUNCHERS] = Launchers(options.start_method, here)
+        single = options.torch_threads == 1
+        heres = {file: Here(*what, single) for file, what in config.stash[CENSUS].foreign().items()}
+        launchers = config.stash[LAUNCHERS] = Launchers(options.start_method, heres)
+        if FRESH in config.stash or EXTERNAL in config.stash:  # Each rank, or machine, has what it has.
+            launchers.apart = {}
+        if launchers.apart:
+            set_apart(launchers, session)
     return config.stash[LAUNCHERS]
 
 
@@ -69,7 +86,7 @@ def conduct(
     if refused := wrong_books(config, items):
         refuse(session, items, refused, whole_run=True)
         items.clear()
-    launchers = launchers_of(config)
+    launchers = launchers_of(session)
     try:
         conductor = Conductor(session, items, launchers)
     except OSError as error:  # No process to be had, or no directory: other tests may need neither.
@@ -87,6 +104,7 @@ def conduct(
         refuse(session, wanted, str(error))  # A worker of xdist would drop the words.
         return (yield)
     conductor.debugging.begin()
+    conductor.look_ahead()
     hooks = LauncherHooks(config)
     config.pluginmanager.register(hooks)
     try:
@@ -124,14 +142,23 @@ class Conductor:
         self.debugging = Debugging(config)
         self.external = cast("Spokesman | None", config.stash.get(EXTERNAL, None))
         self._kept: dict[Any, RankGroup] = {}
+        self._ahead: dict[Any, RankGroup] = {}  # Launched, and at most one.
         self._late: Counter[str] = Counter()  # Starts; see `Plan`.
         self._spare: list[Inotify] = []
         runner = RankRunner(session, self.options.setup_show)
         controllers = {item: ItemController(item, self) for item in items}
         methods = [controller.method for controller in controllers.values()]
-        launchers.prepare(methods, Source(runner.live, runner.prepare, lambda: session_of(config)))
+        source = Source(
+            runner.live, runner.prepare, lambda: session_of(config, spawned_files(launchers, items))
+        )
+        launchers.prepare(methods, source)
         self._keys = {item: controller.key for item, controller in controllers.items()}
         self._last_use = {key: item for item, key in self._keys.items()}
+        self._warm: dict[Any, ItemController] = {}  # The first uses of groups that are still to be launched.
+        if not hasattr(config, "workerinput") and self.external is None:  # Else others run some of the items.
+            for controller in controllers.values():
+                if controller.method.warm:
+                    self._warm.setdefault(controller.key, controller)
         self._show = {self._keys.get(item, item) for item in session.items if may_show(item)}
         self._terminal = config.stash[TERMINAL]
         for controller in controllers.values():
@@ -203,7 +230,8 @@ class Conductor:
                 plan.check(nprocs)
             if isinstance(item, pytest.Item):
                 self.reproduction.check(item, nprocs)
-            group = self.make(item, nprocs, surroundings, payload, self.launchers.default, name)
+            method = self.launchers.method(None, file_of(item))
+            group = self.make(item, nprocs, surroundings, payload, method, name)
             if isinstance(item, pytest.Item):
                 self.reproduction.attach(item, group, plan)
             return group
@@ -225,13 +253,28 @@ class Conductor:
         """The kept group for this item, or a new one, started."""
         group = self._kept.pop(controller.key, None)
         if group is None or group.group.exits or group.group.over:
-            surroundings = Surroundings(env=dict(controller.marker.env))
-            group = self.make(controller.item, controller.size, surroundings, None, controller.method)
+            group = self._ahead.pop(controller.key, None) or self._new(controller)
             group.start()
         self._kept[controller.key] = group
+        self._warm.pop(controller.key, None)
+        self.look_ahead()
         self._terminal.fresh = group.plan.past_capture is not None
         check_collected(group, controller.item.nodeid)
         return group
+
+    def look_ahead(self) -> None:
+        """Launch the next group of ranks that are slow to come up: it does so while other tests run."""
+        if not self._warm or self._ahead:
+            return
+        key = next(iter(self._warm))
+        group = self._new(self._warm.pop(key))
+        with suppress(OSError, ElasticError):  # It will be made again, and its test fail of that.
+            group.launch()
+            self._ahead[key] = group
+
+    def _new(self, controller: ItemController) -> RankGroup:
+        surroundings = Surroundings(env=dict(controller.marker.env))
+        return self.make(controller.item, controller.size, surroundings, None, controller.method)
 
     def next_use(self, controller: ItemController) -> pytest.Item | None:
         """The next item that shares this one's fixtures of higher scope; `None` where none does."""
@@ -265,11 +308,13 @@ class Conductor:
             group.order(group.directories, Bye())
         for group in self._kept.values():
             group.wait_exits(list(group.directories), GRACE)
+        for group in (*self._kept.values(), *self._ahead.values()):
             try:
                 group.close(timeout=0)
             except ElasticError as error:
                 self.write(f"\nelastic: {error}\n")
         self._kept.clear()
+        self._ahead.clear()
         while self._spare:
             self._spare.pop().close()
         if self.options.artifacts is not None and self.options.artifacts.is_dir():

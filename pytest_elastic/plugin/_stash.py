@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
     from pytest_elastic.launch import Elastic, Launchers, RankProcess
     from pytest_elastic.plugin._external import Listener, Spokesman
-    from pytest_elastic.plugin._fresh import FreshRank
+    from pytest_elastic.plugin._fresh import FreshSession
     from pytest_elastic.plugin._past_capture import PastCapture
     from pytest_elastic.plugin._preconditions import ThreadCensus
     from pytest_elastic.plugin._ray import RayAgent
@@ -36,7 +36,7 @@ PATH: pytest.StashKey[list[str]] = pytest.StashKey()  # `sys.path` before the fi
 EXTERNAL: pytest.StashKey[Spokesman | Listener] = pytest.StashKey()
 AGENT: pytest.StashKey[RayAgent] = pytest.StashKey()
 # On the config of a rank: of one that collects by itself, and of each.
-FRESH: pytest.StashKey[FreshRank] = pytest.StashKey()
+FRESH: pytest.StashKey[FreshSession] = pytest.StashKey()
 RANK: pytest.StashKey[RankProcess] = pytest.StashKey()
 # On an item: how many ranks it has, of all the sizes in the list that made it.
 SIZE: pytest.StashKey[tuple[int, tuple[int, ...]]] = pytest.StashKey()

@@ -10,6 +10,7 @@ ranks are told to use one thread.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -84,6 +85,19 @@ def lost_by_fork(threads: set[int], harmless: str) -> list[str]:
             if not harmless or not libraries[:1] or not libraries[0].startswith(harmless):
                 found.add(owner_of(name, [os.path.basename(file) for file in libraries]))
     return sorted(found - {""})
+
+
+def ended_by_fork() -> str:
+    """What libraries did here, in words, that no fork survives, whatever threads there are; or `""`."""
+    torch, numba = sys.modules.get("torch"), sys.modules.get("numba")
+    with contextlib.suppress(AttributeError):  # It is still being imported.
+        if torch is not None and torch.cuda.is_initialized():
+            return "CUDA was initialised while the tests were collected"
+    with contextlib.suppress(AttributeError, ValueError):  # Likewise; or no parallel loop ran.
+        # This layer ends a process that it sees for the first time after it ran in another one.
+        if numba is not None and numba.threading_layer() == "omp":
+            return "numba ran a parallel loop on OpenMP, and ends every fork that runs another"
+    return ""
 
 
 def owner_of(thread: str, libraries: Sequence[str]) -> str:

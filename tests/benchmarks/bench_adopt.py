@@ -1,9 +1,10 @@
-"""What adoption saves: `python tests/benchmarks/bench_adopt.py [rounds] [spawn|case|off]`.
+"""What adoption saves: `python tests/benchmarks/bench_adopt.py [rounds] [spawn|case|pool|off]`.
 
 Tests that start processes themselves, as they are and adopted: `torch.multiprocessing.spawn` of four processes
-that have torch imported and do nothing, and a test of torch's `MultiProcessTestCase` with a gloo group of four
-(needs `expecttest`).  Measured is the call of the test: pytest's own start and the imports of the module are
-in no side.  Sides take turns, each is a fresh pytest.
+that have torch imported and do nothing, a test of torch's `MultiProcessTestCase` with a gloo group of four
+(needs `expecttest`), and one that runs on such a group in a pool of the context `forkserver`, which it makes for
+itself, as the `DistributedTest` of DeepSpeed's suite does.  Measured is the call of the test: pytest's own start
+and the imports of the module are in no side.  Sides take turns, each is a fresh pytest.
 
 `off` tells what the plugin costs where the option is off, against a pytest without the plugin: small tests
 that start and join a process of `multiprocessing`, by spawn and by fork.  Measured is the processor's time in
@@ -36,7 +37,15 @@ import torch
 
 def nothing(rank):
     pass
+
+def member(rank, size, port, kind, name, args):
+    where = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=size)
+    getattr(kind(), name)(*args)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
+GOALS = {"spawn": 20, "case": 20, "pool": 15}
 OFF = """
 import multiprocessing
 import resource
@@ -82,6 +91,35 @@ class TestSum(MultiProcessTestCase):
 
 for turn in range(int(os.environ["TURNS"])):
     setattr(TestSum, f"test_sum_{turn}", lambda self: self.sums())
+"""
+POOL = """
+import socket
+import targets, torch
+import torch.multiprocessing as mp
+
+class Distributed:
+    world_size = 4
+
+    def launch(self, name, *args):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pool = mp.get_context("forkserver").Pool(self.world_size)
+        calls = [(rank, self.world_size, port, type(self), name, args) for rank in range(self.world_size)]
+        try:
+            pool.starmap_async(targets.member, calls, chunksize=1).get(600)
+        finally:
+            pool.terminate()
+            pool.join()
+
+class TestPool(Distributed):
+    def test_sum(self, turn):
+        self.launch("sums", 4)
+
+    def sums(self, expected):
+        total = torch.ones(1)
+        torch.distributed.all_reduce(total)
+        assert total == expected
 """
 CONFTEST = """
 import os
@@ -150,6 +188,8 @@ def main(rounds: int, part: str) -> None:
     sides: dict[str, Side] = {
         "spawn, as it is": ("test_spawn.py", (), 1),
         "spawn, processes": ("test_spawn.py", ("--elastic-adopt=processes",), ADOPTED),
+        "pool, as it is": ("test_pool.py", (), 1),
+        "pool, processes": ("test_pool.py", ("--elastic-adopt=processes",), ADOPTED),
     }
     if find_spec("expecttest"):
         sides |= {
@@ -161,7 +201,8 @@ def main(rounds: int, part: str) -> None:
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         for name, code in (
-            ("test_spawn", SPAWN), ("targets", TARGETS), ("test_case", CASE), ("conftest", CONFTEST),
+            ("test_spawn", SPAWN), ("targets", TARGETS), ("test_case", CASE), ("test_pool", POOL),
+            ("conftest", CONFTEST),
         ):  # fmt: skip
             (directory / f"{name}.py").write_text(code)
         began = time.perf_counter()
@@ -170,8 +211,9 @@ def main(rounds: int, part: str) -> None:
         found = compare(directory, rounds, sides)
     medians = {name: statistics.median(values) for name, values in found.items()}
     for name, values in found.items():
-        slow = medians.get(f"{name.partition(',')[0]}, as it is", 0.0)
-        goal = "" if name.endswith("is") else f"  x {slow / medians[name]:.0f} faster (goal: 20)"
+        kind, _, side = name.partition(", ")
+        ratio = medians[f"{kind}, as it is"] / medians[name]
+        goal = "" if side == "as it is" else f"  x {ratio:.0f} faster (goal: {GOALS[kind]})"
         print(f"{name:<26} {medians[name]:8.3f} s (best {min(values):.3f}, {len(values)} calls){goal}")
     print(f"{rounds} rounds in {time.perf_counter() - began:.0f} s")
 

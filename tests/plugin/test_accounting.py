@@ -52,6 +52,22 @@ def test_a_bad_end_of_one_rank_fails_the_test(run):
         result.stdout.fnmatch_lines([f"_* test_{name} _*", line])
 
 
+def test_an_exit_that_waits_for_work_is_clean(run):
+    """As a pool's does for its workers, which have come late: it takes longer than a rank that hangs may."""
+    result = run(
+        HEAD
+        + """
+import subprocess
+WORK = "import time\\nwhile time.process_time() < 3: pass"
+
+def test_it(rank):
+    if rank == 1:
+        atexit.register(subprocess.Popen([sys.executable, "-c", WORK]).wait)
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_the_others_pass(run):
     """A bad end is of its test alone: the next one starts from fresh ranks."""
     result = run(

@@ -154,6 +154,30 @@ def test_spawned_ranks_are_kept_warm(run):
     ).assert_outcomes(passed=4, xfailed=1)
 
 
+def test_spawned_ranks_come_up_while_earlier_tests_run(run):
+    """Whatever these tests are: when the first one on such ranks begins, they are there."""
+    run(
+        """
+        import os, pathlib, pytest, time
+        pathlib.Path("up").mkdir(exist_ok=True)
+        if "RANK" in os.environ:
+            pathlib.Path("up", os.environ["RANK"]).touch()
+
+        def test_plain():
+            deadline = time.monotonic() + 60
+            while len(list(pathlib.Path("up").iterdir())) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        @pytest.mark.elastic(start_method="fork")
+        def test_forked(rank): pass
+
+        @pytest.mark.elastic(start_method="spawn")
+        def test_spawned(rank): pass
+        """
+    ).assert_outcomes(passed=3)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["-p", "xdist", "-n2"], ["-p", "pytest_cov", "--cov=.", "--cov-report="], ["--junitxml=j.xml", "-v"]],
