@@ -38,6 +38,7 @@ class Adopter:
 
     Args:
         directory: for the files of processes.
+        zygote: forks them, in place of this process: it stays the caller's.
         collectives: whether those of torch are checked, where this process has loaded it.
         clock: see `AdoptedWorld`.
 
@@ -51,12 +52,15 @@ class Adopter:
         OSError: there is no process to be had.
     """
 
-    def __init__(self, directory: Path, collectives: bool = True, clock: str = "auto") -> None:
+    def __init__(
+        self, directory: Path, collectives: bool = True, clock: str = "auto", zygote: Zygote | None = None
+    ) -> None:
         self._pid, self._directory, self._numbers = os.getpid(), directory, itertools.count()
         self._checks = collectives and "torch.distributed" in sys.modules
         self._clock = clock
         self._family: Family | None = None
-        self._zygote = Zygote.fork(do_job, preload) if self._checks else Zygote.fork(do_job)
+        self._zygote = zygote or Zygote.fork(do_job, *([preload] if self._checks else []))
+        self._is_own = zygote is None
         self._lock = threading.Lock()
         self._originals = {method: vars(kind)["_Popen"] for method, kind in _CLASSES.items()}
         self._running: list[AdoptedPopen] = []
@@ -85,7 +89,8 @@ class Adopter:
             one.group.close()
         if self._family is not None:
             self._family.close()
-        self._zygote.close()
+        if self._is_own:
+            self._zygote.close()
 
     def _start(self, method: str, process: Any) -> Any:
         if os.getpid() != self._pid:

@@ -63,6 +63,7 @@ class CleanZygote:
         limit: seconds for it to come up.
 
     Attributes:
+        zygote: as it is asked for groups of others than ranks.
         collected: what it has said.
 
     Raises:
@@ -78,11 +79,11 @@ class CleanZygote:
         start = ZygoteStart(os.getpid(), {SEED: given, "PYTEST_ELASTIC_RANK": None})
         command = command_of(session, start, str(directory), interpreter_options())
         try:
-            self._zygote = Zygote.execute(command, environment, str(log))
+            self.zygote = Zygote.execute(command, environment, str(log))
         except OSError as error:
             raise GuardianError(f"could not be started: {error}") from error
         try:
-            said = self._zygote.hear(limit)
+            said = self.zygote.hear(limit)
         except (EOFError, TimeoutError) as error:
             self.close()
             why = "ended" if isinstance(error, EOFError) else f"was not ready after {limit:g} s"
@@ -101,7 +102,7 @@ class CleanZygote:
 
     def start_group(self, starts: list[RankStart]) -> Channel:
         """Have a guardian start these ranks."""
-        return self._zygote.start_group(starts)
+        return self.zygote.start_group(starts)
 
     def stop(self) -> None:
         """`close`, at the end of a run that did not come to its tests."""
@@ -109,4 +110,4 @@ class CleanZygote:
 
     def close(self) -> bool:
         """End the zygote, and every group of it; whether it ended by itself."""
-        return self._zygote.close()
+        return self.zygote.close()

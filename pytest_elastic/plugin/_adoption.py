@@ -18,6 +18,7 @@ from pytest_elastic.hang import cut_harness, parse_stacks
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._preconditions import runs_tests
 from pytest_elastic.plugin._session import launchers_of
+from pytest_elastic.plugin._stash import CLEAN
 from pytest_elastic.pristine import time
 from pytest_elastic.wording import exit_text
 
@@ -55,12 +56,12 @@ class Adoption:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         if runs_tests(session):
             launchers = launchers_of(session)
-            if launchers.default.name == "fork":
+            clean = session.config.stash.get(CLEAN, None)
+            if launchers.default.name == "fork" or clean is not None:
                 factory: Any = session.config._tmp_path_factory  # type: ignore[attr-defined]
                 options = Options(session.config)
-                self._adopter = Adopter(
-                    factory.mktemp("adopted"), options.collectives != "off", options.clock
-                )
+                checks, zygote = options.collectives != "off", None if clean is None else clean.zygote
+                self._adopter = Adopter(factory.mktemp("adopted"), checks, options.clock, zygote)
                 # Late: a run that is stopped (-x) tears fixtures with processes down after its loop.
                 session.config.add_cleanup(self._adopter.close)
             else:

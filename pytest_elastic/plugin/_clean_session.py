@@ -21,13 +21,13 @@ from pytest_elastic.launch import (
     ZygoteStart,
     start_of_this_interpreter,
 )
-from pytest_elastic.multiprocessing import exit_now, set_environment
+from pytest_elastic.multiprocessing import do_job, exit_now, set_environment
 from pytest_elastic.plugin._fresh import FreshRank, FreshSession, session_of
 from pytest_elastic.plugin._marker import is_elastic, read_marker, runs_functions
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._preconditions import file_of, runs_tests
 from pytest_elastic.plugin._runner import RankRunner
-from pytest_elastic.plugin._stash import CENSUS
+from pytest_elastic.plugin._stash import CENSUS, CLEAN
 
 _SHOWN = 5  # Files in the header.
 
@@ -38,7 +38,7 @@ def set_apart(launchers: Launchers, session: pytest.Session) -> None:
     Where there is nothing to be forked for, or no such zygote, no file is apart.
     """
     config, apart = session.config, launchers.apart
-    tests = tests_by_file(session.items)
+    tests = tests_by_file(session.items, Options(config).adopt != "off")
     files = frozenset(tests) - apart.keys()
     if not files:
         launchers.apart = {}
@@ -64,15 +64,16 @@ def set_apart(launchers: Launchers, session: pytest.Session) -> None:
         launchers.refuse("no other file of tests is better")
     else:
         launchers.take(lambda _: zygote, apart)
+        config.stash[CLEAN] = zygote
 
 
-def tests_by_file(items: list[pytest.Item]) -> dict[str, set[str]]:
-    """The ids of the tests whose ranks are made as the run's default says."""
+def tests_by_file(items: list[pytest.Item], adopts: bool) -> dict[str, set[str]]:
+    """The ids of the tests whose ranks are made as the run's default says; all others, too, if it adopts."""
     found: dict[str, set[str]] = {}
     for item in items:
         if is_elastic(item) and read_marker(item).start_method not in (None, "auto"):
             continue
-        if is_elastic(item) or runs_functions(item):
+        if adopts or is_elastic(item) or runs_functions(item):
             found.setdefault(file_of(item), set()).add(item.nodeid)
     return found
 
@@ -139,4 +140,4 @@ class CleanSession(FreshSession):
         self._steps.settle()
         tests = frozenset(item.nodeid for item in session.items)
         self._steps.channel.send(Collected(tests, self._apart))
-        self._steps.serve(runner.live)
+        self._steps.serve(lambda start: do_job(start) if callable(start.job) else runner.live(start))

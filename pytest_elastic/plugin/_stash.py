@@ -12,7 +12,7 @@ from pytest_elastic.pristine import os
 # The types are for readers and type checkers only: at run time these modules are not loaded yet.
 if TYPE_CHECKING:
     from pytest_elastic.faults import FaultPlan
-    from pytest_elastic.launch import Elastic, Launchers, RankProcess
+    from pytest_elastic.launch import CleanZygote, Elastic, Launchers, RankProcess
     from pytest_elastic.plugin._external import Listener, Spokesman
     from pytest_elastic.plugin._fresh import FreshSession
     from pytest_elastic.plugin._past_capture import PastCapture
@@ -30,6 +30,7 @@ for _number in range(3):
 # On the config of a run.
 CENSUS: pytest.StashKey[ThreadCensus] = pytest.StashKey()
 LAUNCHERS: pytest.StashKey[Launchers] = pytest.StashKey()
+CLEAN: pytest.StashKey[CleanZygote] = pytest.StashKey()  # If it forks for some of the tests.
 TERMINAL: pytest.StashKey[PastCapture] = pytest.StashKey()
 CONDUCTOR: pytest.StashKey[Conductor] = pytest.StashKey()
 PATH: pytest.StashKey[list[str]] = pytest.StashKey()  # `sys.path` before the first conftest file.

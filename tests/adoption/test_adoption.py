@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing.context
 import os
 import signal
+import textwrap
 
 import pytest
 from machine import late
@@ -373,3 +374,35 @@ def test_a_value_that_is_not_allowed_is_an_error(run):
     result.stderr.fnmatch_lines(
         ["*--elastic-adopt: invalid choice: 'threads' (choose from *off*processes*torch*)"]
     )
+
+
+def test_a_module_that_has_started_threads_does_not_keep_others_from_adoption(run):
+    """Its own processes are forks as well, which import it; those of others have what they import."""
+    starts = """
+    import multiprocessing, os
+    born = os.getpid()
+
+    def check(imported):
+        assert (born != os.getpid()) is imported
+        print("from the process")
+
+    def test_process(capfd):
+        process = multiprocessing.get_context("spawn").Process(target=check, args=(IMPORTED,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert capfd.readouterr().out == "from the process\\n"
+    """
+    pool = """
+    from concurrent.futures import ThreadPoolExecutor
+    pool = ThreadPoolExecutor(1)
+    pool.submit(abs, -1).result()
+    """
+    other = textwrap.dedent(starts)
+    result = run(
+        other.replace("IMPORTED", "True"),
+        "--elastic-adopt=processes",
+        test_pool=textwrap.dedent(pool) + other.replace("IMPORTED", "False"),
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["adopted: 2 processes of 2 tests, *"])
