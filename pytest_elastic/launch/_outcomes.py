@@ -30,7 +30,28 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 40  # That a report shows of what a rank wrote; of many ranks in all, and twice that of `_FEW`.
 _FEW = 8  # Ranks.
+_CALLS = 8  # The innermost, of a rank that is late.
 _TIMEOUT = re.compile(r"DistStoreError|[Tt]imed? ?out")  # Also as C++ tells of an error of ours.
+
+
+def why_not_started(group: RankGroup, answers: Answers, missing: int, limit: float) -> str:
+    """Why ranks have not come up, as far as is known; `missing` is the first that has not."""
+    plan, codes = group.plan, {rank: end.exitcode for rank, end in answers.exits.items()}
+    how = f"; start method {plan.how}" if plan.how else ""
+    first = next(iter(codes), missing)
+    if codes:
+        said = f"exit codes {codes}{how}"
+    else:
+        early = limit < plan.start_timeout
+        again = f" of {plan.start_timeout:g} s, since the one before was late" if early else ""
+        said = f"not ready after {limit:g} s{again}{how}; the ini elastic_start_timeout allows more"
+        stacks = group.stacks([first])[first]
+        if calls := [call for stack in stacks if stack.current for call in stack.frames]:
+            shown = "\n".join(f"  {call}" for call in calls[-_CALLS:])  # pytest's, too: it is on its way.
+            said += f"; rank {first} stood here:\n{shown}\n"
+    text = group.logs[first].tail()
+    ends = f"ends:\n{text}" if text else "is empty"
+    return f"{said}; the log of rank {first} {ends}"
 
 
 def ends_of(answers: Answers, group: RankGroup, expect: Mapping[int, int], limit: str) -> list[RankEnd]:

@@ -25,6 +25,7 @@ from pytest_elastic.launch._debugger import Loans
 from pytest_elastic.launch._group_loop import Collection, GroupLoop, begun
 from pytest_elastic.launch._group_plan import Answers, Launcher, Plan, RankLogs, reserve_port
 from pytest_elastic.launch._hang_detector import HangDetector, Known
+from pytest_elastic.launch._outcomes import why_not_started
 from pytest_elastic.launch._rank import Hello, Payload, RankJob
 from pytest_elastic.launch._rendezvous import Place
 from pytest_elastic.launch._stacks import Done, Stacks
@@ -45,7 +46,6 @@ from pytest_elastic.store import Gate, RemoteStore, StoreServer
 
 GRACE = 2.0
 SIBLING_PERIOD = 0.5
-_CALLS = 8  # The innermost, of a rank that is late.
 _LOOK_UP = 0.25  # Seconds until a rank that polls without end is noticed.
 _REPORT_PERIOD = 5.0
 _MOVING_PERIOD = 5.0  # More for those whose waits end one after the other, since the clock jumps.
@@ -168,7 +168,9 @@ class RankGroup(PContext):
         answers = self.collect(ranks, Deadline.after(limit), _has_ended)
         missing = [rank for rank in ranks if not isinstance(answers.replies.get(rank), Hello)]
         if missing:
-            cause = self._why_not_started(answers, missing[0], limit)
+            if not answers.exits:
+                self.plan.late[self.plan.how] += 1
+            cause = why_not_started(self, answers, missing[0], limit)
             self.close(timeout=0)
             raise StartError(missing, cause)
         self.plan.late[self.plan.how] = 0
@@ -179,32 +181,6 @@ class RankGroup(PContext):
         now = SYSTEM_CLOCK.monotonic()
         started = [events.RankStarted(now, rank, pid) for rank, pid in self.pids().items()]
         self.loop.call(partial(self.detector.note, started))
-
-    def _why_not_started(self, answers: Answers, missing: int, limit: float) -> str:
-        plan, codes = self.plan, {rank: end.exitcode for rank, end in answers.exits.items()}
-        how = f"; start method {plan.how}" if plan.how else ""
-        first = next(iter(codes), missing)
-        if codes:
-            said = f"exit codes {codes}{how}"
-        else:
-            again = (
-                f" of {plan.start_timeout:g} s, since the one before was late"
-                if limit < plan.start_timeout
-                else ""
-            )
-            said = f"not ready after {limit:g} s{again}{how}; the ini elastic_start_timeout allows more"
-            plan.late[plan.how] += 1
-            if calls := [
-                call for stack in self.stacks([first])[first] if stack.current for call in stack.frames
-            ]:
-                shown = "\n".join(f"  {call}" for call in calls[-_CALLS:])  # pytest's, too: it is on its way.
-                said += f"; rank {first} stood here:\n{shown}\n"
-        text = self.logs[first].tail()
-        return (
-            f"{said}; the log of rank {first} ends:\n{text}"
-            if text
-            else f"{said}; the log of rank {first} is empty"
-        )
 
     def order(self, ranks: Iterable[int], order: object) -> None:
         """Send an order to ranks; one that is gone is passed over."""
