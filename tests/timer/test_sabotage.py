@@ -59,7 +59,7 @@ def test_a_forged_request_is_dropped_and_logged(
     for pid in (0, 1, -3, 4_000_000, 1 << 70, stranger):
         rig.send(pid, time.time())
     eventually(lambda: sum("is not signalled" in record.message for record in caplog.records) == 6)
-    assert rig.timers() == 1
+    eventually(lambda: rig.timers() == 1)  # Dropped together, after the last one was told of.
 
 
 @pytest.mark.parametrize("name", ["L", "F"])
