@@ -26,7 +26,7 @@ from test_external import ALIKE, ARGUMENTS, BY_HAND, LAUNCHERS, LONG, PYTEST, cl
 
 MARK = "## What was run"
 COLLECTIVE = """
-@pytest.mark.elastic(nprocs=4)
+@pytest.mark.elastic(nprocs=4, timeout=300)
 def test_hang_in_a_collective(process_group, rank):
     import torch, torch.distributed as dist
     if rank != 1:
