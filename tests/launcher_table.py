@@ -26,14 +26,13 @@ from test_external import ALIKE, ARGUMENTS, BY_HAND, LAUNCHERS, LONG, PYTEST, cl
 
 MARK = "## What was run"
 COLLECTIVE = """
-import torch, torch.distributed as dist
-
-@pytest.mark.elastic(nprocs=4)
+@pytest.mark.elastic(nprocs=4, timeout=300)
 def test_hang_in_a_collective(process_group, rank):
+    import torch, torch.distributed as dist
     if rank != 1:
         dist.all_reduce(torch.ones(4))
 """
-PATIENT = ["-o", "elastic_start_timeout=300"]  # Of interpreters that import torch, on a busy machine.
+PATIENT = ["-o", "elastic_start_timeout=300"]  # On a busy machine.
 LOCAL = {
     "pytest, fork": [*PYTEST, "--elastic-nprocs=4"],
     "pytest, spawn": [*PYTEST, "--elastic-nprocs=4", "--elastic-start-method=spawn"],

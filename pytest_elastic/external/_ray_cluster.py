@@ -10,12 +10,13 @@ import importlib.util
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pytest_elastic import __version__
 from pytest_elastic.clock import Deadline
 from pytest_elastic.external._meeting_point import ExternalError, Place
-from pytest_elastic.external._ray_driver import AgentEnded, Placed, Refused, Wish
+from pytest_elastic.external._ray_driver import END, AgentEnded, Placed, Refused, Wish
 from pytest_elastic.multiprocessing import Channel
 from pytest_elastic.pristine import os, select, signal
 from pytest_elastic.processes import OuterLauncher, this_machine, wait_for
@@ -52,6 +53,7 @@ class RayCluster:
     def __init__(self, wish: Wish) -> None:
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - until the end.
         self._channel, self._pid = _start(self._said.fileno())
+        self._process = os.pidfd_open(self._pid)
         self._ended: dict[int, AgentEnded] = {}
         self._patience = 0.0  # Who does not answer does not end by itself either.
         try:
@@ -113,13 +115,15 @@ class RayCluster:
         """End the actors, and a cluster that was started for them; blocks 15 seconds at most; idempotent."""
         if self._said.closed:
             return
+        with suppress(OSError):  # A stranger's fork may hold the channel open; and the driver may have ended.
+            self._channel.send(END)
         self._channel.close()
         self._said.close()
-        process = os.pidfd_open(self._pid)
-        if not wait_for(process, select.POLLIN, self._patience):
-            os.kill(self._pid, signal.SIGKILL)
-        os.close(process)
-        os.waitpid(self._pid, 0)
+        if not wait_for(self._process, select.POLLIN, self._patience):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+        os.close(self._process)
+        with suppress(ChildProcessError):  # Somebody else reaped our child.
+            os.waitpid(self._pid, 0)
 
     def _answer(self, seconds: float) -> Placed:
         deadline = Deadline.after(seconds)
@@ -189,7 +193,7 @@ def _start(output: int) -> tuple[Channel, int]:
         # In a session of its own, and with it all of a cluster that it starts: Ctrl-C is for pytest.
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-c", code, str(number)],
+            [sys.executable, "-c", code, str(number), str(os.getpid())],
             os.environ,
             file_actions=actions,
             setsid=True,

@@ -6,8 +6,9 @@ start a program, the agent of its rank, in a session of its own.  Actors do no m
 the end of the program, and of their node.  Ray may need 15 seconds to notice that a node is gone; who waits
 for the end of its raylet on that node knows at once.
 
-The process ends when pytest closes its channel, whatever pytest ended by, and Ray ends the actors of a driver
-that has ended.  An agent ends with its actor and with its raylet, and its zygote sweeps what it has started.
+The process ends with pytest, whatever that ended by, or when it is told to, and Ray ends the actors of a
+driver that has ended.  An agent ends with its actor and with its raylet, and its zygote sweeps what it has
+started.
 
 This is the only file that imports Ray.
 """
@@ -16,14 +17,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from pytest_elastic.clock import Deadline
 from pytest_elastic.multiprocessing import Channel
-from pytest_elastic.pristine import os, threading
+from pytest_elastic.pristine import os, select, threading, time
+from pytest_elastic.processes import wait_for
 
+END = "end"  # To the driver.
 _ACCELERATORS = "_VISIBLE_"  # In the names of variables by which Ray tells of accelerators.
 _FAREWELL = 2.0  # Seconds for an agent to end by itself when its node is gone.
+_PERIOD = 0.5  # Seconds from one look whether pytest is there to the next.
+_SHUTDOWN = 10.0  # For Ray to end when pytest is gone.
 _SAID = 4000  # Characters of what an agent has written that are told.
 # What is imported here is imported before pytest could rewrite its asserts.
 _START = (
@@ -144,29 +152,53 @@ class Actor:
 
 
 class Driver:
-    """The side of pytest's channel that speaks to Ray."""
+    """The side of pytest's channel that speaks to Ray.
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel, self._lock = channel, threading.Lock()
+    Args:
+        pytest: pidfd of its process: strangers' forks of that may hold the channel open.
+    """
+
+    def __init__(self, channel: Channel, pytest: int) -> None:
+        self._channel, self._pytest, self._lock = channel, pytest, threading.Lock()
+        self._heard: list[Any] = []
         self._actors: list[Any] = []
 
     def serve(self) -> None:
-        """Do what pytest says until it closes the channel."""
+        """Do what pytest says until it says no more."""
         try:
-            machine, wish = self._channel.wait()[0]
+            machine, wish = self._hear()
             try:
                 placed = self._place(machine, wish)
             except Exception as error:
                 self._tell(Refused(_words(error)))
-                self._channel.wait()
+                self._hear()
                 return
             self._tell(placed)
-            orders, _ = self._channel.wait()
+            orders = self._hear()
             for rank, (actor, order) in enumerate(zip(self._actors, orders, strict=True)):
                 self._watch(rank, actor.run.remote(order))
-            self._channel.wait()
+            self._hear()
         except (EOFError, OSError):  # Pytest is gone, or done.
             pass
+
+    def _hear(self) -> Any:
+        """The next message.
+
+        Raises:
+            EOFError: there will be none.
+        """
+        poll = select.poll()
+        for descriptor in (self._channel.fileno(), self._pytest):
+            poll.register(descriptor, select.POLLIN)
+        while not self._heard:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            self._heard += [message for message, _ in self._channel.receive()]
+            if self._pytest in ready or (self._channel.closed and not self._heard):
+                raise EOFError
+        message = self._heard.pop(0)
+        if message == END:
+            raise EOFError
+        return message
 
     def _tell(self, message: object) -> None:
         with self._lock:
@@ -180,9 +212,35 @@ class Driver:
         if any(node["NodeManagerAddress"] != address for node in ray.nodes() if node["Alive"]):
             ray.shutdown()  # The directory for all workers can be told with the connection only.
             _connect(wish.address, {"working_dir": wish.root})
-        self._actors = _actors(wish)
-        nodes = ray.get([actor.place.remote(machine) for actor in self._actors], timeout=wish.seconds)
-        return Placed(nodes, address)
+        self._actors = self._made(wish)
+        asked = [actor.place.remote(machine) for actor in self._actors]
+        started = partial(ray.wait, asked, num_returns=wish.size, timeout=_PERIOD)
+        if not self._comes(lambda: not started()[1], wish.seconds):
+            raise TimeoutError(f"actors have not started within {wish.seconds:g} s")
+        return Placed(ray.get(asked), address)
+
+    def _made(self, wish: Wish) -> list[Any]:
+        import ray
+        from ray.util.placement_group import placement_group
+
+        group = placement_group([wish.resources] * wish.size, strategy=wish.strategy)
+        if not self._comes(lambda: group.wait(_PERIOD), wish.seconds):
+            raise TimeoutError(_lacking(wish, ray.cluster_resources(), ray.available_resources()))
+        return _actors(wish, group)
+
+    def _comes(self, ask: Callable[[], object], seconds: float) -> bool:
+        """Ask again until it is so, for so many seconds; whether it is.
+
+        Raises:
+            EOFError: pytest is gone.
+        """
+        deadline = Deadline.after(seconds)
+        while not ask():
+            if wait_for(self._pytest, select.POLLIN, 0) or self._channel.receive() or self._channel.closed:
+                raise EOFError
+            if deadline.passed():
+                return False
+        return True
 
     def _watch(self, rank: int, result: Any) -> None:
         """Tell of the end of a rank's program."""
@@ -210,16 +268,12 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
         ray.init(address="local", include_dashboard=False, **how)
 
 
-def _actors(wish: Wish) -> list[Any]:
+def _actors(wish: Wish, group: Any) -> list[Any]:
     import ray
     from ray import cloudpickle
-    from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    group = placement_group([wish.resources] * wish.size, strategy=wish.strategy)
-    if not group.wait(wish.seconds):
-        raise TimeoutError(_lacking(wish, ray.cluster_resources(), ray.available_resources()))
     named = {"CPU": "num_cpus", "GPU": "num_gpus"}
     amounts = {named[name]: amount for name, amount in wish.resources.items() if name in named}
     others = {name: amount for name, amount in wish.resources.items() if name not in named}
@@ -250,17 +304,30 @@ def _lacking(wish: Wish, there: dict[str, float], free: dict[str, float]) -> str
 
 
 def _words(error: BaseException) -> str:
-    """The last line of an error: Ray puts the trace of its worker before it."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
+    """What an error says, in a line; Ray's own have the trace of a worker before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return lines[-1] if type(error).__module__.startswith("ray.") else " ".join(lines)
+
+
+def _end_after(pytest: int) -> None:
+    """In a thread: end soon after pytest, whatever Ray is busy with."""
+    poll = select.poll()
+    poll.register(pytest, select.POLLIN)
+    poll.poll()
+    time.sleep(_SHUTDOWN)
+    os._exit(1)
 
 
 def main() -> None:
-    """The whole program; the argument is the number of the channel's descriptor."""
-    channel = Channel.of(int(sys.argv[1]))
+    """The whole program; arguments: the number of the channel's descriptor, and pytest's pid."""
+    number, parent = map(int, sys.argv[1:])
+    channel, pytest = Channel.of(number), os.pidfd_open(parent)
     os.set_inheritable(channel.fileno(), False)
+    if os.getppid() != parent:  # It may have ended before.
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Tests tell nobody of themselves.
-    driver = Driver(channel)
-    driver.serve()
+    threading.Thread(target=_end_after, args=(pytest,), daemon=True).start()
+    Driver(channel, pytest).serve()
     ray: Any = sys.modules.get("ray")
     if ray is not None:
         ray.shutdown()
