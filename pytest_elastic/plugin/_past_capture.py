@@ -10,7 +10,8 @@ A worker of xdist has a reporter and no terminal, and shows nothing.  Neither do
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
 
 import pytest
@@ -22,6 +23,20 @@ def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
     """While the context lasts, output goes to the terminal."""
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else nullcontext()
+
+
+@contextmanager
+def captured(config: pytest.Config) -> Iterator[None]:
+    """While the context lasts, between tests, output is captured as it is in them."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    if capture is None or not capture.is_globally_capturing() or not shows_output(config):
+        yield
+        return
+    capture.resume_global_capture()
+    try:
+        yield
+    finally:
+        capture.suspend_global_capture(in_=False)
 
 
 def shows_output(config: pytest.Config) -> bool:

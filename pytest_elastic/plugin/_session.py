@@ -36,7 +36,7 @@ from pytest_elastic.plugin._launcher_hooks import LauncherHooks
 from pytest_elastic.plugin._marker import read_marker
 from pytest_elastic.plugin._options import Options
 from pytest_elastic.plugin._other_plugins import logs_live, wrong_books
-from pytest_elastic.plugin._past_capture import PastCapture, shows_output, uncaptured
+from pytest_elastic.plugin._past_capture import PastCapture, captured, shows_output, uncaptured
 from pytest_elastic.plugin._preconditions import file_of, refuse
 from pytest_elastic.plugin._rank_logs import may_show
 from pytest_elastic.plugin._reproduce import Reproduction
@@ -104,7 +104,8 @@ def conduct(
         refuse(session, wanted, str(error))  # A worker of xdist would drop the words.
         return (yield)
     conductor.debugging.begin()
-    conductor.look_ahead()
+    with captured(config):  # What ranks show is decided by it, as in a test.
+        conductor.look_ahead()
     hooks = LauncherHooks(config)
     config.pluginmanager.register(hooks)
     try:
