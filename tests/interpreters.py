@@ -292,6 +292,7 @@ def _warm(modules: Sequence[str]) -> None:
     import pkgutil
 
     import pytest
+    from known_pytest import remember
 
     class Imports:
         def pytest_collection(self) -> None:
@@ -307,6 +308,7 @@ def _warm(modules: Sequence[str]) -> None:
     for name in modules:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
+    remember()
     settle()
 
 
@@ -314,8 +316,8 @@ if __name__ == "__main__":
     channel, libraries = socket.socket(fileno=int(sys.argv[1])), sys.argv[3:]
     channel.set_inheritable(False)
     held = os.open(sys.argv[2], os.O_RDWR)
-    sys.path.pop(0)
     _warm(libraries)
+    sys.path.pop(0)
     program = _serve(channel, held)
     try:
         if program is None:
