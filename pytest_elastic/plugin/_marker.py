@@ -59,6 +59,9 @@ class Marker(NamedTuple):
     launcher: str | None = None
 
 
+_PLAIN = Marker()  # Of each test without the marker, which are most.
+
+
 def read_marker(node: pytest.Item | Any) -> Marker:
     """The marker of a test: each key from the closest mark that has it.
 
@@ -74,6 +77,8 @@ def read_marker(node: pytest.Item | Any) -> Marker:
             if key not in _KEYS:
                 raise MarkerError(f"elastic() has no argument {key!r}; allowed are {', '.join(_KEYS)}")
         given = {**here, **given}
+    if not given:
+        return _PLAIN
     nprocs = given.get("nprocs")
     sizes = _sizes(nprocs)
     faults, ends = _faults(given.get("faults"), max(sizes, default=0))
@@ -257,34 +262,37 @@ def check_marker(item: pytest.Item) -> None:
     Raises:
         MarkerError: with the test's file and line.
     """
-    path, line, _ = item.reportinfo()
-    where = f"{path}:{(line or 0) + 1}"
     try:
         read_backend(item)
-        marker = read_marker(item)
+        _check(item, read_marker(item))
+        _check_fixtures(item)
     except MarkerError as error:
-        raise MarkerError(error.text, where) from None
-    default = Options.nprocs.read(item.config)
-    planned = marker.faults.ends if marker.faults is not None else {}  # Which the group checks.
-    if not marker.sizes and (
-        beyond := [rank for rank in marker.expect if rank >= default and rank not in planned]
-    ):
-        text = f"elastic(): rank {min(beyond)} is not in the test, which has {default} (--elastic-nprocs)"
-        raise MarkerError(text, where)
-    _check_fixtures(item, where)
+        path, line, _ = item.reportinfo()
+        raise MarkerError(error.text, f"{path}:{(line or 0) + 1}") from None
+
+
+def _check(item: pytest.Item, marker: Marker) -> None:
+    """Check what its marker says against the test, and against the options."""
+    if marker.expect and not marker.sizes:
+        default = Options.nprocs.read(item.config)
+        planned = marker.faults.ends if marker.faults is not None else {}  # Which the group checks.
+        if beyond := [rank for rank in marker.expect if rank >= default and rank not in planned]:
+            raise MarkerError(
+                f"elastic(): rank {min(beyond)} is not in the test, which has {default} (--elastic-nprocs)"
+            )
     if not isinstance(item, pytest.Function):
         # A doctest of a module that is marked is no test of that kind.
         if any(mark.name == "elastic" for mark in item.own_markers):
-            kind = type(item).__name__
-            raise MarkerError(f"elastic() is for test functions and methods, not for a {kind}", where)
+            raise MarkerError(f"elastic() is for test functions and methods, not for a {type(item).__name__}")
         return
     if marker.listed and _is_unittest(item):
-        raise MarkerError("elastic(nprocs=[...]) is not for methods of unittest.TestCase", where)
+        raise MarkerError("elastic(nprocs=[...]) is not for methods of unittest.TestCase")
     sizes = item.stash.get(SIZE, (0, ()))[1]
     if sizes != marker.sizes and (sizes or marker.listed):
         made = f"nprocs={[*sizes]}" if sizes else "one size"
-        text = f"elastic(nprocs={[*marker.sizes]}) came too late: the items of the test were made for {made}"
-        raise MarkerError(text, where)
+        raise MarkerError(
+            f"elastic(nprocs={[*marker.sizes]}) came too late: the items of the test were made for {made}"
+        )
 
 
 def adoptable(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -310,7 +318,7 @@ def fail_instead(item: pytest.Item, text: str) -> None:
     item.teardown = lambda: None  # type: ignore[method-assign]
 
 
-def _check_fixtures(item: pytest.Item, where: str) -> None:
+def _check_fixtures(item: pytest.Item) -> None:
     if not isinstance(item, pytest.Function) or not is_elastic(item):
         return
     names = (name for name in item.fixturenames if name in _CONTROLLERS and _is_ours(item, name))
@@ -327,7 +335,7 @@ def _check_fixtures(item: pytest.Item, where: str) -> None:
         text += "; the faults of a test on ranks are in its marker: elastic(faults=...)"
     if "expires" in asked:
         text += "; those functions import it: from pytest_elastic.timer import expires"
-    raise MarkerError(text, where)
+    raise MarkerError(text)
 
 
 def read_backend(node: pytest.Item | Any) -> str:
