@@ -298,12 +298,11 @@ def load(line: str) -> Event:
         ValueError: the line is no event; the text says what is wrong with it.
     """
     try:
-        values = json.loads(line)
-        kind = KINDS[values.pop("event")]
-        return kind(**{name: _restored(value) for name, value in values.items()})
+        written: dict[str, Any] = json.loads(line)
+        kind = KINDS[written.pop("event")]
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in written.items()
+        }
+        return kind(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no event: {line[:80]!r} ({type(error).__name__}: {error})") from None
-
-
-def _restored(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

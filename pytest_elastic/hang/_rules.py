@@ -341,7 +341,7 @@ def nobody_left(case: Case) -> Diagnosis | None:
     if not targets or not gone:
         return None
     resting, ended = [rank for rank in gone if rank.resting], [rank for rank in gone if not rank.resting]
-    what = _end_of(targets)
+    what = f"{_verb(targets)} {_listed(targets)}"
     cause = f"{ends_text(ended)} and nobody is left to {what}"
     if resting:
         phase = resting[0].resting
@@ -381,11 +381,6 @@ def _before(target: Target, rank: Rank) -> str:
     if target.chosen and target.barrier is None:
         return f"before writing {key_name(target.key)}"
     return f"and nobody is left to {target.end} {target.text}"
-
-
-def _end_of(targets: list[Target]) -> str:
-    """The end of the waits for these, as a verb and names: `write "a", "b"`."""
-    return f"{_verb(targets)} {_listed(targets)}"
 
 
 def _verb(targets: list[Target]) -> str:

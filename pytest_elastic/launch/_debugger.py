@@ -184,18 +184,14 @@ class Loans:
                 with _interrupts_noted() as interrupted:
                     with suppress(OSError):  # The rank was killed.
                         socket.send_fds(rank, [_GRANTED], terminal.streams)
-                    while not (_has_answered(rank) or over()):
+                    # Until the rank gives the terminal back, or is gone.
+                    while not (select.select([rank], [], [], _PERIOD)[0] or over()):
                         foreground.follow_stop()
                         if interrupted():
                             interrupt()
             finally:
                 foreground.take_back()
             self._enough |= _answer(rank) == _QUIT
-
-
-def _has_answered(rank: socket.socket) -> bool:
-    """Whether a rank gave the terminal back, or is gone; asks for some time."""
-    return bool(select.select([rank], [], [], _PERIOD)[0])
 
 
 def _answer(rank: socket.socket) -> bytes:

@@ -284,19 +284,17 @@ class GroupLoop:
         rank = exited.rank
         self._machines.of(rank).fetch(self._directories[rank])
         self.server.tell()
-        if exited.exitcode not in _STOPPED and not self._failed_of_timeout(rank):
-            self.detector.went_on(rank)
+        if exited.exitcode not in _STOPPED:
+            recorded = of_timeout_in(self._directories[rank] / "error.json")
+            of_timeout = not self.detector.did_more(rank) if recorded is None else recorded
+            if not of_timeout:
+                self.detector.went_on(rank)
         expiry = self.timers.expiries.get(rank)
         text = exited.lost.removeprefix("was ") if expiry is None else describe_expiry(expiry)
         self.detector.note([events.RankExited(exited.at, rank, exited.exitcode, text)])
         self.server.drop(rank)
         if rank in self._sentinels:
             os.eventfd_write(self._sentinels[rank], 1)
-
-    def _failed_of_timeout(self, rank: int) -> bool:
-        """Whether a rank that has exited recorded a time-out, or did nothing more after one."""
-        recorded = of_timeout_in(self._directories[rank] / "error.json")
-        return not self.detector.did_more(rank) if recorded is None else recorded
 
     # Timers.
 

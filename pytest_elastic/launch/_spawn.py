@@ -86,17 +86,21 @@ class FreshInterpreters:
         self._zygote = Zygote.spawn(__name__, "execute")
 
     def start_group(self, starts: list[RankStart]) -> Channel:
-        """Have a guardian start these ranks."""
-        return self._zygote.start_group([self._rewrite(start) for start in starts])
+        """Have a guardian start these ranks, by way of `execute`."""
+        return self._zygote.start_group(
+            [
+                dataclasses.replace(
+                    start,
+                    env={SEED: self._seed, **start.env},
+                    job=_Order(self._session, start.job, self._options, {SEED: self._given, **start.env}),
+                )
+                for start in starts
+            ]
+        )
 
     def close(self) -> bool:
         """End the zygote, and every group of it; whether it ended by itself."""
         return self._zygote.close()
-
-    def _rewrite(self, start: RankStart) -> RankStart:
-        """The same rank by way of `execute`."""
-        order = _Order(self._session, start.job, self._options, {SEED: self._given, **start.env})
-        return dataclasses.replace(start, env={SEED: self._seed, **start.env}, job=order)
 
 
 def interpreter_options() -> list[str]:

@@ -253,7 +253,9 @@ class Look:
                 raise TimeoutError(f"not within {_SPY_LIMIT:g} s")
             return read_stacks(json.loads(texts[0]))
         except (TimeoutError, ValueError, LookupError, TypeError) as error:  # Or another form of answer.
-            _log.warning("py-spy could not look into rank %d: %s", rank, _first_lines(texts[1]) or error)
+            # The error and its causes, without the way to it.
+            said = texts[1].decode("utf-8", "replace").partition("\nStack backtrace:")[0].split()
+            _log.warning("py-spy could not look into rank %d: %s", rank, " ".join(said) or error)
             return None
 
 
@@ -277,9 +279,3 @@ def read_stacks(threads: Sequence[Mapping[str, Any]]) -> list[Stack]:
         ]
         stacks.append(Stack(tuple(frames), thread["os_thread_id"] == thread["pid"]))
     return stacks
-
-
-def _first_lines(text: bytes) -> str:
-    """The error and its causes, without the way to it."""
-    lines = text.decode("utf-8", "replace").partition("\nStack backtrace:")[0].split("\n")
-    return " ".join(line.strip() for line in lines if line.strip())

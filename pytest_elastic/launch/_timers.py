@@ -45,7 +45,12 @@ class GroupTimers:
 
     def adopt(self, rank: int, descriptor: int, stream: bool = False) -> None:
         """Use this descriptor as the launcher's end of a rank's channel; see `TimerTable.attach`."""
-        self._loop.call(partial(self._attach, rank, descriptor, stream))
+
+        def attach() -> None:
+            self._table.attach(rank, descriptor, stream)
+            self._loop.watch(descriptor, partial(self._read, rank, descriptor))
+
+        self._loop.call(attach)
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -74,10 +79,6 @@ class GroupTimers:
     def next_deadline(self) -> float:
         """When the next timer expires, on the monotonic clock; `inf` for never."""
         return self._table.next_deadline()
-
-    def _attach(self, rank: int, descriptor: int, stream: bool) -> None:
-        self._table.attach(rank, descriptor, stream)
-        self._loop.watch(descriptor, partial(self._read, rank, descriptor))
 
     def _read(self, rank: int, descriptor: int) -> None:
         if not self._table.read(rank):

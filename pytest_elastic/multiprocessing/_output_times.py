@@ -68,15 +68,13 @@ class _Output:
                 position += len(line) + 1
                 # Of a line that was written over, as by a progress bar, the last state.
                 text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
-                found.append(LineWritten(self._time(position), self.rank, self.stream, text))
+                time = self.times[min(bisect_left(self.sizes, position), len(self.times) - 1)]
+                found.append(LineWritten(time, self.rank, self.stream, text))
             if first > self.start:
                 said = f"({first - self.start:,} bytes before this are in {self.path})"
                 found[0] = LineWritten(found[0].at, self.rank, self.stream, said)
             return found
         return []
-
-    def _time(self, size: int) -> float:
-        return self.times[min(bisect_left(self.sizes, size), len(self.times) - 1)]
 
 
 class OutputTimes:

@@ -77,7 +77,7 @@ def conduct(
     """Wrap the run loop of a session whose `items` run on ranks; `wanted`: those, and users of `elastic`."""
     config = session.config
     external = config.stash.get(EXTERNAL, None)
-    if _wants_ray(config, wanted):
+    if "ray" in {read_marker(item).launcher or Options(config).launcher for item in wanted}:
         from pytest_elastic.plugin._ray import with_ray  # Few runs have it.
 
         external = with_ray(config, external)
@@ -117,11 +117,6 @@ def conduct(
             config.add_cleanup(conductor.close)
         else:
             conductor.close()
-
-
-def _wants_ray(config: pytest.Config, wanted: list[pytest.Item]) -> bool:
-    """Whether Ray is to start ranks of one of these tests, by its marker or by the option."""
-    return "ray" in {read_marker(item).launcher or Options(config).launcher for item in wanted}
 
 
 class Conductor:

@@ -80,19 +80,15 @@ class TorchCases:
         """How many ranks the test has; else why it is left as it is."""
         if item.get_closest_marker("elastic") is not None:
             return 0, "marked already"
+        derived = item.cls.__mro__[: item.cls.__mro__.index(sys.modules[_MODULE].MultiProcessTestCase)]
         for name in _OWN:
-            if (own := self._overrider(item.cls, name)) is not None:
+            if own := next((one for one in derived if name in vars(one)), None):
                 return 0, f"{own.__name__} overrides {name}"
         try:
             size = int(item.cls(item.originalname).world_size)
         except Exception as error:
             return 0, f"world_size of {item.cls.__name__}: {type(error).__name__}: {error}"
         return size, "" if size > 0 else f"{item.cls.__name__} has a world_size of {size}"
-
-    def _overrider(self, case: Any, name: str) -> type | None:
-        """The class that has another one of these than the base class."""
-        base: Any = sys.modules[_MODULE].MultiProcessTestCase
-        return next((one for one in case.__mro__[: case.__mro__.index(base)] if name in vars(one)), None)
 
     # In a rank.  A class that is left may still call these by `super()`.
 

@@ -63,16 +63,14 @@ class ScheduledOrder:
     nprocs: int = 0
 
     def __str__(self) -> str:
-        ranks = range(max(rank for rank, _ in self.counts) + 1)
-        parts = ["_".join(map(str, self._counts_of(rank))) for rank in ranks]
+        parts = []
+        for rank in range(max(rank for rank, _ in self.counts) + 1):
+            clients = range(max((client for owner, client in self.counts if owner == rank), default=0) + 1)
+            parts.append("_".join(str(self.counts.get((rank, client), 0)) for client in clients))
         body = "R1." + "-".join(parts) + "".join(f".{gap}-{shift}" for gap, shift in self.delays)
         body += f"+{self.faults}" if len(self.faults) else ""
         body += f".t{self.mark}x{self.nprocs}" if self.mark else ""
         return f"{body}.p{checksum(body):04x}{self.program:04x}"
-
-    def _counts_of(self, rank: int) -> list[int]:
-        clients = [client for owner, client in self.counts if owner == rank]
-        return [self.counts.get((rank, client), 0) for client in range(max(clients, default=0) + 1)]
 
     def force(self, following: Gate) -> ScheduledInterceptor:
         return ScheduledInterceptor(self, following)

@@ -114,7 +114,9 @@ def cause_of(execution: Execution) -> Diagnosis | None:
 
     An execution whose store was taken away by a fault has no diagnosis.
     """
-    faults = [_fault_in(step) for step in execution.steps]
+    faults = [
+        next(iter(parse(step.arguments[0]))) if step.kind == "fault" else None for step in execution.steps
+    ]
     if any(fault is not None and fault.kind == "server_gone" for fault in faults):
         return None
     repetition = _Repetition(execution)
@@ -122,10 +124,6 @@ def cause_of(execution: Execution) -> Diagnosis | None:
         repetition.do(step, _is_held(step, faults[number + 1 :]))
     repetition.finish()
     return diagnose(repetition.graph)
-
-
-def _fault_in(step: Step) -> Fault | None:
-    return next(iter(parse(step.arguments[0]))) if step.kind == "fault" else None
 
 
 def _is_held(step: Step, following: list[Fault | None]) -> bool:

@@ -28,7 +28,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_elastic.faults import ENDS, SLOWS, Fault
+from pytest_elastic.faults import ENDS, SLOWS
 from pytest_elastic.scheduling import Cut, Decision, Step, keys_of, ring_order
 from pytest_elastic.simulator._dependence import (
     MEET,
@@ -90,7 +90,8 @@ class Dpor:
         self._explored = simulation.setting.expiries > 0
         faults = simulation.setting.faults
         self._slowed = {fault.rank for fault in faults if fault.kind in SLOWS}
-        self._entangled = any(map(_is_far, faults))
+        # Whether one rank's operation may bring a fault upon another rank.
+        self._entangled = any(fault.rank is None or fault.watched != fault.rank for fault in faults)
         self._drops = any(fault.kind == "drop" for fault in faults)  # A lost arrival does not count as one.
         self._eager = self._explored or self._drops or simulation.setting.wake == "level"
         self._frames: list[_Frame] = []
@@ -272,8 +273,3 @@ class Dpor:
             for process in [rank.number + self._ranks for rank in ranks if rank.due == due]:
                 for race, initials in self.trace.would_race(process, {_CLOCK: OVERWRITE}):
                     self.reverse(self._frames[race], initials)
-
-
-def _is_far(fault: Fault) -> bool:
-    """Whether one rank's operation may bring the fault upon another rank."""
-    return fault.rank is None or fault.watched != fault.rank

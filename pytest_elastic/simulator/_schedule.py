@@ -32,6 +32,7 @@ _TOKEN = re.compile(
     r"E1\.(?P<ranks>\d+)(?:x(?P<rounds>\d+))?\.(?P<wake>[a-z])(?P<delays>(?:\.\d+-\d+)*)"
     r"(?:\+(?P<faults>[^~.]*))?(?:~(?:x(?P<expiries>\d+))?(?:s(?P<skew>-?\d+(?:,-?\d+)*))?)?"
 )
+_START = re.compile(r"E1(\.\d+(x\d+)?(\.[lv](\.\d+-\d+)*(\+[^~.]*)?(~(x\d+)?(s-?\d+(,-?\d+)*)?)?)?)?")
 _SEAL = re.compile(r"(?P<body>.*)\.p(?P<check>[0-9a-f]{4})(?P<program>[0-9a-f]{4})")
 _MOST = 10**6
 _PARTS = 10**6
@@ -122,7 +123,8 @@ def parse_token(token: str) -> Schedule:
             raise TokenError(token, "is damaged: its checksum does not fit")
     match = _TOKEN.fullmatch(body)
     if match is None:
-        raise TokenError(token, f"is damaged at character {_readable(body) + 1}")
+        sound = _START.match(body)
+        raise TokenError(token, f"is damaged at character {sound.end() + 1 if sound else 1}")
     return Schedule(_setting(token, match), _delays(token, match["delays"]), program)
 
 
@@ -130,12 +132,6 @@ def fingerprint(steps: Sequence[Step]) -> int:
     """Fingerprint of a program, 16 bits: the operations of its ranks and their keys, in order."""
     text = "\n".join(f"{step.rank} {step.name} {step.keys}" for step in steps if step.kind == "call")
     return zlib.crc32(text.encode()) & 0xFFFF
-
-
-def _readable(body: str) -> int:
-    """Number of characters of a damaged token before the first error."""
-    match = re.match(r"E1(\.\d+(x\d+)?(\.[lv](\.\d+-\d+)*(\+[^~.]*)?(~(x\d+)?(s-?\d+(,-?\d+)*)?)?)?)?", body)
-    return match.end() if match else 0
 
 
 def _setting(token: str, match: re.Match[str]) -> Setting:

@@ -180,8 +180,8 @@ def _referents(one: Any) -> Iterable[Any]:
         content = (one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__)
         return (*content, *_named(one.__code__, one.__globals__))
     if isinstance(one, type):
-        users = _is_users(sys.modules.get(one.__module__))
-        return (*vars(one).values(), *one.__bases__) if users else ()
+        file = getattr(sys.modules.get(one.__module__), "__file__", None) or "<built-in>"
+        return (*vars(one).values(), *one.__bases__) if _is_users_file(file) else ()
     if isinstance(one, types.GeneratorType | types.CoroutineType | types.AsyncGeneratorType):
         frame = (
             getattr(one, "gi_frame", None) or getattr(one, "cr_frame", None) or getattr(one, "ag_frame", None)
@@ -210,10 +210,6 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def _is_users(module: types.ModuleType | None) -> bool:
-    return module is not None and _is_users_file(getattr(module, "__file__", None) or "<built-in>")
 
 
 @functools.lru_cache(maxsize=1024)

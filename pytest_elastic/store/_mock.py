@@ -177,12 +177,11 @@ class Recording(Recorder):
         if name == "barrier" and arguments[2] is None:
             arguments = arguments[:2]
         answer = getattr(self._store, name)(*arguments)
-        return self._of_clone(answer) if name == "clone" else answer
-
-    def _of_clone(self, store: Any) -> Recording:
-        other = Recording(store)
-        other.ops = self.ops
-        return other
+        if name != "clone":
+            return answer
+        clone = Recording(answer)
+        clone.ops = self.ops
+        return clone
 
 
 def recording(store: Any) -> Recording:
