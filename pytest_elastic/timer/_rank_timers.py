@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pytest_elastic.clock import SYSTEM_CLOCK, Clock, Deadline
 from pytest_elastic.pristine import os, select, socket, struct, threading
 from pytest_elastic.processes import Process, wait_for
+from pytest_elastic.timer._grace import Grace
 from pytest_elastic.timer._requests import RELEASE, Origin, Scope, TimerClient, log, made_here
 from pytest_elastic.timer._table import Key, Timer, Timers
 
@@ -172,6 +173,7 @@ class TimerTable:
         self._channels: dict[int, int] = {}
         self._streams: dict[int, bytearray] = {}  # What is left of a packet that is not whole.
         self._timers: Timers[Expiry] = Timers()
+        self._grace = Grace()
         self._paused: float | None = None
 
     def attach(self, rank: int, descriptor: int, stream: bool = False) -> None:
@@ -256,12 +258,15 @@ class TimerTable:
 
     def next_deadline(self) -> float:
         """When to ask `expired()`: a point of the monotonic clock, `math.inf` if nothing is armed."""
-        return math.inf if self._paused is not None else self._timers.next_deadline()
+        if self._paused is not None:
+            return math.inf
+        return self._grace.plan(self._timers.next_deadline(), self._clock.monotonic())
 
     def expired(self) -> list[Expiry]:
         """What expired since it was last asked, the earliest first, and one for each rank.
 
         A rank that is named has no timer any more.  The timers of a process that has ended do not count.
+        After a stall there may be none yet, see `Grace`: `next_deadline` says when to ask again.
         """
         if self._paused is not None:
             return []
@@ -270,7 +275,8 @@ class TimerTable:
         for rank in {timer.what.rank for timer in self._timers.expired(now)}:
             if rank in self._channels:
                 self.read(rank)
-        for timer in self._timers.expired(now):
+        due = self._timers.expired(now)
+        for timer in due if due and self._grace.over(now) else ():
             found.setdefault(timer.what.rank, timer.what)
         for rank in found:
             self._timers.drop(rank)

@@ -25,6 +25,7 @@ from typing import Any
 from pytest_elastic.clock import SYSTEM_CLOCK, Deadline, to_seconds
 from pytest_elastic.pristine import os, select, signal, threading, time
 from pytest_elastic.processes import Process, Wakeup, identify
+from pytest_elastic.timer._grace import Grace
 from pytest_elastic.timer._requests import RequestQueue, TimerRequest, log, to_monotonic
 from pytest_elastic.timer._table import Key, Timer, Timers
 
@@ -255,7 +256,7 @@ class ProcessTimerServer(TimerServer):
     def __init__(self, request_queue: RequestQueue, max_interval: float, daemon: bool = True) -> None:
         super().__init__(request_queue, max_interval, daemon)
         self._timers: Timers[TimerRequest] = Timers()
-        self._decided = -math.inf
+        self._decided, self._grace = -math.inf, Grace()
         self._due: list[Timer[TimerRequest]] = []
 
     def register_timers(self, timer_requests: list[TimerRequest]) -> None:
@@ -285,10 +286,13 @@ class ProcessTimerServer(TimerServer):
     def _expired(self, now: float) -> Expired:
         self._decided = now  # First: what fails below is tried again as what is overdue.
         self._due = self._timers.expired(now)
+        if self._due and not self._grace.over(now):
+            self._decided, self._due = -math.inf, []
         return by_worker(self._due)
 
     def _pause(self) -> float:
-        pause = Deadline(self._timers.next_deadline(self._decided)).remaining()
+        deadline = self._timers.next_deadline(self._decided)
+        pause = Deadline(self._grace.plan(deadline, SYSTEM_CLOCK.monotonic())).remaining()
         # What was due and is still there could not be killed: that is tried again.
         overdue = any(timer.deadline <= self._decided for timer in self._timers.armed())
         return min(pause, self._max_interval) if overdue else pause

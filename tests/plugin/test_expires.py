@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
+import time
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
 HEAD = """
@@ -269,6 +272,31 @@ def test_it(rank):
     running.wait_for(lambda: not running.survivors(), 5)
 
 
+def test_a_machine_that_stands_still_costs_no_rank(session):
+    """Everything is stopped while timers expire, as in a virtual machine that is not run; pytest wakes first."""
+    running = session(
+        HEAD
+        + """
+def test_it(rank):
+    with expires(after=1):
+        open(f"up{rank}", "w").close()
+        time.sleep(0.5)
+"""
+    )
+    running.wait_for(lambda: all((running.directory / f"up{rank}").exists() for rank in range(3)))
+    pytest_itself = psutil.Process(running.process.pid)
+    stopped = [pytest_itself, *pytest_itself.children(recursive=True)]
+    for process in reversed(stopped):
+        process.suspend()
+    time.sleep(1.5)
+    for process in stopped:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+        time.sleep(0.05)
+    running.wait_for(lambda: running.process.poll() is not None)
+    assert running.process.returncode == 0, running.output.read_text()
+
+
 def test_timer_and_deadline_together(run):
     """One failure; both are named where both came."""
     result = run(
@@ -288,8 +316,9 @@ def test_the_first_expiry_is_the_cause(run):
     result = run(
         HEAD
         + """
-def test_it(rank):
-    with expires(after=0.3 + 0.05 * (2 - rank), scope=f"of {rank}"):
+def test_it(rank, world):
+    world.barrier()
+    with expires(after=0.3 + 0.2 * (2 - rank), scope=f"of {rank}"):
         time.sleep(100 if rank else 0)
 """
     )

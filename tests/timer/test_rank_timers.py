@@ -336,3 +336,49 @@ def test_no_request_is_lost(table: TimerTable) -> None:
         assert rank.end()[0] == 0
         rank.close()
     os.close(go)
+
+
+def test_after_a_stall_a_rank_that_goes_on_lives(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """As long as the stall was: who was not run could not release."""
+    client = connect(0)
+    client.acquire("scope", time.time() + 1)
+    table.read(0)
+    clock.now = table.next_deadline() + 0.3
+    assert table.expired() == []
+    assert table.next_deadline() == clock.now + 0.3
+    clock.advance(0.1)
+    client.release("scope")
+    assert read(table, 0) == []
+    assert table.next_deadline() == math.inf
+
+
+def test_a_stall_has_one_grace(table: TimerTable, connect: Connect, clock: Near) -> None:
+    """However late the table is asked after it."""
+    connect(0).acquire("scope", time.time() + 1)
+    table.read(0)
+    clock.now = table.next_deadline() + 100
+    assert table.expired() == []
+    assert table.next_deadline() == clock.now + 0.5
+    clock.now = table.next_deadline() + 100
+    assert scopes(table.expired()) == [(0, "scope")]
+
+
+def test_a_stall_in_a_later_timer_has_its_own_grace(table: TimerTable, connect: Connect, clock: Near) -> None:
+    client = connect(0)
+    for span in (60, 120):
+        client.acquire("scope", time.time() + span)
+        table.read(0)
+        clock.now = table.next_deadline() + 0.1
+        assert table.expired() == []
+        client.release("scope")
+        assert read(table, 0) == []
+
+
+def test_a_timer_that_is_past_when_it_comes_has_no_grace(
+    table: TimerTable, connect: Connect, clock: Near
+) -> None:
+    clock.advance(5)
+    connect(0).acquire("scope", time.time() + 1)
+    table.read(0)
+    assert table.next_deadline() == clock.now
+    assert scopes(table.expired()) == [(0, "scope")]
