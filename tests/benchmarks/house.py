@@ -23,15 +23,17 @@ def test_fails(world):
     world.barrier()
     assert world.rank != 1
 """
-# Notes each function of ours that is called in pytest's own process, in all of its threads.
+# Notes each function of ours that is called in pytest's own process, in all of its threads; the code of modules and
+# classes is none, and is not compiled as one (CO_OPTIMIZED).
 CONFTEST = """
 import os, sys, threading, pytest
 
 ROOT, PID, passed = os.path.join(os.environ["HOUSE"], "pytest_elastic"), os.getpid(), set()
 
 def note(frame, event, argument):
-    if event == "call" and os.getpid() == PID and frame.f_code.co_filename.startswith(ROOT):
-        passed.add((frame.f_code.co_filename, frame.f_code.co_qualname))
+    code = frame.f_code
+    if event == "call" and code.co_flags & 1 and code.co_filename.startswith(ROOT) and os.getpid() == PID:
+        passed.add((code.co_filename, code.co_qualname))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item):
