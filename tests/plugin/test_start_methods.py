@@ -114,22 +114,6 @@ def test_threads_of_an_application_that_calls_pytest(pytester, monkeypatch):
     )
 
 
-def test_marker_chooses(run):
-    """`start_method=` of the marker is for one test: a fresh interpreter has another `sys.argv`."""
-    run(
-        """
-        import os, pytest
-        born = os.getpid()
-
-        @pytest.mark.elastic(start_method="spawn")
-        def test_spawn(rank): assert born == os.getpid()
-
-        @pytest.mark.elastic(start_method="fork")
-        def test_fork(rank): assert born != os.getpid()
-        """
-    ).assert_outcomes(passed=2)
-
-
 def test_spawned_ranks_are_kept_warm(run):
     """Clean ranks of one size serve the next test; a failed group is replaced."""
     run(
@@ -154,11 +138,12 @@ def test_spawned_ranks_are_kept_warm(run):
     ).assert_outcomes(passed=4, xfailed=1)
 
 
-def test_spawned_ranks_come_up_while_earlier_tests_run(run):
-    """Whatever these tests are: when the first one on such ranks begins, they are there."""
+def test_the_marker_chooses_and_spawned_ranks_come_up_while_earlier_tests_run(run):
+    """`start_method=` is for one test.  Whatever tests there are before: on fresh ranks, they are there by then."""
     run(
         """
         import os, pathlib, pytest, time
+        born = os.getpid()
         pathlib.Path("up").mkdir(exist_ok=True)
         if "RANK" in os.environ:
             pathlib.Path("up", os.environ["RANK"]).touch()
@@ -170,17 +155,17 @@ def test_spawned_ranks_come_up_while_earlier_tests_run(run):
                 time.sleep(0.01)
 
         @pytest.mark.elastic(start_method="fork")
-        def test_forked(rank): pass
+        def test_forked(rank): assert born != os.getpid()
 
         @pytest.mark.elastic(start_method="spawn")
-        def test_spawned(rank): pass
+        def test_spawned(rank): assert born == os.getpid()
         """
     ).assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-p", "xdist", "-n2"], ["-p", "pytest_cov", "--cov=.", "--cov-report="], ["--junitxml=j.xml", "-v"]],
+    [["-p", "xdist", "-n1"], ["-p", "pytest_cov", "--cov=.", "--cov-report=", "--junitxml=j.xml", "-v"]],
 )
 def test_spawn_with_other_plugins(run, arguments):
     """The arguments of the run go to the ranks, and do not do their work twice."""
