@@ -52,14 +52,14 @@ ONE = "@pytest.mark.elastic(nprocs=1)\n"
 OF_POOL = "(threads that the tests' modules started are alive: ThreadPoolExecutor-*)"
 
 
-@pytest.mark.parametrize("other", [[], ["-p", "xdist", "-n2"], ["-p", "pytest_cov", "--cov=."]], ids=" ".join)
+@pytest.mark.parametrize("other", [[], ["-p", "xdist", "-n1"], ["-p", "pytest_cov", "--cov=."]], ids=" ".join)
 def test_one_file_with_a_pool_costs_no_other_file_its_forks(run, other):
     """Outcomes and fixtures are those of any run; the header says which tests are spawned, and why."""
     pytest.importorskip("xdist")
     pytest.importorskip("pytest_cov")
     result = run(FORKED, *other, **FILES)
     result.assert_outcomes(passed=8, failed=2)
-    if "-n2" not in other:
+    if "-n1" not in other:
         result.stdout.fnmatch_lines(
             [
                 "elastic: 8 on ranks, start method fork (of an interpreter that did not import test_b_pool.py)",
