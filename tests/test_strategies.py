@@ -19,7 +19,7 @@ quiet = settings(
     database=None,
     deadline=None,
     derandomize=True,
-    max_examples=300,
+    max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],
 )
 

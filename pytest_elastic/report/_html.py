@@ -86,8 +86,11 @@ def page_of(history: RunHistory) -> bytes:
     return text.encode("utf-8", "xmlcharrefreplace")
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # Hundred thousands of times.
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return _encode(value).replace("<", "\\u003c")
 
 
 class Packer:

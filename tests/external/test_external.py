@@ -82,16 +82,11 @@ def test_plain():
 """
 
 
-def torchrun() -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "-m", *PYTEST[2:]]
-
-
 def mpi(name: str, *arguments: str) -> Callable[[], list[str]]:
     return lambda: [str(shutil.which(name)), *arguments, "-n", "4", *PYTEST]
 
 
 LAUNCHERS = {
-    "torchrun": (lambda: importlib.util.find_spec("torch"), torchrun),
     "Open MPI": (
         lambda: shutil.which("mpirun.openmpi"),
         mpi("mpirun.openmpi", "--allow-run-as-root", "--oversubscribe"),
@@ -158,6 +153,31 @@ def test_a_session_is_the_same_under_each_launcher(name: str, tmp_path: Path, al
     )
     assert_alike(tmp_path, ran.stdout + ran.stderr, alone)
     assert ran.returncode == 1
+
+
+def test_a_session_is_the_same_under_torchrun(
+    tmp_path: Path, alone, template_with_libraries: Template
+) -> None:
+    """With one exit code.  Torchrun itself is a fork of an interpreter that has imported torch."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        pytest.skip("torch is not installed")
+    (tmp_path / "test_it.py").write_text(ALIKE)
+    output = tmp_path / "output"
+    with output.open("wb") as out, open(os.devnull) as null:
+        ran = template_with_libraries.run(
+            ["--nproc-per-node=4", "-m", *PYTEST[2:], "--junitxml=junit.xml"],
+            tmp_path,
+            clean(),
+            [null.fileno(), out.fileno(), out.fileno()],
+            script=Path(torch.origin).parent / "distributed" / "run.py",
+        )
+    try:
+        assert ran.wait(LONG) == 1, output.read_text()
+    finally:
+        ran.kill()
+        ran.wait(10)
+    assert_alike(tmp_path, output.read_text(), alone)
 
 
 class World:

@@ -68,81 +68,157 @@ def test_it(rank):
     result.assert_outcomes(passed=1)
 
 
-def test_the_others_pass(run):
-    """A bad end is of its test alone: the next one starts from fresh ranks."""
-    result = run(
-        HEAD
-        + """
-def test_bad(rank):
-    os._exit(rank)
-
-def test_good(world):
-    assert world.gather(world.rank) == [0, 1, 2]
-"""
-    )
-    result.assert_outcomes(passed=1, failed=1)
-
-
-def test_segfault_shows_its_stack(run):
-    """A fatal error's Python stack is in the report, from the test's first line on."""
-    result = run(HEAD + "\ndef test_it(rank):\n    if rank == 1:\n        ctypes.string_at(0)\n")
-    result.stdout.fnmatch_lines(["*rank 1 died here*", "  *test_segfault_shows_its_stack.py:* in test_it"])
-
-
-def test_root_cause_first(run):
-    """The first failure in time heads the report; those we stopped say where they stood."""
-    result = run(
-        HEAD
-        + """
-def test_it(rank, world):
+# What the test is about: (its code, the lines of its report).
+SAID = {
+    "a segfault shows its stack, from the test's first line on": (
+        """
+def test_0(rank):
+    if rank == 1:
+        ctypes.string_at(0)
+""",
+        ["*rank 1 died here*", "  *.py:* in test_0"],
+    ),
+    "the first failure in time leads, and those we stopped say where they stood": (
+        """
+def test_1(rank):
     if rank == 1:
         raise ValueError("boom")
     time.sleep(100)
-"""
-    )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
+""",
         [
             "1 of 3 ranks failed: rank 1 alone; ranks 0, 2 were stopped",
             "E*ValueError: boom",
             "*ranks 0, 2 stood here when stopped*",
-            "*test_root_cause_first.py:* in test_it",
-        ]
-    )
-    assert "FAILED test_root_cause_first.py::test_it - rank 1: ValueError: boom" in result.stdout.str()
-
-
-def test_followers_come_after_the_cause(run):
-    """A rank that failed because another was gone is no cause, though it failed first."""
-    result = run(
-        HEAD
-        + """
+            "*.py:* in test_1",
+        ],
+    ),
+    "a rank that failed because another was gone is no cause, though it failed first": (
+        """
 from pytest_elastic.errors import DistNetworkError
-def test_it(rank):
+def test_2(rank):
     if rank == 0:
         raise DistNetworkError("the store's server is gone")
     if rank == 1:
         time.sleep(0.2)
         raise ValueError("boom")
+""",
+        ["2 of 3 ranks failed: rank 1 first", "E*ValueError: boom", "*rank 0 failed too*"],
+    ),
+    "one traceback for what all ranks say alike": (
+        """
+def test_3(rank):
+    assert [1, 2] == [1, 3]
+""",
+        ["3 of 3 ranks failed: ranks 0-2 alike", "E*At index 1 diff: 2 != 3"],
+    ),
+    "the same line with other values is one failure, and what else is said there a line for each": (
+        """
+def test_4(rank):
+    assert rank == 7, 'x' * (rank == 1)
+""",
+        ["*failed too, on the same line*", "rank*: AssertionError*"],
+    ),
+    "an error that does not pickle is told with the rank's own traceback": (
+        """
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__("odd one")
+
+def test_5(rank):
+    raise Odd(1, 2)
+""",
+        ["E*Odd: odd one"],
+    ),
+    "an exception whose `__str__` raises is a failure of its rank": (
+        """
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+def test_6(rank):
+    if rank == 1:
+        raise Mute
+""",
+        ["*Mute*"],
+    ),
+}
+
+
+def test_what_a_failure_says(run):
+    """Each of its own test, whatever has failed before it."""
+    result = run(HEAD + "".join(code for code, _ in SAID.values()))
+    result.assert_outcomes(failed=len(SAID))
+    _, *reports = re.split(r"^_+ test_\d _+$", result.stdout.str(), flags=re.MULTILINE)
+    for (_, lines), report in zip(SAID.values(), reports, strict=True):
+        pytest.LineMatcher(report.splitlines()).fnmatch_lines(lines)
+    assert reports[3].count("E         At index 1 diff") == 1
+    assert reports[4].count("def test_4(rank):") == 1
+    result.stdout.fnmatch_lines(["FAILED *.py::test_1 - rank 1: ValueError: boom"])
+
+
+# (mark, body, outcome)
+XFAILS = [
+    ("xfail", "assert rank != 1", "XFAIL"),
+    ("xfail", "pass", "XPASS"),
+    ("xfail(strict=True)", "pass", "FAILED"),
+    ("xfail(raises=ValueError)", "raise ValueError", "XFAIL"),
+    ("xfail(raises=ValueError)", "raise KeyError", "FAILED"),
+    ("xfail(strict=True, raises=RankDiedError)", "os._exit(rank)", "XFAIL"),
+    ("timeout(20)", "pytest.xfail('known')", "XFAIL"),
+]
+
+
+def test_xfail_is_judged_on_the_merged_outcome(run):
+    """Rule 2: pytest judges, once, what came of all ranks."""
+    tests = [
+        f"\n@pytest.mark.{mark}\ndef test_{number}(rank):\n    {body}\n"
+        for number, (mark, body, _) in enumerate(XFAILS)
+    ]
+    result = run(HEAD + "from pytest_elastic.errors import RankDiedError\n" + "".join(tests), "-rA")
+    found = re.findall(r"^([A-Z]+) \S+::test_(\d)", result.stdout.str(), re.MULTILINE)
+    assert {XFAILS[int(number)][:2]: outcome for outcome, number in found} == {
+        (mark, body): outcome for mark, body, outcome in XFAILS
+    }
+
+
+def test_a_fixture_that_fails_on_one_rank_is_an_error(run, pytester):
+    """Of the setup, and no rank enters the body; of the teardown, which runs where the body failed while others hang."""
+    result = run(
+        HEAD
+        + """
+@pytest.fixture
+def broken(rank):
+    if rank == 1:
+        raise RuntimeError("no")
+
+def test_setup(broken):
+    open("entered", "w").close()
+
+@pytest.fixture
+def broken_late(rank):
+    yield
+    assert rank != 1
+
+def test_teardown(broken_late):
+    pass
+
+@pytest.fixture
+def resource(rank):
+    yield
+    if rank == 1:
+        open("finalized", "w").close()
+
+def test_body(resource, rank):
+    if rank == 1:
+        raise ValueError
+    time.sleep(100)
 """
     )
-    result.stdout.fnmatch_lines(
-        ["2 of 3 ranks failed: rank 1 first", "E*ValueError: boom", "*rank 0 failed too*"]
-    )
-
-
-def test_equal_failures_are_folded(run):
-    """One traceback for what all ranks say alike."""
-    result = run(HEAD + "\ndef test_it(rank):\n    assert [1, 2] == [1, 3]\n")
-    result.stdout.fnmatch_lines(["3 of 3 ranks failed: ranks 0-2 alike", "E*At index 1 diff: 2 != 3"])
-    assert result.stdout.str().count("E         At index 1 diff") == 1
-
-
-def test_same_line_other_values(run):
-    """The same line with other values is one failure; what else is said there is one line for each."""
-    result = run(HEAD + "\ndef test_it(rank):\n    assert rank == 7, 'x' * (rank == 1)\n")
-    result.stdout.fnmatch_lines(["*failed too, on the same line*", "rank*: AssertionError*"])
-    assert result.stdout.str().count("def test_it(rank):") == 1
+    result.assert_outcomes(passed=1, failed=1, errors=2)
+    result.stdout.fnmatch_lines(["*ERROR at setup of test_setup*", "E*RuntimeError: no"])
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_teardown*", "E*assert 1 != 1"])
+    assert not (pytester.path / "entered").exists()
+    assert (pytester.path / "finalized").exists()
 
 
 def test_skip_on_all_ranks(run):
@@ -160,30 +236,6 @@ def test_skip_on_some_ranks(run, policy, outcome):
     result.assert_outcomes(**{outcome: 1})
     if policy == "fail":
         result.stdout.fnmatch_lines(["rank 1 skipped the test and ranks 0, 2 did not", "rank 1: not today"])
-
-
-@pytest.mark.parametrize(
-    ("mark", "body", "outcome"),
-    [
-        ("xfail", "assert rank != 1", "xfailed"),
-        ("xfail", "pass", "xpassed"),
-        ("xfail(strict=True)", "pass", "failed"),
-        ("xfail(raises=ValueError)", "raise ValueError", "xfailed"),
-        ("xfail(raises=ValueError)", "raise KeyError", "failed"),
-        ("xfail(strict=True, raises=__import__('pytest_elastic.errors').errors.RankDiedError)",
-         "os._exit(rank)", "xfailed"),
-    ],
-)  # fmt: skip
-def test_xfail_is_judged_on_the_merged_outcome(run, mark, body, outcome):
-    """Rule 2: pytest judges, once, what came of all ranks."""
-    result = run(HEAD + f"\n@pytest.mark.{mark}\ndef test_it(rank):\n    {body}\n")
-    result.assert_outcomes(**{outcome: 1})
-
-
-def test_imperative_xfail(run):
-    """`pytest.xfail()` on the ranks."""
-    result = run(HEAD + "\ndef test_it(rank):\n    pytest.xfail('known')\n")
-    result.assert_outcomes(xfailed=1)
 
 
 def test_exit_request(run):
@@ -226,64 +278,6 @@ def test_dies_otherwise(rank):
     )
 
 
-def test_setup_failure_is_an_error(run, pytester):
-    """A fixture that fails on one rank is an error of the setup; no rank enters the body."""
-    result = run(
-        HEAD
-        + """
-@pytest.fixture
-def broken(rank):
-    if rank == 1:
-        raise RuntimeError("no")
-
-def test_it(broken):
-    open("entered", "w").close()
-"""
-    )
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at setup of test_it*", "E*RuntimeError: no"])
-    assert not (pytester.path / "entered").exists()
-
-
-def test_teardown_failure_is_an_error(run):
-    """As for any test: the call passed, the teardown did not."""
-    result = run(
-        HEAD
-        + """
-@pytest.fixture
-def broken(rank):
-    yield
-    assert rank != 1
-
-def test_it(broken):
-    pass
-"""
-    )
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*"])
-
-
-def test_teardown_runs_on_the_rank_that_failed(run, pytester):
-    """Finalizers run where the body failed, also when other ranks hang."""
-    result = run(
-        HEAD
-        + """
-@pytest.fixture
-def resource(rank):
-    yield
-    if rank == 1:
-        open("finalized", "w").close()
-
-def test_it(resource, rank):
-    if rank == 1:
-        raise ValueError
-    time.sleep(100)
-"""
-    )
-    result.assert_outcomes(failed=1)
-    assert (pytester.path / "finalized").exists()
-
-
 def test_leak_of_a_passing_test(run):
     """A passing test that leaves a process behind says so: rank, pid and command; the process is killed."""
     result = run(
@@ -311,41 +305,6 @@ def test_a_failed_subtest_fails_the_rank(run):
     """Subtests of a rank are part of its test."""
     code = HEAD + "\ndef test_it(subtests, rank):\n    with subtests.test(i=1):\n        assert rank != 1\n"
     run(code).assert_outcomes(failed=2)  # As in a plain run: the subtest, and its test.
-
-
-def test_an_error_that_does_not_pickle(run):
-    """The launcher says what it was, with the rank's own traceback."""
-    result = run(
-        HEAD
-        + """
-class Odd(Exception):
-    def __init__(self, a, b):
-        super().__init__("odd one")
-
-def test_it(rank):
-    raise Odd(1, 2)
-"""
-    )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E*Odd: odd one"])
-
-
-def test_an_error_that_cannot_be_printed(run):
-    """An exception whose `__str__` raises is still a failure of its rank."""
-    result = run(
-        HEAD
-        + """
-class Odd(Exception):
-    def __str__(self):
-        raise RuntimeError("no text")
-
-def test_it(rank):
-    if rank == 1:
-        raise Odd
-"""
-    )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Odd*"])
 
 
 def test_a_duration_is_that_of_the_slowest_rank(run):

@@ -276,7 +276,7 @@ def test_sigchld_is_the_tests_own_business(run, handler):
         def test_dies(rank):
             rank == 1 and os._exit(3)
 
-        @pytest.mark.elastic(nprocs=2, start_method="spawn")
+        @pytest.mark.elastic(nprocs=1, start_method="spawn")
         def test_spawned(world):
             world.barrier()
         """,

@@ -354,7 +354,7 @@ def test_kills_at_any_moment_hinder_nobody(run, rounds):
                 result = group.wait(timeout=20, period=5)
                 assert sorted(result.failures) == list(range(1, 11)), result
                 group.close()
-        """.replace("TIMES", str(rounds(2, 20))),
+        """.replace("TIMES", str(rounds(1, 20))),
         "--timeout=50",
     ).assert_outcomes(passed=1)
 

@@ -9,7 +9,9 @@ import pytest
 POOL = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
+import pytest
 
+pytestmark = pytest.mark.elastic(nprocs=1)  # Which costs one fresh interpreter.
 born, pool = os.getpid(), ThreadPoolExecutor(1)
 assert pool.submit(abs, -1).result() == 1
 
@@ -46,17 +48,18 @@ def test_function(elastic):
     assert elastic.run(lambda rank, n: born not in (os.getpid(), me), nprocs=2) == [True, True]
 """
 FILES = {"conftest": CONFTEST, "test_b_pool": POOL, "test_c": FORKED}
+ONE = "@pytest.mark.elastic(nprocs=1)\n"
 OF_POOL = "(threads that the tests' modules started are alive: ThreadPoolExecutor-*)"
 
 
-@pytest.mark.parametrize("other", [[], ["-p", "xdist", "-n2"], ["-p", "pytest_cov", "--cov=."]], ids=" ".join)
+@pytest.mark.parametrize("other", [[], ["-p", "xdist", "-n1"], ["-p", "pytest_cov", "--cov=."]], ids=" ".join)
 def test_one_file_with_a_pool_costs_no_other_file_its_forks(run, other):
     """Outcomes and fixtures are those of any run; the header says which tests are spawned, and why."""
     pytest.importorskip("xdist")
     pytest.importorskip("pytest_cov")
     result = run(FORKED, *other, **FILES)
     result.assert_outcomes(passed=8, failed=2)
-    if "-n2" not in other:
+    if "-n1" not in other:
         result.stdout.fnmatch_lines(
             [
                 "elastic: 8 on ranks, start method fork (of an interpreter that did not import test_b_pool.py)",
@@ -79,7 +82,7 @@ def test_a_file_with_a_pool_is_apart_in_runs_of_some_tests(run):
 
 def test_what_a_library_starts_is_every_file_s_that_imports_it(run):
     """In pytest only the first file is seen to start it; the others are found out one by one."""
-    user = "import library, os\nborn = os.getpid()\ndef test_it(world): assert born == os.getpid()\n"
+    user = f"import library, os, pytest\nborn = os.getpid()\n{ONE}def test_it(world): assert born == os.getpid()\n"
     result = run(
         FORKED,
         conftest=CONFTEST,
@@ -102,9 +105,10 @@ def test_what_a_library_starts_is_every_file_s_that_imports_it(run):
 def test_native_threads_of_one_file(run):
     """A pool of which Python knows nothing is that file's, too."""
     native = """
-    import ctypes
+    import ctypes, pytest
     libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
     libc.pthread_create(ctypes.byref(thread), None, libc.pause, None)
+    @pytest.mark.elastic(nprocs=1)
     def test_native(rank): pass
     """
     result = run(FORKED, **FILES, test_d=native)
@@ -137,7 +141,8 @@ def test_threads_of_a_conftest_file_are_nobody_s_else(run):
     thread = (
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True, name='all').start()"
     )
-    result = run("def test_it(rank): pass", conftest=f"{CONFTEST}\n{thread}", test_b_pool=POOL)
+    code = f"import pytest\n{ONE}def test_it(rank): pass"
+    result = run(code, conftest=f"{CONFTEST}\n{thread}", test_b_pool=POOL)
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["elastic: 3 on ranks, start method spawn (*: all; *)"])
 
@@ -149,6 +154,8 @@ def test_a_file_that_ends_the_clean_interpreter_is_apart(run):
     if "PYTEST_ELASTIC_RANK" in os.environ and "RANK" not in os.environ:
         subprocess.Popen(["sleep", "300"])
         os._exit(3)
+    import pytest
+    @pytest.mark.elastic(nprocs=1)
     def test_it(rank): pass
     """
     result = run(FORKED, **FILES, test_d=ends)
@@ -164,7 +171,8 @@ def test_a_clean_interpreter_that_does_not_come_up_is_told_of(run):
         raise RuntimeError("not today")
     """
     conftest = textwrap.dedent(ends) + CONFTEST
-    result = run("def test_it(world): world.barrier()", conftest=conftest, test_b_pool=POOL)
+    code = f"import pytest\n{ONE}def test_it(world): world.barrier()"
+    result = run(code, conftest=conftest, test_b_pool=POOL)
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
         ["*start method spawn (*without test_b_pool.py ended; its log ends:", "*not today*"]

@@ -90,7 +90,7 @@ def test_verbose_and_durations(run):
 def test_setup_show(run, method):
     """`--setup-show` shows the fixtures of a rank."""
     code = "def test_it(rank, tmp_path): pass"
-    result = run(code, "--setup-show", f"--elastic-start-method={method}")
+    result = run(code, "--setup-show", f"--elastic-start-method={method}", "--elastic-nprocs=1")
     result.stdout.fnmatch_lines(["*SETUP    S rank*", "*SETUP    F tmp_path*", "*TEARDOWN F tmp_path*"])
 
 

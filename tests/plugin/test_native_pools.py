@@ -35,7 +35,7 @@ def needs_openmp() -> None:
 
 def test_native_threads_that_a_fork_would_lose(run):
     """A pool of which Python knows nothing makes `auto` choose fresh interpreters, and say where it waits."""
-    result = run(f"{NATIVE}\ndef test_it(rank): pass\n")
+    result = run(f"{NATIVE}\ndef test_it(rank): pass\n", "--elastic-nprocs=1")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         ["*start method spawn (native threads of libc* are alive, which a fork would lose)"]

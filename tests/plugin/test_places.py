@@ -171,7 +171,8 @@ def test_a_locale_of_ascii_and_a_directory_that_is_not(pytester, monkeypatch, me
     )
     monkeypatch.chdir(place)
     result = pytester.run(
-        sys.executable, "-m", "pytest", *ALONE, "-p", "no:cacheprovider", f"--elastic-start-method={method}", f"--rootdir={place}",
+        sys.executable, "-m", "pytest", *ALONE, "-p", "no:cacheprovider", f"--elastic-start-method={method}",
+        "--elastic-nprocs=1", f"--rootdir={place}",
     )  # fmt: skip
     result.assert_outcomes(failed=1)
     assert "UnicodeEncodeError" not in result.stdout.str() + result.stderr.str()

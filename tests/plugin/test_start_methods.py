@@ -28,18 +28,18 @@ class TestIt:
     def test_fails(self, rank):
         assert rank == 0
 
+@pytest.mark.elastic(nprocs=1)
+class TestOne:
     def test_dies(self, rank):
         os.kill(os.getpid(), 9)
 
     def test_leaks(self, rank):
-        if rank:
-            subprocess.Popen(["sleep", "1000"])
+        subprocess.Popen(["sleep", "1000"])
 
     def test_leaves_a_thread(self, rank):
-        if rank:
-            threading.Thread(target=time.sleep, args=(100,)).start()
+        threading.Thread(target=time.sleep, args=(100,)).start()
 
-    def test_hangs(self, rank):
+    def test_is_fresh_after_all_that(self, rank):
         pass
 
 def test_controller(elastic):
@@ -57,9 +57,9 @@ def test_the_same_outcomes(run, method):
         [
             f"elastic: 8 on ranks, start method {method} (as asked)",
             "FAILED *::test_fails - rank*: assert 1 == 0",
-            "FAILED *::test_dies - ranks 0-1 were killed by SIGKILL*",
-            "FAILED *::test_leaves_a_thread - rank 1 did not exit*",
-            "*::TestIt::test_leaks",
+            "FAILED *::test_dies - rank 0 was killed by SIGKILL*",
+            "FAILED *::test_leaves_a_thread - rank 0 did not exit*",
+            "*::TestOne::test_leaks",
         ]
     )
 
@@ -71,10 +71,9 @@ def test_threads_of_a_test_module(run):
         import os, threading, time, pytest
         threading.Thread(target=time.sleep, args=(3,), name="poller", daemon=True).start()
 
-        @pytest.mark.elastic(nprocs=2)
+        @pytest.mark.elastic(nprocs=1)
         def test_it(world):
             assert threading.active_count() <= 3
-            world.barrier()
         """
     )
     result.assert_outcomes(passed=1)
@@ -98,7 +97,7 @@ def test_threads_of_an_application_that_calls_pytest(pytester, monkeypatch):
             threading.Thread(target=work, daemon=True, name="worker of the app").start()
             import app
             app.lock = lock
-            pytest.main(["-p", "no:cacheprovider", "-p", "pytest_elastic"])
+            pytest.main(["-p", "no:cacheprovider", "-p", "pytest_elastic", "--elastic-nprocs=1"])
         """,
         test_it="""
         import app
@@ -112,22 +111,6 @@ def test_threads_of_an_application_that_calls_pytest(pytester, monkeypatch):
     result.stdout.fnmatch_lines(
         ["*spawn (threads that the application that called pytest started are alive: worker of the app)"]
     )
-
-
-def test_marker_chooses(run):
-    """`start_method=` of the marker is for one test: a fresh interpreter has another `sys.argv`."""
-    run(
-        """
-        import os, pytest
-        born = os.getpid()
-
-        @pytest.mark.elastic(start_method="spawn")
-        def test_spawn(rank): assert born == os.getpid()
-
-        @pytest.mark.elastic(start_method="fork")
-        def test_fork(rank): assert born != os.getpid()
-        """
-    ).assert_outcomes(passed=2)
 
 
 def test_spawned_ranks_are_kept_warm(run):
@@ -154,40 +137,42 @@ def test_spawned_ranks_are_kept_warm(run):
     ).assert_outcomes(passed=4, xfailed=1)
 
 
-def test_spawned_ranks_come_up_while_earlier_tests_run(run):
-    """Whatever these tests are: when the first one on such ranks begins, they are there."""
+def test_the_marker_chooses_and_spawned_ranks_come_up_while_earlier_tests_run(run):
+    """`start_method=` is for one test.  Whatever tests there are before: on fresh ranks, they are there by then."""
     run(
         """
         import os, pathlib, pytest, time
+        born = os.getpid()
         pathlib.Path("up").mkdir(exist_ok=True)
         if "RANK" in os.environ:
             pathlib.Path("up", os.environ["RANK"]).touch()
 
         def test_plain():
             deadline = time.monotonic() + 60
-            while len(list(pathlib.Path("up").iterdir())) < 2:
+            while not list(pathlib.Path("up").iterdir()):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
 
         @pytest.mark.elastic(start_method="fork")
-        def test_forked(rank): pass
+        def test_forked(rank): assert born != os.getpid()
 
         @pytest.mark.elastic(start_method="spawn")
-        def test_spawned(rank): pass
-        """
+        def test_spawned(rank): assert born == os.getpid()
+        """,
+        "--elastic-nprocs=1",
     ).assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-p", "xdist", "-n2"], ["-p", "pytest_cov", "--cov=.", "--cov-report="], ["--junitxml=j.xml", "-v"]],
+    [["-p", "xdist", "-n1"], ["-p", "pytest_cov", "--cov=.", "--cov-report=", "--junitxml=j.xml", "-v"]],
 )
 def test_spawn_with_other_plugins(run, arguments):
     """The arguments of the run go to the ranks, and do not do their work twice."""
     pytest.importorskip("xdist")
     pytest.importorskip("pytest_cov")
     code = "def test_it(world):\n    world.barrier()\n\ndef test_other(rank): assert rank\n"
-    result = run(code, "--elastic-start-method=spawn", *arguments)
+    result = run(code, "--elastic-start-method=spawn", "--elastic-nprocs=1", *arguments)
     result.assert_outcomes(passed=1, failed=1)
 
 
@@ -199,10 +184,10 @@ def test_a_rank_that_cannot_collect(run):
         if "RANK" in os.environ:
             raise SystemExit("not in a rank")
 
-        @pytest.mark.elastic(nprocs=2)
+        @pytest.mark.elastic(nprocs=1)
         def test_it(rank): pass
         """,
         "--elastic-start-method=spawn",
     )
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["E*StartError: ranks 0-1 did not start: *", "*not in a rank*"])
+    result.stdout.fnmatch_lines(["E*StartError: rank 0 did not start: *", "*not in a rank*"])

@@ -249,10 +249,15 @@ def random_fault(seed: int, ranks: int) -> FaultPlan:
     )
 
 
+def seeds(batch: int, rounds: Rounds) -> range:
+    """Those of a batch, or its last ones: two of the first have so many schedules that they take most of the time."""
+    return range(batch * 25 + 25 - rounds(15, 25), batch * 25 + 25)
+
+
 @pytest.mark.parametrize("batch", range(2))
 def test_nothing_is_lost_with_faults(batch: int, rounds: Rounds) -> None:
     """Neither in programs whose ranks are killed, stopped, slowed down, or lose a write."""
-    for seed in range(batch * 25, batch * 25 + rounds(10, 25)):
+    for seed in seeds(batch, rounds):
         program, setting = random_program(1000 + seed)
         setting = replace(setting, faults=random_fault(seed, setting.ranks))
         every = traces(program, setting, AllSchedules)
@@ -276,7 +281,7 @@ def test_nothing_is_lost_when_one_ranks_doing_strikes_another(faults: FaultPlan)
 @pytest.mark.parametrize("batch", range(4))
 def test_nothing_is_lost_on_random_programs(batch: int, rounds: Rounds) -> None:
     """The reduced search, the oracle and all schedules find the same traces, and one trace has one end."""
-    for seed in range(batch * 25, batch * 25 + rounds(10, 25)):
+    for seed in seeds(batch, rounds):
         program, setting = random_program(seed)
         every = traces(program, setting, AllSchedules)
         assert traces(program, setting) == every, f"seed {seed}: {setting} {program.__doc__}"

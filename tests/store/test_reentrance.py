@@ -59,7 +59,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any], object], object]] = {
     "queue_pop": (lambda store: store.queue_pop("full"), b"1"),
     "queue_len": (lambda store: store.queue_len("full"), 1),
     "barrier": (lambda store: store.barrier("b", 1), None),
-    "a big value": (lambda store: store.set("big", bytes(2**23)), None),
+    "a big value": (lambda store: store.set("big", bytes(2**20)), None),
     "a timeout": (lambda store: _times_out(store), "never"),
 }
 
