@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -117,9 +118,13 @@ _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _owners: dict[str, str] = {}  # By file: a code would be hashed with all that it has.
 
 
-def find_place(frame: FrameType | None = None) -> Place:
-    """The innermost frame of the caller's stack that is neither torch's nor ours."""
-    at: FrameType | None = sys._getframe(1) if frame is None else frame
+def find_place(ours: int = 1) -> Place:
+    """The innermost frame of the caller's stack that is neither torch's nor ours.
+
+    Args:
+        ours: how many of the innermost frames are known to be ours.
+    """
+    at: FrameType | None = sys._getframe(ours)
     functions: list[str] = []
     while at is not None:
         code = at.f_code
@@ -128,12 +133,17 @@ def find_place(frame: FrameType | None = None) -> Place:
         if owner is None:
             owner = _owners[file] = _owner(file)
         if owner == "user":
-            via = functions[-1] if functions else ""
-            return Place(f"{file}:{at.f_lineno}", via, tuple(functions))
+            return _place(file, at.f_lineno, tuple(functions))
         if owner == "torch" and code.co_name not in _WRAPPING:
             functions.append(code.co_name)
         at = at.f_back
     return Place("", functions[-1] if functions else "", tuple(functions))
+
+
+@lru_cache(maxsize=1024)
+def _place(file: str, line: int, functions: tuple[str, ...]) -> Place:
+    """One object for all calls from there: the hashes of its texts are known."""
+    return Place(f"{file}:{line}", functions[-1] if functions else "", functions)
 
 
 _WRAPPING = frozenset({"wrapper", "decorate_context", "__call__", "_call_impl", "_wrapped_call_impl", "_fn"})

@@ -21,6 +21,7 @@ Real = Callable[[], Any]
 """Runs the real operation; its answer."""
 
 _SLICED = 256 * 2**10
+_OURS = 4  # Frames from `_known` to the kernel, whoever calls that.
 
 
 def work_in(answer: Any) -> Any:
@@ -65,14 +66,14 @@ def run(group: Group, operation: str, arguments: Sequence[Any], real: Real) -> A
     known = _known(group, operation, arguments)
     meeting = _meeting(group, known, known.needs)
     if known.waits_first and not known.asynchronous:
-        _compare(meeting, known, meeting.meet(known.seconds, b""))
+        _compare(meeting, known, meeting.wait(known.seconds, b""))
         return real()
     meeting.post()
     inner = work_in(real())
 
     def finish(limit: float | None) -> None:
         __tracebackhide__ = True
-        _compare(meeting, known, meeting.meet(known.seconds if limit is None else limit))
+        _compare(meeting, known, meeting.wait(known.seconds if limit is None else limit))
 
     return _kept(group, PendingWork(finish, inner, arguments[0]))
 
@@ -84,8 +85,9 @@ def _carry(group: Group, operation: str, arguments: Sequence[Any]) -> Any:
     meeting = _meeting(group, known, group.needs(plan.root, plan.gathers))
     value = pack(group.context, plan.gifts, group.size) if plan.gifts else b""
     if not known.asynchronous:
-        answers = meeting.meet(known.seconds, value)
-        _compare(meeting, known, answers)
+        found = meeting.wait(known.seconds, value)
+        _compare(meeting, known, found)
+        answers = meeting.answers(found)
         if _is_shared(group, plan.whole):
             _sum_up_slices(group, plan, meeting, answers, value)
         else:
@@ -95,15 +97,15 @@ def _carry(group: Group, operation: str, arguments: Sequence[Any]) -> Any:
 
     def finish(limit: float | None) -> None:
         __tracebackhide__ = True
-        answers = meeting.meet(known.seconds if limit is None else limit)
-        _compare(meeting, known, answers)
-        _finish(group, plan, answers)
+        found = meeting.wait(known.seconds if limit is None else limit)
+        _compare(meeting, known, found)
+        _finish(group, plan, meeting.answers(found))
 
     return _kept(group, PendingWork(finish, None, arguments[0]))
 
 
 def _known(group: Group, operation: str, arguments: Sequence[Any]) -> Known:
-    place = find_place()
+    place = find_place(_OURS)
 
     def find() -> Known:
         plan = TABLE[operation](group, *arguments)
@@ -132,10 +134,10 @@ def _kept(group: Group, work: PendingWork) -> PendingWork:
     return work
 
 
-def _compare(meeting: Meeting, known: Known, answers: Answers) -> None:
+def _compare(meeting: Meeting, known: Known, found: Sequence[bytes]) -> None:
     __tracebackhide__ = True
     if known.pairwise:
-        meeting.compare_sizes(answers)
+        meeting.compare_sizes(meeting.answers(found))
 
 
 def _finish(group: Group, plan: Plan, answers: Answers) -> None:

@@ -56,7 +56,20 @@ class Meeting:
             raise self._own(error) from None
 
     def meet(self, seconds: float, value: bytes | None = None) -> Answers:
+        """As `wait`; what the others gave, by their places."""
+        __tracebackhide__ = True
+        return self.answers(self.wait(seconds, value))
+
+    def answers(self, found: Sequence[bytes]) -> Answers:
+        """What `wait` has found, by their places."""
+        calls = iter(found)
+        return dict(zip(self.needs, zip(calls, calls, strict=True), strict=True))
+
+    def wait(self, seconds: float, value: bytes | None = None) -> Sequence[bytes]:
         """Come with a value, or after a `post` without one; wait for those who are needed.
+
+        Returns:
+            A call and a value of each, in the order of `needs`.
 
         Raises:
             CollectiveMismatch: another member has called something else.
@@ -66,13 +79,14 @@ class Meeting:
         index, given = (-1, (b"", b"")) if value is None else (self.index, (self.call, value))
         began = SYSTEM_CLOCK.monotonic()
         try:
-            found = self._store.meet(self.name, len(self.members), index, self.needs, given, seconds)
+            found: Sequence[bytes] = self._store.meet(
+                self.name, len(self.members), index, self.needs, given, seconds
+            )
+            return found
         except DistBackendError as error:
             raise self._own(error) from None
         except DistStoreError as error:
             raise self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began)) from None
-        calls = iter(found)
-        return dict(zip(self.needs, zip(calls, calls, strict=True), strict=True))
 
     def timeout(self, error: DistStoreError, elapsed: float) -> DistBackendError | DistStoreError:
         """The error of a wait that has ended without some members."""

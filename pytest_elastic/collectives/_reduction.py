@@ -29,7 +29,8 @@ def _names() -> dict[int, str]:
 
 def reduction_name(op: Any) -> str:
     """The name of a `ReduceOp`, as torch's operations get it."""
-    return _names()[int(op.op())]
+    number = op._get_method("op")()  # What `op.op()` does, which looks for a property of that name first.
+    return _names()[number]
 
 
 def reduce(name: str, parts: Sequence[torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:

@@ -117,13 +117,16 @@ def tensors_of(tensors: Sequence[torch.Tensor]) -> tuple[Tensor, ...]:
 
 def types_of(arguments: Sequence[Any]) -> tuple[Hashable, ...]:
     """What of an operation's arguments decides what is called: of tensors their types, of all others all."""
-    found: list[Hashable] = []
-    for one in arguments:
-        if isinstance(one, torch.Tensor):
-            found.append((one.dtype, one.shape, one.layout, one.device))
-        else:
-            found.append(types_of(one) if type(one) is list else one)
-    return tuple(found)
+    return tuple(
+        [
+            (one.dtype, one.shape, one.layout, one.device)
+            if isinstance(one, torch.Tensor)
+            else types_of(one)
+            if type(one) is list
+            else one
+            for one in arguments
+        ]
+    )
 
 
 def known_group(context: RankContext, process_group: Any) -> Group | None:

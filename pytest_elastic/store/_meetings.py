@@ -71,7 +71,8 @@ class Meetings:
             meeting = self._meetings[name] = Meeting()
             self._counts[name] = count
         elif not meeting.failed:
-            meeting.failed = signature(call) != signature(next(iter(meeting.given.values()))[0])
+            first, _ = next(iter(meeting.given.values()))
+            meeting.failed = call != first and signature(call) != signature(first)
         meeting.given[place] = (call, value)
         woken = self._wake(name, meeting, place)
         if ">" in name and (ends := _MESSAGE.search(name)) is not None:
@@ -124,13 +125,16 @@ class Meetings:
         return woken
 
     def take(self, name: str, needs: Sequence[int], waiter: Any, call: bytes = b"") -> None:
-        """A member that has come, with this call right now, takes: the waiter is done at once, or waits."""
+        """A member that has come, with this call right now, takes: the waiter is done at once, or waits.
+
+        The waiter's keys are those of the needed members, in that order.
+        """
         meeting = self._meetings.get(name)
         if meeting is None:
             raise ValueError(f"meeting {name}: nobody has come")
-        for place in needs:
+        for place, key in zip(needs, waiter.keys, strict=True):
             if place not in meeting.given:
-                waiter.pending[meeting_key(name, place)] = None
+                waiter.pending[key] = None
         if meeting.failed or not waiter.pending:
             self._finish(name, meeting, waiter, needs, call)
         else:

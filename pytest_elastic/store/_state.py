@@ -248,7 +248,7 @@ class StoreState:
     ) -> list[bytes] | Waiter:
         if place >= 0:
             self.post(name, count, place, call, value)
-        waiter = Waiter("meet", tuple(meeting_key(name, each) for each in needs))
+        waiter = Waiter("meet", tuple([meeting_key(name, each) for each in needs]))
         self._meetings.take(name, needs, waiter, call)
         if isinstance(waiter.result, Exception):
             raise waiter.result

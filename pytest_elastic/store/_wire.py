@@ -231,6 +231,7 @@ GREETING = Layout(0, "greeting", "nv", _NOTHING)
 ADOPT = Layout(255, "adopt", "b")
 INSPECTED = Layout(254, "inspected", "fbbNN")
 _ANSWERS = {letter: _answer(letter) for letter in "bnBLTN"} | {"": _NOTHING}
+_NO_LIST = _ANSWERS["L"].pack(([],))  # What a meeting answers to calls that are alike.
 
 
 def _request(operation: Operation) -> Layout:
@@ -262,7 +263,9 @@ def pack_answer(layout: Layout, value: Any) -> bytes:
     """The answer to an operation that returned this; `ValueError` if it is too long for a frame."""
     if isinstance(value, Exception):
         return pack_error(value)
-    return _DONE if layout.answer is _NOTHING else layout.answer.pack((value,))
+    if layout.answer is _NOTHING:
+        return _DONE
+    return _NO_LIST if value == [] else layout.answer.pack((value,))
 
 
 def pack_refusal(text: str) -> bytes:
@@ -297,6 +300,8 @@ def unpack_answer(layout: Layout, frame: bytes) -> Any:
         Exception: what the operation raised; `DistNetworkError` if the server refused the connection.
     """
     __tracebackhide__ = True
+    if frame == _NO_LIST and layout.answer is _ANSWERS["L"]:
+        return []
     if frame[4] == 0:
         values = layout.answer.unpack(frame)
         return values[0] if values else None
