@@ -52,8 +52,10 @@ class Meeting:
         __tracebackhide__ = True
         try:
             self._store.post(self.name, len(self.members), self.index, self.call, value)
+            return
         except DistBackendError as error:
-            raise self._own(error) from None
+            failure = self._own(error)
+        raise failure  # Here, so that what the caller handles meanwhile is all that it came of.
 
     def meet(self, seconds: float, value: bytes | None = None) -> Answers:
         """Come with a value, or after a `post` without one; wait for those who are needed.
@@ -68,11 +70,13 @@ class Meeting:
         try:
             found = self._store.meet(self.name, len(self.members), index, self.needs, given, seconds)
         except DistBackendError as error:
-            raise self._own(error) from None
+            failure = self._own(error)
         except DistStoreError as error:
-            raise self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began)) from None
-        calls = iter(found)
-        return dict(zip(self.needs, zip(calls, calls, strict=True), strict=True))
+            failure = self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began))
+        else:
+            calls = iter(found)
+            return dict(zip(self.needs, zip(calls, calls, strict=True), strict=True))
+        raise failure
 
     def timeout(self, error: DistStoreError, elapsed: float) -> DistBackendError | DistStoreError:
         """The error of a wait that has ended without some members."""

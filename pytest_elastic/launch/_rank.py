@@ -24,6 +24,7 @@ from pytest_elastic.collectives import install, use_store
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
 from pytest_elastic.launch._surroundings import Surroundings
+from pytest_elastic.launch._thread_errors import ThreadErrors
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import (
     Channel,
@@ -104,6 +105,7 @@ class RankProcess:
         spread: whether the ranks run on several machines.
         channel: to the launcher, held by nobody else.
         world: its group.
+        thread_errors: those that make a phase, or the function, fail.
     """
 
     def __init__(self, start: RankStart) -> None:
@@ -114,6 +116,7 @@ class RankProcess:
         self.world: World | None = None
         self.tell: Callable[[BaseException], Any] | None = None
         self._job, self._descriptors = job, start.descriptors
+        self.thread_errors = ThreadErrors()
         job.surroundings.enter(self.rank, start.env)
         if job.place is not None:
             there = (job.place.address, job.place.token)
@@ -214,6 +217,8 @@ def _call(payload: bytes, rank: int, world_size: int) -> Returned:
     """The function's value, pickled: what goes wrong on the way there is the rank's error."""
     function, args = load_call(payload, _byvalue.loads)
     value = function(rank, world_size, *args)
+    assert _current is not None
+    _current.thread_errors.raise_first()
     return Returned(_byvalue.dumps(value, f"the result, a {type(value).__name__},"), type(value).__name__)
 
 

@@ -192,6 +192,7 @@ class RankRunner:
                 setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.item)
         rank.see_collectives(read_marker(item).collectives)
+        rank.thread_errors.forget()
         while self.remarks:
             self._warn(item, self.remarks.pop())
         self._marks = marks_of(item)
@@ -268,7 +269,14 @@ class RankRunner:
             self._config.get_terminal_writer()._file = written
         known = len(item.user_properties)
         self._raised, self._follows = None, {}
-        call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
+
+        def run() -> None:
+            __tracebackhide__ = True
+            hook(item=item, **keywords)
+            self._rank.thread_errors.raise_first()
+
+        call = pytest.CallInfo.from_call(run, when=when)
+        self._rank.thread_errors.forget()
         ended = SYSTEM_CLOCK.monotonic()
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
         report: Any = self._make_report(item, call)
