@@ -202,7 +202,7 @@ class RankRunner:
         if self._last is not None:
             self._last.warnings, self._warnings = self._warnings, []
             self._last.threads = sum(not thread.daemon for thread in threading.enumerate()) - 1
-            rank.channel.send(self._last)
+            rank.report(self._last)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
@@ -214,7 +214,7 @@ class RankRunner:
             if phase.when == "teardown":
                 self._last = report
             else:
-                self._rank.channel.send(report)
+                self._rank.report(report)
         return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -390,7 +390,7 @@ class RankRunner:
                 said = excinfo_of(error).exconly(tryshort=True).partition("\n")[0]
             name = type(error).__name__
             self._raised = Raised(self._rank.rank, at, name, place, kind, said[:_SAID])
-            self._rank.channel.send(self._raised)
+            self._rank.report(self._raised, error)
 
     def _noting(self, add: Callable[..., None]) -> Callable[..., None]:
         """The method of `unittest`'s that takes an error, in the middle of the test."""
