@@ -193,7 +193,13 @@ def _meet_world(
     )
     needs = [place for place in range(size) if place != index]
     meeting = Meeting(context, f"{identity}#{number}", range(size), index, needs, call)
-    answers = meeting.meet(seconds, str(context.rank).encode())
+    try:
+        answers = meeting.meet(seconds, str(context.rank).encode())
+    except ValueError as error:
+        raise ValueError(
+            f"init_process_group by {identity.removeprefix('init ')}: rank {context.rank} of the test comes"
+            f" as rank {index} of {size}, and so did another one"
+        ) from error.__cause__
     return tuple(context.rank if place == index else int(answers[place][1]) for place in range(size))
 
 

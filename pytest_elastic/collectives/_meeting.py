@@ -52,8 +52,10 @@ class Meeting:
         __tracebackhide__ = True
         try:
             self._store.post(self.name, len(self.members), self.index, self.call, value)
+            return
         except DistBackendError as error:
-            raise self._own(error) from None
+            failure = self._own(error)
+        raise failure  # Here, so that what the caller handles meanwhile is all that it came of.
 
     def meet(self, seconds: float, value: bytes | None = None) -> Answers:
         """As `wait`; what the others gave, by their places."""
@@ -84,9 +86,10 @@ class Meeting:
             )
             return found
         except DistBackendError as error:
-            raise self._own(error) from None
+            failure = self._own(error)
         except DistStoreError as error:
-            raise self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began)) from None
+            failure = self._own(self.timeout(error, SYSTEM_CLOCK.monotonic() - began))
+        raise failure  # As in `post`.
 
     def timeout(self, error: DistStoreError, elapsed: float) -> DistBackendError | DistStoreError:
         """The error of a wait that has ended without some members."""

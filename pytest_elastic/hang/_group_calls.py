@@ -141,7 +141,20 @@ class GroupCall:
                     call.text + (f" at {short_place(call.place)}" if call.place else ""), []
                 ).append(rank)
             said += [f"{name_ranks(who)} {plural('calls', who)} {text}" for text, who in alike.items()]
-        return f"{self.title} has another {self.difference}: {', '.join(said)}"
+        return f"{self.title} has another {self.difference}: {', '.join(said)}{self.unfit_text()}"
+
+    def unfit_text(self) -> str:
+        """The first pair whose sizes do not fit, where all is alike otherwise, as the end of a sentence."""
+        if len({call.text for call in self.calls.values()}) > 1:
+            return ""
+        for rank, sender in sorted(self.calls.items()):
+            for other, receiver in sorted(self.calls.items()):
+                sent, expected = sizes_of(sender, receiver)
+                if sent and expected and sent != expected:
+                    return (
+                        f"; rank {rank} sends {sent[0]} elements to rank {other}, which expects {expected[0]}"
+                    )
+        return ""
 
 
 def difference(one: CollectiveJoined, other: CollectiveJoined) -> str:
@@ -150,13 +163,15 @@ def difference(one: CollectiveJoined, other: CollectiveJoined) -> str:
         fields = zip(_FIELDS, one.signature.split("\t"), other.signature.split("\t"), strict=False)
         return next((name for name, mine, yours in fields if mine != yours), "size")
     for sender, receiver in ((one, other), (other, one)):
-        sizes = (
-            sender.sends[receiver.index : receiver.index + 1],
-            receiver.expects[sender.index : sender.index + 1],
-        )
+        sizes = sizes_of(sender, receiver)
         if all(sizes) and sizes[0] != sizes[1]:
             return "size"
     return ""
+
+
+def sizes_of(one: CollectiveJoined, other: CollectiveJoined) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many elements the one sends the other, and how many this expects; `()` where it is not said."""
+    return one.sends[other.index : other.index + 1], other.expects[one.index : one.index + 1]
 
 
 class Lapse(NamedTuple):

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from pytest_elastic.hang._group_calls import waiting_places
 from pytest_elastic.hang._nodes import Rank
+from pytest_elastic.processes import SHARED
 from pytest_elastic.store import LAST_MEMBER
 from pytest_elastic.wording import exit_label, exit_text, name_ranks, number_ranks, plural
 
@@ -125,6 +126,8 @@ def stand_text(rank: Rank) -> str:
         return "is stopped by a signal"
     if rank.stood.state == "unreachable":
         return "is on a machine that does not answer"
+    if rank.repeats:
+        return rank.repeats
     if rank.stood.state != "blocked":
         return "computes" if rank.stood.state == "spinning" else rank.stood.state
     peer = rank.stood.peer
@@ -133,11 +136,15 @@ def stand_text(rank: Rank) -> str:
         return f"waits in accept() on {peer}{at}{place}"
     if rank.words and not peer.startswith("rank"):
         return rank.words
-    if not peer:
-        return kernel_text(rank.stood.channel)
-    verb = "writes to" if "write" in rank.stood.channel else "reads from"
+    place = f" at {rank.place}" if rank.place else ""
     who, _, descriptor = peer.partition(" at ")
-    return f"{verb} a pipe whose other end {who} holds" + (f" ({descriptor})" if descriptor else "")
+    if not peer or peer == SHARED:
+        return kernel_text(rank.stood.channel) + place
+    at = f" ({descriptor})" if descriptor else ""
+    if "lock" in rank.stood.channel or "lk" in rank.stood.channel:
+        return f"waits for a lock of a file that {who} holds{at}{place}"
+    verb = "writes to" if "write" in rank.stood.channel else "reads from"
+    return f"{verb} a pipe whose other end {who} holds{at}{place}"
 
 
 def kernel_text(channel: str) -> str:
@@ -157,7 +164,7 @@ _CHANNELS = [
         ("epoll|ep_poll|do_poll|do_sys_poll|poll_schedule|do_select", "waits for events of descriptors"),
         ("recv|skb_wait|sk_wait_data|unix_stream_read|wait_woken", "waits for data at a socket"),
         ("do_wait|kernel_wait", "waits for a child process to end"),
-        ("flock|posix_lock|locks_lock", "waits for a lock of a file"),
+        ("flock|posix_lock|locks_lock|setlk", "waits for a lock of a file"),
         ("sigsuspend|sigtimedwait|do_pause", "waits for a signal"),
         ("tty_read", "reads from the terminal"),
     )

@@ -101,6 +101,8 @@ class Rank:
         ended: the end of its phase; `None` while it is in one.
         stood: its last state by the kernel; `None` once it made another request.
         words: what it waits for outside of the store, as its stack says; `""` where that is not known.
+        place: the user's line where it stands, by its stack: `train.py:12`; else `""`.
+        repeats: in words, that it makes one request again and again; `""` where it does not.
         extra_threads: number of its threads that never used the store.
         unseen: whether its main thread runs but is none of `clients`: all those were blocked when a phase
             began.
@@ -116,6 +118,8 @@ class Rank:
     exited: RankExited | None = None
     stood: RankStood | None = None
     words: str = ""
+    place: str = ""
+    repeats: str = ""
     extra_threads: int = 0
     unseen: bool = False
     phased: bool = False

@@ -7,8 +7,9 @@ end nobody's wait.  These are, in this order:
 1. a rank that failed, or whose process ended without a report;
 2. one that is stopped by a signal;
 3. one that computes;
-4. one that passed, or skipped, early, while others are blocked;
-5. one that sleeps: a library that waits may look, and sleep, and look again.
+4. one that is blocked in something of its own process, while nobody waits for a rank that has ended;
+5. one that passed, or skipped, early, while others are blocked;
+6. one that sleeps: a library that waits may look, and sleep, and look again.
 
 There is one verdict over all ranks.  Those that are blocked are not called the cause while such a rank is
 known; where there is none, the cause is not known, but for the holder of a pipe's end.  It is never exact.
@@ -25,10 +26,10 @@ import linecache
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice, takewhile
 from pathlib import PurePath
 
-from pytest_elastic.events import RankStood
+from pytest_elastic.events import RankStood, StoreCalled
 from pytest_elastic.hang._diagnosis import (
     BlockedOutside,
     CollectiveMismatch,
@@ -40,13 +41,13 @@ from pytest_elastic.hang._diagnosis import (
     Unreachable,
 )
 from pytest_elastic.hang._frames import Frame, Stack, is_library
-from pytest_elastic.hang._naming import ends_text, stand_text, state_text, told_of
+from pytest_elastic.hang._naming import ends_text, key_names, stand_text, state_text, told_of
 from pytest_elastic.hang._nodes import Rank
 from pytest_elastic.hang._rules import absent_verdict, diagnose, numbers_of, timed_out
 from pytest_elastic.hang._snapshot import take_snapshot
 from pytest_elastic.hang._stack_tree import main_stack
 from pytest_elastic.hang._waitgraph import WaitGraph
-from pytest_elastic.processes import sleeps
+from pytest_elastic.processes import SHARED, sleeps
 
 
 def diagnose_outside(
@@ -59,8 +60,12 @@ def diagnose_outside(
     """
     note_words(graph, stacks or {})
     for rank in graph.ranks:
-        if rank.stood is not None and polls(rank, rank.stood):
-            rank.stood = replace(rank.stood, state="blocked", channel="")
+        if rank.stood is not None:
+            rank.repeats = repeats_text(graph, rank, rank.stood)
+            if polls(rank, rank.stood):
+                rank.stood = replace(rank.stood, state="blocked", channel="")
+            if rank.stood.peer == SHARED:
+                rank.words = rank.words.replace("of another thread", "that processes share")
     kinds: dict[str, list[Rank]] = {}
     for rank in graph.ranks:
         if rank.runs and rank.stood is not None:
@@ -135,7 +140,6 @@ def judge_outside(
         gone: those that have ended; `inside`: those that wait in the store.
     """
     accidents, blocked = [rank for rank in gone if rank.is_accident], kinds.get("blocked", [])
-    idle = "and did nothing in the store"
     verdict: type[Diagnosis]
     if unreachable := kinds.get("unreachable"):
         return Unreachable, unreachable, stances_text(unreachable)
@@ -143,23 +147,44 @@ def judge_outside(
         ranks = kinds.get(kind)
         if ranks and not accidents and not (gone and blocked and kind == "sleeping"):
             also = f"; {ends_text(gone)}" if gone and (blocked or kind == "sleeping") else ""
-            return verdict, ranks, f"{stances_text(ranks)}, {idle}{also}"
+            return verdict, ranks, f"{idle_text(ranks)}{also}"
+    own = [rank for rank in blocked if _OWN.match(rank.words)]
+    if gone and not accidents and len(own) == len(list(chain(*kinds.values()))):
+        return BlockedOutside, own, f"{idle_text(own)}; {ends_text(gone)}"
     if gone:
         ended, running = accidents or gone, sorted(chain(*kinds.values()), key=lambda rank: rank.number)
         cause = f"{ends_text(ended)}, while {stances_text(running)}"
         return Exited if ended[0].died else MissingRank, ended, cause
-    own = [rank for rank in blocked if rank.words and not waits_for_ranks(rank)]
+    busy = [rank for rank in blocked if rank.words and not waits_for_ranks(rank)]
     others = [rank for rank in blocked if waits_for_ranks(rank)]
-    if own and (others or inside):
+    if busy and (others or inside):
         waiting = told_of([*others, *inside], state_text)
-        return BlockedOutside, own, f"{stances_text(own)}, {idle}, while {waiting}"
+        return BlockedOutside, busy, f"{idle_text(busy)}, while {waiting}"
     peers = [rank.stood.peer if rank.stood is not None else "" for rank in blocked]
     known = all(peer and not peer.startswith("port") for peer in peers)
     unknown = "" if known else "; nobody is known to be the cause"
     if inside and others == blocked:  # Each may wait for the others: here nobody is the victim.
         blocked = sorted([*blocked, *inside], key=lambda rank: rank.number)
         return BlockedOutside, blocked, f"{told_of(blocked, state_text)}{unknown}"
-    return BlockedOutside, blocked, f"{stances_text(blocked)}, {idle}{unknown}"
+    return BlockedOutside, blocked, f"{idle_text(blocked)}{unknown}"
+
+
+def idle_text(ranks: Sequence[Rank]) -> str:
+    """States of ranks by the kernel, and that these asked nothing of the store, unless they did."""
+    return stances_text(ranks) + (
+        "" if any(rank.repeats for rank in ranks) else ", and did nothing in the store"
+    )
+
+
+def repeats_text(graph: WaitGraph, rank: Rank, stood: RankStood) -> str:
+    """Which request a rank makes again and again, in words: a loop looks, and sleeps; `""` for none."""
+    mine = (one for one in reversed(graph.done) if isinstance(one, StoreCalled) and one.rank == rank.number)
+    last = next(mine, None)
+    if last is None or last.at < stood.at - _LATELY:
+        return ""
+    asked = (last.name, last.keys)
+    alike = [*islice(takewhile(lambda one: (one.name, one.keys) == asked, mine), _MANY)]
+    return f"calls {last.name}({key_names(last.keys)}) again and again" if len(alike) == _MANY else ""
 
 
 def stances_text(ranks: Sequence[Rank]) -> str:
@@ -173,7 +198,8 @@ def stances_text(ranks: Sequence[Rank]) -> str:
 def note_words(graph: WaitGraph, stacks: Mapping[int, Sequence[Stack]]) -> None:
     """Note what each rank waits for by its stacks."""
     for number, threads in stacks.items():
-        graph.ranks[number].words = read_stacks(threads)
+        rank = graph.ranks[number]
+        rank.words, rank.place = read_stacks(threads)
 
 
 def polls(rank: Rank, stood: RankStood) -> bool:
@@ -189,20 +215,24 @@ def waits_for_ranks(rank: Rank) -> bool:
     return peer.startswith("rank") or rank.words.startswith("waits in ")
 
 
-def read_stacks(threads: Sequence[Stack]) -> str:
-    """What a rank waits for by its main thread's frames: `waits in all_reduce at train.py:12`; else `""`."""
+def read_stacks(threads: Sequence[Stack]) -> tuple[str, str]:
+    """What a rank waits for by its main thread's frames, and where; `""` for what these do not tell.
+
+    The one is `waits in all_reduce at train.py:12`, the other `train.py:12`.
+    """
     stack = main_stack(threads)
     frames = () if stack is None else tuple(frame for frame in stack.frames if not frame.native)
     last = max((i for i, one in enumerate(frames) if not is_library(one.file)), default=-1)
     if last < 0:
-        return ""
+        return "", ""
     user, words = frames[last], ""
     for frame in frames[last + 1 :]:
         words = frame_text(frame)
         if words:
             break
     words = words or line_text(user)
-    return f"{words} at {PurePath(user.file).name}:{user.line}" if words else ""
+    place = f"{PurePath(user.file).name}:{user.line}"
+    return f"{words} at {place}" if words else "", place
 
 
 def frame_text(frame: Frame) -> str:
@@ -222,6 +252,11 @@ def line_text(frame: Frame) -> str:
     return next((words for pattern, words in _CALLS if pattern.search(line)), "")
 
 
+_MANY, _LATELY = 10, 1.0  # How many equal calls are a loop, and seconds since the last of them.
+_OWN = re.compile(
+    r"waits for (a|an event of another) thread|waits for a lock of another thread"
+    r"|waits for (an item of|room in|the tasks of) a queue|waits for a (future|(sub|child )process) "
+)
 _ANY = ".+"
 _MPI = (
     r"Barrier|I?[Bb]cast|[Aa]llreduce|[Rr]educe|[Rr]educe_scatter|[Ss]can|[Gg]atherv?|[Aa]llgatherv?|[Ss]catterv?"

@@ -283,7 +283,10 @@ def mismatch(case: Case) -> Diagnosis | None:
 
 def mismatch_of(places: Sequence[Target]) -> Diagnosis:
     """The verdict on ranks that wait at these places."""
-    at = [f"{name_ranks(one.waiting)} {plural('is', one.waiting)} {where_text(one)}" for one in places]
+    at = [
+        f"{name_ranks(one.waiting)} {plural('is', one.waiting)} {where_text(one)}{address_text(one)}"
+        for one in places
+    ]
     ranks = tuple(sorted({rank for one in places for rank in one.waiting}))
     keys = tuple(one.name for one in places)
     if len(set(map(family, keys))) > 1:
@@ -297,6 +300,12 @@ def where_text(target: Target) -> str:
     if target.call is None:
         return f"at {place_name(target.name)}"
     return f"in {target.call.title}{waiting_places(target.call, target.waiting)}"
+
+
+def address_text(target: Target) -> str:
+    """By what ranks meet that make a world, which no title tells: ` by file:///tmp/world`; else `""`."""
+    _, of_world, address = ("" if target.call is None else target.call.group).partition("init ")
+    return f" by {address}" if of_world else ""
 
 
 def known_circle(case: Case) -> Diagnosis | None:

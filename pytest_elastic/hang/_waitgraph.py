@@ -68,7 +68,7 @@ class WaitGraph:
         stale: calls of a barrier that had been complete before: such a call synchronises nothing.
         calls: collectives and messages of process groups.
         outsiders: connections that belong to no rank.
-        last: the moment of the last event.
+        last: the moment of the last event; `done` are the last requests, and the waits that were served.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -90,7 +90,7 @@ class WaitGraph:
         self._barriers: dict[str, Barrier] = {}  # By their last key; `_closed` are those with waiters.
         self._closed: dict[str, Barrier] = {}
         self._native: set[str] = set()  # Prefixes of barriers that the store itself releases.
-        self._done: deque[StoreCalled | WaitBegan] = deque(maxlen=_MOST_DONE)  # A wait when it is served.
+        self.done: deque[StoreCalled | WaitBegan] = deque(maxlen=_MOST_DONE)
         self._can = self._all  # Bits of those that could go on when it was last looked at.
         self._takers: dict[type[Event], Callable[[Rank, Any], bool]] = {
             StoreCalled: self._called,
@@ -140,7 +140,7 @@ class WaitGraph:
     def unread(self, key: str) -> bool:
         """Whether no rank read a deleted key after it was written; a barrier's is there for all to read."""
         deleted = False
-        for event in reversed(self._done):
+        for event in reversed(self.done):
             if key not in event.keys:
                 continue
             read = isinstance(event, WaitBegan) or event.name in _READS or not event.changed
@@ -150,14 +150,14 @@ class WaitGraph:
                 return True
             elif not key.endswith(LAST_MEMBER):
                 return False
-        return len(self._done) < _MOST_DONE
+        return len(self.done) < _MOST_DONE
 
     # Events of the store.
 
     def _called(self, rank: Rank, event: StoreCalled) -> bool:
         # Who comes last to a barrier sets its last key besides: it has come no further for that.
         rank.calls += event.name not in _WRITES or not event.keys[0].endswith(LAST_MEMBER)
-        self._done.append(event)
+        self.done.append(event)
         opened = self._heard(rank, event.client)
         if event.name not in _READS:
             opened |= self._changed(event)
@@ -270,7 +270,7 @@ class WaitGraph:
         """A connection that is no rank's did something."""
         if isinstance(event, StoreCalled):
             self.outsiders.add(event.client)
-            self._done.append(event)
+            self.done.append(event)
             return self._changed(event) and bool(self.doomed) and self._judge()
         if isinstance(event, ClientLeft) or (isinstance(event, WaitEnded) and event.how == "gone"):
             self.outsiders.discard(event.client)
@@ -336,7 +336,7 @@ class WaitGraph:
                 continue
             if wait.writers:
                 self._paid(wait.writers[key])
-            self._done.append(wait.event)
+            self.done.append(wait.event)
             if len(wait.lacks) > 1:
                 del wait.lacks[key]
             else:

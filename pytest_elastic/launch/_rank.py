@@ -24,6 +24,7 @@ from pytest_elastic.collectives import install, use_store
 from pytest_elastic.launch import _byvalue
 from pytest_elastic.launch._rendezvous import CHANNEL, TIMERS, Place, StorePlace, connect
 from pytest_elastic.launch._surroundings import Surroundings
+from pytest_elastic.launch._thread_errors import ThreadErrors
 from pytest_elastic.launch._world import World
 from pytest_elastic.multiprocessing import (
     Channel,
@@ -104,6 +105,7 @@ class RankProcess:
         spread: whether the ranks run on several machines.
         channel: to the launcher, held by nobody else.
         world: its group.
+        thread_errors: those that make a phase, or the function, fail.
     """
 
     def __init__(self, start: RankStart) -> None:
@@ -114,6 +116,8 @@ class RankProcess:
         self.world: World | None = None
         self.tell: Callable[[BaseException], Any] | None = None
         self._job, self._descriptors = job, start.descriptors
+        self.thread_errors = ThreadErrors()
+        self._pid = os.getpid()
         job.surroundings.enter(self.rank, start.env)
         if job.place is not None:
             there = (job.place.address, job.place.token)
@@ -158,6 +162,27 @@ class RankProcess:
         code = self._call() if self._job.payload else self._serve(obey)
         return code or end_well()
 
+    def report(self, message: object, error: BaseException | None = None) -> None:
+        """Tell the launcher what has come of a phase, or of the function.
+
+        A fork of this process that has come back from the test's code has nothing to tell, and ends here:
+        with the code of `sys.exit`, if that is its `error`, else with code 1 and the reason on stderr.
+        """
+        if os.getpid() == self._pid:
+            self.channel.send(message)
+            return
+        code = exit_code(error) if isinstance(error, SystemExit) else 1
+        if not isinstance(error, SystemExit):
+            said = "" if error is None else "".join(traceback.format_exception(error))
+            sys.stderr.write(
+                f"{said}process {os.getpid()}, which rank {self.rank} has forked, came back from the test's"
+                " code: it ends here, with code 1, and should end by os._exit\n"
+            )
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # The test may have closed it.
+                stream.flush()
+        os._exit(code)
+
     def _prepare(self) -> None:
         path = os.path.join(self.directory, "stacks.log")
         self._stacks = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - faulthandler needs it until the end.
@@ -192,12 +217,13 @@ class RankProcess:
             payload = self.channel.wait()[0].data if by_channel else read_parcel(self._descriptors)
             last = record(_call)(payload, self.rank, self.world_size)
             # `record` takes `sys.exit(0)` for a return.
-            self.channel.send(last or Left("ended with sys.exit(0) before it returned a value"))
+            left = Left("ended with sys.exit(0) before it returned a value")
+            self.report(last or left, None if last else SystemExit(0))
         except SystemExit as end:
             code = exit_code(end)
             if code == 0:
                 how = "" if end.code is None else repr(end.code)
-                self.channel.send(Left(f"ended with sys.exit({how}) before it returned a value"))
+                self.report(Left(f"ended with sys.exit({how}) before it returned a value"), end)
             return code
         except BaseException as error:  # The error file has it; the rank's log shall have it too.
             told = self.tell(error) if self.tell is not None else None
@@ -205,7 +231,7 @@ class RankProcess:
             sys.stderr.write(printed)
             if told is not None:
                 told.details["printed"] = printed
-                self.channel.send(told)
+                self.report(told)
             return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
         return 0
 
@@ -214,6 +240,8 @@ def _call(payload: bytes, rank: int, world_size: int) -> Returned:
     """The function's value, pickled: what goes wrong on the way there is the rank's error."""
     function, args = load_call(payload, _byvalue.loads)
     value = function(rank, world_size, *args)
+    assert _current is not None
+    _current.thread_errors.raise_first()
     return Returned(_byvalue.dumps(value, f"the result, a {type(value).__name__},"), type(value).__name__)
 
 

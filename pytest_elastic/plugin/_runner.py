@@ -192,6 +192,7 @@ class RankRunner:
                 setattr(item, name, self._noting(getattr(item, name)))
         self._ran.add(order.item)
         rank.see_collectives(read_marker(item).collectives)
+        rank.thread_errors.forget()
         while self.remarks:
             self._warn(item, self.remarks.pop())
         self._marks = marks_of(item)
@@ -201,7 +202,7 @@ class RankRunner:
         if self._last is not None:
             self._last.warnings, self._warnings = self._warnings, []
             self._last.threads = sum(not thread.daemon for thread in threading.enumerate()) - 1
-            rank.channel.send(self._last)
+            rank.report(self._last)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
@@ -213,7 +214,7 @@ class RankRunner:
             if phase.when == "teardown":
                 self._last = report
             else:
-                self._rank.channel.send(report)
+                self._rank.report(report)
         return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -268,7 +269,14 @@ class RankRunner:
             self._config.get_terminal_writer()._file = written
         known = len(item.user_properties)
         self._raised, self._follows = None, {}
-        call = pytest.CallInfo.from_call(lambda: hook(item=item, **keywords), when=when)
+
+        def run() -> None:
+            __tracebackhide__ = True
+            hook(item=item, **keywords)
+            self._rank.thread_errors.raise_first()
+
+        call = pytest.CallInfo.from_call(run, when=when)
+        self._rank.thread_errors.forget()
         ended = SYSTEM_CLOCK.monotonic()
         self.pytest_leave_pdb()  # Somebody may have stepped out of the phase.
         report: Any = self._make_report(item, call)
@@ -382,7 +390,7 @@ class RankRunner:
                 said = excinfo_of(error).exconly(tryshort=True).partition("\n")[0]
             name = type(error).__name__
             self._raised = Raised(self._rank.rank, at, name, place, kind, said[:_SAID])
-            self._rank.channel.send(self._raised)
+            self._rank.report(self._raised, error)
 
     def _noting(self, add: Callable[..., None]) -> Callable[..., None]:
         """The method of `unittest`'s that takes an error, in the middle of the test."""

@@ -31,6 +31,7 @@ from pytest_elastic.processes._openmp import pause_openmp
 from pytest_elastic.processes._outer_launcher import OF_TORCHRUN, OuterLauncher, outer_launcher
 from pytest_elastic.processes._pools import collapse_memory, ended_by_fork, lost_by_fork
 from pytest_elastic.processes._threads import (
+    SHARED,
     Thread,
     other_end,
     processor_time,

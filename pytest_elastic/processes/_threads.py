@@ -22,6 +22,7 @@ _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
         "receive": (45, 47),
         "read": (0, 19),
         "write": (1, 20),
+        "lock": (72, 73),
     },
     "aarch64": {
         "futex": (98,),
@@ -30,6 +31,7 @@ _CALLS: dict[str, dict[str, tuple[int, ...]]] = {
         "receive": (207, 212),
         "read": (63, 65),
         "write": (64, 66),
+        "lock": (25, 32),
     },
 }
 _NAMES = {number: name for name, numbers in _CALLS.get(os.uname().machine, {}).items() for number in numbers}
@@ -40,6 +42,7 @@ _SERVING = ("gloo_tcp_loop", "pt_gloo_runloop", "pt_tcpstore_uv")  # They write 
 _OF_EVERY_RANK = ("SIGINT", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL", "SIGWINCH")
 _CAUGHT = (1 << 31) - 1 & ~sum(1 << signal.Signals[name] - 1 for name in _OF_EVERY_RANK)
 _SHOWN = 60  # Characters of a command line.
+SHARED = "processes that share it"  # What may end a wait for a lock or an event of `multiprocessing`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,11 @@ class Thread:
             return False
         target = read_link(f"/proc/{pid}/fd/{self.arguments[0]}")
         return target.startswith("pipe:") and set(holders_of(target)) <= set(group)
+
+    @property
+    def shares(self) -> bool:
+        """Whether it waits for a futex in memory that processes share."""
+        return self._operation >= 0 and self._operation & 127 in _WAITS and not self._operation & _PRIVATE
 
     @property
     def _operation(self) -> int:
@@ -172,25 +180,46 @@ def has_timers(pid: int) -> bool:
 def other_end(thread: Thread, pid: int, names: Mapping[int, str] | None = None) -> str:
     """Who holds the other end of the pipe at which a thread is blocked, in words; `""` if it is at none.
 
-    Of a TCP socket at which it waits for a connection it is the `port`.
+    Of a TCP socket at which it waits for a connection it is the `port`; of a lock of a file, who has it.
+    What the main thread waits for in memory that processes share is in the hands of those (`SHARED`).
 
     Args:
         names: those of processes that have one; others are named by pid and command line.
     """
     if thread.call == "accept":
         return port_of(pid, thread.arguments[0])
-    if thread.call not in ("read", "write"):
-        return ""
-    target = read_link(f"/proc/{pid}/fd/{thread.arguments[0]}")
-    if not target.startswith("pipe:"):
+    if thread.call == "futex":
+        return SHARED if thread.number == pid and thread.shares else ""
+    if thread.call == "lock":
+        found = lockers_of(pid)
+        if not found:
+            return ""
+    elif thread.call in ("read", "write"):
+        target = read_link(f"/proc/{pid}/fd/{thread.arguments[0]}")
+        if not target.startswith("pipe:"):
+            return ""
+        found = holders_of(target)
+    else:
         return ""
     known = names or {}
     holders = [
-        known.get(holder) or f"pid {holder} ({command(holder)[:_SHOWN]})"
-        for holder in holders_of(target)
-        if holder != pid
+        known.get(holder) or f"pid {holder} ({command(holder)[:_SHOWN]})" for holder in found if holder != pid
     ]
     return f"{', '.join(holders) or 'nobody else'} at descriptor {thread.arguments[0]}"
+
+
+def lockers_of(pid: int) -> list[int]:
+    """The processes that have the locks of files that this one waits for, as far as the kernel tells."""
+    owners: dict[bytes, int] = {}
+    found = []
+    with suppress(OSError, ValueError, IndexError), open("/proc/locks", "rb") as lines:
+        for line in lines:
+            number, *words = line.split()
+            if words[0] != b"->":
+                owners[number] = int(words[3])
+            elif int(words[4]) == pid and owners.get(number, 0) > 0:  # -1: of an open file, and nobody's.
+                found.append(owners[number])
+    return found
 
 
 def port_of(pid: int, descriptor: int) -> str:

@@ -8,6 +8,7 @@ import pytest
 from histories import Group, Step, events_of
 
 from pytest_elastic.hang import Frame, Stack, WaitGraph, diagnose_outside, review
+from pytest_elastic.processes import SHARED
 
 LIB = "/usr/lib/python3.11"
 USER = Frame("/src/train.py", 12, "train")
@@ -186,3 +187,51 @@ def test_a_rank_that_its_stack_has_let_go_on_is_named_all_the_same() -> None:
     assert found.ranks == (1,)
     take((1, "barrier", "b", 2))
     assert review(graph, found, {0: GETS, 1: GETS}) == found
+
+
+JOINS = stack((f"{LIB}/threading.py", "join"))
+LOCKS = stack((f"{LIB}/threading.py", "acquire"))
+
+
+def test_who_has_passed_is_not_the_cause_of_what_a_rank_waits_for_in_its_own_process() -> None:
+    """Nor is one that has skipped; one that failed is."""
+    assert said(2, [(0, *BLOCKED), (1, "passes")], {0: JOINS}) == (
+        "BlockedOutside", (0,),
+        "rank 0 waits for a thread to end at train.py:12, and did nothing in the store; rank 1 passed",
+    )  # fmt: skip
+    assert said(2, [(0, *BLOCKED), (1, "fails")], {0: JOINS})[1] == (1,)
+    steps: list[Step] = [(0, *BLOCKED), (1, "passes"), (2, *BLOCKED)]
+    assert said(3, steps, {0: JOINS, 2: REDUCES})[1] == (1,)
+
+
+def test_a_lock_that_processes_share_may_be_in_the_hands_of_one_that_has_passed() -> None:
+    """The stack alone would say that it is another thread's."""
+    steps: list[Step] = [(0, "stands", "blocked", "futex_do_wait", SHARED), (1, "passes")]
+    assert said(2, steps, {0: LOCKS})[2] == (
+        "rank 1 passed, while rank 0 waits for a lock that processes share at train.py:12"
+    )
+
+
+def test_a_lock_of_a_file_is_told_with_the_rank_that_has_it() -> None:
+    """And with the line."""
+    steps: list[Step] = [
+        (0, "barrier", "b"),
+        (1, "stands", "blocked", "fcntl_setlk", "rank 0 at descriptor 7"),
+    ]
+    assert said(2, steps, {1: stack()}) == (
+        "BlockedOutside", (0, 1),
+        'rank 0 waits for barrier "b", rank 1 waits for a lock of a file that rank 0 holds (descriptor 7)'
+        " at train.py:12",
+    )  # fmt: skip
+
+
+def test_a_rank_that_asks_again_and_again_did_something_in_the_store() -> None:
+    """It is told what; a few equal requests, or others since, are no loop."""
+    asks: Step = (0, "check", "go")
+    asleep: Step = (0, "stands", "blocked", "hrtimer_nanosleep")
+    assert said(2, [*[asks] * 20, asleep, (1, "passes")], {})[2] == (
+        'rank 0 calls check("go") again and again; rank 1 passed'
+    )
+    idle = "rank 0 sleeps, and did nothing in the store; rank 1 passed"
+    assert said(2, [*[asks] * 5, asleep, (1, "passes")], {})[2] == idle
+    assert said(2, [*[asks] * 20, (0, "set", "a"), asleep, (1, "passes")], {})[2] == idle
