@@ -231,7 +231,8 @@ GREETING = Layout(0, "greeting", "nv", _NOTHING)
 ADOPT = Layout(255, "adopt", "b")
 INSPECTED = Layout(254, "inspected", "fbbNN")
 _ANSWERS = {letter: _answer(letter) for letter in "bnBLTN"} | {"": _NOTHING}
-_NO_LIST = _ANSWERS["L"].pack(([],))  # What a meeting answers to calls that are alike.
+_LIST = _ANSWERS["L"]
+_NO_LIST = _LIST.pack(([],))  # What a meeting answers to calls that are alike.
 
 
 def _request(operation: Operation) -> Layout:
@@ -265,7 +266,7 @@ def pack_answer(layout: Layout, value: Any) -> bytes:
         return pack_error(value)
     if layout.answer is _NOTHING:
         return _DONE
-    return _NO_LIST if value == [] else layout.answer.pack((value,))
+    return _NO_LIST if value == [] and layout.answer is _LIST else layout.answer.pack((value,))
 
 
 def pack_refusal(text: str) -> bytes:
@@ -300,7 +301,7 @@ def unpack_answer(layout: Layout, frame: bytes) -> Any:
         Exception: what the operation raised; `DistNetworkError` if the server refused the connection.
     """
     __tracebackhide__ = True
-    if frame == _NO_LIST and layout.answer is _ANSWERS["L"]:
+    if frame == _NO_LIST and layout.answer is _LIST:
         return []
     if frame[4] == 0:
         values = layout.answer.unpack(frame)
