@@ -245,9 +245,9 @@ def test_a_script_without_a_guard_is_told_so(method, tmp_path):
     assert done.stdout.count("if __name__ == '__main__':") == 2
 
 
-def test_big_results(launch, result_of):
-    """100 MB from each of four ranks."""
-    size = 100 << 20
+def test_big_results(launch, result_of, rounds):
+    """Tens of MB from each of four ranks."""
+    size = rounds(20, 100) << 20
     result = result_of(launch(lambda rank: bytes([rank]) * size, 4))
     assert {rank: (len(value), value[-1]) for rank, value in result.return_values.items()} == {
         rank: (size, rank) for rank in range(4)

@@ -214,7 +214,7 @@ def test_a_rank_may_use_processes(run):
         @pytest.mark.elastic(nprocs=2)
         @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
         def test_it(rank, method):
-            with multiprocessing.get_context(method).Pool(2) as pool:
+            with multiprocessing.get_context(method).Pool(1) as pool:
                 assert pool.map(square, [1, 2, 3]) == [1, 4, 9]
         """,
         "-W", "error",
