@@ -5,12 +5,13 @@ A kernel is a module of two tests in a folder `corpus`: `test_buggy`, and `test_
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import xml.etree.ElementTree as xml
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from interpreters import Template
@@ -18,8 +19,19 @@ from interpreters import Template
 SIDE_BY_SIDE = 3  # Most of the time ranks of kernels wait, or are waited for.
 
 
+def expected_of(path: Path) -> SimpleNamespace:
+    """What a kernel says is to be found: its constants.  What it imports, torch for one, is not needed."""
+    found: dict[str, Any] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign):
+            (target,), value = node.targets, ast.literal_eval(node.value)
+            names = [one.id for one in ast.walk(target) if isinstance(one, ast.Name)]
+            found.update(zip(names, value if isinstance(value, tuple) else (value,), strict=True))
+    return SimpleNamespace(**found)
+
+
 def load_kernel(path: Path) -> ModuleType:
-    """The module, which says what is to be found."""
+    """The module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -23,9 +23,13 @@ BecomeRank = Callable[[RankContext], AbstractContextManager[Keep]]
 _MODULE = "torch.distributed.distributed_c10d"
 _OLDEST = (2, 10)
 _SLOW = "torch._dynamo.distributed"
-_TRAINERS = re.compile(
-    rb"\b(DistributedDataParallel|FullyShardedDataParallel|fully_shard|ZeroRedundancyOptimizer|optim)\b"
-)
+_AT_FIRST_USE = {
+    re.compile(
+        rb"\b(DistributedDataParallel|FullyShardedDataParallel|fully_shard|ZeroRedundancyOptimizer|optim)\b"
+    ): _SLOW,
+    re.compile(rb"\btorch\.compile\b"): "torch._dynamo.backends.common",
+}
+"""What torch imports at the first use of what a source names so."""
 
 
 def install() -> None:
@@ -43,12 +47,15 @@ def preload() -> None:
     """Put the kernels in place, and have done what torch does at the first use of its trainers and groups.
 
     For a process whose forks are ranks; nothing happens if it has not imported `torch.distributed`.  The
-    first `DistributedDataParallel` or optimizer imports some 800 modules, which takes a second or two.
+    first `DistributedDataParallel` or optimizer imports some 800 modules, the first `torch.compile` some 400
+    more, each of which takes a second or two.
     """
     if _MODULE in sys.modules and _refusal() is None:
         _install_kernels()
-        if any(map(_names_a_trainer, list(sys.modules.values()))):
-            importlib.import_module(_SLOW)
+        sources = map(_source_of_users, list(sys.modules.values()))
+        named = {slow for one in sources for name, slow in _AT_FIRST_USE.items() if name.search(one)}
+        for slow in sorted(named):
+            importlib.import_module(slow)
         from pytest_elastic.collectives._warming import warm_up
 
         warm_up()
@@ -61,15 +68,15 @@ def _install_kernels() -> None:
     install_kernels()
 
 
-def _names_a_trainer(module: ModuleType) -> bool:
-    """Whether the source of a module of the user's has the name of a wrapper for models, or of optimizers."""
+def _source_of_users(module: ModuleType) -> bytes:
+    """The source of a module of the user's; `b""` of others, and where it cannot be read."""
     file = getattr(module, "__file__", None) or ""
     if not file.endswith(".py") or is_library(file):
-        return False
+        return b""
     try:
-        return _TRAINERS.search(Path(file).read_bytes()) is not None
+        return Path(file).read_bytes()
     except OSError:
-        return False
+        return b""
 
 
 def ranks_as_threads() -> AbstractContextManager[BecomeRank]:

@@ -262,6 +262,8 @@ def test_with_collectives_off_the_backends_own_error_comes_when_it_comes(run_wit
     result = run_with_libraries(
         START + "".join(line[4:] for line in code.splitlines(True)),
         ON,
+        "-p",
+        "no:cacheprovider",
         "--elastic-collectives=off",
         targets=TARGETS,
     )

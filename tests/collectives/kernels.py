@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kernel_run import load_kernel
+from kernel_run import expected_of
 
 CORPUS = Path(__file__).parent / "corpus"
 KERNELS = sorted(path.stem for path in CORPUS.glob("k*.py"))
@@ -27,7 +27,7 @@ def wrong(kernel: str, found: dict[str, Any] | None) -> list[str]:
     """What is not as it should be in a kernel's diagnosis."""
     if found is None:
         return ["no verdict"]
-    expected, said = load_kernel(CORPUS / f"{kernel}.py"), []
+    expected, said = expected_of(CORPUS / f"{kernel}.py"), []
     if found["verdict"] != expected.VERDICT:
         said.append(f"verdict {found['verdict']}")
     if found["ranks"] != expected.RANKS:

@@ -131,7 +131,7 @@ def test_own_queue(process_group, rank):
         queue.Queue().get()
     dist.all_reduce(torch.ones(2))
 
-@pytest.mark.elastic(nprocs=2, timeout=2)
+@pytest.mark.elastic(nprocs=2, timeout=1)
 def test_mpi(rank):
     if rank == 0:
         MPI.COMM_WORLD.Barrier()

@@ -69,3 +69,25 @@ def test_group(rank):
 def test_a_group_that_the_user_made_stays(run):
     """Of a module that makes one when it is imported."""
     run(USED).assert_outcomes(passed=1)
+
+
+COMPILED = """
+import sys
+import psutil, pytest, torch
+import torch.distributed
+
+@pytest.mark.elastic(nprocs=2)
+def test_compiled(rank):
+    assert "torch._dynamo.backends.common" in sys.modules
+    assert psutil.Process().parent().parent().num_threads() == 1
+    assert torch.compile(lambda number: number + 1, backend="eager")(torch.ones(1)).item() == 2
+"""
+
+
+def test_what_torch_imports_to_compile_is_imported_before_ranks_are_forked_where_a_test_names_it(run):
+    """And nowhere else."""
+    run(COMPILED).assert_outcomes(passed=1)
+    lines = [
+        line.replace(" in sys", " not in sys") for line in COMPILED.splitlines() if ".compile(" not in line
+    ]
+    run("\n".join(lines)).assert_outcomes(passed=1)

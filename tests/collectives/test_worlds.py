@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 HEAD = """
-import os, threading
+import json, os, threading
 from datetime import timedelta
 import pytest, torch
 import torch.distributed as dist
@@ -105,6 +105,23 @@ def test_destroyed_twice(process_group, rank):
         dist.destroy_process_group()
     with pytest.raises(ValueError, match="has not been initialized"):
         dist.barrier()
+
+@three
+def test_the_function_that_the_user_called_is_told(process_group, rank, monkeypatch):
+    context, told = collectives.current(), []
+
+    class Store:
+        def meet(self, *arguments):
+            told.append(json.loads(arguments[4][0].partition(b"\\n")[2]))
+            return store.meet(*arguments)
+
+    store = context.store
+    monkeypatch.setattr(context, "store", Store())
+    dist.all_reduce(ones(1))
+    dist.all_gather_object([None] * 3, rank)
+    assert {(one["operation"], one["via"]) for one in told} == {
+        ("all_reduce", "all_reduce"), ("all_gather", "all_gather_object"),
+    }
 
 @three
 def test_a_process_that_a_rank_forks_is_not_seen(process_group, rank):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from interpreters import Template
-from kernel_run import KernelRun, load_kernel, run_kernels
+from kernel_run import KernelRun, expected_of, run_kernels
 from shared_run import done_once
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -51,7 +51,7 @@ def standing(branches: list[dict[str, Any]], above: int = 0) -> dict[int, set[in
 @pytest.mark.parametrize("kernel", sorted(set(KERNELS) - NOT_HANGING))
 def test_a_hang_is_named(corpus: KernelRun, kernel: str) -> None:
     """With the right verdict, ranks, keys and line."""
-    expected, found = load_kernel(CORPUS / f"{kernel}.py"), corpus.diagnosis(kernel, "test_buggy")
+    expected, found = expected_of(CORPUS / f"{kernel}.py"), corpus.diagnosis(kernel, "test_buggy")
     assert corpus.failed(kernel, "test_buggy")
     assert found is not None, corpus.output
     seen = (found["verdict"], found["ranks"], sorted(found["keys"]))
@@ -74,7 +74,7 @@ def test_a_fixed_twin_is_not_accused(corpus: KernelRun, kernel: str) -> None:
 @pytest.mark.parametrize("kernel", sorted(NOT_HANGING))
 def test_a_failure_that_is_no_hang_is_called_none(corpus: KernelRun, kernel: str) -> None:
     """What is wrong with a barrier is said, and nobody is accused."""
-    expected = load_kernel(CORPUS / f"{kernel}.py")
+    expected = expected_of(CORPUS / f"{kernel}.py")
     assert corpus.failed(kernel, "test_buggy")
     assert corpus.diagnosis(kernel, "test_buggy") is None
     said = corpus.properties(kernel, "test_buggy").get("elastic.verdict", "")

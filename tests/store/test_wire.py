@@ -89,6 +89,14 @@ def test_answers_come_out_as_they_went_in(data: st.DataObject) -> None:
     assert unpack_answer(REQUESTS[name], pack_answer(REQUESTS[name], answer)) == answer
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"), [("get", b""), ("multi_get", []), ("list_keys", []), ("members", []), ("meet", [])]
+)
+def test_empty_answers_come_out_as_they_went_in(name: str, answer: bytes | list[Any]) -> None:
+    """Though their frames are alike."""
+    assert unpack_answer(REQUESTS[name], pack_answer(REQUESTS[name], answer)) == answer
+
+
 ERRORS: list[Exception] = [
     ValueError("no number"),
     IndexError("too big"),

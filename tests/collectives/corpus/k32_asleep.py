@@ -9,7 +9,7 @@ import torch.distributed as dist
 VERDICT, RANKS, CALL, OPERATION = "CountMismatch", [1], "world#1", "all_reduce"
 
 
-@pytest.mark.elastic(nprocs=3, timeout=6)
+@pytest.mark.elastic(nprocs=3, timeout=3)
 def test_buggy(process_group, rank):
     dist.barrier()
     if rank == 1:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 VERDICT, RANKS, CALL, OPERATION = "MissingRank", [2], "world#0", "all_reduce"
 
 
-@pytest.mark.elastic(nprocs=3, timeout=6)
+@pytest.mark.elastic(nprocs=3, timeout=3)
 def test_buggy(process_group, rank):
     while rank == 2:
         sum(range(1000))
