@@ -328,7 +328,7 @@ class Collection:
     ) -> None:
         self._core, self._loans, self._is_failure = core, loans, is_failure
         self.answers, self.waiting, self.failed = Answers(), set(ranks), False
-        self._state: tuple[object, ...] = (False, False, frozenset(), False, "")
+        self._state: tuple[object, ...] = (False, False, frozenset(), False, ("", False))
 
     def look(self) -> bool:
         """Take in what came; whether the collector has to decide something anew."""
@@ -337,7 +337,8 @@ class Collection:
         self.failed = any(map(self._is_failure, (*answers.replies.values(), *answers.exits.values())))
         raised = frozenset(answers.raised.keys() & self.waiting)
         moves = self.failed and detector.moves
-        before, self._state = self._state, (not self.waiting, self.failed, raised, moves, detector.endless)
+        over = (detector.endless, detector.parking.until > 0)
+        before, self._state = self._state, (not self.waiting, self.failed, raised, moves, over)
         # One rank after the other may want the terminal: that is no change.
         return self._state != before or self._loans.wanted()
 

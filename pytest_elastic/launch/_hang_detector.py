@@ -74,11 +74,12 @@ from pytest_elastic.hang import (
     find_stale,
     review,
 )
+from pytest_elastic.launch._parking import AGAIN, Parking
 from pytest_elastic.launch._polls import Polls
 from pytest_elastic.launch._process_state import CONFIRM, Companies
+from pytest_elastic.launch._process_state import Watched as Processes
 from pytest_elastic.loop import Loop
-from pytest_elastic.processes import Family
-from pytest_elastic.store import StoreServer, is_trace
+from pytest_elastic.store import is_trace
 
 _log = logging.getLogger(__name__)
 
@@ -87,17 +88,10 @@ _OF_RANKS = frozenset({RankStarted, PhaseBegan, PhaseEnded, RankExited})
 _SOON = 0.02  # Seconds at least between two looks at a group.
 
 
-class Watched(Protocol):
+class Watched(Processes, Protocol):
     """What a hang detector needs of its group."""
 
     loop: Loop
-    server: StoreServer
-
-    def pids(self) -> dict[int, int]:
-        """Rank -> process id."""
-
-    def family(self, rank: int) -> Family:
-        """The process of a rank that was started, and those below it."""
 
     def next_timer(self) -> float:
         """When the first timer of a rank expires, on the monotonic clock."""
@@ -146,7 +140,7 @@ class HangDetector:
     Attributes:
         events: what happened, the last 65,536.
         diagnosis: the verdict; `None` while there is none.
-        stacks: where the ranks stood when everybody waited.
+        stacks: where the ranks stood when everybody waited; `parking` are those that wait for threads.
     """
 
     def __init__(self, group: Watched, world_size: int, clock: str, launcher_waits: bool) -> None:
@@ -179,7 +173,7 @@ class HangDetector:
         self._failed = self._stacks_due = self._stacks_asked = False
         self._companies.close()
         self._companies = Companies(self._group)
-        self._polls = Polls()
+        self._polls, self.parking = Polls(), Parking(self._group)
         self.diagnosis: Diagnosis | None = None
         self.stacks: dict[int, list[Stack]] = {}
 
@@ -190,8 +184,12 @@ class HangDetector:
 
     @property
     def endless(self) -> str:
-        """In words, that a rank polls for what nobody can bring; `""` if none does."""
-        return self._polls.endless
+        """In words, that a rank polls for what nobody can bring, or `outlasts`; `""` if none does."""
+        return self._polls.endless or self.parking.endless
+
+    def outlasts(self, limit: float) -> bool:
+        """Whether it is `endless`, or ranks hang, and no time-out before this moment will change that."""
+        return bool(self._polls.endless) or self.parking.outlasts(limit)
 
     @property
     def moves(self) -> bool:
@@ -281,7 +279,7 @@ class HangDetector:
         if isinstance(event, RankInspected):
             return self._take_inspection(event)
         self.events.append(event)
-        self._count += 1
+        self._count, self.parking.until = self._count + 1, 0.0
         self._graph.take(event)
         kind = type(event)
         self._companies.forget(event.rank)  # It stands somewhere else now.
@@ -296,7 +294,7 @@ class HangDetector:
             self._polls.end(event)
             self._end_wait(event)
         elif kind is PhaseBegan:
-            self._polls = Polls()
+            self._polls, self.parking = Polls(), Parking(self._group)
         elif kind is CollectiveJoined and self.diagnosis is None and self._graph.calls.mismatch is not None:
             found = diagnose(self._graph)  # Its callers wait no more: there is nothing to confirm.
             self.diagnosis = found and replace(found, elapsed=SYSTEM_CLOCK.monotonic() - event.at)
@@ -376,11 +374,19 @@ class HangDetector:
     # When what has arrived is served.
 
     def _look(self) -> None:
+        alone = not (self._closed or self._somebody_else_writes())
+        found = self.diagnosis if alone and self.clock == "auto" else None
+        if found is not None and found.exact and not self._graph.quiescent:
+            self._alarm.at = SYSTEM_CLOCK.monotonic() + AGAIN
+            if self.parking.look(self._graph, self.events, self._count, self._group.next_timer()):
+                self._loop.recheck()
         still = self._is_still()
-        if self._closed or self._somebody_else_writes() or not (still or self._news()):
+        if not alone or not (still or self._news()):
             self._companies.suspicion = None
             return
-        armed, age = self._is_armed(), SYSTEM_CLOCK.monotonic() - self._graph.last
+        if armed := (at := self._companies.next_alarm(self._graph)) < math.inf:
+            self._alarm.at = max(SYSTEM_CLOCK.monotonic() + _SOON, at)
+        age = SYSTEM_CLOCK.monotonic() - self._graph.last
         exact = self._companies.are_closed(self._graph, still, age)
         if not exact and not self._companies.are_confirmed(self._graph, self._count, age):
             self._alarm.at = SYSTEM_CLOCK.monotonic() + self._companies.next_look()
@@ -404,13 +410,6 @@ class HangDetector:
     def _news(self) -> bool:
         return not self._known.issuperset(self._graph.doomed)
 
-    def _is_armed(self) -> bool:
-        """Whether an interval timer of a rank that waits is yet to go off."""
-        at = self._companies.next_alarm(self._graph)
-        if at < math.inf:
-            self._alarm.at = max(SYSTEM_CLOCK.monotonic() + _SOON, at)
-        return at < math.inf
-
     def _find(self, exact: bool) -> None:
         """Note the verdict, if there is one that was not known."""
         doomed = set(self._graph.doomed)
@@ -424,6 +423,7 @@ class HangDetector:
         elapsed = SYSTEM_CLOCK.monotonic() - self._graph.last
         self.diagnosis = replace(found, exact=exact and found.exact, elapsed=elapsed)
         self._failed, self._stacks_due = False, True
+        self._alarm.at = SYSTEM_CLOCK.monotonic() + _SOON  # For a first look of `Parking`.
         self._loop.recheck()
 
     def _take_stacks(self) -> None:

@@ -235,7 +235,7 @@ class RankGroup(PContext):
             if writing := [raised.at for rank, raised in answers.raised.items() if rank in waiting]:
                 due = max(writing) + _REPORT_PERIOD + lent
                 until = Deadline(due if patience.at == math.inf else max(due, until.at))
-            endless = bool(self.detector.endless) and not writing
+            endless = self.detector.outlasts(deadline.at) and not writing
             if waiting and (until.passed() or endless):
                 answers.silent = sorted(waiting)
                 answers.expired = endless or (deadline.at <= patience.at and deadline.passed())
@@ -268,7 +268,7 @@ class RankGroup(PContext):
         while True:
             left = deadline.later(self.timers.paused - paused).remaining()
             result = super().wait(min(left, _LOOK_UP), SIBLING_PERIOD)
-            if result is not None or left == 0 or self.detector.endless:
+            if result is not None or left == 0 or self.detector.outlasts(SYSTEM_CLOCK.monotonic() + left):
                 return result
 
     def _stop_at(self) -> Deadline:

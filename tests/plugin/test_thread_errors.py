@@ -107,3 +107,69 @@ def test_a_mismatch_that_ended_a_thread_fails_the_test(run):
             "MISMATCH  2 ranks called call #0 of group world with another size *",
         ]
     )
+
+
+JOINED = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+import pytest
+
+@pytest.mark.elastic(nprocs=2, timeout=100)
+def test_joined(world):
+    world.barrier("begin")
+    if world.rank == 0:
+        thread = threading.Thread(target=world.barrier, args=("end",))
+        thread.start()
+        thread.join()
+
+@pytest.mark.elastic(nprocs=3, timeout=100)
+def test_pool(world):
+    world.barrier("begin")
+    if world.rank == 0:
+        with ThreadPoolExecutor() as pool:
+            pool.submit(world.barrier, "end")
+    elif world.rank == 1:
+        world.barrier("end")
+
+def test_function(elastic):
+    def work(rank, world_size):
+        from pytest_elastic import current_world
+
+        current_world().barrier("begin")
+        if rank == 0:
+            with ThreadPoolExecutor() as pool:
+                pool.submit(current_world().barrier, "end")
+
+    elastic.run(work, nprocs=2, timeout=100)
+
+@pytest.mark.elastic(nprocs=2, timeout=100)
+def test_time_outs_before_the_tests_own(world):
+    found = []
+
+    def work():
+        with pytest.raises(RuntimeError):
+            world.store.wait(["never"], 1)
+        found.append(world.rank)
+
+    world.barrier("begin")
+    if world.rank == 0:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert found == [0]
+"""
+
+
+def test_a_hang_of_a_thread_that_is_waited_for_ends_the_test_at_once(run):
+    """Where its time-outs come before the test's, they are waited for."""
+    result = run(JOINED)
+    result.assert_outcomes(failed=3, passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "rank 0 can never go on (1 of 2 ranks failed)",
+            '*cause: rank 1 passed after 1 barrier; rank 0 is at number 2, "end"',
+            "ranks 0-1 can never go on (2 of 3 ranks failed)",
+            '*cause: rank 2 passed after 1 barrier; ranks 0-1 are at number 2, "end"',
+            "*1 of 2 ranks can never go on*",
+        ]
+    )

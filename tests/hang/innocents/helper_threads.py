@@ -267,3 +267,26 @@ def test_a_weak_callback_that_sets_the_key(world):
         thread.join()
     else:
         world.store.wait(["go"], 20)
+
+
+def join_one_that_waits(world, key):
+    waiter = threading.Thread(target=world.store.wait, args=([key],))
+    waiter.start()
+    waiter.join()
+
+
+def test_joined_thread_whose_key_a_thread_of_a_rank_that_has_reported_brings(world):
+    world.barrier("begin")
+    if world.rank == 0:
+        join_one_that_waits(world, "late")
+    else:
+        threading.Thread(target=set_later, args=(world.store, "late", 1.5), daemon=True).start()
+
+
+def test_joined_thread_whose_key_another_thread_brings(world):
+    world.barrier("begin")
+    if world.rank == 0:
+        bringer = threading.Thread(target=set_later, args=(world.store, "late", 1.5))
+        bringer.start()
+        join_one_that_waits(world, "late")
+        bringer.join()
