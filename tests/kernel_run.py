@@ -20,10 +20,10 @@ SIDE_BY_SIDE = 3  # Most of the time ranks of kernels wait, or are waited for.
 
 
 def expected_of(path: Path) -> SimpleNamespace:
-    """What a kernel says is to be found: its constants.  What it imports, torch for one, is not needed."""
+    """What a kernel says is to be found: its literal constants.  What it imports, as torch, is not needed."""
     found: dict[str, Any] = {}
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign) and not any(isinstance(one, ast.Call) for one in ast.walk(node)):
             (target,), value = node.targets, ast.literal_eval(node.value)
             names = [one.id for one in ast.walk(target) if isinstance(one, ast.Name)]
             found.update(zip(names, value if isinstance(value, tuple) else (value,), strict=True))

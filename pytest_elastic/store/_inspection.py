@@ -53,8 +53,8 @@ _LIBRARIES = (
 # Of modules whose other functions are code of tests: it writes this process's stacks when it is asked to.
 _LISTENER = ("torch.testing._internal.common_distributed", "_event_listener")
 _STORES = ("pytest_elastic", "torch.distributed", "torch._C._distributed_c10d")
-# Every thread that was started since keeps it: it prints an error with the rank's number.
-_EXCEPTHOOK = "init_process_group.<locals>._distributed_excepthook"
+# Every thread that was started since keeps them: they tell of an error that ends it.
+_EXCEPTHOOKS = ("init_process_group.<locals>._distributed_excepthook", "ThreadErrors._take")
 _MOST = 20_000  # Objects that are looked at for one thread.
 _PLAIN = (
     type(None),
@@ -149,7 +149,7 @@ def _reaches_store(stack: list[types.FrameType]) -> bool:
     held: list[Any] = []  # So that no number is another object's meanwhile.
     while ahead:
         one = ahead.pop()
-        if isinstance(one, _PLAIN) or id(one) in seen:
+        if isinstance(one, _PLAIN) or id(one) in seen or _is_excepthook(one):
             continue
         if _is_store(one) or len(seen) >= _MOST:
             return True
@@ -161,10 +161,14 @@ def _reaches_store(stack: list[types.FrameType]) -> bool:
     return False
 
 
+def _is_excepthook(one: Any) -> bool:
+    return isinstance(one, types.FunctionType | types.MethodType) and one.__qualname__ in _EXCEPTHOOKS
+
+
 def _is_store(one: Any) -> bool:
     module = one.__name__ if isinstance(one, types.ModuleType) else getattr(type(one), "__module__", "")
     if isinstance(one, types.FunctionType | type):
-        module = "" if one.__qualname__ == _EXCEPTHOOK else one.__module__
+        module = one.__module__
     return isinstance(module, str) and _is_below(module, _STORES)
 
 

@@ -306,7 +306,8 @@ def test_group_handle(run):
             assert psutil.Process(group.pids()[2]).status() == "stopped"
             group.resume(2)
             while psutil.Process(group.pids()[2]).status() == "stopped" and time.monotonic() < deadline: pass
-            while not group.logs[1].stdout and time.monotonic() < deadline: pass  # It may have come to nothing yet.
+            # It may have come to nothing yet, or to the first half of its line.
+            while "\\n" not in group.logs[1].stdout and time.monotonic() < deadline: pass
             group.kill(1)
             result = group.wait(timeout=10, period=0.1)
             assert [f.exitcode for f in result.failures.values()] == [-9]
