@@ -68,7 +68,8 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Nothing happens if it has ended."""
         if self.poll() is None:
-            signal.pidfd_send_signal(self._descriptor, number)
+            with contextlib.suppress(ProcessLookupError):  # It has, and the template has not told yet.
+                signal.pidfd_send_signal(self._descriptor, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
