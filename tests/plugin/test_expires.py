@@ -253,37 +253,34 @@ def test_a_rank_that_exits_inside(run):
     result.stdout.fnmatch_lines(["ranks 0-2 exited with code 0 without a report*"])
 
 
+def in_blocks(session, after, seconds):
+    """A session whose three ranks are in a block that takes so many seconds, and may take `after`."""
+    running = session(
+        HEAD
+        + f"""
+def test_it(rank):
+    with expires(after={after}):
+        open(f"up{{rank}}", "w").close()
+        time.sleep({seconds})
+"""
+    )
+    running.wait_for(lambda: all((running.directory / f"up{rank}").exists() for rank in range(3)))
+    return running
+
+
 def test_no_rank_outlives_the_server(session):
     """The server is pytest itself; with it the ranks end."""
     import os
     import signal
 
-    running = session(
-        HEAD
-        + """
-def test_it(rank):
-    with expires(after=30):
-        open(f"up{rank}", "w").close()
-        time.sleep(100)
-"""
-    )
-    running.wait_for(lambda: all((running.directory / f"up{rank}").exists() for rank in range(3)))
+    running = in_blocks(session, after=30, seconds=100)
     os.kill(running.process.pid, signal.SIGKILL)
     running.wait_for(lambda: not running.survivors(), 5)
 
 
 def test_a_machine_that_stands_still_costs_no_rank(session):
     """Everything is stopped while timers expire, as in a virtual machine that is not run; pytest wakes first."""
-    running = session(
-        HEAD
-        + """
-def test_it(rank):
-    with expires(after=1):
-        open(f"up{rank}", "w").close()
-        time.sleep(0.5)
-"""
-    )
-    running.wait_for(lambda: all((running.directory / f"up{rank}").exists() for rank in range(3)))
+    running = in_blocks(session, after=1, seconds=0.5)
     pytest_itself = psutil.Process(running.process.pid)
     stopped = [pytest_itself, *pytest_itself.children(recursive=True)]
     for process in reversed(stopped):
