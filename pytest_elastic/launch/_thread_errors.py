@@ -20,37 +20,36 @@ from pytest_elastic.pristine import threading
 
 
 class ThreadErrors:
-    """Those of this process since the last look.  Whoever heard of errors of threads before still does."""
+    """The first of this process since the last look.  Whoever heard of such errors before still does."""
 
     def __init__(self) -> None:
-        self._found: list[BaseException] = []
+        self._first: BaseException | None = None
         looked_at: Any = sys.modules["threading"]  # By Python's threads.
         self._tell, looked_at.excepthook = looked_at.excepthook, self._take
 
     def forget(self) -> None:
         """What ended threads by now is nobody's."""
-        self._found.clear()
+        self._first = None
 
     def raise_first(self) -> None:
         """Raise the first one since the last look, if there is any."""
         __tracebackhide__ = True
-        if self._found:
-            error = self._found[0]
-            self.forget()
+        error, self._first = self._first, None
+        if error is not None:
             raise error
 
     def _take(self, arguments: Any) -> None:
         error = arguments.exc_value
         waited = isinstance(error, DistBackendError | DistStoreError) and _is_awaited(arguments.thread)
-        if waited or isinstance(error, CollectiveMismatch):
-            self._found.append(error)
+        if self._first is None and (waited or isinstance(error, CollectiveMismatch)):
+            self._first = error
         self._tell(arguments)
 
 
 def _is_awaited(thread: threading.Thread | None) -> bool:
-    if thread is None or not thread.daemon:
-        return thread is not None
-    return any(_joins(frame, thread) for frame in sys._current_frames().values())
+    if thread is None:
+        return False
+    return not thread.daemon or any(_joins(frame, thread) for frame in sys._current_frames().values())
 
 
 def _joins(frame: FrameType | None, thread: threading.Thread) -> bool:
